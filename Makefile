@@ -1,0 +1,75 @@
+# Every command a developer or an operator of this repository needs. `make help` lists them.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+UV := $(BIN)/uv
+UV_VERSION := 0.13.9
+STAMPS := .stamps
+PROJECTS := $(wildcard */pyproject.toml)
+export UV_LINK_MODE ?= hardlink
+export RAY_ENABLE_UV_RUN_RUNTIME_ENV := 0
+MODEL ?= digits
+PORT ?= 8000
+
+.DEFAULT_GOAL := help
+.PHONY: help setup demo serve test test-fast test-cluster check fix bench docs clean lock
+
+help:  ## list these commands
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):[^#]*## */\1|/' | awk -F'|' '{printf "  make %-12s %s\n", $$1, $$2}'
+
+$(STAMPS)/uv:
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed: make PYTHON=python3.11 ...")'
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check uv==$(UV_VERSION)
+	@mkdir -p $(STAMPS) && touch $@
+
+$(STAMPS)/run: $(STAMPS)/uv constraints.txt $(PROJECTS)
+	$(UV) pip install --quiet --python $(BIN)/python --constraint constraints.txt \
+		-e ./client[plot] -e ./trainer -e ./workers -e ./service
+	@touch $@
+
+$(STAMPS)/dev: $(STAMPS)/run pyproject.toml
+	$(UV) pip install --quiet --python $(BIN)/python --constraint constraints.txt --group dev
+	@touch $@
+
+setup: $(STAMPS)/dev  ## install everything, with the development tools, into .venv
+
+demo: $(STAMPS)/run  ## train a small model if there is none, serve it, certify 20 held-out images over HTTP
+	$(BIN)/python demo/demo.py --model $(MODEL)
+
+serve: $(STAMPS)/run  ## the same model, kept running at http://127.0.0.1:$(PORT)
+	$(BIN)/python demo/serve.py --model $(MODEL) --port $(PORT)
+
+test: $(STAMPS)/dev  ## the test suite, all but what needs a cluster of several nodes
+	$(BIN)/python -m pytest
+
+test-fast: $(STAMPS)/dev  ## the tests that take seconds: no Ray, no training
+	$(BIN)/python -m pytest -m "not slow and not ray and not browser and not cluster"
+
+test-cluster: $(STAMPS)/dev  ## the tests that start several Ray nodes or training workers: minutes
+	$(BIN)/python -m pytest -m cluster
+
+check: $(STAMPS)/dev  ## format, lint, types and import arrows
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/pyright
+	$(BIN)/lint-imports
+
+fix: $(STAMPS)/dev  ## format and lint what can be mended by a tool
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+bench: $(STAMPS)/dev  ## the measurements behind the README's figures
+	$(BIN)/python -m benchmarks
+
+docs: $(STAMPS)/dev  ## build the documentation into site/
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet --strict
+
+lock: $(STAMPS)/uv  ## write constraints.txt anew from the newest versions that fit
+	$(UV) pip compile --quiet --universal --python-version 3.11 --no-header --no-annotate --no-emit-index-url \
+		--upgrade --group dev client/pyproject.toml trainer/pyproject.toml workers/pyproject.toml \
+		service/pyproject.toml --all-extras --no-emit-package spacte-client --no-emit-package spacte-trainer \
+		--no-emit-package spacte-workers --no-emit-package spacte-service --output-file constraints.txt
+
+clean:  ## remove what these commands made
+	rm -rf $(VENV) $(STAMPS) demo/models demo/certified.png .pytest_cache .ruff_cache .hypothesis site
