@@ -1,0 +1,138 @@
+"""`client.models`, `client.files` and `client.jobs` on asyncio; `_resources` says what each method does."""
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Unpack
+
+from . import _calls as calls
+from . import _calls_jobs as job_calls
+from ._connection import AsyncConnection
+from ._job_streams import Event, Events, Record, Results, aentries
+from ._options import CertifyOptions
+from ._pages import AsyncPage
+from ._resources import wait_before_look
+from ._uploads import Upload, opened
+from .types import File, Job, JobInput, JobState, JobSummary, Model
+
+
+class AsyncModels:
+    """The models of the service."""
+
+    def __init__(self, connection: AsyncConnection) -> None:
+        self._connection = connection
+
+    async def list(self) -> Sequence[Model]:
+        """Every model, whatever its state."""
+        return await self._connection.send(calls.list_models())
+
+    async def get(self, name: str) -> Model:
+        """One model."""
+        return await self._connection.send(calls.get_model(name))
+
+    async def load(self, name: str) -> Model:
+        """Load a model, or replace it; needs an admin key."""
+        return await self._connection.send(calls.change_model(name, "load"))
+
+    async def unload(self, name: str) -> Model:
+        """Let go of a model; needs an admin key."""
+        return await self._connection.send(calls.change_model(name, "unload"))
+
+
+class AsyncFiles:
+    """Uploaded files."""
+
+    def __init__(self, connection: AsyncConnection) -> None:
+        self._connection = connection
+
+    async def upload(self, source: Upload, *, filename: str | None = None) -> File:
+        """Upload a path, bytes or an open binary file."""
+        with opened(source) as (file, name):
+            return await self._connection.send(job_calls.upload_file(file, filename or name))
+
+    async def list(self, *, limit: int | None = None, after: str | None = None) -> AsyncPage[File]:
+        """A page of files, newest first; iterate it with `async for` for all of them."""
+        listed = await self._connection.send(job_calls.list_files(limit, after))
+        return AsyncPage(listed.data, listed, lambda last: self.list(limit=limit, after=last))
+
+    async def get(self, file_id: str) -> File:
+        """One file."""
+        return await self._connection.send(job_calls.get_file(file_id))
+
+    async def delete(self, file_id: str) -> None:
+        """Delete a file."""
+        await self._connection.send(job_calls.delete_file(file_id))
+
+
+class AsyncJobs:
+    """Batch jobs."""
+
+    def __init__(self, connection: AsyncConnection) -> None:
+        self._connection = connection
+
+    async def create(
+        self,
+        source: JobInput | File | Mapping[str, Any],
+        *,
+        metadata: Mapping[str, str] | None = None,
+        idempotency_key: str | None = None,
+        **options: Unpack[CertifyOptions],
+    ) -> Job:
+        """Submit a job; see `Jobs.create`."""
+        model = options.pop("model", None)
+        call = job_calls.create_job(source, model, options, metadata, idempotency_key)
+        return await self._connection.send(call)
+
+    async def list(
+        self, *, limit: int | None = None, after: str | None = None, state: JobState | None = None
+    ) -> AsyncPage[Job]:
+        """A page of jobs, newest first; iterate it with `async for` for all of them."""
+        listed = await self._connection.send(job_calls.list_jobs(limit, after, state))
+        return AsyncPage(listed.data, listed, lambda last: self.list(limit=limit, after=last, state=state))
+
+    async def get(self, job_id: str) -> Job:
+        """One job."""
+        return await self._connection.send(job_calls.get_job(job_id))
+
+    async def cancel(self, job_id: str) -> Job:
+        """Stop a job; what is finished stays."""
+        return await self._connection.send(job_calls.act_on_job(job_id, "cancel"))
+
+    async def resume(self, job_id: str) -> Job:
+        """Go on with a job that failed, was cancelled or was interrupted."""
+        return await self._connection.send(job_calls.act_on_job(job_id, "resume"))
+
+    async def delete(self, job_id: str) -> None:
+        """Delete a job that has ended, with its results."""
+        await self._connection.send(job_calls.delete_job(job_id))
+
+    async def wait(self, job_id: str, *, timeout: float | None = None, poll: float | None = None) -> Job:  # noqa: ASYNC109 - the blocking twin's name
+        """The job once it has ended; see `Jobs.wait`."""
+        until = None if timeout is None else time.monotonic() + timeout
+        while True:
+            job, hint = await self._connection.send(job_calls.poll_job(job_id))
+            if job.ended:
+                return job
+            await asyncio.sleep(wait_before_look(job, poll, hint, until))
+
+    def results(
+        self, job_id: str, *, after: int | None = None, follow: bool = False
+    ) -> AsyncIterator[Record]:
+        """Finished images; see `Jobs.results`."""
+        return aentries(self._connection, Results(job_id, after, follow=follow))
+
+    async def results_tsv(self, job_id: str, path: str | Path | None = None) -> str:
+        """Finished images in the field's columns, also into a file."""
+        text = await self._connection.send(job_calls.job_results_tsv(job_id))
+        if path is not None:
+            await asyncio.to_thread(Path(path).write_text, text, encoding="utf-8", newline="")
+        return text
+
+    def events(self, job_id: str, *, after: str | None = None) -> AsyncIterator[Event]:
+        """Changes of state and progress until the job ends; see `Jobs.events`."""
+        return aentries(self._connection, Events(job_id, after))
+
+    async def summary(self, job_id: str) -> JobSummary:
+        """Certified accuracy at a grid of radii, with its interval."""
+        return await self._connection.send(job_calls.job_summary(job_id))

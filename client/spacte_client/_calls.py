@@ -1,0 +1,159 @@
+"""One request of the API as a value: what to send and how to read the answer. Nothing is sent from here.
+
+Both clients send these, so that every route is written down once.
+"""
+
+import json
+import uuid
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Generic, TypeVar
+from urllib.parse import quote
+
+import httpx2
+from pydantic import BaseModel, ValidationError
+
+from ._exceptions import APIResponseError, InvalidArgumentError
+from ._options import checked
+from ._settings import Timeout, as_timeout
+from .types import (
+    Certificate,
+    CertifyParams,
+    FileImage,
+    Health,
+    Info,
+    Model,
+    ModelList,
+    Prediction,
+    PredictParams,
+)
+
+T = TypeVar("T")
+M = TypeVar("M", bound=BaseModel)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Call(Generic[T]):
+    """A logical call: every attempt at it sends the same bytes and the same idempotency key.
+
+    Attributes:
+        read: the answer from a response whose body has been read.
+        answers: statuses of 400 and above that are answers all the same.
+    """
+
+    method: str
+    path: str
+    read: Callable[[httpx2.Response], T]
+    query: Mapping[str, str] = field(default_factory=dict[str, str])
+    headers: Mapping[str, str] = field(default_factory=dict[str, str])
+    json: Any = None
+    form: Mapping[str, str] | None = None
+    files: Mapping[str, Any] | None = None
+    timeout: httpx2.Timeout | None = None
+    answers: frozenset[int] = frozenset()
+
+
+def get(path: str, read: Callable[[httpx2.Response], T], **more: Any) -> Call[T]:
+    """A call that changes nothing."""
+    return Call(method="GET", path=path, read=read, **more)
+
+
+def post(path: str, read: Callable[[httpx2.Response], T], *, key: str | None = None, **more: Any) -> Call[T]:
+    """A call that does something, under one idempotency key for all its attempts."""
+    headers = {"Idempotency-Key": key or uuid.uuid4().hex}
+    return Call(method="POST", path=path, read=read, headers=headers, **more)
+
+
+def answer(model: type[M]) -> Callable[[httpx2.Response], M]:
+    """Reads a JSON answer into a wire model; an `APIResponseError` where it is not one."""
+
+    def read(response: httpx2.Response) -> M:
+        try:
+            return model.model_validate_json(response.content)
+        except ValidationError as error:
+            raise APIResponseError(
+                f"{response.request.url} answered something that is not a {model.__name__}; check that the "
+                "address is a SPACTE gateway's and that its version fits this client's."
+            ) from error
+
+    return read
+
+
+def segment(value: str, what: str) -> str:
+    """`value` as one segment of a path.
+
+    Raises:
+        InvalidArgumentError: it is empty or a dot, which would name another route.
+    """
+    if value in ("", ".", ".."):
+        raise InvalidArgumentError(f"The {what} {value!r} cannot exist; pass the one that the gateway gave.")
+    return quote(value, safe="")
+
+
+def certify(
+    image: bytes | FileImage, options: Mapping[str, Any], *, key: str | None, timeout: Timeout | None
+) -> Call[Certificate]:
+    """`POST /v1/certify`."""
+    body = _body(image, checked(CertifyParams, options, "certify"))
+    return post("/v1/certify", answer(Certificate), key=key, timeout=_timeout(timeout), **body)
+
+
+def certify_stream(
+    image: bytes | FileImage, options: Mapping[str, Any], *, timeout: Timeout | None
+) -> Call[None]:
+    """`POST /v1/certify/stream`; its answer is read event by event."""
+    body = _body(image, checked(CertifyParams, options, "certify_stream"))
+    return Call(
+        method="POST",
+        path="/v1/certify/stream",
+        read=lambda _: None,
+        headers={"Accept": "text/event-stream, application/problem+json"},
+        timeout=_timeout(timeout),
+        **body,
+    )
+
+
+def predict(
+    image: bytes | FileImage, options: Mapping[str, Any], *, timeout: Timeout | None
+) -> Call[Prediction]:
+    """`POST /v1/predict`."""
+    body = _body(image, checked(PredictParams, options, "predict"))
+    return post("/v1/predict", answer(Prediction), timeout=_timeout(timeout), **body)
+
+
+def list_models() -> Call[list[Model]]:
+    """`GET /v1/models`."""
+    read = answer(ModelList)
+    return get("/v1/models", lambda response: read(response).data)
+
+
+def get_model(name: str) -> Call[Model]:
+    """`GET /v1/models/{name}`."""
+    return get(f"/v1/models/{segment(name, 'model name')}", answer(Model))
+
+
+def change_model(name: str, verb: str) -> Call[Model]:
+    """`POST /v1/models/{name}/load` or `/unload`."""
+    return post(f"/v1/models/{segment(name, 'model name')}/{verb}", answer(Model))
+
+
+def info() -> Call[Info]:
+    """`GET /v1/info`."""
+    return get("/v1/info", answer(Info))
+
+
+def health() -> Call[Health]:
+    """`GET /readyz`: 503 says what is missing, which is the answer to this question."""
+    return get("/readyz", answer(Health), answers=frozenset({503}))
+
+
+def _body(image: bytes | FileImage, params: PredictParams) -> dict[str, Any]:
+    """Options that were given, and no others: the rest are the gateway's defaults."""
+    given = params.model_dump(mode="json", exclude_unset=True)
+    if isinstance(image, FileImage):
+        return {"json": given | {"image": image.model_dump()}}
+    return {"form": {"params": json.dumps(given)}, "files": {"image": ("image", image)}}
+
+
+def _timeout(timeout: Timeout | None) -> httpx2.Timeout | None:
+    return None if timeout is None else as_timeout(timeout)

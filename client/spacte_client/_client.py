@@ -1,0 +1,162 @@
+"""The blocking client.
+
+from spacte_client import Client
+
+with Client() as client:
+    certificate = client.certify("digit.png", n=10_000)
+    print(certificate.label, certificate.radius)
+"""
+
+from collections.abc import Iterable, Iterator
+from types import TracebackType
+from typing import Self, Unpack
+
+import httpx2
+
+from . import _calls as calls
+from ._connection import Connection
+from ._images import Image, encode_image
+from ._many import DEFAULT_CONCURRENCY, check_concurrency, map_in_order
+from ._options import CertifyOptions, PredictOptions, checked
+from ._resources import Files, Jobs, Models
+from ._settings import DEFAULT_MAX_RETRIES, Timeout, settings
+from ._streams import CertifyStream
+from .types import Certificate, CertifyParams, Health, Info, Prediction
+
+
+class Client:
+    """A connection to a gateway. Safe to share between threads; close it, or use it in a `with` block.
+
+    Args:
+        base_url: the gateway's address. Default: the environment's `SPACTE_BASE_URL`, then
+            `http://127.0.0.1:8000`.
+        api_key: sent as a bearer token. Default: the environment's `SPACTE_API_KEY`, then none.
+        timeout: seconds for each attempt's answer, or an `httpx2.Timeout`. Default: 600, and 5 to connect.
+        max_retries: further attempts where the connection fails or the gateway answers 408, 429, 500, 502,
+            503 or 504; each after 0.5 s to 8 s, or when the gateway's `Retry-After` says.
+        transport: an `httpx2` transport in place of the network, for tests and special needs.
+
+    Raises:
+        InvalidArgumentError: an argument cannot be used.
+
+    Attributes:
+        models: the models of the service.
+        files: uploaded files.
+        jobs: batch jobs.
+
+    Every method raises an `APIError` where the gateway does not answer as asked, and, before anything is
+    sent, an `InvalidArgumentError` where an argument is wrong.
+    """
+
+    def __init__(
+        self,
+        base_url: str | None = None,
+        api_key: str | None = None,
+        *,
+        timeout: Timeout | None = None,
+        max_retries: int = DEFAULT_MAX_RETRIES,
+        transport: httpx2.BaseTransport | None = None,
+    ) -> None:
+        self._connection = Connection(settings(base_url, api_key, timeout, max_retries), transport)
+        self.models = Models(self._connection)
+        self.files = Files(self._connection)
+        self.jobs = Jobs(self._connection)
+
+    @property
+    def base_url(self) -> str:
+        """The gateway's address."""
+        return self._connection.settings.base_url
+
+    def certify(
+        self,
+        image: Image,
+        *,
+        timeout: Timeout | None = None,
+        idempotency_key: str | None = None,
+        **options: Unpack[CertifyOptions],
+    ) -> Certificate:
+        """A label, and an L2 radius within which the smoothed classifier keeps it, with confidence 1 - alpha.
+
+        Args:
+            image: a path, bytes of an image file, an open binary file, a Pillow image, an array (uint8, or
+                float in [0, 1], [channels, height, width]), or an uploaded file.
+            timeout: for this call, in place of the client's.
+            idempotency_key: the same key within 24 hours gives the same answer; made where none is given.
+            options: `model`, `n0`, `n`, `alpha`, ...; see `CertifyOptions`.
+        """
+        call = calls.certify(encode_image(image), options, key=idempotency_key, timeout=timeout)
+        return self._connection.send(call)
+
+    def predict(
+        self, image: Image, *, timeout: Timeout | None = None, **options: Unpack[PredictOptions]
+    ) -> Prediction:
+        """What the smoothed classifier answers, or an abstention, wrong with probability at most alpha.
+
+        Args:
+            image: as for `certify`.
+            timeout: for this call, in place of the client's.
+            options: `model`, `n`, `alpha`, ...; see `PredictOptions`.
+        """
+        return self._connection.send(calls.predict(encode_image(image), options, timeout=timeout))
+
+    def certify_stream(
+        self, image: Image, *, timeout: Timeout | None = None, **options: Unpack[CertifyOptions]
+    ) -> CertifyStream:
+        """A certificate while it is being proven; use it in a `with` block.
+
+        Args:
+            image: as for `certify`.
+            timeout: for this call, in place of the client's.
+            options: as for `certify`.
+        """
+        call = calls.certify_stream(encode_image(image), options, timeout=timeout)
+        return CertifyStream(self._connection, call)
+
+    def certify_many(
+        self,
+        images: Iterable[Image],
+        *,
+        concurrency: int = DEFAULT_CONCURRENCY,
+        timeout: Timeout | None = None,
+        **options: Unpack[CertifyOptions],
+    ) -> Iterator[Certificate]:
+        """Certificates of many images, in order, as they are ready.
+
+        The first failure is raised in its turn. A job (`client.jobs`) goes on, which a test set calls for.
+
+        Args:
+            images: each as for `certify`; taken as they are needed.
+            concurrency: requests in flight.
+            timeout: for each of them, in place of the client's.
+            options: as for `certify`.
+        """
+        check_concurrency(concurrency)
+        checked(CertifyParams, options, "certify_many")
+
+        def one(image: Image) -> Certificate:
+            return self.certify(image, timeout=timeout, **options)
+
+        return map_in_order(one, images, concurrency)
+
+    def info(self) -> Info:
+        """The service's version and every limit that a request is held to."""
+        return self._connection.send(calls.info())
+
+    def health(self) -> Health:
+        """Whether requests are being served, and if not, what is missing."""
+        return self._connection.send(calls.health())
+
+    def close(self) -> None:
+        """Let go of the connections."""
+        self._connection.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}(base_url={self.base_url!r})"

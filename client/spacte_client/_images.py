@@ -1,0 +1,92 @@
+"""What callers pass as an image, to what travels."""
+
+import io
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, BinaryIO, Protocol, cast, runtime_checkable
+
+from ._exceptions import InvalidArgumentError
+from ._npy import encode_npy
+from .types import File, FileImage
+
+
+@runtime_checkable
+class SavesItself(Protocol):
+    """A picture that writes itself to a file, as those of Pillow do."""
+
+    def save(self, fp: Any, format: str | None = None) -> None:  # noqa: A002 - Pillow's name
+        """Write to the open file `fp`."""
+        ...
+
+
+@runtime_checkable
+class ArrayLike(Protocol):
+    """A numpy array, a torch tensor, or whatever else can become an array."""
+
+    __array__: Callable[..., Any]
+
+
+ImageLike = str | os.PathLike[str] | bytes | bytearray | memoryview | BinaryIO | SavesItself | ArrayLike
+"""A path, the bytes of an image file, an open binary file, a Pillow image, or an array [channels, height,
+width] of uint8, or of floats in [0, 1]."""
+
+Image = ImageLike | File | FileImage
+"""An image, or one that was uploaded before."""
+
+
+def encode_image(image: Image) -> bytes | FileImage:
+    """The bytes of an image file (PNG for pictures, npy for arrays), or a reference to an uploaded one.
+
+    Raises:
+        InvalidArgumentError: it is none of these, cannot be read, or is empty.
+    """
+    if isinstance(image, FileImage):
+        return image
+    if isinstance(image, File):
+        return FileImage(file_id=image.id)
+    data = _read(image)
+    if not data:
+        raise InvalidArgumentError("The image is empty; pass a file that holds one.")
+    return data
+
+
+def _read(image: Any) -> bytes:
+    if isinstance(image, str | os.PathLike):
+        return _read_path(Path(cast("str", image)))
+    if isinstance(image, bytes | bytearray):
+        return bytes(image)
+    if isinstance(image, memoryview):
+        return image.tobytes() if image.ndim == 1 else encode_npy(image)
+    if callable(getattr(image, "save", None)):
+        return _save(image)
+    if callable(getattr(image, "read", None)):
+        data = image.read()
+        if not isinstance(data, bytes):
+            raise InvalidArgumentError("The image's file is open as text; open it with mode 'rb'.")
+        return data
+    if hasattr(image, "__array__"):
+        return encode_npy(image)
+    raise InvalidArgumentError(
+        f"A {type(image).__name__} is not an image; pass a path, bytes, a binary file, a Pillow image or an "
+        "array."
+    )
+
+
+def _read_path(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        reason = error.strerror or type(error).__name__
+        raise InvalidArgumentError(f"Cannot read {path}: {reason}; check the path.") from error
+
+
+def _save(picture: Any) -> bytes:
+    file = io.BytesIO()
+    try:
+        picture.save(file, format="PNG")
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise InvalidArgumentError(
+            f"The picture cannot be written as PNG ({error}); convert it first, e.g. with .convert('RGB')."
+        ) from error
+    return file.getvalue()

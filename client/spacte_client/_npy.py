@@ -1,0 +1,57 @@
+"""Arrays to the bytes of an npy file, without numpy: through the buffer protocol.
+
+Format: NEP 1, version 1.0: magic, version, length of the header, and a header that is a Python dict literal
+padded so that the data begins at a multiple of 64 bytes.
+"""
+
+import struct
+import sys
+from typing import Any
+
+from ._exceptions import InvalidArgumentError
+
+DTYPES = {"B": "|u1", "e": "f2", "f": "f4", "d": "f8"}
+"""Element types that are images, by their code in the buffer protocol: 8-bit, and floats in [0, 1]."""
+
+ALIGNMENT = 64
+
+
+def encode_npy(array: Any) -> bytes:
+    """The npy file of an array, in C order.
+
+    Args:
+        array: anything with `__array__` or the buffer protocol, such as a numpy array or a torch tensor on
+            the CPU; uint8, or float in [0, 1]; any shape.
+
+    Raises:
+        InvalidArgumentError: its elements are of another type, or it cannot be read from here.
+    """
+    view = _view(array)
+    dtype = _dtype(view.format)
+    order = ">" if view.format[0] in ">!" or (sys.byteorder == "big" and view.format[0] != "<") else "<"
+    descr = dtype if dtype.startswith("|") else order + dtype
+    header = f"{{'descr': '{descr}', 'fortran_order': False, 'shape': {view.shape!r}, }}"
+    before = len(b"\x93NUMPY\x01\x00") + 2
+    padding = -(before + len(header) + 1) % ALIGNMENT
+    text = (header + " " * padding + "\n").encode("latin-1")
+    return b"\x93NUMPY\x01\x00" + struct.pack("<H", len(text)) + text + view.tobytes()
+
+
+def _view(array: Any) -> memoryview:
+    try:
+        return memoryview(array.__array__() if hasattr(array, "__array__") else array)
+    except (TypeError, ValueError, RuntimeError, BufferError) as error:
+        raise InvalidArgumentError(
+            f"The image, a {type(array).__name__}, cannot be read as an array; pass array.detach().cpu() "
+            f"or a uint8 numpy array ({error})."
+        ) from error
+
+
+def _dtype(code: str) -> str:
+    dtype = DTYPES.get(code.lstrip("@=<>!"))
+    if dtype is None:
+        raise InvalidArgumentError(
+            f"An image array holds uint8, or floats in [0, 1], and this one holds elements of type {code!r}; "
+            "convert it, e.g. with array.astype('uint8')."
+        )
+    return dtype

@@ -1,0 +1,130 @@
+"""From an error answer to the exception that is raised for it."""
+
+import email.utils
+import time
+from http import HTTPStatus
+from typing import Any, cast
+
+import httpx2
+from pydantic import ValidationError
+
+from ._exceptions import (
+    APIStatusError,
+    AuthenticationError,
+    BadRequestError,
+    ConflictError,
+    DeadlineExceededError,
+    InternalServerError,
+    NotFoundError,
+    OverloadedError,
+    PermissionDeniedError,
+    RateLimitError,
+    RequestTooLargeError,
+    ServiceUnavailableError,
+    UnprocessableEntityError,
+)
+from .types import Problem
+
+BY_STATUS: dict[int, type[APIStatusError]] = {
+    400: BadRequestError,
+    401: AuthenticationError,
+    403: PermissionDeniedError,
+    404: NotFoundError,
+    409: ConflictError,
+    413: RequestTooLargeError,
+    415: BadRequestError,
+    422: UnprocessableEntityError,
+    429: RateLimitError,
+    503: ServiceUnavailableError,
+}
+
+BY_CODE: dict[str, type[APIStatusError]] = {
+    "overloaded": OverloadedError,
+    "deadline_exceeded": DeadlineExceededError,
+}
+
+
+def error_from_response(response: httpx2.Response) -> APIStatusError:
+    """The exception for an answer with status 400 or above, whose body has been read."""
+    problem = _problem_in(response) or _problem_about(response)
+    wait = retry_after(response)
+    wait = problem.retry_after_s if wait is None else wait
+    return _error(problem, response.headers.get("x-request-id"), wait)
+
+
+def error_from_problem(problem: Problem) -> APIStatusError:
+    """The exception for a problem that came as an event of a stream."""
+    return _error(problem, problem.instance, problem.retry_after_s)
+
+
+def problem_from(document: object) -> Problem | None:
+    """A problem document, or None where `document` is not one.
+
+    A newer service may use codes that this version does not know; they are kept as they are.
+    """
+    try:
+        return Problem.model_validate(document)
+    except ValidationError:
+        fields = cast("dict[str, Any]", document) if isinstance(document, dict) else {}
+        if isinstance(fields.get("detail"), str) and isinstance(fields.get("code"), str):
+            return Problem.model_construct(
+                type=str(fields.get("type", "about:blank")),
+                title=str(fields.get("title", "")),
+                status=int(fields.get("status", 500)),
+                detail=fields["detail"],
+                instance=fields.get("instance"),
+                code=fields["code"],
+                errors=[],
+                retry_after_s=fields.get("retry_after_s"),
+            )
+        return None
+
+
+def retry_after(response: httpx2.Response) -> float | None:
+    """Seconds of the header `Retry-After`: a number, or a date (RFC 9110, section 10.2.3)."""
+    value = response.headers.get("retry-after")
+    if value is None:
+        return None
+    try:
+        return max(0.0, float(value))
+    except ValueError:
+        pass
+    try:
+        return max(0.0, email.utils.parsedate_to_datetime(value).timestamp() - time.time())
+    except ValueError:
+        return None
+
+
+def _error(problem: Problem, request_id: str | None, wait: float | None) -> APIStatusError:
+    kind = BY_CODE.get(problem.code) or BY_STATUS.get(problem.status)
+    if kind is None:
+        kind = InternalServerError if problem.status >= 500 else APIStatusError
+    return kind(problem, request_id=request_id or problem.instance, retry_after=wait)
+
+
+def _problem_in(response: httpx2.Response) -> Problem | None:
+    try:
+        return problem_from(response.json())
+    except ValueError:
+        return None
+
+
+def _problem_about(response: httpx2.Response) -> Problem:
+    """What can be said of an error without a problem document: a proxy or another server sent it."""
+    try:
+        phrase = HTTPStatus(response.status_code).phrase
+    except ValueError:
+        phrase = "an unknown status"
+    return Problem.model_construct(
+        type="about:blank",
+        title=phrase,
+        status=response.status_code,
+        detail=(
+            f"{response.request.url} answered {response.status_code} ({phrase}) without a problem document; "
+            "check that the address is a SPACTE gateway's and what stands between it and you."
+        ),
+        instance=None,
+        code="not_a_problem_document",
+        errors=[],
+        retry_after_s=None,
+    )

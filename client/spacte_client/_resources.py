@@ -1,0 +1,186 @@
+"""`client.models`, `client.files` and `client.jobs`, blocking."""
+
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Unpack
+
+from . import _calls as calls
+from . import _calls_jobs as job_calls
+from ._connection import Connection
+from ._exceptions import WaitTimeoutError
+from ._job_streams import Event, Events, Record, Results, entries
+from ._options import CertifyOptions
+from ._pages import Page
+from ._uploads import Upload, opened
+from .types import File, Job, JobInput, JobState, JobSummary, Model
+
+POLL_S = 2.0
+"""Between two looks at a job whose gateway does not say when to look again."""
+
+
+class Models:
+    """The models of the service."""
+
+    def __init__(self, connection: Connection) -> None:
+        self._connection = connection
+
+    def list(self) -> Sequence[Model]:
+        """Every model, whatever its state."""
+        return self._connection.send(calls.list_models())
+
+    def get(self, name: str) -> Model:
+        """One model; `NotFoundError` where there is none of that name."""
+        return self._connection.send(calls.get_model(name))
+
+    def load(self, name: str) -> Model:
+        """Load a model, or replace it by what its folder holds now; needs an admin key. Returns at once."""
+        return self._connection.send(calls.change_model(name, "load"))
+
+    def unload(self, name: str) -> Model:
+        """Let go of a model; needs an admin key. Returns at once."""
+        return self._connection.send(calls.change_model(name, "unload"))
+
+
+class Files:
+    """Uploaded files."""
+
+    def __init__(self, connection: Connection) -> None:
+        self._connection = connection
+
+    def upload(self, source: Upload, *, filename: str | None = None) -> File:
+        """Upload a path, bytes or an open binary file; the same bytes twice give the same file."""
+        with opened(source) as (file, name):
+            return self._connection.send(job_calls.upload_file(file, filename or name))
+
+    def list(self, *, limit: int | None = None, after: str | None = None) -> Page[File]:
+        """A page of files, newest first; iterate it for all of them.
+
+        Args:
+            limit: size of a page.
+            after: id of the last file before the page.
+        """
+        listed = self._connection.send(job_calls.list_files(limit, after))
+        return Page(listed.data, listed, lambda last: self.list(limit=limit, after=last))
+
+    def get(self, file_id: str) -> File:
+        """One file."""
+        return self._connection.send(job_calls.get_file(file_id))
+
+    def delete(self, file_id: str) -> None:
+        """Delete a file; `ConflictError` while a job uses it."""
+        self._connection.send(job_calls.delete_file(file_id))
+
+
+class Jobs:
+    """Batch jobs."""
+
+    def __init__(self, connection: Connection) -> None:
+        self._connection = connection
+
+    def create(
+        self,
+        source: JobInput | File | Mapping[str, Any],
+        *,
+        metadata: Mapping[str, str] | None = None,
+        idempotency_key: str | None = None,
+        **options: Unpack[CertifyOptions],
+    ) -> Job:
+        """Submit a job: a certificate for every image of `source`.
+
+        Args:
+            source: an uploaded file, or a job input such as `{"type": "dataset", "name": "digits"}`.
+            metadata: the caller's own notes, kept with the job.
+            idempotency_key: the same key within 24 hours gives the same job; one is made where none is given.
+            options: of every certificate; see `CertifyOptions`.
+        """
+        model = options.pop("model", None)
+        call = job_calls.create_job(source, model, options, metadata, idempotency_key)
+        return self._connection.send(call)
+
+    def list(
+        self, *, limit: int | None = None, after: str | None = None, state: JobState | None = None
+    ) -> Page[Job]:
+        """A page of jobs, newest first; iterate it for all of them.
+
+        Args:
+            limit: size of a page.
+            after: id of the last job before the page.
+            state: only jobs in this state.
+        """
+        listed = self._connection.send(job_calls.list_jobs(limit, after, state))
+        return Page(listed.data, listed, lambda last: self.list(limit=limit, after=last, state=state))
+
+    def get(self, job_id: str) -> Job:
+        """One job."""
+        return self._connection.send(job_calls.get_job(job_id))
+
+    def cancel(self, job_id: str) -> Job:
+        """Stop a job; what is finished stays. `ConflictError` where it has ended."""
+        return self._connection.send(job_calls.act_on_job(job_id, "cancel"))
+
+    def resume(self, job_id: str) -> Job:
+        """Go on with a job that failed, was cancelled or was interrupted; what is finished is not redone."""
+        return self._connection.send(job_calls.act_on_job(job_id, "resume"))
+
+    def delete(self, job_id: str) -> None:
+        """Delete a job that has ended, with its results."""
+        self._connection.send(job_calls.delete_job(job_id))
+
+    def wait(self, job_id: str, *, timeout: float | None = None, poll: float | None = None) -> Job:
+        """The job once it has ended, in whichever state.
+
+        Args:
+            timeout: seconds to wait at the most.
+            poll: seconds between two looks; the gateway's hint where None.
+
+        Raises:
+            WaitTimeoutError: it has not ended in time. The job goes on.
+        """
+        until = None if timeout is None else time.monotonic() + timeout
+        while True:
+            job, hint = self._connection.send(job_calls.poll_job(job_id))
+            if job.ended:
+                return job
+            time.sleep(wait_before_look(job, poll, hint, until))
+
+    def results(self, job_id: str, *, after: int | None = None, follow: bool = False) -> Iterator[Record]:
+        """Finished images, resumed where they were when the connection breaks.
+
+        Args:
+            after: only what comes after this row of the input.
+            follow: go on with images as they finish, until the job ends.
+        """
+        return entries(self._connection, Results(job_id, after, follow=follow))
+
+    def results_tsv(self, job_id: str, path: str | Path | None = None) -> str:
+        """Finished images in the columns `idx label predict radius correct time`, also into a file."""
+        text = self._connection.send(job_calls.job_results_tsv(job_id))
+        if path is not None:
+            Path(path).write_text(text, encoding="utf-8", newline="")
+        return text
+
+    def events(self, job_id: str, *, after: str | None = None) -> Iterator[Event]:
+        """Changes of state and progress until the job ends, resumed when the connection breaks."""
+        return entries(self._connection, Events(job_id, after))
+
+    def summary(self, job_id: str) -> JobSummary:
+        """Certified accuracy at a grid of radii, with its interval, over what is finished."""
+        return self._connection.send(job_calls.job_summary(job_id))
+
+
+def wait_before_look(job: Job, poll: float | None, hint: float | None, until: float | None) -> float:
+    """Seconds until a job is looked at again.
+
+    Raises:
+        WaitTimeoutError: `until`, on the monotonic clock, has passed.
+    """
+    left = None if until is None else until - time.monotonic()
+    if left is not None and left <= 0:
+        done, total = job.counts.done, job.counts.total
+        raise WaitTimeoutError(
+            f"Job {job.id} is still {job.state}, at {done} of {total or 'an unknown number of'} images; "
+            "wait longer, it goes on by itself."
+        )
+    pause = poll if poll is not None else hint if hint is not None else POLL_S
+    return pause if left is None else min(pause, left)

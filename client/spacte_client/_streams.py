@@ -1,0 +1,189 @@
+"""A certificate while it is being proven: `certify_stream`, once blocking and once on asyncio.
+
+    with client.certify_stream("digit.png", n=100_000) as stream:
+        for event in stream:
+            ...
+        certificate = stream.result()
+
+Leaving the `with` block before the end frees the gateway's samplers. What was proven by then stays true.
+"""
+
+from collections.abc import AsyncIterator, Iterator
+from types import TracebackType
+from typing import Any, Self
+
+import httpx2
+from pydantic import TypeAdapter, ValidationError
+
+from ._calls import Call
+from ._connection import AsyncConnection, Connection, transport_errors
+from ._exceptions import APIConnectionError, APIResponseError
+from ._problems import error_from_problem, problem_from
+from .types import Certificate, ProgressEvent, ResultEvent, StartedEvent
+
+StreamEvent = StartedEvent | ProgressEvent | ResultEvent
+"""What iterating a stream yields. A stream that fails raises instead."""
+
+_EVENTS: dict[str, TypeAdapter[Any]] = {
+    "started": TypeAdapter(StartedEvent),
+    "progress": TypeAdapter(ProgressEvent),
+}
+
+
+class _State:
+    """What both kinds of stream know: the last proof, and the answer once it is there."""
+
+    def __init__(self) -> None:
+        self.progress: ProgressEvent | None = None
+        self.certificate: Certificate | None = None
+
+    def take(self, raw: httpx2.ServerSentEvent) -> StreamEvent | None:
+        """One event as it came; None for a kind that this version does not know.
+
+        Raises:
+            APIStatusError: it is the event `error`.
+            APIResponseError: it is malformed.
+        """
+        try:
+            document = raw.json()
+            if raw.event == "error":
+                problem = problem_from(document)
+                if problem is not None:
+                    raise error_from_problem(problem)
+                raise ValueError("the event `error` carries no problem document")
+            if raw.event == "result":
+                self.certificate = Certificate.model_validate(document)
+                return ResultEvent(certificate=self.certificate)
+            if raw.event not in _EVENTS:
+                return None
+            event = _EVENTS[raw.event].validate_python(document)
+        except (ValueError, ValidationError) as error:
+            raise APIResponseError(
+                f"The stream sent an event {raw.event!r} that cannot be read; check that the gateway's "
+                "version fits this client's."
+            ) from error
+        if isinstance(event, ProgressEvent):
+            self.progress = event
+        return event
+
+    def answer(self) -> Certificate:
+        """The certificate, once the stream has ended.
+
+        Raises:
+            APIConnectionError: it ended without one.
+        """
+        if self.certificate is None:
+            proven = self.progress.radius if self.progress else 0.0
+            raise APIConnectionError(
+                f"The stream ended before its result, at a proven radius of {proven}; ask again."
+            )
+        return self.certificate
+
+
+class CertifyStream:
+    """Events of one certificate in the making. Made by `Client.certify_stream`; use it in a `with` block."""
+
+    def __init__(self, connection: Connection, call: Call[Any]) -> None:
+        self._connection = connection
+        self._call = call
+        self._state = _State()
+        self._response: httpx2.Response | None = None
+        self._events: Iterator[StreamEvent] = iter(())
+
+    @property
+    def progress(self) -> ProgressEvent | None:
+        """The latest proof. True whether or not the stream goes on."""
+        return self._state.progress
+
+    def __enter__(self) -> Self:
+        self._response = self._connection.open(self._call)
+        self._events = self._read(self._response)
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def __iter__(self) -> Iterator[StreamEvent]:
+        """Each event as it comes; raises what the stream fails with."""
+        return self._events
+
+    def result(self) -> Certificate:
+        """Wait for the end, and return the certificate."""
+        for _ in self._events:
+            pass
+        return self._state.answer()
+
+    def close(self) -> None:
+        """Stop listening, which stops the drawing of noise."""
+        self._events = iter(())
+        if self._response is not None:
+            self._response.close()
+
+    def _read(self, response: httpx2.Response) -> Iterator[StreamEvent]:
+        with transport_errors(self._connection.settings):
+            for raw in httpx2.EventSource(response):
+                event = self._state.take(raw)
+                if event is not None:
+                    yield event
+                if self._state.certificate is not None:
+                    return
+        self._state.answer()
+
+
+class AsyncCertifyStream:
+    """Events of one certificate in the making, from `AsyncClient.certify_stream`; use it in `async with`."""
+
+    def __init__(self, connection: AsyncConnection, call: Call[Any]) -> None:
+        self._connection = connection
+        self._call = call
+        self._state = _State()
+        self._response: httpx2.Response | None = None
+        self._events: AsyncIterator[StreamEvent] = _nothing()
+
+    @property
+    def progress(self) -> ProgressEvent | None:
+        """The latest proof. True whether or not the stream goes on."""
+        return self._state.progress
+
+    async def __aenter__(self) -> Self:
+        self._response = await self._connection.open(self._call)
+        self._events = self._read(self._response)
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self.close()
+
+    def __aiter__(self) -> AsyncIterator[StreamEvent]:
+        """Each event as it comes; raises what the stream fails with."""
+        return self._events
+
+    async def result(self) -> Certificate:
+        """Wait for the end, and return the certificate."""
+        async for _ in self._events:
+            pass
+        return self._state.answer()
+
+    async def close(self) -> None:
+        """Stop listening, which stops the drawing of noise."""
+        self._events = _nothing()
+        if self._response is not None:
+            await self._response.aclose()
+
+    async def _read(self, response: httpx2.Response) -> AsyncIterator[StreamEvent]:
+        with transport_errors(self._connection.settings):
+            async for raw in httpx2.EventSource(response):
+                event = self._state.take(raw)
+                if event is not None:
+                    yield event
+                if self._state.certificate is not None:
+                    return
+        self._state.answer()
+
+
+async def _nothing() -> AsyncIterator[StreamEvent]:
+    return
+    yield

@@ -1,0 +1,98 @@
+"""Certified accuracy and average certified radius of a run.
+
+Certified accuracy at radius r is the share of images that are answered correctly with a certified radius of
+at least r; an abstention is wrong (Cohen et al. 2019, section 4). The average certified radius (ACR) is the
+mean of radius times correct (Zhai et al. 2020).
+"""
+
+import bisect
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+from .binomial import clopper_pearson
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One image of a log: index, true class, predicted class (-1: abstention), L2 radius, time in seconds."""
+
+    index: int
+    label: int
+    predict: int
+    radius: float
+    correct: bool
+    seconds: float | None = None
+
+
+@dataclass(frozen=True)
+class Run:
+    """The certified images of one run.
+
+    Attributes:
+        name: what tables and plots call it.
+        rows: at least one.
+        errored: images without a certificate; they count nowhere.
+    """
+
+    name: str
+    rows: tuple[Row, ...]
+    errored: int = 0
+
+    @property
+    def images(self) -> int:
+        """Images certified or abstained on."""
+        return len(self.rows)
+
+    @property
+    def abstained(self) -> int:
+        """Images abstained on."""
+        return sum(row.predict == -1 for row in self.rows)
+
+    @property
+    def acr(self) -> float:
+        """Average certified radius."""
+        return sum(self._radii) / self.images
+
+    @property
+    def largest_radius(self) -> float:
+        """The largest radius of a correct answer; 0 without any."""
+        return self._radii[-1] if self._radii else 0.0
+
+    def correct_beyond(self, radius: float) -> int:
+        """Images answered correctly with a certified radius of at least `radius`."""
+        return len(self._radii) - bisect.bisect_left(self._radii, radius)
+
+    @cached_property
+    def _radii(self) -> list[float]:
+        return sorted(row.radius for row in self.rows if row.correct)
+
+
+@dataclass(frozen=True, slots=True)
+class CertifiedAccuracyCurve:
+    """Certified accuracy of a run at several radii, each with its own exact binomial interval."""
+
+    radii: Sequence[float]
+    values: Sequence[float]
+    lows: Sequence[float]
+    highs: Sequence[float]
+
+
+def curve_at(run: Run, radii: Iterable[float], confidence: float = 0.95) -> CertifiedAccuracyCurve:
+    """Certified accuracy of `run` at `radii`, each with its own Clopper-Pearson interval at `confidence`."""
+    radii = list(radii)
+    counts = [run.correct_beyond(radius) for radius in radii]
+    intervals = [clopper_pearson(count, run.images, confidence) for count in counts]
+    return CertifiedAccuracyCurve(
+        radii,
+        [count / run.images for count in counts],
+        [low for low, _ in intervals],
+        [high for _, high in intervals],
+    )
+
+
+def radius_grid(runs: Sequence[Run], step: float) -> list[float]:
+    """0, step, 2 step, ... up to the first radius that no run reaches, so that the table shows the end."""
+    largest = max(run.largest_radius for run in runs)
+    steps = int(largest / step) + 1
+    return [round(i * step, 10) for i in range(steps + 1)]

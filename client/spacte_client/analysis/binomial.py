@@ -1,0 +1,86 @@
+"""The exact binomial interval (Clopper & Pearson 1934) in pure Python, so that a plot needs no scipy.
+
+The ends are quantiles of the beta distribution, found by bisection on the regularised incomplete beta
+function I_x(a, b), which is evaluated by its continued fraction (Abramowitz & Stegun 26.5.8) with the
+modified Lentz algorithm (Thompson & Barnett 1986).
+"""
+
+import math
+from functools import lru_cache
+
+TINY = 1e-300
+PRECISION = 1e-15
+"""Of the continued fraction, relative."""
+
+QUANTILE_PRECISION = 1e-12
+"""Of the interval's ends, relative; their logarithms of gamma functions allow little more."""
+
+MOST_TERMS = 20_000
+"""The fraction needs about sqrt(max(a, b)) terms near its slowest; this is enough far beyond 10 million."""
+
+
+@lru_cache(maxsize=65_536)
+def clopper_pearson(successes: int, trials: int, confidence: float = 0.95) -> tuple[float, float]:
+    """The two-sided exact interval of a proportion: it holds the truth with at least `confidence`.
+
+    Args:
+        successes: 0 to `trials`.
+        trials: at least 1.
+        confidence: in (0, 1); each end errs with half of the rest.
+
+    Returns:
+        Lower and upper end, in [0, 1].
+
+    Raises:
+        ValueError: an argument is out of range.
+    """
+    if not 0 <= successes <= trials or trials < 1 or not 0 < confidence < 1:
+        raise ValueError("0 <= successes <= trials, trials >= 1 and 0 < confidence < 1 are required.")
+    tail = (1 - confidence) / 2
+    failures = trials - successes
+    low = 0.0 if successes == 0 else _beta_quantile(tail, successes, failures + 1)
+    high = 1.0 if failures == 0 else 1 - _beta_quantile(tail, failures, successes + 1)
+    return low, high
+
+
+def beta_cdf(x: float, a: float, b: float) -> float:
+    """I_x(a, b): the distribution function of Beta(a, b) at x in [0, 1]."""
+    if x <= 0 or x >= 1:
+        return float(x >= 1)
+    log_front = math.lgamma(a + b) - math.lgamma(a) - math.lgamma(b) + a * math.log(x) + b * math.log1p(-x)
+    # The fraction converges fast below the mean; above it, I_x(a, b) = 1 - I_{1-x}(b, a).
+    if x < (a + 1) / (a + b + 2):
+        return math.exp(log_front) * _fraction(x, a, b) / a
+    return 1 - math.exp(log_front) * _fraction(1 - x, b, a) / b
+
+
+def _beta_quantile(probability: float, a: float, b: float) -> float:
+    low, high = 0.0, 1.0
+    while high - low > QUANTILE_PRECISION * high:
+        middle = (low + high) / 2
+        if beta_cdf(middle, a, b) < probability:
+            low = middle
+        else:
+            high = middle
+    return low
+
+
+def _fraction(x: float, a: float, b: float) -> float:
+    c, d = 1.0, 1 / _not_zero(1 - (a + b) * x / (a + 1))
+    value = d
+    for m in range(1, MOST_TERMS):
+        even = m * (b - m) * x / ((a + 2 * m - 1) * (a + 2 * m))
+        odd = -(a + m) * (a + b + m) * x / ((a + 2 * m) * (a + 2 * m + 1))
+        step = 1.0
+        for term in (even, odd):
+            d = 1 / _not_zero(1 + term * d)
+            c = _not_zero(1 + term / c)
+            step = c * d
+            value *= step
+        if abs(step - 1) < PRECISION:
+            return value
+    raise ArithmeticError(f"I_{x}({a}, {b}) did not converge in {MOST_TERMS} terms.")
+
+
+def _not_zero(value: float) -> float:
+    return value if abs(value) > TINY else TINY

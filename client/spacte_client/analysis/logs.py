@@ -1,0 +1,96 @@
+"""Reading certification logs: the field's tab-separated files, and the records of this service's jobs.
+
+The field's columns are `idx label predict radius correct time` (Cohen et al. 2019), where `predict` is -1 for
+an abstention, `correct` is 0 or 1, and `time` is `h:mm:ss.micro` or seconds. A file whose first character is
+`{` is read as NDJSON: one `CertificateRecord` or `ErrorRecord` a line.
+"""
+
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+from spacte_client._exceptions import SpacteError
+
+from .accuracy import Row, Run
+
+COLUMNS = ("idx", "label", "predict", "radius", "correct", "time")
+
+
+class LogError(SpacteError, ValueError):
+    """The log cannot be read; the message is one sentence that names the line."""
+
+
+def read_log(path: str | Path, name: str | None = None) -> Run:
+    """A run from its log.
+
+    Args:
+        path: a TSV or NDJSON file.
+        name: what tables and plots call it; the file's name without its ending where None.
+
+    Raises:
+        LogError: the file cannot be read, has no rows, or a row is not as it should be.
+    """
+    path = Path(path)
+    try:
+        text = path.read_text(encoding="utf-8")
+    except OSError as error:
+        raise LogError(f"Cannot read {path}: {error.strerror or error}; check the path.") from error
+    except UnicodeDecodeError as error:
+        raise LogError(f"{path} is not text; pass a TSV or NDJSON log.") from error
+    read = _ndjson_row if text.lstrip().startswith("{") else _tsv_row
+    rows: list[Row] = []
+    errored = 0
+    for number, line in enumerate(text.splitlines(), 1):
+        if not line.strip() or line.startswith("idx\t"):
+            continue
+        try:
+            row = read(line)
+        except (ValueError, KeyError, TypeError, OverflowError) as error:
+            raise LogError(
+                f"{path}, line {number}, is not a row with the columns {' '.join(COLUMNS)} ({error}); "
+                "check that the log is whole."
+            ) from error
+        if row is None:
+            errored += 1
+        else:
+            rows.append(row)
+    if not rows:
+        raise LogError(f"{path} holds no certified images; check that it is a log of a run that has begun.")
+    return Run(name or path.stem, tuple(rows), errored)
+
+
+def seconds(text: str) -> float:
+    """`0:01:23.456789` or `83.456789` as seconds; days as Python's timedelta prints them (`1 day, 0:00:01`).
+
+    Raises:
+        ValueError: it is neither.
+    """
+    days, _, clock = text.strip().rpartition(", ")
+    total = 86_400.0 * int(days.split()[0]) if days else 0.0
+    for power, part in enumerate(reversed(clock.split(":"))):
+        total += float(part) * 60**power
+    return total
+
+
+def _tsv_row(line: str) -> Row:
+    fields = line.rstrip("\r\n").split("\t")
+    if len(fields) not in (len(COLUMNS) - 1, len(COLUMNS)):
+        raise ValueError(f"{len(fields)} columns")
+    label, predict = int(fields[1]), int(fields[2])
+    radius, correct = float(fields[3]), int(fields[4])
+    if correct not in (0, 1) or not (math.isfinite(radius) and radius >= 0):
+        raise ValueError(f"radius {fields[3]}, correct {fields[4]}")
+    elapsed = seconds(fields[5]) if len(fields) == len(COLUMNS) else None
+    return Row(int(fields[0]), label, predict, radius, correct == 1, elapsed)
+
+
+def _ndjson_row(line: str) -> Row | None:
+    record: dict[str, Any] = json.loads(line)
+    if record["outcome"] == "errored":
+        return None
+    if record.get("true_label") is None:
+        raise ValueError("no true_label, without which there is no accuracy")
+    label, predict = int(record["true_label"]), int(record["label"])
+    elapsed = float(record["elapsed_ms"]) / 1000
+    return Row(int(record["index"]), label, predict, float(record["radius"]), label == predict, elapsed)

@@ -1,0 +1,244 @@
+"""`spacte jobs`: submit, watch and read batch jobs."""
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from . import _options as opt
+
+if TYPE_CHECKING:
+    from spacte_client._client import Client
+    from spacte_client.types import Job
+
+jobs_app = typer.Typer(
+    help="Certify whole data sets, as jobs of the gateway.", no_args_is_help=True, rich_markup_mode=None
+)
+
+JobId = Annotated[str, typer.Argument(metavar="ID", help="The job's id, job_...")]
+
+
+@jobs_app.command()
+def submit(
+    source: Annotated[
+        str,
+        typer.Argument(
+            help="An npz, zip or parquet file to upload, the id of one uploaded before, a URI, or a data set."
+        ),
+    ],
+    split: Annotated[str | None, typer.Option(help="Of a data set; test where none is given.")] = None,
+    stride: Annotated[int | None, typer.Option(min=1, help="Of a data set: every so many images.")] = None,
+    limit: Annotated[int | None, typer.Option(min=1, help="Of a data set: at most so many images.")] = None,
+    model: opt.ModelName = None,
+    n0: opt.SelectionNoises = None,
+    n: opt.Noises = None,
+    alpha: opt.Alpha = None,
+    sigma: opt.Sigma = None,
+    bound: opt.BoundName = None,
+    noise: opt.NoiseKind = None,
+    target_radius: opt.TargetRadius = None,
+    tolerance: opt.Tolerance = None,
+    k_consensus: opt.KConsensus = None,
+    resize: opt.Resize = False,
+    wait_for_it: Annotated[bool, typer.Option("--wait", help="Watch it to its end.")] = False,
+    as_json: opt.AsJson = False,
+    base_url: opt.BaseUrl = None,
+    api_key: opt.ApiKey = None,
+) -> None:
+    """Submit a job: a certificate for every image of SOURCE."""
+    from ._watch import watch_job
+
+    selection = opt.given(split=split, stride=stride, limit=limit)
+    options = opt.given(
+        model=model,
+        n0=n0,
+        n=n,
+        alpha=alpha,
+        sigma=sigma,
+        bound=bound,
+        noise=noise,
+        target_radius=target_radius,
+        tolerance=tolerance,
+        k_consensus=k_consensus,
+        resize=resize,
+    )
+    with opt.connect(base_url, api_key) as client:
+        job = client.jobs.create(job_input(client, source, selection), **options)
+        if not wait_for_it:
+            show_job(job, as_json=as_json)
+            return
+        if not as_json:
+            typer.echo(f"{job.id} {job.state}")
+        status = watch_job(client, job.id, as_json=as_json)
+    raise typer.Exit(status)
+
+
+@jobs_app.command("list")
+def list_(
+    limit: Annotated[int, typer.Option(min=1, help="How many, newest first.")] = 20,
+    state: Annotated[str | None, typer.Option(help="Only jobs in this state.")] = None,
+    as_json: opt.AsJson = False,
+    base_url: opt.BaseUrl = None,
+    api_key: opt.ApiKey = None,
+) -> None:
+    """List jobs, newest first."""
+    from itertools import islice
+
+    with opt.connect(base_url, api_key) as client:
+        wanted: Any = state
+        jobs = list(islice(client.jobs.list(limit=min(limit, 100), state=wanted), limit))
+    if as_json:
+        typer.echo(json.dumps([job.model_dump(mode="json") for job in jobs]))
+        return
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(box=None, pad_edge=False)
+    for column in ("job", "state", "model", "done", "certified", "abstained", "errored", "created"):
+        table.add_column(column)
+    for job in jobs:
+        counts = job.counts
+        done = f"{counts.done:,}" if counts.total is None else f"{counts.done:,} of {counts.total:,}"
+        cells = (f"{counts.certified:,}", f"{counts.abstained:,}", f"{counts.errored:,}")
+        table.add_row(job.id, job.state, job.model, done, *cells, f"{job.created_at:%Y-%m-%d %H:%M}")
+    Console(highlight=False).print(table)
+
+
+@jobs_app.command()
+def show(
+    job_id: JobId, as_json: opt.AsJson = False, base_url: opt.BaseUrl = None, api_key: opt.ApiKey = None
+) -> None:
+    """Show a job's state and counts."""
+    with opt.connect(base_url, api_key) as client:
+        show_job(client.jobs.get(job_id), as_json=as_json)
+
+
+@jobs_app.command()
+def wait(
+    job_id: JobId, as_json: opt.AsJson = False, base_url: opt.BaseUrl = None, api_key: opt.ApiKey = None
+) -> None:
+    """Watch a job to its end.
+
+    The first Ctrl-C leaves the job running and says how to come back; a second one soon after cancels it.
+    Exit status: 0 where it succeeded, 1 where it failed or was cancelled, 130 after Ctrl-C.
+    """
+    from ._watch import watch_job
+
+    with opt.connect(base_url, api_key) as client:
+        status = watch_job(client, job_id, as_json=as_json)
+    raise typer.Exit(status)
+
+
+@jobs_app.command()
+def cancel(
+    job_id: JobId, as_json: opt.AsJson = False, base_url: opt.BaseUrl = None, api_key: opt.ApiKey = None
+) -> None:
+    """Stop a job; what is finished stays."""
+    with opt.connect(base_url, api_key) as client:
+        show_job(client.jobs.cancel(job_id), as_json=as_json)
+
+
+@jobs_app.command()
+def resume(
+    job_id: JobId, as_json: opt.AsJson = False, base_url: opt.BaseUrl = None, api_key: opt.ApiKey = None
+) -> None:
+    """Go on with a job that failed, was cancelled or was interrupted."""
+    with opt.connect(base_url, api_key) as client:
+        show_job(client.jobs.resume(job_id), as_json=as_json)
+
+
+@jobs_app.command()
+def delete(job_id: JobId, base_url: opt.BaseUrl = None, api_key: opt.ApiKey = None) -> None:
+    """Delete a job that has ended, with its results."""
+    with opt.connect(base_url, api_key) as client:
+        client.jobs.delete(job_id)
+
+
+@jobs_app.command()
+def results(
+    job_id: JobId,
+    out: Annotated[
+        Path | None, typer.Option("--out", "-o", help="Write to this file; .tsv gives the field's columns.")
+    ] = None,
+    tsv: Annotated[
+        bool, typer.Option("--tsv", help="Columns idx label predict radius correct time.")
+    ] = False,
+    after: Annotated[int | None, typer.Option(min=0, help="Only what comes after this row.")] = None,
+    follow: Annotated[bool, typer.Option("--follow", help="Go on until the job ends.")] = False,
+    base_url: opt.BaseUrl = None,
+    api_key: opt.ApiKey = None,
+) -> None:
+    """Print or save a job's results, one line of JSON an image, or as a TSV log."""
+    as_tsv = tsv or (out is not None and out.suffix == ".tsv")
+    if as_tsv and (follow or after is not None):
+        raise typer.BadParameter("goes with NDJSON only; leave out --tsv.", param_hint="--follow and --after")
+    with opt.connect(base_url, api_key) as client, opt.output(out) as write:
+        if as_tsv:
+            write(client.jobs.results_tsv(job_id))
+            return
+        for record in client.jobs.results(job_id, after=after, follow=follow):
+            write(record.model_dump_json() + "\n")
+
+
+@jobs_app.command()
+def events(
+    job_id: JobId,
+    after: Annotated[str | None, typer.Option(help="Only what comes after the event of this id.")] = None,
+    base_url: opt.BaseUrl = None,
+    api_key: opt.ApiKey = None,
+) -> None:
+    """Print a job's changes of state and progress as they come, one line of JSON each."""
+    with opt.connect(base_url, api_key) as client:
+        for event in client.jobs.events(job_id, after=after):
+            typer.echo(event.model_dump_json())
+
+
+@jobs_app.command()
+def summary(
+    job_id: JobId, as_json: opt.AsJson = False, base_url: opt.BaseUrl = None, api_key: opt.ApiKey = None
+) -> None:
+    """Show certified accuracy over a job's finished images."""
+    from spacte_client._rounding import floor_text
+
+    with opt.connect(base_url, api_key) as client:
+        found = client.jobs.summary(job_id)
+    if as_json:
+        typer.echo(found.model_dump_json())
+        return
+    acr = "" if found.acr is None else f", ACR {floor_text(found.acr, 3)}"
+    typer.echo(f"{found.images:,} images, {found.abstained:,} abstained, {found.errored:,} errored{acr}")
+    for row in found.certified_accuracy:
+        typer.echo(f"at {row.radius:g}: {row.value:.1%} [{row.low:.1%}, {row.high:.1%}]")
+    if found.statement:
+        typer.echo(found.statement)
+
+
+def job_input(client: "Client", source: str, selection: dict[str, Any]) -> Any:
+    """What SOURCE names: a file here, a file there, a URI or a data set."""
+    upload = Path(source)
+    if selection and (upload.is_file() or source.startswith("file_") or "://" in source):
+        raise typer.BadParameter(
+            "go with a data set's name only.", param_hint="--split, --stride and --limit"
+        )
+    if upload.is_file():
+        return client.files.upload(upload)
+    if source.startswith("file_"):
+        return {"type": "file", "file_id": source}
+    if "://" in source:
+        return {"type": "uri", "uri": source}
+    if upload.suffix in (".npz", ".zip", ".parquet"):
+        raise typer.TyperException(f"Cannot read {source}: there is no such file; check the path.")
+    return {"type": "dataset", "name": source, **selection}
+
+
+def show_job(job: "Job", *, as_json: bool) -> None:
+    """Print a job, for people or for programs."""
+    if as_json:
+        typer.echo(job.model_dump_json())
+        return
+    from ._watch import counts_text
+
+    typer.echo(f"{job.id} {job.state}: {counts_text(job.counts)}")
+    if job.error is not None:
+        typer.echo(job.error.detail)

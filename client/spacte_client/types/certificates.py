@@ -1,0 +1,187 @@
+"""The main requests and answers: certify and predict.
+
+Names are the field's: `n0` selection noises, `n` estimation noises, `alpha` failure probability, `sigma`
+noise level. Everything statistical is defined in Cohen et al. 2019; early stopping in the documentation's
+guarantees page.
+"""
+
+from datetime import datetime
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from ._base import AnswerModel, RequestModel
+
+ABSTAIN = -1
+"""The label of an answer that is not given: the noises did not support one at the confidence asked."""
+
+MAX_SAMPLES = 10_000_000
+"""The largest `n` or `n0` in the schema; an operator usually sets a lower limit (see `GET /v1/info`)."""
+
+Bound = Literal["clopper_pearson", "two_class"]
+Noise = Literal["grid", "float"]
+Precision = Literal["fp32", "bf16", "int8"]
+StopReason = Literal["n_max", "target", "futility", "tolerance", "deadline", "cancelled"]
+
+
+class Base64Image(RequestModel):
+    """An image inside the JSON body."""
+
+    type: Literal["base64"] = Field(default="base64", description="The image is in the body.")
+    data: str = Field(min_length=1, description="The bytes of a PNG, JPEG, WebP or npy file, in base64.")
+
+
+class FileImage(RequestModel):
+    """An image uploaded before with `POST /v1/files`."""
+
+    type: Literal["file"] = Field(default="file", description="The image was uploaded before.")
+    file_id: str = Field(description="The id of the uploaded file, `file_...`.")
+
+
+ImageSource = Annotated[Base64Image | FileImage, Field(discriminator="type")]
+
+
+class PredictParams(RequestModel):
+    """Options of a prediction: the exact two-sided test of Cohen et al. 2019 section 3.2.1."""
+
+    model: str | None = Field(
+        default=None, description="The model's name; optional where one model is loaded."
+    )
+    n: int = Field(default=1_000, ge=1, le=MAX_SAMPLES, description="The most noises to draw.")
+    alpha: float = Field(
+        default=0.001, gt=0, lt=1, description="Probability of a wrong answer that is tolerated."
+    )
+    sigma: float | None = Field(
+        default=None,
+        gt=0,
+        description="Noise level in pixel units of [0, 1]; must be one the model is served at.",
+    )
+    noise: Noise = Field(
+        default="grid", description="`grid`: exact integer noise for 8-bit images. `float`: as published."
+    )
+    k_consensus: int | None = Field(
+        default=None,
+        ge=1,
+        description="If the first k heads agree, their class is the vote and the rest are not run.",
+    )
+    resize: bool = Field(default=False, description="Resize the image to the model's input shape.")
+    seed: str | None = Field(
+        default=None,
+        pattern="^[0-9a-f]{32}$",
+        description="128-bit seed in hex; only where the operator allows it.",
+    )
+
+
+class CertifyParams(PredictParams):
+    """Options of a certificate: prediction and L2 radius, Cohen et al. 2019 section 3.2.2."""
+
+    n0: int = Field(default=100, ge=1, le=MAX_SAMPLES, description="Noises drawn to choose the class.")
+    n: int = Field(default=10_000, ge=1, le=MAX_SAMPLES, description="The most estimation noises to draw.")
+    bound: Bound = Field(
+        default="clopper_pearson",
+        description="`two_class` also bounds the runner-up class and certifies more.",
+    )
+    target_radius: float | None = Field(
+        default=None,
+        gt=0,
+        description="Stop as soon as this L2 radius is shown, or shown to be out of reach.",
+    )
+    tolerance: float | None = Field(
+        default=None, gt=0, description="Stop when drawing on to `n` can add less than this to the radius."
+    )
+    deadline_ms: int | None = Field(
+        default=None, ge=1, le=86_400_000, description="Answer by then with the radius that is proven so far."
+    )
+
+
+class PredictRequest(PredictParams):
+    """Body of `POST /v1/predict`."""
+
+    image: ImageSource = Field(description="What to classify.")
+
+
+class PredictBatchRequest(PredictParams):
+    """Body of `POST /v1/predict` for several images, each answered with noises of its own."""
+
+    images: list[ImageSource] = Field(
+        min_length=1, description="What to classify; at most `max_client_batch_size` of `GET /v1/info`."
+    )
+
+
+class CertifyRequest(CertifyParams):
+    """Body of `POST /v1/certify` and `POST /v1/certify/stream`."""
+
+    image: ImageSource = Field(description="What to classify.")
+
+
+class Prediction(AnswerModel):
+    """What the smoothed classifier answers for one image, correct with probability at least 1 - alpha."""
+
+    id: str = Field(description="Of this answer, unique.")
+    model: str = Field(description="The model's name.")
+    model_version: str = Field(description="SHA-256 over the checkpoint.")
+    label: int = Field(description="The class, or -1 when abstained.")
+    label_name: str | None = Field(description="The class's name, or null when abstained.")
+    abstained: bool = Field(description="Whether the noises supported no label at this confidence.")
+    p_value: float = Field(
+        description="Of the two-sided binomial test between the two most frequent classes."
+    )
+    counts: list[int] = Field(description="Votes per class; they sum to `n`.")
+    n: int = Field(description="Noises drawn.")
+    alpha: float = Field(description="Probability of a wrong answer, over the noise.")
+    sigma: float = Field(description="Noise level in units of [0, 1] pixels.")
+    noise: Noise = Field(description="`grid`: exact integer noise. `float`: plain floating-point Gaussian.")
+    precision: Precision = Field(description="Arithmetic of the network: part of the function certified.")
+    k_consensus: int | None = Field(
+        default=None, description="As asked for; part of the function that answers."
+    )
+    seed: str = Field(description="Seed of all noises of this answer, 32 hex digits.")
+    elapsed_ms: float = Field(description="From the request's arrival to its answer.")
+
+
+class PredictionList(AnswerModel):
+    """Answer of `POST /v1/predict` for several images."""
+
+    data: list[Prediction] = Field(description="One an image, in the order of the request.")
+
+
+class Certificate(AnswerModel):
+    """A label, and an L2 radius within which the smoothed classifier keeps it, with confidence 1 - alpha."""
+
+    id: str = Field(description="Of this answer, unique.")
+    model: str = Field(description="The model's name.")
+    model_version: str = Field(description="SHA-256 over the checkpoint.")
+    image_sha256: str = Field(description="SHA-256 of the decoded pixels: shape, type and values.")
+    label: int = Field(description="The class, or -1 when abstained.")
+    label_name: str | None = Field(description="The class's name, or null when abstained.")
+    abstained: bool = Field(description="Whether the noises supported no label at this confidence.")
+    radius: float = Field(ge=0, description="Certified L2 radius in units of [0, 1] pixels, rounded down.")
+    p_lower: float = Field(description="Lower confidence bound on the probability of `label` under noise.")
+    sigma: float = Field(description="Noise level in units of [0, 1] pixels.")
+    alpha: float = Field(description="Probability of a wrong answer, over the noise.")
+    n0: int = Field(description="Selection noises drawn.")
+    n: int = Field(description="Estimation noises drawn.")
+    n_max: int = Field(description="Estimation noises that the request allowed.")
+    counts: list[int] = Field(description="Estimation votes per class; they sum to `n`.")
+    selection_counts: list[int] = Field(description="Selection votes per class; they sum to `n0`.")
+    bound: Bound = Field(description="How votes became `p_lower`.")
+    noise: Noise = Field(description="`grid`: exact integer noise. `float`: plain floating-point Gaussian.")
+    noise_error: float = Field(
+        default=0.0,
+        description="Total variation between the noise as drawn and the Gaussian; taken off `p_lower`.",
+    )
+    precision: Precision = Field(description="Arithmetic of the network: part of the function certified.")
+    k_consensus: int | None = Field(description="As asked for; part of the function certified.")
+    target_radius: float | None = Field(default=None, description="The stopping rule asked for, if any.")
+    tolerance: float | None = Field(default=None, description="The stopping rule asked for, if any.")
+    deadline_ms: int | None = Field(default=None, description="The stopping rule asked for, if any.")
+    stop_reason: StopReason = Field(description="Why no more noises were drawn.")
+    looks: int = Field(description="How often the bound was looked at; 1 without a stopping rule.")
+    seed: str = Field(description="Seed of all noises of this certificate, 32 hex digits.")
+    image_index: int = Field(
+        default=0, description="The image's position in its request or job; enters the noise key."
+    )
+    versions: dict[str, str] = Field(description="Versions of the software that made it.")
+    created_at: datetime = Field(description="When it was made, UTC.")
+    elapsed_ms: float = Field(description="From the request's arrival to its answer.")
+    queue_ms: float = Field(description="Part of `elapsed_ms` before the first noise was drawn.")

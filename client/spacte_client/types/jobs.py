@@ -1,0 +1,209 @@
+"""Batch jobs: a data set in, one certificate for every image out."""
+
+from datetime import datetime
+from typing import Annotated, Literal
+
+from pydantic import Field, field_validator
+
+from ._base import AnswerModel, RequestModel
+from .certificates import Certificate, CertifyParams
+from .pages import PageInfo
+
+JobState = Literal["queued", "running", "succeeded", "failed", "cancelling", "cancelled", "interrupted"]
+
+TERMINAL_STATES: frozenset[JobState] = frozenset({"succeeded", "failed", "cancelled"})
+"""States that a job leaves only by `resume`. One `interrupted` (its cluster is gone) may go on alone."""
+
+RESUMABLE_STATES: frozenset[JobState] = frozenset({"failed", "cancelled", "interrupted"})
+"""The states from which `resume` is allowed."""
+
+
+class FileInput(RequestModel):
+    """Images uploaded before with `POST /v1/files`."""
+
+    type: Literal["file"] = Field(default="file", description="An uploaded file.")
+    file_id: str = Field(
+        min_length=1, description="The id of an uploaded npz, zip or parquet file, `file_...`."
+    )
+
+
+class UriInput(RequestModel):
+    """Images that the service can reach itself, under a root that its operator allowed."""
+
+    type: Literal["uri"] = Field(default="uri", description="A file that the service reads itself.")
+    uri: str = Field(
+        min_length=1, description="Of an npz, zip or parquet file, e.g. `file:///data/test.npz`."
+    )
+
+
+class DatasetInput(RequestModel):
+    """Images of a data set that the service knows by name."""
+
+    type: Literal["dataset"] = Field(default="dataset", description="A data set by name.")
+    name: str = Field(min_length=1, description="The data set, e.g. `cifar10` or `digits`.")
+    split: str = Field(default="test", description="Which part of it.")
+    stride: int = Field(
+        default=1, ge=1, description="Certify every so many images: indices 0, stride, 2 stride, ..."
+    )
+    limit: int | None = Field(default=None, ge=1, description="Certify at most so many images.")
+
+
+JobInput = Annotated[FileInput | UriInput | DatasetInput, Field(discriminator="type")]
+
+
+class JobRequest(RequestModel):
+    """Body of `POST /v1/jobs`."""
+
+    input: JobInput = Field(description="The images.")
+    model: str | None = Field(
+        default=None, description="The model's name; optional where one model is loaded."
+    )
+    params: CertifyParams = Field(
+        default_factory=CertifyParams, description="Options of every certificate of the job."
+    )
+    metadata: dict[Annotated[str, Field(max_length=64)], Annotated[str, Field(max_length=512)]] = Field(
+        default_factory=dict[str, str],
+        max_length=16,
+        description="The caller's own notes, kept with the job.",
+    )
+
+    @field_validator("params")
+    @classmethod
+    def _one_place_for_the_model(cls, params: CertifyParams) -> CertifyParams:
+        if params.model is not None:
+            raise ValueError("the model is named beside `params`, not inside it")
+        return params
+
+
+class JobCounts(AnswerModel):
+    """How far a job is. `certified + abstained + errored + remaining = total`."""
+
+    total: int | None = Field(
+        default=None, ge=0, description="Images in the job; null until the input has been read."
+    )
+    certified: int = Field(default=0, ge=0, description="Images with a radius above 0.")
+    abstained: int = Field(default=0, ge=0, description="Images on which the smoothed classifier abstains.")
+    errored: int = Field(
+        default=0, ge=0, description="Images that could not be certified, each with its reason."
+    )
+    remaining: int | None = Field(
+        default=None, ge=0, description="Images still to do; null until the input is read."
+    )
+
+    @property
+    def done(self) -> int:
+        """Images finished, in whichever way."""
+        return self.certified + self.abstained + self.errored
+
+
+class JobError(AnswerModel):
+    """Why a job failed or was interrupted, or why one of its images has no certificate."""
+
+    code: str = Field(description="Stable, for programs, e.g. `bad_image`.")
+    detail: str = Field(description="One sentence that names the remedy.")
+
+
+class Job(AnswerModel):
+    """A batch of certificates."""
+
+    id: str = Field(description="`job_...`")
+    state: JobState = Field(description="`succeeded` may hold errored images: the counts say so.")
+    counts: JobCounts = Field(description="How far it is.")
+    input: JobInput = Field(description="The images, as they were asked for.")
+    model: str = Field(description="The model's name.")
+    model_version: str | None = Field(
+        default=None, description="SHA-256 over the checkpoint that the job is bound to."
+    )
+    params: CertifyParams = Field(description="Options of every certificate, as they were asked for.")
+    metadata: dict[str, str] = Field(default_factory=dict[str, str], description="The caller's own notes.")
+    created_at: datetime = Field(description="When it was accepted, UTC.")
+    started_at: datetime | None = Field(default=None, description="When it first ran, UTC.")
+    ended_at: datetime | None = Field(default=None, description="When it last came to an end, UTC.")
+    error: JobError | None = Field(default=None, description="Why it failed or was interrupted.")
+    ray_submission_id: str | None = Field(default=None, description="The driver's id on the Ray cluster.")
+    results_url: str = Field(description="Where its records are, `/v1/jobs/{id}/results`.")
+
+    @property
+    def ended(self) -> bool:
+        """Whether nothing more will happen unless someone resumes the job."""
+        return self.state in TERMINAL_STATES
+
+
+class JobList(PageInfo):
+    """Answer of `GET /v1/jobs`: one page, newest first."""
+
+    data: list[Job] = Field(description="The jobs of this page.")
+
+
+class CertificateRecord(Certificate):
+    """One finished image of a job: its certificate, and where in the input it stands."""
+
+    outcome: Literal["certified", "abstained"] = Field(description="`certified` where the radius is above 0.")
+    index: int = Field(ge=0, description="Row of the image in the input, from 0, whatever the stride.")
+    custom_id: str | None = Field(
+        default=None, description="The caller's name for the row, where the input has one."
+    )
+    true_label: int | None = Field(default=None, description="The true class, where the input has one.")
+    correct: bool | None = Field(
+        default=None, description="Whether `label` is `true_label`; null without a true class."
+    )
+
+
+class ErrorRecord(AnswerModel):
+    """One image of a job that could not be certified. The job goes on."""
+
+    outcome: Literal["errored"] = Field(default="errored", description="Tells it from a certificate.")
+    index: int = Field(ge=0, description="Row of the image in the input, from 0, whatever the stride.")
+    custom_id: str | None = Field(
+        default=None, description="The caller's name for the row, where the input has one."
+    )
+    true_label: int | None = Field(default=None, description="The true class, where the input has one.")
+    error: JobError = Field(description="Why there is no certificate.")
+
+
+JobRecord = Annotated[CertificateRecord | ErrorRecord, Field(discriminator="outcome")]
+"""One line of `GET /v1/jobs/{id}/results`."""
+
+
+class CertifiedAccuracy(AnswerModel):
+    """Share of images answered correctly with at least `radius`, and its exact binomial interval."""
+
+    radius: float = Field(ge=0, description="L2 radius in units of [0, 1] pixels.")
+    value: float = Field(ge=0, le=1, description="The share; an abstention counts as wrong.")
+    low: float = Field(ge=0, le=1, description="Lower end of the two-sided Clopper-Pearson interval.")
+    high: float = Field(ge=0, le=1, description="Upper end of the two-sided Clopper-Pearson interval.")
+
+
+class JobSummary(AnswerModel):
+    """Answer of `GET /v1/jobs/{id}/summary`: what the finished images of a job show together."""
+
+    images: int = Field(ge=0, description="Images with a certificate or an abstention.")
+    abstained: int = Field(ge=0, description="Those on which the smoothed classifier abstains.")
+    errored: int = Field(
+        default=0, ge=0, description="Images without a certificate; not counted in `images`."
+    )
+    labelled: int = Field(
+        default=0, ge=0, description="Images with a true class: what `acr` and the rows are over."
+    )
+    acr: float | None = Field(
+        default=None, description="Average certified radius: the mean of correct x radius."
+    )
+    certified_accuracy: list[CertifiedAccuracy] = Field(
+        default_factory=list[CertifiedAccuracy], description="At a grid of radii; empty without true classes."
+    )
+    confidence: float = Field(
+        default=0.95, gt=0, lt=1, description="Of the intervals [low, high], each by itself."
+    )
+    sigma: float | None = Field(default=None, description="Noise level; null when no image is finished.")
+    alpha: float | None = Field(
+        default=None, description="Failure probability of each certificate by itself."
+    )
+    rho: float | None = Field(
+        default=None, description="Failure probability of the statement about all of them."
+    )
+    max_false: int | None = Field(
+        default=None,
+        ge=0,
+        description="With probability 1 - rho no more than so many certificates are false.",
+    )
+    statement: str | None = Field(default=None, description="The same in one sentence.")

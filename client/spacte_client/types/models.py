@@ -1,0 +1,72 @@
+"""What is served: models, limits and health."""
+
+from typing import Literal
+
+from pydantic import Field
+
+from ._base import AnswerModel
+
+
+class Model(AnswerModel):
+    """One loaded (or loadable) base classifier."""
+
+    name: str = Field(description="What requests call it: the name of its checkpoint folder.")
+    version: str = Field(description="SHA-256 over the checkpoint folder's two files.")
+    arch: str = Field(description="Network architecture, e.g. `cifar_resnet110`.")
+    heads: int = Field(description="Classifier heads, whose summed logits decide.")
+    method: str = Field(description="How it was trained, e.g. `spacte-gaussian`.")
+    sigmas: list[float] = Field(description="Noise levels it is served at.")
+    num_classes: int = Field(description="Classes, numbered from 0.")
+    class_names: list[str] = Field(description="One a class.")
+    input_shape: list[int] = Field(description="[channels, height, width].")
+    normalization: str = Field(description="`standard`, `center` or `none`; applied inside the model.")
+    dataset: str | None = Field(default=None, description="What it was trained on.")
+    precision: str | None = Field(
+        default=None, description="Arithmetic it runs in: `fp32`, `bf16` or `int8`."
+    )
+    state: Literal["loading", "ready", "unloaded", "failed"] = Field(
+        description="Only a `ready` model answers."
+    )
+    metrics: dict[str, float] = Field(
+        default_factory=dict[str, float],
+        description="Figures recorded when it was trained, e.g. `test_accuracy`.",
+    )
+
+
+class ModelList(AnswerModel):
+    """Answer of `GET /v1/models`."""
+
+    data: list[Model] = Field(description="Every model of the service, whatever its state.")
+
+
+class Sample(AnswerModel):
+    """An image that a model was not trained on, to try it with."""
+
+    name: str = Field(description="Unique among the model's samples.")
+    label: int = Field(description="Its true class.")
+    label_name: str = Field(description="The class's name.")
+    data: str = Field(description="A PNG file in base64.")
+
+
+class SampleList(AnswerModel):
+    """Answer of `GET /v1/models/{name}/samples`."""
+
+    data: list[Sample] = Field(description="Empty where the model's folder carries none.")
+
+
+class Info(AnswerModel):
+    """Answer of `GET /v1/info`: the version and every limit that a caller can trip over."""
+
+    version: str = Field(description="Of the service.")
+    limits: dict[str, float | int | bool] = Field(description="Every limit that a request is held to.")
+    samplers: int = Field(description="Samplers that draw noise now.")
+    device: str = Field(description="What they run on, e.g. `cpu` or a GPU's name.")
+
+
+class Health(AnswerModel):
+    """Answer of `/livez` and `/readyz`."""
+
+    status: Literal["ok", "unavailable"] = Field(description="`ok` where requests are served.")
+    checks: dict[str, str] = Field(
+        default_factory=dict[str, str], description="Each check by name: `ok`, or one sentence."
+    )
