@@ -1,0 +1,68 @@
+"""Circular teaching: the weight of every sample for every head, and the loss that keeps the heads apart.
+
+Formulas: METHODS 3.2 and 3.4 (SPACTE). L heads, B samples.
+"""
+
+import math
+from collections.abc import Iterable
+
+import torch
+from torch import Tensor, nn
+
+
+def weights(smoothed_ce_LB: Tensor, threshold: float) -> Tensor:
+    """How much each sample counts for each head, as judged by the head before it.
+
+    The teacher of head k is head k-1, and that of head 0 is head L-1. With lbar the smoothed cross-entropy:
+
+        w[k,b] = 1                                              if lbar[k-1,b] < lambda (easy for the teacher)
+        w[k,b] = (1 + e^(-lambda)) / (1 + e^(lbar[k,b]-lambda)) if lbar[k-1,b] > lambda (hard for the teacher)
+        w[k,b] = 0                                              if lbar[k-1,b] = lambda
+
+    The teacher's loss decides easy or hard, but the weight of a hard sample comes from the head's **own**
+    loss. The value 0 at exact equality is the published behaviour.
+
+    Args:
+        smoothed_ce_LB: lbar, at least two heads.
+        threshold: lambda of the epoch.
+
+    Returns:
+        w_LB in [0, 1], without a graph, in the dtype of the losses.
+
+    Raises:
+        ValueError: there is one head, which has nobody to teach it.
+    """
+    if len(smoothed_ce_LB) < 2:
+        raise ValueError(
+            "Circular teaching needs at least two heads: raise `heads`, or train without teaching."
+        )
+    own_LB = smoothed_ce_LB.detach()
+    teacher_LB = own_LB.roll(1, dims=0)
+    hard_LB = (1 + math.exp(-threshold)) / (1 + torch.exp(own_LB - threshold))
+    return torch.where(
+        teacher_LB < threshold,
+        torch.ones_like(own_LB),
+        torch.where(teacher_LB > threshold, hard_LB, torch.zeros_like(own_LB)),
+    )
+
+
+def cosine_loss(heads: Iterable[nn.Module]) -> Tensor:
+    """Sum over head pairs of the squared cosine between their parameter vectors.
+
+        L_cos = sum_{i<j} ( <v_i, v_j> / (||v_i|| ||v_j||) )^2
+
+    v_l holds **all** trainable parameters of head l (convolutions, BN scales and shifts, the linear layer)
+    and nothing shared. No epsilon and no division by the number of pairs. Fresh networks do not start near
+    zero, because every BN scale starts at 1: about .41 for ResNet-20 with three heads, 1.35 with five.
+
+    Returns:
+        A scalar in [0, L(L-1)/2], in the dtype of the parameters also under autocast.
+    """
+    # `reshape` and not `view`: channels_last weights are not contiguous.
+    vectors = [[p.reshape(-1) for p in head.parameters()] for head in heads]
+    v_LP = torch.cat([part for vector in vectors for part in vector]).unflatten(0, (len(vectors), -1))
+    with torch.autocast(v_LP.device.type, enabled=False):
+        gram_LL = v_LP @ v_LP.T
+    square_L = gram_LL.diagonal()
+    cosine2_LL = gram_LL.square() / (square_L[:, None] * square_L[None, :])
+    return cosine2_LL.triu(diagonal=1).sum()

@@ -1,0 +1,184 @@
+"""Every hyper-parameter of a training run, and how a command line changes some of them."""
+
+import json
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from spacte_trainer.data.base import DataConfig
+from spacte_trainer.models import ModelConfig
+from spacte_trainer.objectives import ObjectiveConfig
+from spacte_trainer.schedules import learning_rate
+
+
+class ConfigError(Exception):
+    """A setting that does not exist or cannot be; the message is one sentence that names the remedy."""
+
+
+class Settings(BaseModel):
+    """A configuration: immutable, and strict about the names of its fields."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class OptimizerConfig(Settings):
+    """SGD; the defaults are SPACTE's (METHODS 3.7)."""
+
+    lr: float = Field(default=0.1, gt=0, description="Peak learning rate.")
+    momentum: float = Field(default=0.9, ge=0, lt=1)
+    weight_decay: float = Field(default=1e-4, ge=0, description="On every parameter.")
+    nesterov: bool = False
+
+
+class StepSchedule(Settings):
+    """The rate falls to `factor` of itself right after each of the (1-based) epochs in `drops_after`."""
+
+    name: Literal["step"] = "step"
+    drops_after: tuple[int, ...] = (50, 100)
+    factor: float = Field(default=0.1, gt=0, lt=1)
+
+    def scale(self, epoch: int, epochs: int, part: float) -> float:  # noqa: ARG002 - one signature for all
+        """The share of the peak rate in `epoch`; constant within it."""
+        return learning_rate(epoch, 1.0, self.drops_after, self.factor)
+
+    def stretched(self, ratio: float) -> Self:
+        """The same shape for a run `ratio` times as long."""
+        return self.model_copy(
+            update={"drops_after": tuple(max(1, round(ratio * drop)) for drop in self.drops_after)}
+        )
+
+
+class OneCycleSchedule(Settings):
+    """Up in a straight line from `start` of the peak, during the first `rise` of the run, then down to zero.
+
+    It reaches in a few epochs what steps reach in many; ours, for runs sized for a CPU (after L. Smith,
+    "Super-convergence", 2018).
+    """
+
+    name: Literal["one_cycle"] = "one_cycle"
+    rise: float = Field(default=0.3, gt=0, lt=1)
+    start: float = Field(default=0.1, gt=0, le=1)
+
+    def scale(self, epoch: int, epochs: int, part: float) -> float:
+        """The share of the peak rate when `part` (0 to 1) of `epoch` is done."""
+        progress = (epoch - 1 + part) / epochs
+        if progress < self.rise:
+            return self.start + (1 - self.start) * progress / self.rise
+        return (1 - progress) / (1 - self.rise)
+
+    def stretched(self, ratio: float) -> Self:  # noqa: ARG002 - one signature for all
+        """Itself: its shape is given in shares of the run."""
+        return self
+
+
+class TrainConfig(Settings):
+    """A whole training run. The same configuration on the same machine gives the same weights."""
+
+    recipe: str = Field(description="The recipe it came from.")
+    method: str = Field(description="Label of the method, for tables and checkpoints.")
+    data: DataConfig
+    model: ModelConfig
+    objective: ObjectiveConfig
+    sigma: float = Field(gt=0, description="Noise sd in units of [0, 1] pixels.")
+    optimizer: OptimizerConfig = OptimizerConfig()
+    schedule: Annotated[StepSchedule | OneCycleSchedule, Field(discriminator="name")] = StepSchedule()
+    epochs: int = Field(ge=1)
+    batch: int = Field(
+        default=256, ge=1, description="Images a loader batch; the objective cuts it into steps."
+    )
+    seed: int = Field(default=666, ge=0)
+    precision: Literal["auto", "float32", "bf16"] = Field(
+        default="auto",
+        description="bf16: autocast, with weights and losses in float32; auto: where the hardware has it.",
+    )
+    threads: int | None = Field(
+        default=None,
+        ge=1,
+        description="Threads of a CPU; sums depend on their number in the last digit. None: all cores.",
+    )
+    channels_last: bool = True
+    compile: bool = Field(default=False, description="Pass the network through torch.compile.")
+    deterministic: bool = Field(default=True, description="cuDNN's deterministic algorithms.")
+    validate_every: int = Field(
+        default=1, ge=0, description="Epochs between passes over the test split with one noise draw; 0: none."
+    )
+    members: int = Field(
+        default=1,
+        ge=1,
+        description="Train this many networks that differ only by seed; their summed logits answer.",
+    )
+    pretrain: "TrainConfig | None" = Field(
+        default=None, description="A run whose weights this one starts from; it is done first."
+    )
+
+    @model_validator(mode="after")
+    def _fits_together(self) -> Self:
+        if self.members > 1 and self.pretrain is not None:
+            raise ValueError("members and pretrain exclude each other: give the members to pretrain")
+        if self.model.members and self.model.heads != len(self.model.members):
+            raise ValueError("an ensemble has one head a member: leave model.heads as it is")
+        if self.objective.teaching is not None and (self.model.heads < 2 or self.epochs < 2):
+            raise ValueError("circular teaching needs at least 2 heads and 2 epochs: raise them")
+        return self
+
+
+def override(config: TrainConfig, changes: Mapping[str, object]) -> TrainConfig:
+    """The configuration with fields such as `{"model.heads": 3}` replaced, checked as a whole.
+
+    Changing `epochs` moves the drops of a step schedule in proportion, unless they are changed too. A field
+    that a `pretrain` run has to share (the data, sigma, the seed) is changed there as well.
+
+    Raises:
+        ConfigError: a field does not exist or a value does not fit it.
+    """
+    derived: dict[str, object] = {}
+    epochs = changes.get("epochs")
+    if isinstance(epochs, int):
+        derived["schedule"] = config.schedule.stretched(epochs / config.epochs)
+    if config.pretrain is not None:
+        shared = {key: value for key, value in changes.items() if key.split(".")[0] in SHARED}
+        derived["pretrain"] = override(config.pretrain, shared)
+    raw = config.model_dump()
+    for name, value in (derived | dict(changes)).items():
+        _assign(raw, name, value.model_dump() if isinstance(value, BaseModel) else value)
+    try:
+        return TrainConfig.model_validate(raw)
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(map(str, first["loc"]))
+        reason = first["msg"].removeprefix("Value error, ")
+        said = (
+            f"Setting {where} cannot be {first['input']!r}" if where else "These settings do not fit together"
+        )
+        raise ConfigError(f"{said}: {reason}.") from error
+
+
+SHARED = ("data", "sigma", "seed")
+
+
+def parse_setting(text: str) -> tuple[str, object]:
+    """A command line's `key=value`; the value is read as JSON where it is JSON, else as a string.
+
+    Raises:
+        ConfigError: there is no `=`.
+    """
+    key, equals, value = text.partition("=")
+    if not equals:
+        raise ConfigError(f"--set {text} has no value: write --set {text}=VALUE.")
+    try:
+        return key.strip(), json.loads(value)
+    except json.JSONDecodeError:
+        return key.strip(), value
+
+
+def _assign(raw: dict[str, Any], name: str, value: object) -> None:
+    """Replace the field with a dotted name in nested dictionaries."""
+    *parents, last = name.split(".")
+    level: Any = raw
+    for parent in parents:
+        level = level.get(parent) if isinstance(level, dict) else None
+    if not isinstance(level, dict) or last not in level:
+        siblings = f": the fields here are {', '.join(level)}" if isinstance(level, dict) else ""
+        raise ConfigError(f"There is no setting {name!r}{siblings}.")
+    level[last] = value

@@ -1,0 +1,223 @@
+"""Data-parallel training on Ray Train: `spacte train RECIPE --workers N`. The only file of the trainer that knows Ray.
+
+Each worker takes its share of every loader batch, so that N workers make the same steps, of the same global batch, as
+one process: gradients are averaged, batch statistics are taken over all workers, the order of the images is that of
+one process, and noise and augmentation differ from worker to worker. Worker 0 keeps the state after each epoch in
+`--out`, which all workers must see (a shared folder on a cluster). When a worker dies, Ray Train starts the group
+anew and it carries on from that state.
+"""
+
+import inspect
+import os
+import threading
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, cast
+
+import ray
+import ray.train
+import torch
+import torch.distributed as dist
+from ray.train import FailureConfig, RunConfig, ScalingConfig
+from ray.train.torch import TorchTrainer, get_device
+from rich.console import Console
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+
+from spacte_trainer.config import ConfigError, TrainConfig
+from spacte_trainer.data import load_data
+from spacte_trainer.evaluate import check_fit
+from spacte_trainer.hardware import choose_device, resolve_precision
+from spacte_trainer.runs import TRAINING, check_new, run
+from spacte_trainer.team import Team
+
+PROGRESS_FILE = Path(TRAINING) / "progress.txt"
+"""Where worker 0 prints, for the driver to show."""
+
+FOLLOW_SECONDS = 0.5
+RESTARTS = 3
+"""How often the group is started anew before the run is given up."""
+
+
+class SumOverTeam(torch.autograd.Function):
+    """The sum of a tensor over all workers; its gradient is the sum of the workers' gradients."""
+
+    @staticmethod
+    def forward(ctx: Any, value: Tensor) -> Tensor:  # noqa: ARG004 - torch's signature
+        total = value.clone()
+        dist.all_reduce(total)
+        return total
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> Tensor:  # noqa: ARG004 - torch's signature
+        total = gradients[0].clone()
+        dist.all_reduce(total)
+        return total
+
+
+class SyncBatchNorm2d(nn.BatchNorm2d):
+    """Batch normalisation over the batches of all workers, which must be of equal size.
+
+    PyTorch's own works on GPUs alone; this one is for CPUs.
+    """
+
+    def forward(self, input: Tensor) -> Tensor:  # noqa: A002 - torch's signature
+        if not self.training:
+            return super().forward(input)
+        count = input.numel() // input.shape[1] * dist.get_world_size()
+        x = input.float()
+        mean_C = SumOverTeam.apply(x.sum(dim=(0, 2, 3))) / count
+        centred = x - mean_C[:, None, None]
+        var_C = SumOverTeam.apply(centred.square().sum(dim=(0, 2, 3))) / count
+        with torch.no_grad():
+            rate = cast("float", self.momentum)
+            cast("Tensor", self.running_mean).lerp_(mean_C, rate)
+            cast("Tensor", self.running_var).lerp_(var_C * (count / (count - 1)), rate)
+            cast("Tensor", self.num_batches_tracked).add_(1)
+        scale_C = self.weight * (var_C + self.eps).rsqrt()
+        return (centred * scale_C[:, None, None] + self.bias[:, None, None]).to(input.dtype)
+
+
+def synchronise(net: nn.Module) -> None:
+    """Exchange every batch normalisation inside `net`, which keeps its parameters, for a synchronised one."""
+    for name, child in net.named_children():
+        if isinstance(child, nn.BatchNorm2d):
+            twin = SyncBatchNorm2d(child.num_features, child.eps, child.momentum)
+            twin.weight, twin.bias = child.weight, child.bias
+            twin.running_mean, twin.running_var = child.running_mean, child.running_var
+            twin.num_batches_tracked = child.num_batches_tracked
+            setattr(net, name, twin.train(child.training))
+        else:
+            synchronise(child)
+
+
+class DistributedTeam(Team):
+    """The processes of torch's default process group."""
+
+    def __init__(self, device: torch.device) -> None:
+        self.device = device
+        self.rank = dist.get_rank()
+        self.size = dist.get_world_size()
+
+    def wrap(self, net: nn.Module) -> nn.Module:
+        cuda = self.device.type == "cuda"
+        if cuda:
+            nn.SyncBatchNorm.convert_sync_batchnorm(net)
+        else:
+            synchronise(net)
+        # Statistics are equal on all workers already; sending them round would write into tensors that a second
+        # forward of the same step still needs. The option's name changed between versions of PyTorch.
+        named = inspect.signature(DistributedDataParallel.__init__).parameters
+        option = "forward_sync_buffers" if "forward_sync_buffers" in named else "broadcast_buffers"
+        options: dict[str, Any] = {option: False}
+        return DistributedDataParallel(net, device_ids=[self.device] if cuda else None, **options)
+
+    def wait(self) -> None:
+        dist.barrier()
+
+    def mean(self, values: Mapping[str, list[float]]) -> dict[str, list[float]]:
+        found = {}
+        for name in sorted(values):
+            total = torch.tensor(values[name], device=self.device)
+            dist.all_reduce(total)
+            found[name] = (total / self.size).tolist()
+        return {name: found[name] for name in values}
+
+
+def work(options: dict[str, str]) -> None:
+    """What each worker does: the whole run, as a member of the team."""
+    config = TrainConfig.model_validate_json(options["config"])
+    device = get_device()
+    if isinstance(device, list):
+        device = device[0]
+    team = DistributedTeam(device)
+    out = Path(options["out"])
+    with (out / PROGRESS_FILE).open("a", buffering=1) as progress:
+        console = Console(file=progress, quiet=team.rank > 0)
+        run(config, out, device=device, console=console, resume=True, team=team)
+
+
+def run_distributed(
+    config: TrainConfig,
+    out: Path,
+    *,
+    workers: int,
+    device: str | None = None,
+    resume: bool = False,
+    address: str | None = None,
+) -> Path:
+    """Carry out `config` with `workers` processes and leave its checkpoint in `out`, which is returned.
+
+    Args:
+        config: `batch` is the global batch, shared out among the workers.
+        out: a folder that all workers see.
+        workers: with CUDA one GPU each, else one CPU each.
+        device: `cuda` or `cpu`; None: CUDA where there is any.
+        resume: carry on the run in `out`.
+        address: of a Ray cluster; None: one is started on this machine for the run.
+
+    Raises:
+        ConfigError: too few images a step for so many workers, or the run failed on its workers.
+        StateError, DataError: as `runs.run`.
+    """
+    out = out.absolute()
+    check_new(out, resume=resume)
+    if config.batch < workers:
+        raise ConfigError(f"A batch of {config.batch} cannot be shared by {workers} workers: take fewer.")
+    check_fit(config.model, load_data(config.data, "train"))
+    chosen = choose_device(device)
+    config = resolve_precision(config, chosen)
+    os.environ.setdefault("RAY_ENABLE_UV_RUN_RUNTIME_ENV", "0")
+    started = not ray.is_initialized()
+    if started:
+        ray.init(address=address, include_dashboard=False if address is None else None, log_to_driver=False)
+    (out / TRAINING).mkdir(parents=True, exist_ok=True)
+    (out / PROGRESS_FILE).write_text("")
+    trainer = TorchTrainer(
+        work,
+        train_loop_config={"config": config.model_dump_json(), "out": str(out)},
+        scaling_config=ScalingConfig(num_workers=workers, use_gpu=chosen.type == "cuda"),
+        run_config=RunConfig(
+            name="ray",
+            storage_path=str(out / TRAINING),
+            failure_config=FailureConfig(max_failures=RESTARTS),
+        ),
+    )
+    try:
+        with following(out / PROGRESS_FILE):
+            trainer.fit()
+    except ray.train.TrainingFailedError as error:
+        raise ConfigError(f"The workers failed, the last time with: {_last_line(error)}") from error
+    finally:
+        if started:
+            ray.shutdown()
+    return out
+
+
+@contextmanager
+def following(path: Path) -> Iterator[None]:
+    """Print what is appended to a file for as long as the block runs."""
+    over = threading.Event()
+
+    def follow() -> None:
+        with path.open() as lines:
+            while True:
+                last = over.is_set()
+                print(lines.read(), end="", flush=True)
+                if last:
+                    return
+                over.wait(FOLLOW_SECONDS)
+
+    follower = threading.Thread(target=follow)
+    follower.start()
+    try:
+        yield
+    finally:
+        over.set()
+        follower.join()
+
+
+def _last_line(error: BaseException) -> str:
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return lines[-1] if lines else type(error).__name__

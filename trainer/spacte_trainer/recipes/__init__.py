@@ -1,0 +1,38 @@
+"""Named configurations: `load_recipe("digits-spacte-gaussian")`. One file a data set, one function each."""
+
+from spacte_trainer.config import TrainConfig
+from spacte_trainer.recipes import cifar10, cifar10_resnet20, digits, imagenet
+from spacte_trainer.recipes.base import ENTRIES, Entry, RecipeError
+
+__all__ = [
+    "ENTRIES",
+    "Entry",
+    "RecipeError",
+    "cifar10",
+    "cifar10_resnet20",
+    "digits",
+    "imagenet",
+    "load_recipe",
+]
+
+
+def load_recipe(name: str, sigma: float | None = None) -> TrainConfig:
+    """The configuration of a recipe, at another noise level if asked.
+
+    A recipe whose settings depend on sigma takes those that belong to it.
+
+    Raises:
+        RecipeError: there is no such recipe, or it has no settings for this sigma.
+    """
+    if name not in ENTRIES:
+        import difflib
+
+        near = difflib.get_close_matches(name, ENTRIES, n=3)
+        hint = f"did you mean {' or '.join(near)}?" if near else "`spacte recipes` lists them."
+        raise RecipeError(f"There is no recipe {name!r}: {hint}")
+    entry = ENTRIES[name]
+    if sigma is None:
+        sigma = entry.sigma
+    elif name.endswith(f"-{entry.sigma}"):
+        name = f"{name.removesuffix(str(entry.sigma))}{sigma}"
+    return entry.make(sigma).model_copy(update={"recipe": name})

@@ -1,0 +1,176 @@
+"""From a configuration to a checkpoint folder: first what it starts from, then its members or its network.
+
+OUT/config.json, OUT/model.safetensors      the checkpoint, written when all is done
+OUT/training/                               state, log.jsonl and TensorBoard events of a single network
+OUT/training/pretrain/                      what it starts from: a run folder of its own
+OUT/training/member-0/ ...                  the members of a naive ensemble, likewise
+"""
+
+import platform
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from importlib.metadata import version
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from spacte_trainer.checkpoint import CONFIG_FILE, CheckpointConfig, load_checkpoint, save_checkpoint
+from spacte_trainer.config import TrainConfig
+from spacte_trainer.data import ImageData, load_data
+from spacte_trainer.evaluate import check_fit, evaluate
+from spacte_trainer.hardware import resolve_precision
+from spacte_trainer.loop import train
+from spacte_trainer.models import ModelConfig, MultiHeadNet, ensemble_of
+from spacte_trainer.models.ensemble import Ensemble
+from spacte_trainer.samples import write_samples
+from spacte_trainer.state import STATE_FILE, StateError
+from spacte_trainer.team import Team
+from spacte_trainer.watch import Log, Terminal, Watchers
+
+if TYPE_CHECKING:
+    import torch
+    from rich.console import Console
+
+TRAINING = "training"
+
+
+@dataclass
+class Workshop:
+    """Where and with what a configuration is carried out. The data are read once for all parts of a run."""
+
+    config: TrainConfig
+    device: "torch.device"
+    console: "Console"
+    team: Team
+
+    @cached_property
+    def train_data(self) -> ImageData:
+        """The training split; unreadable images are named on the console."""
+        data = load_data(self.config.data, "train")
+        if data.skipped and self.team.rank == 0:
+            self.console.print(
+                f"Left out {len(data.skipped)} unreadable images: {', '.join(data.skipped[:5])}"
+            )
+        return data
+
+    @cached_property
+    def test_data(self) -> ImageData:
+        """The held-out split."""
+        return load_data(self.config.data, "test")
+
+    def produce(self, config: TrainConfig, folder: Path, title: str) -> MultiHeadNet:
+        """The trained network of `config`, from the checkpoint in `folder` where it was finished before."""
+        if (folder / CONFIG_FILE).exists():
+            return self._finished(config, folder)
+        if config.members > 1:
+            net, seconds = self._ensemble(config, folder)
+        else:
+            net, seconds = self._single(config, folder, title)
+        if self.team.rank == 0:
+            measured = evaluate(net, self.test_data, self.device, sigma=config.sigma, seed=config.seed)
+            metrics = {
+                "clean_accuracy": measured.clean.ensemble,
+                "noisy_accuracy": measured.noisy.ensemble,
+                "train_seconds": seconds,
+            }
+            save_checkpoint(folder, net, describe(config, self.train_data.class_names, metrics))
+            (folder / TRAINING / STATE_FILE).unlink(missing_ok=True)
+        self.team.wait()
+        return net
+
+    def _single(self, config: TrainConfig, folder: Path, title: str) -> tuple[MultiHeadNet, float]:
+        """One network and the seconds that its training took, what it starts from included."""
+        start, before = None, 0.0
+        if config.pretrain is not None:
+            part = folder / TRAINING / "pretrain"
+            start = self.produce(config.pretrain, part, f"{title}, what it starts from").state_dict()
+            before = load_checkpoint(part).config.metrics["train_seconds"]
+        check_fit(config.model, self.train_data)
+        place = folder / TRAINING
+        with Terminal(self.console, config.epochs, title) as terminal:
+            run = train(
+                config,
+                place,
+                self.train_data,
+                self.test_data,
+                device=self.device,
+                watcher=Watchers([terminal, Log(place)] if self.team.rank == 0 else []),
+                start=start,
+                team=self.team,
+            )
+        return run.net, before + run.seconds
+
+    def _ensemble(self, config: TrainConfig, folder: Path) -> tuple[MultiHeadNet, float]:
+        """The members one after the other, each resumed or reused where it was begun or finished before."""
+        nets, seconds = [], 0.0
+        for index in range(config.members):
+            member = config.model_copy(update={"members": 1, "seed": config.seed + index})
+            part = folder / TRAINING / f"member-{index}"
+            nets.append(self.produce(member, part, f"member {index + 1} of {config.members}"))
+            seconds += load_checkpoint(part).config.metrics["train_seconds"]
+        return Ensemble(nets), seconds
+
+    def _finished(self, config: TrainConfig, folder: Path) -> MultiHeadNet:
+        """The network of a part that was finished before; raises StateError where it is another one's."""
+        checkpoint = load_checkpoint(folder, self.device)
+        if TrainConfig.model_validate(checkpoint.config.train) != config:
+            raise StateError(f"{folder} holds a model trained with other settings: choose another --out.")
+        return checkpoint.net
+
+
+def run(
+    config: TrainConfig,
+    out: Path,
+    *,
+    device: "torch.device",
+    console: "Console",
+    resume: bool = False,
+    team: Team | None = None,
+) -> Path:
+    """Carry out `config` and leave its checkpoint in `out`, which is returned.
+
+    Raises:
+        StateError: `out` holds a run and `resume` is off, or it is another run's.
+        ConfigError, DataError: see `loop.train` and `data.load_data`.
+    """
+    config = resolve_precision(config, device)
+    check_new(out, resume=resume)
+    workshop = Workshop(config, device, console, team or Team())
+    workshop.produce(config, out, config.recipe)
+    if workshop.team.rank == 0:
+        write_samples(out, workshop.test_data)
+    return out
+
+
+def check_new(out: Path, *, resume: bool) -> None:
+    """Raise StateError where `out` holds a run that was not asked to be resumed."""
+    begun = (out / CONFIG_FILE).exists() or any(out.glob(f"{TRAINING}/**/{STATE_FILE}"))
+    if begun and not resume:
+        raise StateError(f"{out} already holds a run: add --resume to carry it on, or choose another --out.")
+
+
+def network_of(config: TrainConfig) -> ModelConfig:
+    """The network that a run leaves behind: its own, or the ensemble of its members."""
+    return ensemble_of((config.model,) * config.members) if config.members > 1 else config.model
+
+
+def describe(config: TrainConfig, class_names: Sequence[str], metrics: dict[str, float]) -> CheckpointConfig:
+    """What the checkpoint of a run says of it."""
+    import torch
+
+    return CheckpointConfig(
+        model=network_of(config),
+        class_names=tuple(class_names),
+        sigma=config.sigma,
+        method=config.method,
+        dataset=config.data.source,
+        epochs=config.epochs,
+        seed=config.seed,
+        train=config.model_dump(mode="json"),
+        metrics=metrics,
+        versions={
+            "spacte_trainer": version("spacte-trainer"),
+            "torch": torch.__version__,
+            "python": platform.python_version(),
+        },
+    )

@@ -1,0 +1,27 @@
+"""Held-out images that travel with a checkpoint, so that people can try a model on what it never saw.
+
+OUT/samples/00017-3.png is image 17 of the test split, of class 3. They are not part of the checkpoint's version.
+"""
+
+from pathlib import Path
+
+import torch
+from PIL import Image
+
+from spacte_trainer.data import ImageData
+
+FOLDER = "samples"
+COUNT = 12
+
+
+def write_samples(folder: Path, data: ImageData, count: int = COUNT) -> None:
+    """Write `count` images, spread evenly over a split, as PNG files below `folder`; it must be a held-out split."""
+    place = folder / FOLDER
+    place.mkdir(parents=True, exist_ok=True)
+    chosen_N = torch.linspace(0, len(data) - 1, min(count, len(data))).round().long()
+    for batch in data.batches([chosen_N], torch.device("cpu")):
+        pixels_NHWC = (batch.x_BCHW * 255).round().to(torch.uint8).permute(0, 2, 3, 1)
+        for index, label, pixels_HWC in zip(chosen_N.tolist(), batch.y_B.tolist(), pixels_NHWC, strict=True):
+            grey = pixels_HWC.shape[2] == 1
+            picture = Image.fromarray((pixels_HWC[:, :, 0] if grey else pixels_HWC).numpy())
+            picture.save(place / f"{index:05d}-{label}.png")

@@ -1,0 +1,78 @@
+"""The state from which an interrupted run goes on: written as a whole after every epoch, or not at all.
+
+An epoch's random draws depend on the seed and the epoch alone (`data.base.stream`), so weights, momentum
+and the number of epochs done are all there is to keep. An epoch that was interrupted is done over, and
+comes out the same.
+"""
+
+import os
+import pickle
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from spacte_trainer.config import TrainConfig
+
+STATE_FILE = "training_state.pt"
+
+
+class StateError(Exception):
+    """A state that cannot be continued; the message is one sentence that names the remedy."""
+
+
+@dataclass(frozen=True)
+class State:
+    """A run after `epoch` whole epochs."""
+
+    epoch: int
+    seconds: float
+    model: dict[str, Any]
+    optimizer: dict[str, Any]
+
+
+def save_state(folder: Path, config: TrainConfig, state: State) -> None:
+    """Replace the state in `folder` in one step, so that a kill leaves the old one or the new one."""
+    folder.mkdir(parents=True, exist_ok=True)
+    part = folder / f".{STATE_FILE}.part"
+    with part.open("wb") as file:
+        torch.save({"config": config.model_dump_json(), **vars(state)}, file)
+        file.flush()
+        os.fsync(file.fileno())
+    part.replace(folder / STATE_FILE)
+
+
+def load_state(folder: Path, config: TrainConfig, device: torch.device) -> State | None:
+    """The state in `folder`, or None where there is none.
+
+    Raises:
+        StateError: it cannot be read, or it belongs to a run with other settings.
+    """
+    path = folder / STATE_FILE
+    if not path.exists():
+        return None
+    try:
+        found = torch.load(path, map_location=device, weights_only=True)
+    except (OSError, RuntimeError, pickle.UnpicklingError) as error:
+        raise StateError(f"{path} cannot be read ({error}): delete it to start over.") from error
+    before = TrainConfig.model_validate_json(found.pop("config"))
+    changed = _differences(before.model_dump(), config.model_dump())
+    if changed:
+        raise StateError(
+            f"The run in {folder} was started with other settings ({'; '.join(changed[:3])}): "
+            "resume it with its own, or choose another --out."
+        )
+    return State(**found)
+
+
+def _differences(before: dict[str, Any], now: dict[str, Any], prefix: str = "") -> list[str]:
+    """`name: old, now new` for every field that differs."""
+    changed: list[str] = []
+    for key, new in now.items():
+        old = before.get(key)
+        if isinstance(old, dict) and isinstance(new, dict):
+            changed += _differences(old, new, f"{prefix}{key}.")
+        elif old != new:
+            changed.append(f"{prefix}{key}: {old!r}, now {new!r}")
+    return changed
