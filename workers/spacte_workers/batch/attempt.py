@@ -1,0 +1,163 @@
+"""One attempt at a job, from its folder: lock, samplers, model, input, driver, exports."""
+
+import asyncio
+import math
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import replace
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any
+
+from spacte_workers.errors import RuntimeFault
+
+from .driver import Driver
+from .folder import JobFolder, JobFolderError, JobSpec, write_json
+from .inputs import InputError, open_source
+from .progress import Pace, State, snapshot
+from .summary import export
+
+if TYPE_CHECKING:
+    from spacte_workers.pools import Pool
+    from spacte_workers.runtime import Runtime
+
+PREDECESSOR_S = 90.0
+"""How long to wait for the lock: Ray ends a driver whose cluster is gone after a minute."""
+
+LOOK_S = 0.5
+
+OnProgress = Callable[[dict[str, Any]], None]
+
+
+async def run_folder(
+    folder: JobFolder,
+    pool: "Pool",
+    *,
+    attempt: int = 1,
+    stop: asyncio.Event | None = None,
+    on_progress: OnProgress | None = None,
+    wait_s: float = PREDECESSOR_S,
+) -> State:
+    """Certify what a job's folder still lacks, and export what there is.
+
+    Args:
+        folder: of a job that has its `job.json`.
+        pool: samplers that are not started yet.
+        attempt: which driver of the job this is, from 1.
+        stop: set it to stop between images; the folder's `cancel` file does the same.
+        on_progress: called with the contents of `progress.json`.
+        wait_s: how long to wait for another driver to let go.
+
+    Returns:
+        `succeeded` when every image is finished; `cancelled` or `interrupted` when stopped.
+
+    Raises:
+        JobFolderError: there is no job, another driver is at work, or the model is another one by now.
+        InputError: the input is not there any more.
+        RuntimeFault: the model or the samplers cannot be used.
+    """
+    stop = stop or asyncio.Event()
+    spec = folder.spec()
+    with folder.locked(wait_s):
+        watch = asyncio.create_task(_watch_cancel(folder, stop))
+        try:
+            state = await _certify(folder, spec, pool, attempt, stop, on_progress)
+        except (InputError, JobFolderError, RuntimeFault) as error:
+            _say(folder, attempt, "failed", error)
+            raise
+        finally:
+            watch.cancel()
+        await asyncio.to_thread(export, folder)
+    return state
+
+
+async def _certify(
+    folder: JobFolder,
+    spec: JobSpec,
+    pool: "Pool",
+    attempt: int,
+    stop: asyncio.Event,
+    on_progress: OnProgress | None,
+) -> State:
+    from spacte_workers.runtime import Runtime
+
+    runtime = Runtime(
+        spec.checkpoint,
+        pool,
+        precision=spec.precision,
+        allow_client_seed=True,
+        start_wait_s=math.inf,  # a busy cluster has room for us some day
+    )
+    try:
+        if not await _started(runtime, stop):
+            return _say(folder, attempt, "cancelled" if folder.cancel_file.exists() else "interrupted")
+        spec, shape = await asyncio.to_thread(_settle_model, runtime, folder, spec)
+        source = await asyncio.to_thread(open_source, spec.input, shape)
+        try:
+            driver = Driver(
+                folder,
+                spec,
+                source,
+                runtime,
+                input_shape=shape,
+                samplers=lambda: runtime.census().ready,
+                attempt=attempt,
+                on_progress=on_progress,
+            )
+            return await driver.run(stop)
+        finally:
+            source.close()
+    finally:
+        await runtime.stop()
+
+
+async def _started(runtime: "Runtime", stop: asyncio.Event) -> bool:
+    """Start the samplers, which waits for a place on the cluster; False where `stop` came first."""
+    starting = asyncio.create_task(runtime.start())
+    stopping = asyncio.create_task(stop.wait())
+    await asyncio.wait((starting, stopping), return_when=asyncio.FIRST_COMPLETED)
+    stopping.cancel()
+    if not starting.done():
+        starting.cancel()
+        with suppress(asyncio.CancelledError):
+            await starting
+        return False
+    await starting
+    return True
+
+
+def _settle_model(
+    runtime: "Runtime", folder: JobFolder, spec: JobSpec
+) -> tuple[JobSpec, tuple[int, int, int]]:
+    """The spec with the precision that all attempts keep to, and the model's input shape."""
+    served = runtime.model(spec.model)
+    if served.version != spec.model_version:
+        raise JobFolderError(
+            f"Model {spec.model} has changed since the job began: put the old checkpoint back into "
+            f"{spec.checkpoint}, or begin a new job."
+        )
+    if spec.precision == "auto":
+        spec = replace(spec, precision=served.precision)
+        write_json(folder.spec_file, spec.to_json())
+    channels, height, width = served.config.model.input_shape
+    return spec, (channels, height, width)
+
+
+async def _watch_cancel(folder: JobFolder, stop: asyncio.Event) -> None:
+    while not stop.is_set():
+        if folder.cancel_file.exists():
+            stop.set()
+        await asyncio.sleep(LOOK_S)
+
+
+def _say(folder: JobFolder, attempt: int, state: State, error: Exception | None = None) -> State:
+    """Leave the state where the gateway looks for it; the counts are those of the last attempt."""
+    counts = folder.progress().get("counts", {})
+    done = {name: counts.get(name, 0) for name in ("certified", "abstained", "errored")}
+    why = None
+    if error is not None:
+        why = {"code": "bad_input" if isinstance(error, InputError) else "failed", "detail": str(error)}
+    now = datetime.now(UTC)
+    write_json(
+        folder.progress_file, snapshot(state, attempt, counts.get("total") or 0, done, Pace(), now, why)
+    )
+    return state

@@ -1,0 +1,240 @@
+"""Certifies the images of a job, many at once, and loses none: plain asyncio over whatever draws the noises.
+
+The noise of an image is a function of the job's seed and the image's index alone, and an image counts once it
+is on disk. So a driver that is killed is followed by another one that skips what is there and draws for the
+others exactly what the first would have drawn.
+"""
+
+import asyncio
+import logging
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from datetime import UTC, datetime
+from typing import Any, Protocol
+
+from spacte_client.types import Certificate, CertifyParams
+from spacte_workers.errors import BadParameterError, NoWorkersError
+from spacte_workers.images import BadImageError, from_array
+from spacte_workers.queues import Priority
+from spacte_workers.units import Image
+
+from .folder import JobFolder, JobSpec, write_json
+from .inputs import Row, Source
+from .progress import Pace, State, snapshot
+from .records import certificate_record, error_record
+from .results import Record, ResultsLog
+
+_log = logging.getLogger(__name__)
+
+AHEAD_S = 1.0
+"""Images in flight cover about this much work, so that no sampler waits for the next image to be read."""
+
+TICK_S = 0.5
+WAIT_FOR_SAMPLERS_S = 1.0
+
+
+class Certifier(Protocol):
+    """What the driver needs of `spacte_workers.runtime.Runtime`."""
+
+    def decode(self, model: str | None, data: bytes, resize: bool = False) -> Image:
+        """Pixels in the model's input shape from the bytes of an image file."""
+        ...
+
+    async def certify(
+        self, image: Image, params: CertifyParams, *, request_id: str, priority: Priority, image_index: int
+    ) -> Certificate:
+        """One certificate, from the noises of `image_index` under the seed in `params`."""
+        ...
+
+
+class Driver:
+    """One attempt at a job. The caller holds the lock of the folder.
+
+    Args:
+        folder: where the job lives.
+        spec: the folder's `job.json`.
+        source: its input, open.
+        certifier: draws the noises.
+        input_shape: (C, H, W) that the model takes.
+        samplers: how many are alive now; asked again and again, because they come and go.
+        attempt: which driver of the job this is, from 1.
+        on_progress: called with the contents of `progress.json` whenever it is written.
+    """
+
+    def __init__(
+        self,
+        folder: JobFolder,
+        spec: JobSpec,
+        source: Source,
+        certifier: Certifier,
+        *,
+        input_shape: tuple[int, ...],
+        samplers: Callable[[], int],
+        attempt: int = 1,
+        on_progress: Callable[[dict[str, Any]], None] | None = None,
+    ) -> None:
+        self._folder = folder
+        self._spec = spec
+        self._params = spec.params.model_copy(update={"model": spec.model})
+        self._source = source
+        self._certifier = certifier
+        self._input_shape = input_shape
+        self._samplers = samplers
+        self._attempt = attempt
+        self._on_progress = on_progress
+        self._log = ResultsLog(folder.results_file)
+        self._started_at = datetime.now(UTC)
+        self._pace = Pace()
+        self._speed = Pace(window_s=10.0)
+        self._finished: asyncio.Queue[Record | BaseException] = asyncio.Queue()
+        self._tasks: set[asyncio.Task[None]] = set()
+        if self._log.cut:
+            _log.warning("cut %d bytes of an unfinished line off %s", self._log.cut, folder.results_file)
+
+    async def run(self, stop: asyncio.Event | None = None) -> State:
+        """Certify what is not finished yet.
+
+        Args:
+            stop: set it to stop between images.
+
+        Returns:
+            `succeeded` when every image is finished; `cancelled` or `interrupted` when stopped.
+
+        Raises:
+            Exception: whatever made it impossible to go on; `progress.json` says so and the results stay.
+        """
+        over = asyncio.Event()
+        ticker = asyncio.create_task(self._tick(over))
+        try:
+            await self._certify_all(stop or asyncio.Event())
+        except Exception as error:
+            await self._end(over, ticker)
+            await self._report("failed", {"code": "internal", "detail": str(error) or type(error).__name__})
+            raise
+        else:
+            await self._end(over, ticker)
+            state = self._how_it_ended()
+            await self._report(state)
+            return state
+        finally:
+            ticker.cancel()
+            self._log.close()
+
+    async def _end(self, over: asyncio.Event, ticker: asyncio.Task[None]) -> None:
+        """Let the ticker finish what it writes, so that the last word is not its."""
+        over.set()
+        await ticker
+
+    async def _certify_all(self, stop: asyncio.Event) -> None:
+        waiting: Iterator[int] = (i for i in self._source.indices if i not in self._log.finished)
+        stopping = asyncio.create_task(stop.wait())
+        try:
+            while not stop.is_set():
+                while len(self._tasks) < self._ahead() and (index := next(waiting, None)) is not None:
+                    self._begin(index)
+                if not self._tasks and self._finished.empty():
+                    return
+                getting = asyncio.create_task(self._finished.get())
+                await asyncio.wait((getting, stopping), return_when=asyncio.FIRST_COMPLETED)
+                if getting.done():
+                    await self._keep(getting.result())
+                else:
+                    getting.cancel()
+        finally:
+            stopping.cancel()
+            for task in self._tasks:
+                task.cancel()
+            await asyncio.gather(*self._tasks, return_exceptions=True)
+        if not self._finished.empty():
+            await self._keep(self._finished.get_nowait())
+
+    async def _keep(self, first: Record | BaseException) -> None:
+        """Write what is finished by now in one go, so that many small images share a disk flush."""
+        done = [first]
+        while not self._finished.empty():
+            done.append(self._finished.get_nowait())
+        records = [record for record in done if not isinstance(record, BaseException)]
+        if records:
+            await asyncio.to_thread(self._log.append, records)
+            self._pace.add(len(records))
+            self._speed.add(len(records))
+        for error in done:
+            if isinstance(error, BaseException):
+                raise error
+
+    def _ahead(self) -> int:
+        """Images to have in flight: two a sampler, or of small ones enough for a second of work."""
+        return max(2 * self._samplers(), 2, int(AHEAD_S * (self._speed.per_second() or 0)))
+
+    def _begin(self, index: int) -> None:
+        task = asyncio.create_task(self._one(index))
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    async def _one(self, index: int) -> None:
+        try:
+            self._finished.put_nowait(await self._record(index))
+        except Exception as error:  # noqa: BLE001  raised again by `_keep`, in the loop that can end the job
+            self._finished.put_nowait(error)
+
+    async def _record(self, index: int) -> Record:
+        """The result of one image. What is wrong with the image is a result too."""
+        row = None
+        try:
+            row = await asyncio.to_thread(self._source.read, index)
+            image = await asyncio.to_thread(self._decode, row)
+            certificate = await self._certificate(index, image)
+        except (BadImageError, BadParameterError) as error:
+            label, custom_id = (row.label, row.custom_id) if row else self._source.about(index)
+            return error_record(index, label, custom_id, error)
+        return certificate_record(index, row.label, row.custom_id, certificate)
+
+    def _decode(self, row: Row) -> Image:
+        if isinstance(row.content, bytes):
+            return self._certifier.decode(self._spec.model, row.content, self._params.resize)
+        return from_array(row.content, input_shape=self._input_shape)
+
+    async def _certificate(self, index: int, image: Image) -> Certificate:
+        """Wait out times without a sampler: the cluster may be on its way back."""
+        warned = False
+        while True:
+            try:
+                return await self._certifier.certify(
+                    image,
+                    self._params,
+                    request_id=f"{self._spec.id}-{index}",
+                    priority="batch",
+                    image_index=index,
+                )
+            except NoWorkersError as error:
+                if not warned:
+                    _log.warning("image %d waits for a sampler: %s", index, error)
+                warned = True
+                await asyncio.sleep(WAIT_FOR_SAMPLERS_S)
+
+    async def _tick(self, over: asyncio.Event) -> None:
+        """Say how far it is, again and again."""
+        while not over.is_set():
+            await self._report("running")
+            with suppress(TimeoutError):
+                async with asyncio.timeout(TICK_S):
+                    await over.wait()
+
+    def _how_it_ended(self) -> State:
+        if len(self._log.finished) == len(self._source.indices):
+            return "succeeded"
+        return "cancelled" if self._folder.cancel_file.exists() else "interrupted"
+
+    async def _report(self, state: State, error: dict[str, str] | None = None) -> None:
+        progress = snapshot(
+            state,
+            self._attempt,
+            len(self._source.indices),
+            self._log.counts,
+            self._pace,
+            self._started_at,
+            error,
+        )
+        await asyncio.to_thread(write_json, self._folder.progress_file, progress)
+        if self._on_progress:
+            self._on_progress(progress)

@@ -1,0 +1,152 @@
+"""npz: `images` as one array [N, C, H, W] or [N, H, W, C], and `labels` [N] where there are any.
+
+The array stays on disk: an uncompressed one is mapped where it lies, a compressed one is unpacked once into
+an unnamed temporary file and mapped there. Nothing is unpickled.
+"""
+
+import struct
+import tempfile
+import zipfile
+import zlib
+from collections.abc import Sequence
+from pathlib import Path
+from shutil import copyfileobj
+from typing import IO, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from .base import InputError, Limits, Row, chosen
+
+_LOCAL_HEADER = struct.Struct("<26xHH")  # lengths of name and extra field at the end of a zip's local header
+
+
+class NpzSource:
+    """Rows of an npz file.
+
+    Args:
+        path: the file.
+        input_shape: (C, H, W) that the model takes; tells which axis holds the channels.
+        stride: use every so many rows.
+        limit: use at most so many.
+        limits: what the file may cost.
+
+    Raises:
+        InputError: it is no such file, or not for this model.
+    """
+
+    def __init__(
+        self,
+        path: Path,
+        input_shape: Sequence[int],
+        *,
+        stride: int = 1,
+        limit: int | None = None,
+        limits: Limits,
+    ) -> None:
+        try:
+            with zipfile.ZipFile(path) as archive:
+                members = {info.filename.removesuffix(".npy"): info for info in archive.infolist()}
+                if "images" not in members:
+                    there = ", ".join(sorted(members)) or "nothing"
+                    raise InputError(f"The npz file holds {there[:200]}: it needs an array named `images`.")
+                for info in members.values():
+                    _check_size(info, limits)
+                images = _map(path, archive, members["images"])
+                labels = _map(path, archive, members["labels"]) if "labels" in members else None
+        except (zipfile.BadZipFile, zlib.error, OSError, ValueError, EOFError, NotImplementedError) as error:
+            raise InputError("The npz file is damaged: write it anew with numpy.savez.") from error
+        self._images_NCHW = _channels_first(images, tuple(input_shape))
+        total = len(images)
+        if labels is not None and (labels.shape != (total,) or labels.dtype.kind not in "iu"):
+            about = f"shape {list(labels.shape)} and type {labels.dtype}"
+            raise InputError(f"`labels` has {about}: it must hold {total} whole numbers.")
+        if total > limits.images:
+            raise InputError(f"The npz file holds {total:,} images: send at most {limits.images:,}.")
+        self._labels = None if labels is None else np.asarray(labels)
+        self.indices = chosen(total, stride, limit)
+
+    def read(self, index: int) -> Row:
+        """The pixels of one row, copied out of the file."""
+        return Row(np.array(self._images_NCHW[index]), *self.about(index))
+
+    def about(self, index: int) -> tuple[int | None, str | None]:
+        """The row's true class; arrays carry no names."""
+        return (None if self._labels is None else int(self._labels[index])), None
+
+    def close(self) -> None:
+        """The mapping ends with the last reference to it."""
+        del self._images_NCHW
+
+
+def _check_size(info: zipfile.ZipInfo, limits: Limits) -> None:
+    """Refuse what would unpack to too much; zipfile never yields more bytes than a member declares."""
+    if info.flag_bits & 1:
+        raise InputError("The npz file is encrypted: send it without a password.")
+    if info.file_size > limits.unpacked_bytes:
+        raise InputError(
+            f"`{info.filename}` of the npz file unpacks to {info.file_size:,} bytes: send at most "
+            f"{limits.unpacked_bytes:,} a file, in several jobs."
+        )
+    if info.file_size > limits.ratio_floor and info.file_size > limits.ratio * info.compress_size:
+        raise InputError(
+            f"`{info.filename}` of the npz file unpacks to more than {limits.ratio} times its size: "
+            "save it with numpy.savez, uncompressed."
+        )
+
+
+def _map(path: Path, archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> NDArray[Any]:
+    """The array of one member, mapped read-only."""
+    with archive.open(info) as member:
+        shape, fortran, dtype = _read_header(member)
+        header = member.tell()
+    needed = int(np.prod(shape, dtype=object)) * dtype.itemsize
+    if info.file_size - header != needed:
+        raise InputError(
+            f"`{info.filename}` of the npz file is not as long as its header says: write it anew."
+        )
+    if needed == 0:  # an empty file cannot be mapped
+        return np.empty(shape, dtype)
+    if info.compress_type == zipfile.ZIP_STORED:
+        file: IO[bytes] = path.open("rb")
+        file.seek(info.header_offset)
+        name, extra = _LOCAL_HEADER.unpack(file.read(_LOCAL_HEADER.size))
+        start = info.header_offset + _LOCAL_HEADER.size + name + extra
+    else:
+        file = tempfile.TemporaryFile()  # noqa: SIM115  closed below; the mapping keeps the bytes
+        with archive.open(info) as member:
+            copyfileobj(member, file, 1 << 20)
+        start = 0
+    with file:
+        file.flush()
+        order = "F" if fortran else "C"
+        return np.memmap(file, dtype, "r", start + header, shape, order)
+
+
+def _read_header(member: IO[bytes]) -> tuple[tuple[int, ...], bool, np.dtype[Any]]:
+    version = np.lib.format.read_magic(member)
+    read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
+    shape, fortran, dtype = read(member)
+    if dtype.hasobject:
+        raise InputError("The npz file holds Python objects: save arrays of numbers.")
+    return shape, fortran, dtype
+
+
+def _channels_first(images: NDArray[Any], input_shape: tuple[int, ...]) -> NDArray[Any]:
+    """A view [N, C, H, W] of `images`, whichever layout it has."""
+    channels, height, width = input_shape
+    if images.ndim >= 1 and len(images) == 0:
+        raise InputError("The input holds no image: send at least one.")
+    if images.dtype != np.uint8 and images.dtype.kind != "f":
+        raise InputError(f"`images` has type {images.dtype}: pixels are uint8, or floating point in [0, 1].")
+    row = images.shape[1:]
+    if row == input_shape:
+        return images
+    if row == (height, width, channels):
+        return images.transpose(0, 3, 1, 2)
+    if channels == 1 and row == (height, width):
+        return images[:, None]
+    raise InputError(
+        f"`images` has shape {list(images.shape)}, but the model takes [N, {channels}, {height}, {width}] "
+        f"or [N, {height}, {width}, {channels}]."
+    )

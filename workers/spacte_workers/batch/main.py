@@ -1,0 +1,104 @@
+"""Runs the job of a folder in a process of its own: what Ray Jobs, and a gateway without Ray, start.
+
+    python -m spacte_workers.batch.main FOLDER --attempt 1 --pool ray
+
+SIGTERM stops it between images. Exit code 0: every image is finished, or it was asked to stop; 1: it failed,
+and `progress.json` says why.
+"""
+
+import argparse
+import asyncio
+import logging
+import os
+import signal
+import sys
+from contextlib import suppress
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+from spacte_workers.errors import RuntimeFault
+
+from .attempt import run_folder
+from .folder import JobFolder, JobFolderError
+from .inputs import InputError
+
+if TYPE_CHECKING:
+    from spacte_workers.pools import Pool
+
+_log = logging.getLogger(__name__)
+
+PARENT_EVERY_S = 1.0
+
+
+BATCH_SHARE = 0.49
+"""Part of a device that the samplers of batch work reserve, beside those of a gateway."""
+
+
+def make_pool(
+    kind: Literal["ray", "local"], address: str | None, samplers: int | None, share: float = BATCH_SHARE
+) -> "Pool":
+    """Samplers that are not started yet.
+
+    Args:
+        kind: on Ray, or threads of this process.
+        address: of the Ray cluster; default `RAY_ADDRESS`, else a local Ray.
+        samplers: at most so many.
+        share: part of a device that a sampler on Ray reserves.
+    """
+    if kind == "local":
+        from spacte_workers.pools import LocalPool
+
+        return LocalPool(samplers)
+    from spacte_workers.cluster import RayPool, RaySettings
+
+    return RayPool(RaySettings(address=address), max_samplers=samplers, share=share)
+
+
+async def run(arguments: argparse.Namespace) -> int:
+    """One attempt; gives the exit code."""
+    stop = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stop.set)
+    watch = asyncio.create_task(_watch_parent(stop)) if arguments.with_parent else None
+    try:
+        pool = make_pool(arguments.pool, arguments.address, arguments.samplers, arguments.share)
+        state = await run_folder(JobFolder(arguments.folder), pool, attempt=arguments.attempt, stop=stop)
+    except (InputError, JobFolderError, RuntimeFault) as error:
+        _log.error("%s", error)
+        return 1
+    finally:
+        if watch:
+            watch.cancel()
+    _log.info("The job is %s.", state)
+    return 0
+
+
+async def _watch_parent(stop: asyncio.Event) -> None:
+    """Stop when the process that started this one is gone."""
+    parent = os.getppid()
+    while os.getppid() == parent:
+        with suppress(TimeoutError):
+            async with asyncio.timeout(PARENT_EVERY_S):
+                await stop.wait()
+    stop.set()
+
+
+def main() -> None:
+    """Parse the command line and run."""
+    parser = argparse.ArgumentParser(description="Certify what a job's folder still lacks.")
+    parser.add_argument("folder", type=Path)
+    parser.add_argument("--attempt", type=int, default=1, help="which driver of the job this is")
+    parser.add_argument("--pool", choices=("ray", "local"), default="ray", help="where the noises are drawn")
+    parser.add_argument("--address", help="of the Ray cluster; default RAY_ADDRESS, else a local Ray")
+    parser.add_argument("--samplers", type=int, help="at most so many")
+    parser.add_argument(
+        "--share", type=float, default=BATCH_SHARE, help="part of a device that a sampler reserves"
+    )
+    parser.add_argument("--with-parent", action="store_true", help="stop when the parent process is gone")
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
+    sys.exit(asyncio.run(run(parser.parse_args())))
+
+
+if __name__ == "__main__":
+    main()

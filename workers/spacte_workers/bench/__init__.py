@@ -1,0 +1,1 @@
+"""Measurements: samples to decide, samples a second."""

@@ -1,0 +1,91 @@
+"""The networks that the engine is measured on, and what a noisy sample costs them at least."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+from spacte_trainer.models import ModelConfig, MultiHeadNet, build
+from spacte_trainer.models.normalization import Normalization
+from spacte_workers.engine.calibration import noisy_rows
+
+_SEED = 20_260_101
+_SETTLING_BATCHES = 10
+_ROWS = 64
+
+
+@dataclass(frozen=True)
+class Cost:
+    """What one sample costs a network.
+
+    Attributes:
+        multiply_adds: of its convolutions and linear layers.
+        values_moved: entries of the maps that each of them reads and writes, were each layer one fused kernel
+            and all weights in the cache.
+    """
+
+    multiply_adds: int
+    values_moved: int
+
+
+def config_of(arch: str, heads: int) -> ModelConfig:
+    """The configuration of a benchmark network: its usual input, classes and normalisation.
+
+    Raises:
+        ValueError: the architecture is unknown.
+    """
+    known: dict[str, tuple[Literal["digits", "imagenet", "cifar10"], tuple[int, int, int], int]] = {
+        "digits_cnn": ("digits", (1, 8, 8), 10),
+        "imagenet_resnet50": ("imagenet", (3, 224, 224), 1000),
+    }
+    dataset, shape, classes = known.get(arch, ("cifar10", (3, 32, 32), 10))
+    return ModelConfig(
+        arch=arch,
+        heads=heads,
+        num_classes=classes,
+        input_shape=shape,
+        normalization=Normalization.of(dataset),
+    )
+
+
+def settled_network(config: ModelConfig, sigma: float) -> MultiHeadNet:
+    """A network with seeded random weights whose batch normalisation has seen noisy images, in eval mode.
+
+    It is not trained, so that its votes hang on small differences: agreement between precisions is then a
+    pessimistic figure, and speed the same as a trained network's.
+    """
+    torch.manual_seed(_SEED)
+    net = build(config)
+    norms = [layer for layer in net.modules() if isinstance(layer, nn.BatchNorm2d)]
+    with torch.no_grad():
+        for layer in norms:
+            layer.momentum = None  # an average over all batches seen
+            layer.reset_running_stats()
+            layer.train()
+        rows = noisy_rows(config.input_shape, sigma, _ROWS // 2)
+        for _ in range(1 if len(rows) >= _SETTLING_BATCHES * _ROWS else 2):
+            for x_BCHW in rows.split(_ROWS):
+                net(x_BCHW)
+    return net.eval()
+
+
+def cost_of(net: nn.Module, input_shape: tuple[int, int, int]) -> Cost:
+    """Count the work of one sample with one forward pass."""
+    multiply_adds = values = 0
+
+    def count(layer: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
+        nonlocal multiply_adds, values
+        values += inputs[0].numel() + output.numel()
+        if isinstance(layer, nn.Conv2d):
+            multiply_adds += output.numel() * layer.weight[0].numel()
+        elif isinstance(layer, nn.Linear):
+            multiply_adds += layer.weight.numel()
+
+    layers = [layer for layer in net.modules() if isinstance(layer, nn.Conv2d | nn.Linear)]
+    hooks = [layer.register_forward_hook(count) for layer in layers]
+    with torch.inference_mode():
+        net(torch.zeros(1, *input_shape, device=next(net.parameters()).device))
+    for hook in hooks:
+        hook.remove()
+    return Cost(multiply_adds, values)

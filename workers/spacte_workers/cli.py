@@ -1,0 +1,207 @@
+"""`spacte verify` and `spacte bench`: light to import; torch and SciPy are loaded when a command runs."""
+
+import json
+import sys
+from importlib import import_module
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+import typer.main
+from typer.core import TyperGroup
+
+_LAZY = {
+    "engine": "spacte_workers.bench.engine:bench_engine_app",
+    "train": "spacte_trainer.bench:bench_train_app",
+}
+"""Benchmarks that live elsewhere, as Typer apps of one command each; imported when they are looked at."""
+
+
+class _BenchGroup(TyperGroup):
+    def list_commands(self, ctx: Any) -> list[str]:
+        return [*super().list_commands(ctx), *_LAZY]
+
+    def get_command(self, ctx: Any, cmd_name: str) -> Any:
+        if cmd_name not in _LAZY:
+            return super().get_command(ctx, cmd_name)
+        module, _, name = _LAZY[cmd_name].partition(":")
+        command = typer.main.get_command(getattr(import_module(module), name))
+        command.name = cmd_name
+        return command
+
+
+verify_app = typer.Typer(add_completion=False)
+bench_app = typer.Typer(
+    cls=_BenchGroup,
+    add_completion=False,
+    no_args_is_help=True,
+)
+
+
+@bench_app.callback()
+def bench() -> None:
+    """Measure: noises to decide, noises a second, training steps a second."""
+
+
+@bench_app.command("samples")
+def samples(
+    alpha: Annotated[
+        float, typer.Option(min=1e-12, max=0.5, help="Probability of a false certificate.")
+    ] = 0.001,
+    n0: Annotated[int, typer.Option(min=1, help="Selection noises.")] = 100,
+    n: Annotated[int, typer.Option(min=1, help="The most estimation noises.")] = 100_000,
+    runs: Annotated[int, typer.Option(min=2, help="Simulated certifications a case.")] = 2_000,
+    seed: Annotated[int, typer.Option(min=0, help="Seed of the simulation.")] = 0,
+    as_json: Annotated[bool, typer.Option("--json", help="For programs.")] = False,
+) -> None:
+    """Mean noises to decide whether a radius holds: fixed n, the stages of Horvath et al. 2022, ours."""
+    from .bench.samples import as_rows, bench_samples
+
+    rows = as_rows(bench_samples(alpha=alpha, n0=n0, n_max=n, runs=runs, seed=seed))
+    if as_json:
+        typer.echo(json.dumps({"alpha": alpha, "n0": n0, "n": n, "runs": runs, "cases": rows}))
+        return
+    typer.echo("target  true R     fixed n      stages        ours   (noises; radii in units of sigma)")
+    for row in rows:
+        true = "all agree" if row["true_radius"] is None else f"{row['true_radius']:g}"
+        typer.echo(
+            f"{row['target']:6g}  {true:9}{row['fixed']:9,.0f}{row['stages']:12,.0f}{row['ours']:12,.0f}"
+            f"  +- {row['standard_error']:,.0f}"
+        )
+
+
+@verify_app.command("verify")
+def verify(
+    certificate: Annotated[
+        Path,
+        typer.Argument(
+            metavar="CERT.json",
+            help="A certificate, or the results of a job with one a line; - reads standard input.",
+        ),
+    ],
+    replay: Annotated[
+        Path | None,
+        typer.Option(metavar="CHECKPOINT", help="Draw all votes again with this checkpoint folder."),
+    ] = None,
+    image: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="The image that was certified; with --replay.")
+    ] = None,
+    resize: Annotated[
+        bool, typer.Option("--resize", help="Resize the image, as the request asked for.")
+    ] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Findings as JSON.")] = False,
+) -> None:
+    """Recompute label, bound and radius of a certificate, offline; exit status 1 where they do not fit."""
+    from .verify import check
+
+    if (replay is None) != (image is None):
+        raise typer.TyperException("A replay needs both --replay CHECKPOINT and --image FILE.")
+    certificates = _read(certificate)
+    if replay is not None and len(certificates) != 1:
+        raise typer.TyperException("A replay is of one certificate: put it in a file of its own.")
+    wrong = 0
+    for where, one in certificates:
+        findings = check(one)
+        if replay is not None and image is not None and not findings:
+            findings = _replay(one, replay, image, resize)
+        wrong += bool(findings)
+        if as_json:
+            typer.echo(json.dumps({"id": one.id, "fits": not findings, "findings": findings}))
+        else:
+            for finding in findings:
+                typer.echo(f"{where}{finding}")
+    if not as_json:
+        typer.echo(_verdict(len(certificates), wrong, replay is not None))
+    if wrong:
+        raise typer.Exit(1)
+
+
+def _verdict(total: int, wrong: int, replayed: bool) -> str:
+    how = (
+        "recomputed from its counts, and the counts from its seed"
+        if replayed
+        else "recomputed from its counts"
+    )
+    if total == 1:
+        return (
+            "The certificate does not fit."
+            if wrong
+            else f"The certificate fits: label, bound and radius {how}."
+        )
+    return f"{total - wrong:,} of {total:,} certificates fit, each {how}."
+
+
+def _read(path: Path) -> list[tuple[str, Any]]:
+    """The certificates of a file, each with what to put before a finding about it."""
+    from pydantic import ValidationError
+
+    from spacte_client.types import Certificate
+
+    try:
+        text = sys.stdin.read() if str(path) == "-" else path.read_text()
+    except (OSError, UnicodeDecodeError) as error:
+        raise typer.TyperException(
+            f"{path} cannot be read ({error}); name a certificate's JSON file."
+        ) from error
+    try:
+        records: list[tuple[str, Any]] = [("", json.loads(text))]
+    except ValueError:
+        lines = [(f"line {i}: ", line) for i, line in enumerate(text.splitlines(), 1) if line.strip()]
+        records = [(where, _json(where, line)) for where, line in lines]
+    found: list[tuple[str, Any]] = []
+    for where, record in records:
+        if isinstance(record, dict) and "outcome" in record and "counts" not in record:
+            continue  # an image of a job that has no certificate
+        try:
+            found.append((where, Certificate.model_validate(record)))
+        except ValidationError as error:
+            first = error.errors()[0]
+            field = ".".join(str(part) for part in first["loc"]) or "the whole"
+            raise typer.TyperException(
+                f"{where}{field} does not fit ({first['msg']}); pass a certificate as the service sent it."
+            ) from error
+    if not found:
+        raise typer.TyperException(f"{path} holds no certificate; pass the JSON as the service sent it.")
+    return found
+
+
+def _json(where: str, line: str) -> Any:
+    try:
+        return json.loads(line)
+    except ValueError as error:
+        raise typer.TyperException(
+            f"{where}this is not JSON ({error}); pass the file as it was sent."
+        ) from error
+
+
+def _replay(certificate: Any, checkpoint: Path, image: Path, resize: bool) -> list[str]:
+    from spacte_trainer.checkpoint import CheckpointError, load_checkpoint
+
+    from .engine import Engine, EngineError
+    from .images import BadImageError, decode_image, image_sha256
+    from .verify import replay
+
+    try:
+        loaded = load_checkpoint(checkpoint)
+        net = loaded.config.model
+        pixels = decode_image(image.read_bytes(), input_shape=net.input_shape, resize=resize)
+    except OSError as error:
+        raise typer.TyperException(f"{image} cannot be read: {error}.") from error
+    except (CheckpointError, BadImageError) as error:
+        raise typer.TyperException(str(error)) from error
+    findings: list[str] = []
+    if loaded.version != certificate.model_version:
+        findings.append(
+            f"model_version: it is {certificate.model_version}, but the checkpoint's is {loaded.version}."
+        )
+    if image_sha256(pixels) != certificate.image_sha256:
+        findings.append("image_sha256: the image is another one than was certified.")
+    if len(certificate.counts) != net.num_classes:
+        findings.append(f"counts: the model has {net.num_classes} classes, not {len(certificate.counts)}.")
+    if findings:
+        return findings
+    try:
+        engine = Engine.from_checkpoint(loaded, precision=certificate.precision, sigma=certificate.sigma)
+    except EngineError as error:
+        raise typer.TyperException(f"The votes cannot be drawn again here: {error}") from error
+    return replay(certificate, engine, pixels)

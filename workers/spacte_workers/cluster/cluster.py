@@ -1,0 +1,212 @@
+"""Into a Ray cluster and out again: start one here or join one, without disturbing the event loop.
+
+`ray.init` blocks for up to ten seconds, on the main thread replaces Python's handler of SIGTERM (so that a
+server would no longer drain), and ties the processes it starts to the life of the *thread* that called it
+(PR_SET_PDEATHSIG). So all of it runs on one thread of its own, which lives as long as the connection.
+"""
+
+import asyncio
+import logging
+import os
+import queue
+import shutil
+import signal
+import socket
+import tempfile
+import threading
+from collections.abc import Callable
+from concurrent.futures import Future
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+import ray
+
+from spacte_workers.errors import ClusterError
+
+_T = TypeVar("_T")
+
+_MIB = 1 << 20
+_KNOCK_TIMEOUT_S = 5.0
+_START_TRIES = 3
+
+
+class _SlowStartError(ClusterError):
+    """A local Ray did not come up in time, as happens on a machine that is busy."""
+
+
+@dataclass(frozen=True)
+class RaySettings:
+    """How to come to a cluster.
+
+    Attributes:
+        address: `host:port` of a cluster that this machine belongs to, or `auto`; None takes `RAY_ADDRESS`,
+            and starts a local Ray where that is not set either.
+        num_cpus: cores that a local Ray may use; default all.
+        num_gpus: GPUs that a local Ray may use; default all.
+        object_store_bytes: shared memory of a local Ray. Only checkpoints and large images go through it.
+        dashboard: whether a local Ray runs its dashboard, which Ray Jobs needs; it takes 12 s more to start.
+    """
+
+    address: str | None = None
+    num_cpus: int | None = None
+    num_gpus: int | None = None
+    object_store_bytes: int = 256 * _MIB
+    dashboard: bool = False
+
+    @property
+    def joins(self) -> str | None:
+        """The address to join, None to start a local Ray."""
+        return self.address or os.environ.get("RAY_ADDRESS") or None
+
+
+class RayConnection:
+    """This process as a Ray driver. A Ray that is connected already is used, and left as it is.
+
+    Args:
+        settings: where to.
+    """
+
+    def __init__(self, settings: RaySettings) -> None:
+        self._settings = settings
+        self._thread: _Thread | None = None
+        self._folder: Path | None = None
+
+    async def open(self) -> None:
+        """Connect.
+
+        Raises:
+            ClusterError: no cluster at that address, or a local Ray did not come up.
+        """
+        if ray.is_initialized():
+            return
+        for tries_left in reversed(range(_START_TRIES)):
+            self._thread = _Thread()
+            try:
+                await self._thread.run(self._init)
+            except _SlowStartError:
+                await self.close()  # what was started dies with the thread
+                if not tries_left:
+                    raise
+            except BaseException:
+                await self.close()
+                raise
+            else:
+                _take_sigterm_back()
+                return
+
+    async def close(self) -> None:
+        """Disconnect, which ends this driver's actors and a local Ray, and clean up its folder."""
+        if self._thread is None:
+            return
+        thread, self._thread = self._thread, None
+        try:
+            await thread.run(ray.shutdown)
+        finally:
+            thread.end()
+            if self._folder is not None:
+                await asyncio.to_thread(shutil.rmtree, self._folder, ignore_errors=True)
+
+    def _init(self) -> None:
+        logging.getLogger("ray").setLevel(logging.ERROR)
+        address = self._settings.joins
+        common: dict[str, Any] = {
+            "namespace": "spacte",
+            "log_to_driver": False,
+            "configure_logging": False,
+        }
+        if address is None:
+            self._start(common)
+        else:
+            _join(address, common)
+
+    def _start(self, common: dict[str, Any]) -> None:
+        # Ray makes Unix sockets below this folder, and their paths may have 107 characters: TMPDIR may be too
+        # long.
+        self._folder = Path(tempfile.mkdtemp(prefix="spacte-ray-", dir="/tmp"))
+        try:
+            ray.init(
+                address="local",
+                num_cpus=self._settings.num_cpus,
+                num_gpus=self._settings.num_gpus,
+                object_store_memory=self._settings.object_store_bytes,
+                include_dashboard=self._settings.dashboard,
+                _temp_dir=str(self._folder),
+                **common,
+            )
+        except Exception as error:  # Ray raises no narrower one where its processes do not come up in 30 s
+            raise _SlowStartError(
+                f"Ray did not start on this machine ({_first_line(error)}): free memory, disk or "
+                "processor time, or run without Ray (--in-process)."
+            ) from error
+
+
+def _join(address: str, common: dict[str, Any]) -> None:
+    if "://" in address:
+        raise ClusterError(
+            f"{address} is for Ray Client: run this on a node of the cluster, with host:port or auto."
+        )
+    if address != "auto":
+        _knock(address)
+    try:
+        ray.init(address=address, **common)
+    except (ConnectionError, RuntimeError, OSError, ValueError, TimeoutError) as error:
+        raise ClusterError(
+            f"No Ray cluster can be joined at {address} ({_first_line(error)}): make this machine its node "
+            "with `ray start`, or leave the address out to start a local Ray."
+        ) from error
+
+
+def _knock(address: str) -> None:
+    """See that something listens there: where nothing does, `ray.init` tries for over five minutes."""
+    host, _, port = address.rpartition(":")
+    try:
+        socket.create_connection((host, int(port)), timeout=_KNOCK_TIMEOUT_S).close()
+    except (OSError, ValueError, OverflowError) as error:
+        raise ClusterError(
+            f"Nothing answers at the Ray address {address} ({error}): check host:port, "
+            "or leave the address out to start a local Ray."
+        ) from error
+
+
+def _take_sigterm_back() -> None:
+    """Have Python's own handler of SIGTERM called again.
+
+    Ray's C++ part puts its crash reporter before it, which ends the process three seconds after the signal,
+    however far a server is with its requests. Only the main thread may set handlers.
+    """
+    handler = signal.getsignal(signal.SIGTERM)
+    if handler is not None and threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGTERM, handler)
+
+
+class _Thread:
+    """A daemon thread that runs what it is given, in order; an executor's would end before `atexit`."""
+
+    def __init__(self) -> None:
+        self._jobs: queue.SimpleQueue[tuple[Callable[[], Any], Future[Any]] | None] = queue.SimpleQueue()
+        threading.Thread(target=self._work, name="spacte-ray", daemon=True).start()
+
+    async def run(self, function: Callable[[], _T]) -> _T:
+        """Run a function there and wait for it. If the waiter is cancelled, the function still ends first."""
+        future: Future[_T] = Future()
+        self._jobs.put((function, future))
+        return await asyncio.wrap_future(future)
+
+    def end(self) -> None:
+        """Let the thread go when it has done what it was given."""
+        self._jobs.put(None)
+
+    def _work(self) -> None:
+        while (job := self._jobs.get()) is not None:
+            function, future = job
+            if not future.set_running_or_notify_cancel():
+                continue
+            try:
+                future.set_result(function())
+            except BaseException as error:  # noqa: BLE001  it is raised again where it is awaited
+                future.set_exception(error)
+
+
+def _first_line(error: BaseException) -> str:
+    return next(iter(str(error).strip().splitlines()), type(error).__name__).rstrip(".")

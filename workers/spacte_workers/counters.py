@@ -1,0 +1,57 @@
+"""What a coordinator has done so far, counted for metrics."""
+
+from collections import Counter
+from typing import Literal, Protocol
+
+WasteReason = Literal["past_stop", "cancelled", "retried"]
+RetryReason = Literal["lost", "removed", "error"]
+
+
+class Observer(Protocol):
+    """Is told of everything worth counting, as it happens, on the coordinator's event loop."""
+
+    def drawn(self, model: str, noises: int, seconds: float) -> None:
+        """A sampler finished an engine job: its noises, and the seconds that it took."""
+        ...
+
+    def wasted(self, model: str, noises: int, reason: WasteReason) -> None:
+        """Noises that were drawn and that no answer counts."""
+        ...
+
+    def retried(self, shards: int, reason: RetryReason) -> None:
+        """Shards that have to be drawn again."""
+        ...
+
+
+class Counters:
+    """Totals since the start.
+
+    Attributes:
+        samples_drawn: noises by model.
+        samples_wasted: noises by model and reason.
+        shards_retried: shards by reason.
+        jobs: engine jobs by model.
+        job_seconds: their time by model.
+    """
+
+    def __init__(self) -> None:
+        self.samples_drawn: Counter[str] = Counter()
+        self.samples_wasted: Counter[tuple[str, WasteReason]] = Counter()
+        self.shards_retried: Counter[RetryReason] = Counter()
+        self.jobs: Counter[str] = Counter()
+        self.job_seconds: dict[str, float] = {}
+
+    def drawn(self, model: str, noises: int, seconds: float) -> None:
+        """Count an engine job."""
+        self.samples_drawn[model] += noises
+        self.jobs[model] += 1
+        self.job_seconds[model] = self.job_seconds.get(model, 0.0) + seconds
+
+    def wasted(self, model: str, noises: int, reason: WasteReason) -> None:
+        """Count noises in vain."""
+        if noises:
+            self.samples_wasted[model, reason] += noises
+
+    def retried(self, shards: int, reason: RetryReason) -> None:
+        """Count shards to be drawn again."""
+        self.shards_retried[reason] += shards

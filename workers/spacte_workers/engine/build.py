@@ -1,0 +1,135 @@
+"""The fast forms of a network: folded for any device, oneDNN and int8 for CPUs, compiled for GPUs.
+
+A form that a backend cannot make (an untraceable module, a private call that this version of PyTorch lacks,
+no compiler) is simply not offered: `forms` gives the fastest first, and the plain one is always there for
+float32.
+"""
+
+import logging
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+
+import torch
+from torch import Tensor, fx, nn
+
+from .checks import logits_of
+from .compiled import compiled_part
+from .folding import finished, fold_batch_norm, layer, trace
+from .form import Encoding, Form, plain
+from .fusing import fuse
+from .network import Network
+from .onednn import to_onednn
+from .quantised import quantised
+
+_log = logging.getLogger(__name__)
+_DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
+
+
+def forms(
+    network: Network, precision: str, batch: int, rows_NCHW: Tensor, *, only: str | None = None
+) -> Iterator[Form]:
+    """Forms of one precision, fastest first.
+
+    Args:
+        network: on its device, in eval mode, float32.
+        precision: `fp32`, `bf16` or `int8`.
+        batch: rows of each call.
+        rows_NCHW: calibration rows, pixels in [0, 1] plus noise; int8 takes its scales from them.
+        only: a form's name, if no other is wanted.
+    """
+    makers: dict[str, Callable[[], Form | None]] = {}
+    if precision != "int8":
+        dtype = _DTYPES[precision]
+        if rows_NCHW.is_cuda:
+            makers["compiled"] = lambda: _compiled(network, batch, rows_NCHW, dtype)
+        else:
+            makers["onednn"] = lambda: _onednn(network, batch, rows_NCHW, dtype)
+        makers["folded"] = lambda: _folded(network, batch, dtype)
+    elif not rows_NCHW.is_cuda:
+        makers["int8"] = lambda: _int8(network, batch, rows_NCHW)
+    if precision == "fp32":
+        makers["plain"] = lambda: plain(network, batch)
+    for name, make in makers.items():
+        if only not in (None, name):
+            continue
+        try:
+            form = make()
+        except (RuntimeError, TypeError, ValueError, AttributeError, NotImplementedError) as error:
+            _log.warning("the %s form of the classifier cannot be made here: %s", name, error)
+            continue
+        if form is not None:
+            yield form
+
+
+def _parts(network: Network) -> list[fx.GraphModule] | None:
+    """Trunk and heads as folded graphs, trunk first; None where one cannot be traced."""
+    graphs = [trace(part) for part in (network.trunk, *network.heads)]
+    if any(graph is None for graph in graphs):
+        return None
+    return [fold_batch_norm(graph) for graph in graphs if graph is not None]
+
+
+def _folded(network: Network, batch: int, dtype: torch.dtype) -> Form | None:
+    graphs = _parts(network)
+    if graphs is None:
+        return None
+    trunk, *heads = (_in_dtype(graph, dtype).to(memory_format=torch.channels_last) for graph in graphs)
+    precision = "fp32" if dtype == torch.float32 else "bf16"
+    return Form("folded", precision, batch, Encoding(network.scale_C, network.shift_C, dtype), trunk, heads)
+
+
+def _compiled(network: Network, batch: int, rows_NCHW: Tensor, dtype: torch.dtype) -> Form | None:
+    folded = _folded(network, batch, dtype)
+    if folded is None:
+        return None
+    trunk, *heads = (compiled_part(part) for part in (folded.trunk, *folded.heads))
+    form = replace(folded, name="compiled", trunk=trunk, heads=heads)
+    logits_of(form, rows_NCHW[:batch])  # compiles now, so that a failure is met here
+    return form
+
+
+def _onednn(network: Network, batch: int, rows_NCHW: Tensor, dtype: torch.dtype) -> Form | None:
+    graphs = _parts(network)
+    if graphs is None:
+        return None
+    encoding = Encoding(network.scale_C, network.shift_C)
+    some_rows = encoding(rows_NCHW[:2]).to(dtype, memory_format=torch.channels_last)
+    trunk, *heads = (_in_dtype(fuse(graph), dtype) for graph in graphs)
+    features = trunk(some_rows)
+    ready = [to_onednn(trunk, some_rows, batch), *(to_onednn(head, features, batch) for head in heads)]
+    precision = "fp32" if dtype == torch.float32 else "bf16"
+    encoding = Encoding(network.scale_C, network.shift_C, dtype)
+    return Form("onednn", precision, batch, encoding, ready[0], ready[1:])
+
+
+def _int8(network: Network, batch: int, rows_NCHW: Tensor) -> Form | None:
+    graphs = _parts(network)
+    return None if graphs is None else quantised(network, [fuse(graph) for graph in graphs], batch, rows_NCHW)
+
+
+class _Float32Linear(nn.Module):
+    """A last linear layer whose logits stay in float32: in bfloat16 they would often tie."""
+
+    def __init__(self, linear: nn.Linear) -> None:
+        super().__init__()
+        self.linear = linear
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Logits."""
+        return self.linear(x.float())
+
+
+def _in_dtype(graph_module: fx.GraphModule, dtype: torch.dtype) -> fx.GraphModule:
+    """The graph's layers in another dtype, except linear layers that make its result."""
+    if dtype == torch.float32:
+        return graph_module
+    last: dict[str, nn.Linear] = {}
+    for node in graph_module.graph.nodes:
+        step = layer(graph_module, node)
+        if isinstance(step, nn.Linear) and all(user.op == "output" for user in node.users):
+            last[str(node.target)] = step
+            graph_module.set_submodule(str(node.target), nn.Identity())
+    graph_module.to(dtype)
+    for name, step in last.items():
+        graph_module.set_submodule(name, _Float32Linear(step))
+    return finished(graph_module)

@@ -1,0 +1,44 @@
+"""What a form must show before it may vote: one fixed function, close to the float32 network.
+
+The theorem is about one function of the noisy image. A form whose result for a row depends on the row's
+place in the batch, on its neighbours or on the run is none, and is refused.
+"""
+
+import torch
+from torch import Tensor
+
+from .form import Form
+
+
+def logits_of(form: Form, rows_NCHW: Tensor) -> Tensor:
+    """Summed logits, float32 [N, K], of rows in units of [0, 1]; N is a multiple of the form's batch."""
+    return torch.cat([form.logits(encoded(form, x_BCHW)) for x_BCHW in rows_NCHW.split(form.batch)])
+
+
+def encoded(form: Form, x_BCHW: Tensor) -> Tensor:
+    """A batch in the form's encoding and memory order."""
+    return form.encoding(x_BCHW).contiguous(memory_format=torch.channels_last)
+
+
+def agreement(form: Form, rows_NCHW: Tensor, votes_N: Tensor) -> float:
+    """Share of rows for which the form votes as the float32 network does."""
+    return (logits_of(form, rows_NCHW).argmax(1) == votes_N).double().mean().item()
+
+
+def is_one_function(form: Form, rows_NCHW: Tensor) -> bool:
+    """Whether rows get the same votes in a second run, in another place of the batch, and beside other rows.
+
+    The third batch is the first one's later rows moved to the front, and then copies of one row, as at the
+    end of a shard.
+
+    Args:
+        form: the form to check.
+        rows_NCHW: at least one batch of rows in units of [0, 1].
+    """
+    batch_BCHW = rows_NCHW[: form.batch]
+    shift = form.batch // 2 + 1 if form.batch > 2 else form.batch - 1
+    moved_BCHW = batch_BCHW[torch.arange(shift, shift + form.batch).clamp(max=form.batch - 1)]
+    first = form.logits(encoded(form, batch_BCHW)).argmax(1)
+    again = form.logits(encoded(form, batch_BCHW)).argmax(1)
+    moved = form.logits(encoded(form, moved_BCHW)).argmax(1)
+    return torch.equal(first, again) and torch.equal(first[shift:], moved[: form.batch - shift])

@@ -1,0 +1,205 @@
+"""Which form, precision and batch size: measured on this machine when a classifier is loaded, then fixed."""
+
+import statistics
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from spacte_client.types import Precision
+
+from .build import forms
+from .ceilings import multiply_adds_per_second, synchronize
+from .checks import agreement, encoded, is_one_function, logits_of
+from .errors import EngineError
+from .form import Form, plain
+from .network import Network
+
+WantedPrecision = Precision | Literal["auto"]
+Rows = Callable[[int], Tensor]
+
+_VALUES_IN_FLIGHT = {"cpu": 1 << 21, "cuda": 1 << 28}
+"""Values of the widest layer that a batch should have: on CPUs they then stay near the cache."""
+_BATCHES = {"cpu": (8, 2048), "cuda": (64, 8192)}
+_QUICK_SECONDS = 0.1  # a batch that takes longer is not tried in other sizes: loading must not take minutes
+_GAIN = 1.1  # another batch size, or another precision, must promise that much to be tried or taken
+_SMALL = 8  # small batches, for looks at few samples, have a large one's rows over this
+_PROBE_SIZE = 512
+
+_NOT_ONE_FUNCTION = (
+    "The module's votes change from run to run or with the rest of the batch: switch off dropout and batch "
+    "statistics in eval mode, so that it is one fixed function."
+)
+
+
+@dataclass(frozen=True)
+class Choice:
+    """What was chosen, and what it was chosen from.
+
+    Attributes:
+        form: the form that votes.
+        small: the same function for small batches, if that pays and votes the same.
+        vote_agreement: share of calibration rows on which it votes as the float32 network does.
+        tried: for each precision that was tried, its agreement and its rows per second.
+    """
+
+    form: Form
+    small: Form | None
+    vote_agreement: float
+    tried: dict[str, tuple[float, float]] = field(default_factory=dict)
+
+
+def choose(
+    network: Network,
+    precision: WantedPrecision,
+    batch: int | None,
+    rows: Rows,
+    *,
+    allow_int8: bool,
+    min_agreement: float,
+) -> Choice:
+    """Choose the form that is to vote.
+
+    Args:
+        network: on its device.
+        precision: one of the three, or `auto` for the fastest that agrees with float32.
+        batch: rows of a batch, or None for the fastest of a few sizes.
+        rows: calibration rows for a batch size, see `calibration.noisy_rows`.
+        allow_int8: whether `auto` may try int8.
+        min_agreement: smallest share of calibration rows with float32's vote.
+
+    Raises:
+        EngineError: the module is not one fixed function, or the precision asked for does not fit it.
+    """
+    size = batch or expected_batch(network, rows(1)[:2])
+    rows_NCHW = rows(size)
+    reference = plain(network, size)
+    votes_N = logits_of(reference, rows_NCHW).argmax(1)
+    tried: dict[str, tuple[float, float]] = {}
+    best: tuple[float, float, Form] | None = None
+    for name in [precision] if precision != "auto" else offered(rows_NCHW.device, allow_int8=allow_int8):
+        found = _first_true(network, name, size, rows_NCHW, votes_N, min_agreement)
+        if found is None:
+            continue
+        form, share = found
+        rate = rows_per_second(form, rows_NCHW)
+        tried[name] = (share, rate)
+        if share >= min_agreement and (best is None or rate > best[0]):
+            best = rate, share, form
+    if best is None:
+        if not tried and not is_one_function(reference, rows_NCHW):
+            raise EngineError(_NOT_ONE_FUNCTION)
+        raise EngineError(_refusal(precision, tried, min_agreement))
+    rate, share, form = best
+    if batch is None:
+        form = _faster_batch(network, form, rate, rows)
+    small = _small_form(network, form, rows)
+    return Choice(form, small, share, tried)
+
+
+def offered(device: torch.device, *, allow_int8: bool) -> list[str]:
+    """Precisions worth trying: float32, and those whose matrix products are faster on this machine."""
+    others = ["bf16"] if device.type == "cuda" or not allow_int8 else ["bf16", "int8"]
+    slowest = multiply_adds_per_second("fp32", device, _PROBE_SIZE)
+    faster = [name for name in others if _probe(name, device) > _GAIN * slowest]
+    return ["fp32", *faster]
+
+
+def expected_batch(network: Network, rows_NCHW: Tensor) -> int:
+    """The batch size, a power of two, whose widest layer fills the room that is best on such devices."""
+    widest = rows_NCHW[0].numel()
+
+    def look(_module: object, _inputs: object, output: object) -> None:
+        nonlocal widest
+        if isinstance(output, Tensor):
+            widest = max(widest, output.numel() // len(rows_NCHW))
+
+    parts = (network.trunk, *network.heads)
+    hooks = [module.register_forward_hook(look) for part in parts for module in part.modules()]
+    plain(network, len(rows_NCHW)).logits(rows_NCHW)
+    for hook in hooks:
+        hook.remove()
+    least, most = _BATCHES[rows_NCHW.device.type]
+    room = _VALUES_IN_FLIGHT[rows_NCHW.device.type] // widest
+    return min(max(1 << max(room, 1).bit_length() - 1, least), most)
+
+
+def rows_per_second(form: Form, rows_NCHW: Tensor, seconds: float = 0.2) -> float:
+    """Median rate of the form on full batches; it has run before."""
+    x_BCHW = encoded(form, rows_NCHW[: form.batch])
+    times: list[float] = []
+    while len(times) < 2 or (sum(times) < seconds and len(times) < 20):
+        synchronize(x_BCHW.device)
+        started = time.perf_counter()
+        form.logits(x_BCHW)
+        synchronize(x_BCHW.device)
+        times.append(time.perf_counter() - started)
+    return form.batch / statistics.median(times)
+
+
+def _first_true(
+    network: Network, precision: str, size: int, rows_NCHW: Tensor, votes_N: Tensor, min_agreement: float
+) -> tuple[Form, float] | None:
+    """The fastest form that is one function and agrees with float32; else the last that is one."""
+    found: tuple[Form, float] | None = None
+    half = len(rows_NCHW) // 2
+    for form in forms(network, precision, size, rows_NCHW[:half]):
+        if is_one_function(form, rows_NCHW):
+            # int8's scales come from the first half, the comparison from the second.
+            found = form, agreement(form, rows_NCHW[half:], votes_N[half:])
+            if found[1] >= min_agreement:
+                break
+    return found
+
+
+def _faster_batch(network: Network, form: Form, rate: float, rows: Rows) -> Form:
+    """The same form at half or twice the batch size, where that is clearly faster and votes the same."""
+    least, most = _BATCHES[rows(1).device.type]
+    best, best_rate = form, rate
+    for size in (form.batch // 2, form.batch * 2):
+        if not least <= size <= most or form.batch / rate > _QUICK_SECONDS:
+            continue
+        other = _same_at(network, form, size, rows)
+        if other is not None and (other_rate := rows_per_second(other, rows(size))) > _GAIN * best_rate:
+            best, best_rate = other, other_rate
+    return best
+
+
+def _small_form(network: Network, form: Form, rows: Rows) -> Form | None:
+    """The same form for small batches, if it takes less than half of a large one's time."""
+    size = form.batch // _SMALL
+    other = _same_at(network, form, size, rows) if size else None
+    if other is None:
+        return None
+    seconds = size / rows_per_second(other, rows(size))
+    return other if seconds < form.batch / rows_per_second(form, rows(form.batch)) / 2 else None
+
+
+def _same_at(network: Network, form: Form, size: int, rows: Rows) -> Form | None:
+    """The same form for another batch size; None unless it is one function with the same votes."""
+    rows_NCHW = rows(max(size, form.batch))
+    offered_forms = forms(network, form.precision, size, rows_NCHW[: len(rows_NCHW) // 2], only=form.name)
+    for other in offered_forms:
+        same = torch.equal(logits_of(other, rows_NCHW).argmax(1), logits_of(form, rows_NCHW).argmax(1))
+        if same and is_one_function(other, rows_NCHW):
+            return other
+    return None
+
+
+def _probe(precision: str, device: torch.device) -> float:
+    try:
+        return multiply_adds_per_second(precision, device, _PROBE_SIZE)
+    except (RuntimeError, AttributeError, NotImplementedError):  # not on this machine, or not in this PyTorch
+        return 0.0
+
+
+def _refusal(precision: str, tried: dict[str, tuple[float, float]], min_agreement: float) -> str:
+    if precision not in tried:
+        return f"{precision} cannot be computed for this classifier on this machine: use precision='fp32'."
+    return (
+        f"{precision} votes as float32 on {tried[precision][0]:.1%} of noisy rows only, less than "
+        f"{min_agreement:.0%}: use precision='auto' or 'fp32'."
+    )

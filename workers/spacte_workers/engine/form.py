@@ -1,0 +1,80 @@
+"""A form: one way to compute a network on one device, for one batch size. The plainest one is here.
+
+Forms of one network differ in arithmetic (`precision`) and in speed. `Encoding` says what the noise step
+has to hand to the trunk.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from spacte_client.types import Precision
+
+from .network import Network
+
+Part = Callable[[Tensor], Tensor]
+
+
+@dataclass(frozen=True)
+class Encoding:
+    """From pixels (in units of [0, 1], noise added) to the trunk's input: scale_C x + shift_C in `dtype`.
+
+    For uint8 the result is clamped to 0..255 and rounded half up.
+    """
+
+    scale_C: tuple[float, ...]
+    shift_C: tuple[float, ...]
+    dtype: torch.dtype = torch.float32
+
+    def __call__(self, x_BCHW: Tensor) -> Tensor:
+        """Encode a float32 batch; the noise step does the same on its own tensors."""
+        scale_C11, shift_C11 = (
+            torch.tensor(v, device=x_BCHW.device)[:, None, None] for v in (self.scale_C, self.shift_C)
+        )
+        y = x_BCHW * scale_C11 + shift_C11
+        return (y + 0.5).clamp_(0, 255).to(torch.uint8) if self.dtype == torch.uint8 else y.to(self.dtype)
+
+
+@dataclass(frozen=True)
+class Form:
+    """One way to compute a network.
+
+    Attributes:
+        name: for reports: `plain`, `folded`, `onednn`, `int8`, `compiled`.
+        precision: the arithmetic, part of the function that is certified.
+        batch: rows of each call; every call has exactly this many.
+        encoding: of the trunk's input, which is in channels_last order.
+        trunk: encoded batch -> features.
+        heads: features -> logits [B, K], one function a head.
+    """
+
+    name: str
+    precision: Precision
+    batch: int
+    encoding: Encoding
+    trunk: Part
+    heads: Sequence[Part]
+
+    def logits(self, x_BCHW: Tensor) -> Tensor:
+        """Summed head logits, float32 [B, K], of an encoded batch: the vote is their first maximum."""
+        features = self.trunk(x_BCHW)
+        return total([head(features) for head in self.heads])
+
+
+def total(logits: Sequence[Tensor]) -> Tensor:
+    """The sum of head logits in float32, head by head."""
+    summed = logits[0].float()
+    for z_BK in logits[1:]:
+        summed = summed + z_BK
+    return summed
+
+
+def plain(network: Network, batch: int) -> Form:
+    """The network as it is, in eager float32: what every other form is compared with."""
+
+    def trunk(x_BCHW: Tensor) -> Tensor:
+        return network.trunk(x_BCHW.contiguous())
+
+    return Form("plain", "fp32", batch, Encoding(network.scale_C, network.shift_C), trunk, network.heads)

@@ -1,0 +1,213 @@
+"""Certificates without a server: any `torch.nn.Module` or checkpoint, in this process."""
+
+import math
+import secrets
+import time
+import uuid
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from spacte_client.types import Bound, Certificate, Noise, Precision, Prediction
+
+from . import answers
+from .certification import Certification, CertifySpec
+from .images import from_array, image_sha256
+from .noise.table import noise_table
+from .prediction import PredictionRun, PredictSpec
+from .units import Image
+
+if TYPE_CHECKING:
+    import torch
+    from torch import nn
+
+_SHARD_SECONDS = 0.2
+"""How long a shard takes at most: a deadline is looked at between shards."""
+
+
+class LocalCertifier:
+    """Certifies and predicts with one base classifier, in the calling thread.
+
+    Args:
+        module_or_checkpoint: a module that maps float32 [B, C, H, W] (pixels in [0, 1] plus noise) to
+            logits [B, K] or to a list of L such tensors whose sum decides; or the path of a checkpoint
+            folder.
+        sigma: noise sd in units of [0, 1] pixels; a checkpoint's own by default, required with a module.
+        num_classes: K; required with a module.
+        input_shape: (C, H, W); required with a module.
+        precision: `auto`, `fp32`, `bf16` or `int8`; the certificate names the one used.
+        device: a torch device; default the first GPU, else the CPU.
+        batch: rows of a batch; default by measurement.
+        allow_int8: whether `auto` may choose int8.
+        examples: uint8 [M, C, H, W], images on which precisions are compared; default random ones.
+
+    Raises:
+        ValueError: something that only a checkpoint could supply is missing.
+        EngineError: the module is not one fixed function.
+    """
+
+    def __init__(
+        self,
+        module_or_checkpoint: "nn.Module | str | Path",
+        *,
+        sigma: float | None = None,
+        num_classes: int | None = None,
+        input_shape: Sequence[int] | None = None,
+        precision: Precision | Literal["auto"] = "auto",
+        device: "str | torch.device | None" = None,
+        batch: int | None = None,
+        allow_int8: bool = False,
+        examples: Any = None,
+    ) -> None:
+        from .engine import Engine
+
+        if isinstance(module_or_checkpoint, str | Path):
+            from spacte_trainer.checkpoint import load_checkpoint
+
+            checkpoint = load_checkpoint(Path(module_or_checkpoint))
+            name, version = checkpoint.folder.name, checkpoint.version
+            class_names = tuple(checkpoint.config.class_names)
+            sigma = checkpoint.config.sigma if sigma is None else sigma
+            self.engine = Engine.from_checkpoint(
+                checkpoint,
+                precision=precision,
+                device=device,
+                batch=batch,
+                allow_int8=allow_int8,
+                sigma=sigma,
+            )
+        else:
+            if sigma is None or num_classes is None or input_shape is None:
+                raise ValueError(
+                    "A bare module says nothing of itself: pass sigma, num_classes and input_shape."
+                )
+            name, version, class_names = "module", "", tuple(str(k) for k in range(num_classes))
+            self.engine = Engine(
+                module_or_checkpoint,
+                input_shape=input_shape,
+                num_classes=num_classes,
+                precision=precision,
+                device=device,
+                batch=batch,
+                allow_int8=allow_int8,
+                sigma=sigma,
+                examples=examples,
+            )
+        self.sigma = sigma
+        self._identity = answers.ModelIdentity(name, version, class_names, self.engine.precision)
+
+    def certify(
+        self,
+        image: Any,
+        *,
+        n0: int = 100,
+        n: int = 100_000,
+        alpha: float = 0.001,
+        bound: Bound = "clopper_pearson",
+        noise: Noise = "grid",
+        target_radius: float | None = None,
+        tolerance: float | None = None,
+        deadline_ms: int | None = None,
+        k_consensus: int | None = None,
+        seed: str | None = None,
+    ) -> Certificate:
+        """A label and an L2 radius, right with probability at least 1 - alpha over the noise.
+
+        Args:
+            image: uint8 array or tensor [C, H, W], or floating point in [0, 1].
+            n0: selection noises.
+            n: the most estimation noises.
+            alpha: probability of a false certificate that is tolerated.
+            bound: `two_class` also bounds the runner-up class and certifies more.
+            noise: `grid` is exact for 8-bit images; `float` is plain Gaussian noise, as published.
+            target_radius: stop once this radius is shown, or shown to be out of reach.
+            tolerance: stop when drawing on to `n` can add less than this to the radius.
+            deadline_ms: answer by then with what is proven.
+            k_consensus: heads that must agree for a vote without the others.
+            seed: 32 hex digits; default fresh. Choosing among seeds forfeits the guarantee.
+
+        Raises:
+            BadImageError: the image does not fit the model or the noise.
+            DeadlineError: the deadline passed before anything was proven.
+        """
+        pixels = from_array(image, input_shape=self.engine.input_shape)
+        started = time.perf_counter()
+        spec = CertifySpec(
+            sigma=self.sigma,
+            num_classes=self.engine.num_classes,
+            pixels=math.prod(pixels.shape),
+            n0=n0,
+            n_max=n,
+            alpha=alpha,
+            bound=bound,
+            noise=noise,
+            seed=seed or secrets.token_hex(16),
+            k_consensus=k_consensus,
+            target_radius=target_radius,
+            tolerance=tolerance,
+            deadline=deadline_ms is not None,
+            noise_error=self._noise_error(noise),
+        )
+        run = Certification(spec)
+        while not run.done:
+            if deadline_ms is not None and (time.perf_counter() - started) * 1000 >= deadline_ms:
+                run.expire()
+                break
+            self._advance(run, pixels)
+        return answers.certificate(
+            spec,
+            run.outcome(),
+            self._identity,
+            id=f"req_{uuid.uuid4().hex}",
+            image_sha256=image_sha256(pixels),
+            elapsed_ms=(time.perf_counter() - started) * 1000,
+            deadline_ms=deadline_ms,
+        )
+
+    def predict(
+        self,
+        image: Any,
+        *,
+        n: int = 1_000,
+        alpha: float = 0.001,
+        noise: Noise = "grid",
+        k_consensus: int | None = None,
+        seed: str | None = None,
+    ) -> Prediction:
+        """The smoothed classifier's answer, or an abstention; wrong with probability at most alpha.
+
+        Arguments and errors as for `certify`.
+        """
+        pixels = from_array(image, input_shape=self.engine.input_shape)
+        started = time.perf_counter()
+        spec = PredictSpec(
+            sigma=self.sigma,
+            num_classes=self.engine.num_classes,
+            n=n,
+            alpha=alpha,
+            noise=noise,
+            seed=seed or secrets.token_hex(16),
+            k_consensus=k_consensus,
+        )
+        run = PredictionRun(spec)
+        while not run.done:
+            self._advance(run, pixels)
+        elapsed_ms = (time.perf_counter() - started) * 1000
+        return answers.prediction(
+            spec, run.outcome(), self._identity, id=f"req_{uuid.uuid4().hex}", elapsed_ms=elapsed_ms
+        )
+
+    def _advance(self, run: Certification | PredictionRun, pixels: Image) -> None:
+        """Draw the next shards in one engine job and give their votes back."""
+        batches = max(1, int(self.engine.measured_rate * _SHARD_SECONDS / self.engine.batch))
+        shards = run.next_shards(batches * self.engine.batch)
+        if not shards:
+            raise RuntimeError("a run that is not done has nothing to draw, though nothing is in flight")
+        votes = self.engine.votes_many([(pixels, shard) for shard in shards])
+        for shard, counted in zip(shards, votes, strict=True):
+            run.give(shard, counted)
+
+    def _noise_error(self, noise: Noise) -> float:
+        if noise == "float":
+            return 0.0
+        return noise_table(self.sigma).total_variation * math.prod(self.engine.input_shape)

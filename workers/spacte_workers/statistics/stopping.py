@@ -1,0 +1,348 @@
+"""When to stop drawing, and what is proven then: the looks, the bound valid at each of them, the stopping
+rules.
+
+Without a stopping rule there is one look, at n_max, with the whole alpha (Cohen et al. 2019, section
+3.2.2). With any rule alpha is halved, by the union bound: one half for a Beta-mixture confidence sequence,
+valid at every look however it was chosen, the other for one Clopper-Pearson bound at n_max. `bound:
+two_class` splits each half once more, between a lower bound on the chosen class A and an upper bound on the
+largest of the others; the upper one needs no correction for the number of classes, because it grows with
+the votes and the truly second class has at most as many as the class that was counted second.
+
+Looks are at predetermined vote counts, so what is answered never depends on timing.
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Literal
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+from scipy.special import ndtr  # pyright: ignore[reportMissingTypeStubs]
+
+from .bounds import (
+    LARGEST_P,
+    FloatArray,
+    broadcast,
+    clopper_pearson_lower,
+    radius,
+    two_class_radius,
+)
+from .rounding import round_down, round_up
+from .sequences import log_mixture, mixture_lower
+
+Bound = Literal["clopper_pearson", "two_class"]
+StopReason = Literal["target", "futility", "n_max", "tolerance"]
+
+FUTILITY_LEVEL = 1e-4
+"""Beta: probability of giving up, falsely, on a target within reach. No certificate is less true for it."""
+
+FIRST_LOOK, LEAST_STEP, GROWTH = 16, 16, 1.1
+"""The looks: 16, 32, ... by steps of 16, then each a tenth further than the last, ending at n_max. Looking at
+every single vote would save some 5 % of the samples, for a hundred times the looks."""
+
+_VERDICTS_KEPT = 4_096
+
+_GO_ON, _TARGET, _FUTILITY, _N_MAX, _TOLERANCE = range(5)
+STOP_CODES: dict[int, StopReason] = {
+    _TARGET: "target",
+    _FUTILITY: "futility",
+    _N_MAX: "n_max",
+    _TOLERANCE: "tolerance",
+}
+"""What the codes of `Plan.stop_codes` mean; 0 is to go on."""
+
+
+@dataclass(frozen=True, slots=True)
+class Rules:
+    """What is to be proven about one image, and when to stop trying.
+
+    Attributes:
+        sigma: noise sd in units of [0, 1] pixels.
+        n_max: the most estimation votes.
+        alpha: probability of a false certificate that is tolerated.
+        bound: `clopper_pearson` bounds the chosen class alone, `two_class` also the runner-up.
+        num_classes: how many classes there are, at least 2.
+        target_radius: stop once this radius is shown, or shown to be out of reach.
+        tolerance: stop when drawing on to `n_max` can add less than this to the radius.
+        deadline: whether drawing may be cut short at any look for reasons of time.
+        noise_error: total variation between the noise as drawn and the Gaussian, over all pixels; it is
+            taken off every lower bound and added to every upper one.
+    """
+
+    sigma: float
+    n_max: int
+    alpha: float
+    bound: Bound
+    num_classes: int
+    target_radius: float | None = None
+    tolerance: float | None = None
+    deadline: bool = False
+    noise_error: float = 0.0
+
+    @property
+    def may_stop_early(self) -> bool:
+        """Whether there is any stopping rule."""
+        return self.deadline or self.target_radius is not None or self.tolerance is not None
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """What the votes up to a look prove.
+
+    Attributes:
+        p_lower: lower bound on the probability of the chosen class under exact Gaussian noise.
+        certified: whether the chosen class is proven to be the answer.
+        radius: certified L2 radius, rounded down; 0 unless certified.
+    """
+
+    p_lower: float
+    certified: bool
+    radius: float
+
+
+@dataclass(frozen=True, slots=True)
+class Proof:
+    """What many vote counts prove at one look: arrays of one shape. `radius` is exact, not rounded."""
+
+    p_lower: FloatArray
+    radius: FloatArray
+    certified: NDArray[np.bool_]
+
+
+def look_schedule(n_max: int) -> tuple[int, ...]:
+    """The vote counts at which a request with a stopping rule is looked at, ascending, ending at `n_max`."""
+    looks: list[int] = []
+    n = FIRST_LOOK
+    while n < n_max:
+        looks.append(n)
+        n = max(n + LEAST_STEP, math.ceil(n * GROWTH))
+    return (*looks, n_max)
+
+
+class Plan:
+    """The looks of one certificate and what to conclude at each.
+
+    One plan serves every image with the same rules (`plan_for`). Where only the votes of the chosen class S
+    decide, it remembers at each look between which S it went on, from which S the target was shown and up
+    to which S it was out of reach. All three are intervals, so that most looks of a long job cost two
+    comparisons.
+    """
+
+    def __init__(self, rules: Rules) -> None:
+        self.rules = rules
+        self.looks = look_schedule(rules.n_max) if rules.may_stop_early else (rules.n_max,)
+        shares = (2 if rules.may_stop_early else 1) * (2 if rules.bound == "two_class" else 1)
+        self._level = rules.alpha / shares
+        # A target counts as shown when the radius that is written down, rounded, reaches it.
+        self._goal = None if rules.target_radius is None else round_up(rules.target_radius)
+        if self._goal is not None:
+            self._goal_p, self._goal_q = (float(ndtr(side * self._goal / rules.sigma)) for side in (1, -1))
+            self._final_votes = self._votes_for_target(self._goal)
+        self._verdicts: dict[tuple[int, int, int], Verdict] = {}
+        self._memory: list[_LookMemory] | None = None
+        if rules.bound == "clopper_pearson" and rules.tolerance is None:
+            self._memory = [_LookMemory(n) for n in self.looks]
+
+    def first_stop(
+        self, look: int, tops: Sequence[int], seconds: Sequence[int]
+    ) -> tuple[int, StopReason] | None:
+        """The first of the looks `look`, `look` + 1, ... to stop at and why, or None to go on after all of
+        them.
+
+        Args:
+            look: index of the first look.
+            tops: at each look, the votes of the chosen class.
+            seconds: at each look, the most votes of any other class.
+        """
+        last, end = len(self.looks) - 1, look + len(tops)
+        unknown: list[int] = []
+        stop: tuple[int, StopReason] | None = None
+        if self.rules.target_radius is not None or self.rules.tolerance is not None:
+            for k in range(look, min(end, last)):
+                code = self._memory[k].code(tops[k - look]) if self._memory else None
+                if code is None:
+                    unknown.append(k)
+                elif code:
+                    stop = (k, STOP_CODES[code])
+                    break
+        if unknown:
+            votes = ((self.looks[k], tops[k - look], seconds[k - look]) for k in unknown)
+            n, top, second = zip(*votes, strict=True)
+            codes: list[int] = self.stop_codes(n, top, second, final=False).tolist()
+            for k, code in zip(unknown, codes, strict=True):
+                if self._memory:
+                    self._memory[k].learn(tops[k - look], code)
+                if code:
+                    return k, STOP_CODES[code]
+        if stop is None and end > last:
+            code = int(self.stop_codes(self.looks[last], tops[-1], seconds[-1], final=True))
+            stop = (last, STOP_CODES[code])
+        return stop
+
+    def judge(self, look: int, top: int, second: int) -> Verdict:
+        """What the votes up to look number `look` prove about the chosen class.
+
+        Args:
+            look: index of the look.
+            top: votes of the chosen class.
+            second: the most votes of any other class.
+        """
+        key = look, top, second if self.rules.bound == "two_class" else 0
+        verdict = self._verdicts.get(key)
+        if verdict is None:
+            proof = self.prove(self.looks[look], top, second, final=look == len(self.looks) - 1)
+            certified = bool(proof.certified)
+            shown = round_down(float(proof.radius)) if certified else 0.0
+            verdict = Verdict(float(proof.p_lower), certified, shown)
+            if len(self._verdicts) >= _VERDICTS_KEPT:
+                self._verdicts.clear()
+            self._verdicts[key] = verdict
+        return verdict
+
+    def prove(self, n: ArrayLike, top: ArrayLike, second: ArrayLike, *, final: bool) -> Proof:
+        """Bound and radius after `n` votes, from those of the chosen class and the most of any other.
+
+        Takes numbers or arrays; either all of `n` are n_max (`final`) or none.
+        """
+        rules = self.rules
+        votes, s, runner_up = broadcast(n, top, second)
+        # At one and the same level Clopper-Pearson is never below the mixture: no bound for a fixed n is
+        # better.
+        lower = clopper_pearson_lower if final else mixture_lower
+        if rules.bound == "clopper_pearson":
+            p_lower = np.maximum(lower(s, votes, self._level) - rules.noise_error, 0.0)
+            return Proof(p_lower, radius(p_lower, rules.sigma), p_lower >= 0.5)
+        # An upper bound on the runner-up is a lower bound on everything else; both in one go.
+        a, not_b = lower(np.stack((s, votes - runner_up)), votes, self._level) - rules.noise_error
+        p_lower = np.maximum(a, 0.0)
+        proven = two_class_radius(p_lower, 1.0 - not_b, rules.sigma)
+        return Proof(p_lower, proven, proven > 0.0)
+
+    def stop_codes(self, n: ArrayLike, top: ArrayLike, second: ArrayLike, *, final: bool) -> NDArray[np.int8]:
+        """Why to stop after `n` votes, as indices of `STOP_CODES`. Arguments as for `prove`."""
+        rules = self.rules
+        codes = np.full(np.broadcast(n, top, second).shape, _N_MAX if final else _GO_ON, np.int8)
+        if rules.tolerance is not None and not final:
+            proven = self.prove(n, top, second, final=False).radius
+            gain = self._at_end(n, top, second, *self._plausible(n, top, second)) - proven
+            codes[gain < rules.tolerance] = _TOLERANCE
+        if self._goal is not None:
+            futile, shown = (
+                self._one_class_target(n, top, final=final)
+                if rules.bound == "clopper_pearson"
+                else self._two_class_target(n, top, second, self._goal, final=final)
+            )
+            codes[futile] = _FUTILITY
+            codes[shown] = _TARGET
+        return codes
+
+    def _one_class_target(
+        self, n: ArrayLike, top: ArrayLike, *, final: bool
+    ) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
+        """Whether the target is out of reach, and whether it is shown.
+
+        The bound is compared with the probability that the target takes, so that its root need not be found.
+        """
+        votes, s = broadcast(n, top)
+        p, q, noise = self._goal_p, self._goal_q, self.rules.noise_error
+        futile = self._evident(votes - s, votes, q + noise, FUTILITY_LEVEL)
+        if final:
+            return futile, s >= self._final_votes
+        futile |= s + (self.rules.n_max - votes) < self._final_votes
+        return futile, self._evident(s, votes, p + noise, self._level)
+
+    @staticmethod
+    def _evident(s: FloatArray, n: FloatArray, p0: float, level: float) -> NDArray[np.bool_]:
+        """Whether `s` of `n` votes reject the probability `p0` and all below it."""
+        if p0 >= LARGEST_P:
+            return np.zeros(s.shape, np.bool_)
+        return (s > n * p0) & (log_mixture(s, n, p0) >= -math.log(level))
+
+    def _two_class_target(
+        self, n: ArrayLike, top: ArrayLike, second: ArrayLike, goal: float, *, final: bool
+    ) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
+        """Whether the target is out of reach, and whether it is shown."""
+        p_upper, second_lower = self._plausible(n, top, second)
+        highest = two_class_radius(
+            p_upper + self.rules.noise_error,
+            np.maximum(second_lower - self.rules.noise_error, 0.0),
+            self.rules.sigma,
+        )
+        if not final:
+            highest = np.minimum(highest, self._at_end(n, top, second, 1.0, 0.0))
+        return highest < goal, self.prove(n, top, second, final=final).radius >= goal
+
+    def _plausible(self, n: ArrayLike, top: ArrayLike, second: ArrayLike) -> tuple[FloatArray, FloatArray]:
+        """The highest chosen-class and the lowest runner-up probability that the votes leave plausible.
+
+        Together they hold at every look with probability 1 - `FUTILITY_LEVEL`. The runner-up is at least
+        the mean of the other classes; that some class is the second only by its votes costs a factor K - 1.
+        """
+        votes, s, runner_up = broadcast(n, top, second)
+        if self.rules.bound == "clopper_pearson":
+            upper = 1.0 - mixture_lower(votes - s, votes, FUTILITY_LEVEL)
+            return upper, np.zeros_like(upper)
+        others = self.rules.num_classes - 1
+        levels = np.array([FUTILITY_LEVEL / 2, FUTILITY_LEVEL / (2 * others)])
+        not_a, b = mixture_lower(
+            np.stack((votes - s, runner_up)), votes, levels.reshape(2, *(1 for _ in votes.shape))
+        )
+        return 1.0 - not_a, np.maximum(b, not_a / others)
+
+    def _votes_for_target(self, goal: float) -> int:
+        """The fewest votes for the chosen class that can show the target at n_max; n_max + 1 if none can."""
+        low, high = 0, self.rules.n_max + 1
+        while low < high:
+            middle = (low + high) // 2
+            if float(self.prove(self.rules.n_max, middle, 0, final=True).radius) >= goal:
+                high = middle
+            else:
+                low = middle + 1
+        return low
+
+    def _at_end(
+        self, n: ArrayLike, top: ArrayLike, second: ArrayLike, top_rate: ArrayLike, second_rate: ArrayLike
+    ) -> FloatArray:
+        """The radius at n_max if the votes from here on went to the two classes at these rates."""
+        n_max = self.rules.n_max
+        votes, s, runner_up, rate, runner_up_rate = broadcast(n, top, second, top_rate, second_rate)
+        remaining = n_max - votes
+        final_top = s + remaining * rate
+        final_second = np.minimum(runner_up + remaining * runner_up_rate, n_max - final_top)
+        return self.prove(n_max, final_top, final_second, final=True).radius
+
+
+@lru_cache(maxsize=256)
+def plan_for(rules: Rules) -> Plan:
+    """The plan for these rules, shared by all images that have them."""
+    return Plan(rules)
+
+
+class _LookMemory:
+    """What is known of one look of a plan: which votes of the chosen class stop there."""
+
+    __slots__ = ("futile_to", "on_from", "on_to", "shown_from")
+
+    def __init__(self, n: int) -> None:
+        self.shown_from = n + 1
+        self.futile_to = -1
+        self.on_from, self.on_to = n + 1, -1
+
+    def code(self, top: int) -> int | None:
+        """The stop code, or None where it is not known yet."""
+        if self.on_from <= top <= self.on_to:
+            return _GO_ON
+        if top >= self.shown_from:
+            return _TARGET
+        return _FUTILITY if top <= self.futile_to else None
+
+    def learn(self, top: int, code: int) -> None:
+        """Remember the stop code of `top` and what it says of its neighbours."""
+        if code == _GO_ON:
+            self.on_from, self.on_to = min(self.on_from, top), max(self.on_to, top)
+        elif code == _TARGET:
+            self.shown_from = min(self.shown_from, top)
+        else:
+            self.futile_to = max(self.futile_to, top)

@@ -1,0 +1,60 @@
+"""The test behind a prediction: is the most frequent class really the most probable one?"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from scipy.stats import (  # pyright: ignore[reportMissingTypeStubs]
+    binomtest,  # pyright: ignore[reportUnknownVariableType]
+)
+
+_FIRST_LOOK = 16
+
+
+@dataclass(frozen=True, slots=True)
+class TopClass:
+    """The most frequent class (ties: the lowest index) and the p-value of its lead over the second."""
+
+    label: int
+    p_value: float
+
+
+@dataclass(frozen=True, slots=True)
+class PredictLook:
+    """A vote count at which the test is made, and the share of alpha that it may spend."""
+
+    n: int
+    alpha: float
+
+
+def top_class_test(counts: Sequence[int]) -> TopClass:
+    """Two-sided exact binomial test of the largest count against the second largest at 1/2.
+
+    Naming the class where p <= alpha is wrong with probability at most alpha: Hung & Fithian 2019; Cohen et
+    al. 2019, section 3.2.1.
+
+    Args:
+        counts: votes per class, at least two classes and one vote.
+    """
+    label = max(range(len(counts)), key=lambda c: (counts[c], -c))
+    second = max(count for c, count in enumerate(counts) if c != label)
+    p_value = float(binomtest(counts[label], counts[label] + second, 0.5).pvalue)
+    return TopClass(label, p_value)
+
+
+def predict_looks(n: int, alpha: float, *, early_stop: bool) -> tuple[PredictLook, ...]:
+    """When to make the test, ascending and ending at `n`.
+
+    Without early stopping there is one, with the whole alpha. With it the test at `n` keeps half, and tests
+    at 16, 32, 64, ... votes share the other half equally: by the union bound the answer, whenever it is
+    given, is wrong with probability at most alpha.
+    """
+    if not early_stop:
+        return (PredictLook(n, alpha),)
+    early: list[int] = []
+    votes = _FIRST_LOOK
+    while votes < n:
+        early.append(votes)
+        votes *= 2
+    if not early:
+        return (PredictLook(n, alpha),)
+    return (*(PredictLook(votes, alpha / 2 / len(early)) for votes in early), PredictLook(n, alpha / 2))

@@ -1,0 +1,110 @@
+"""What travels between the coordinator and a sampler. Plain data: no torch, no Ray.
+
+A `Shard` names noises by index, and its votes are a function of the shard alone, so that a shard lost with
+its sampler is simply drawn again elsewhere and gives the same votes.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from enum import IntEnum
+from typing import Protocol
+
+from spacte_client.types import Noise
+
+
+class Phase(IntEnum):
+    """Which of the disjoint noise sequences of an image. The value enters the noise key: never renumber."""
+
+    SELECTION = 0
+    ESTIMATION = 1
+    PREDICTION = 2
+
+
+@dataclass(frozen=True, slots=True)
+class Image:
+    """Decoded pixels, ready to travel.
+
+    Attributes:
+        data: C-order bytes of the [C, H, W] array.
+        shape: (C, H, W).
+        dtype: `uint8` (values 0..255 on the 8-bit grid) or `float32` (values in [0, 1]; float noise only).
+    """
+
+    data: bytes = field(repr=False)
+    shape: tuple[int, int, int]
+    dtype: str
+
+
+@dataclass(frozen=True, slots=True)
+class NoiseSource:
+    """Everything besides the index range that determines the noise and the vote of a sample.
+
+    Attributes:
+        seed: 32 hex digits (128 bits) of the request.
+        image_index: position of the image in the request, 0 for a single one.
+        sigma: noise sd in units of [0, 1] pixels.
+        noise: `grid` (integer noise on the 1/255 grid) or `float`.
+        k_consensus: heads that must agree for a vote without the others; None runs all heads.
+    """
+
+    seed: str
+    image_index: int
+    sigma: float
+    noise: Noise
+    k_consensus: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Shard:
+    """A work unit: noises start..stop-1 of one phase of one image."""
+
+    source: NoiseSource
+    phase: Phase
+    start: int
+    stop: int
+
+    @property
+    def size(self) -> int:
+        """Number of noises."""
+        return self.stop - self.start
+
+
+@dataclass(frozen=True, slots=True)
+class Votes:
+    """Votes of a shard: one count per class, summing to the shard's size, and how long the sampler took."""
+
+    counts: tuple[int, ...]
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class Work:
+    """A shard together with the image that its noises are added to."""
+
+    image: Image
+    shard: Shard
+
+
+class SamplerLostError(Exception):
+    """The sampler went away with its shard; another one can draw the same shard."""
+
+
+class Sampler(Protocol):
+    """One source of votes: a Ray actor on a GPU or CPU share, or the engine in this process."""
+
+    @property
+    def id(self) -> str:
+        """A name that stays the same while the sampler lives."""
+        ...
+
+    async def sample_many(self, model: str, work: Sequence[Work]) -> list[Votes]:
+        """Draw several shards, of one image or of several, and return their votes in the same order.
+
+        One call is one job of about 50 to 200 ms for the sampler. A shard may be as small as one noise: the
+        engine lays the rows of all shards one behind the other into its fixed, padded batches, so that
+        small looks cost no more than large ones.
+
+        Raises:
+            SamplerLostError: the sampler is gone; draw all of these shards elsewhere.
+        """
+        ...

@@ -1,0 +1,147 @@
+"""The audit of a certificate: what its own numbers prove, and, with the model, whether its votes are true.
+
+`check` recomputes label, bound and radius from the counts, offline. `replay` draws every noise again from the
+seed and compares the counts exactly. Each finding is one sentence.
+"""
+
+import math
+from collections.abc import Callable
+from typing import Protocol
+
+from spacte_client.types import ABSTAIN, Certificate
+
+from .noise.table import noise_table
+from .statistics.rounding import RADIUS_DIGITS
+from .statistics.stopping import STOP_CODES, Plan, Rules
+from .units import Image, NoiseSource, Phase, Shard, Votes
+
+_TOLERANCE = 1e-9  # another version of SciPy may differ in the last digits of a bound
+_SHARD = 4_096
+
+
+class Voter(Protocol):
+    """Draws votes again: an `Engine` with the model of the certificate."""
+
+    def votes(self, image: Image, shard: Shard) -> Votes:
+        """Votes of a shard."""
+        ...
+
+
+def check(certificate: Certificate) -> list[str]:
+    """What does not fit in a certificate, one sentence a point; empty where everything does."""
+    findings = _check_counts(certificate) + _check_noise(certificate)
+    # Without sound counts there is nothing to recompute.
+    return findings or _check_proof(certificate)
+
+
+def replay(
+    certificate: Certificate, voter: Voter, image: Image, on_progress: Callable[[int], None] | None = None
+) -> list[str]:
+    """Draw all noises of a certificate again and compare the counts exactly.
+
+    Args:
+        certificate: what to check.
+        voter: the model of the certificate, at its precision.
+        image: the image of the certificate, decoded to the model's input shape.
+        on_progress: told how many noises have been drawn.
+
+    Returns:
+        What does not fit, one sentence a point.
+    """
+    c = certificate
+    source = NoiseSource(c.seed, c.image_index, c.sigma, c.noise, c.k_consensus)
+    findings: list[str] = []
+    done = 0
+    for name, phase, expected in (
+        ("selection_counts", Phase.SELECTION, c.selection_counts),
+        ("counts", Phase.ESTIMATION, c.counts),
+    ):
+        drawn = [0] * len(expected)
+        for start in range(0, sum(expected), _SHARD):
+            shard = Shard(source, phase, start, min(start + _SHARD, sum(expected)))
+            drawn = [a + b for a, b in zip(drawn, voter.votes(image, shard).counts, strict=True)]
+            done += shard.size
+            if on_progress:
+                on_progress(done)
+        if drawn != expected:
+            moved = sum(abs(a - b) for a, b in zip(drawn, expected, strict=True)) // 2
+            findings.append(f"{name}: drawn again, {moved} of {sum(expected)} votes went to another class.")
+    return findings
+
+
+def _check_counts(c: Certificate) -> list[str]:
+    findings: list[str] = []
+    if not 0.0 < c.alpha < 1.0:
+        findings.append(f"alpha: {c.alpha} is no probability between 0 and 1.")
+    if not (c.sigma > 0.0 and math.isfinite(c.sigma)):
+        findings.append(f"sigma: {c.sigma} is not a positive number.")
+    if len(c.counts) != len(c.selection_counts) or len(c.counts) < 2:
+        findings.append("counts: there is not one for each of two or more classes, as in selection_counts.")
+    for name, counts, total_name, total in (
+        ("counts", c.counts, "n", c.n),
+        ("selection_counts", c.selection_counts, "n0", c.n0),
+    ):
+        if min(counts, default=0) < 0 or sum(counts) != total or total < 1:
+            findings.append(f"{name}: they do not sum to {total_name} = {total}.")
+    return findings
+
+
+def _check_noise(c: Certificate) -> list[str]:
+    if c.noise == "float" and c.noise_error != 0.0:
+        return ["noise_error: floating-point noise has none that could be stated."]
+    # The image's size is not in the certificate, so this is the least that it can be: one pixel.
+    if c.noise == "grid" and c.sigma > 0.0 and not noise_table(c.sigma).total_variation <= c.noise_error <= 1:
+        return [f"noise_error: {c.noise_error} is not what the noise table for sigma {c.sigma} allows."]
+    return []
+
+
+def _check_proof(c: Certificate) -> list[str]:
+    plan = Plan(
+        Rules(
+            sigma=c.sigma,
+            n_max=c.n_max,
+            alpha=c.alpha,
+            bound=c.bound,
+            num_classes=len(c.counts),
+            target_radius=c.target_radius,
+            tolerance=c.tolerance,
+            deadline=c.deadline_ms is not None,
+            noise_error=c.noise_error,
+        )
+    )
+    if c.n not in plan.looks:
+        why = "is above n_max" if c.n > c.n_max else "is not one of the predetermined looks"
+        return [f"n: {c.n} {why}, so no bound holds there."]
+    look, final = plan.looks.index(c.n), c.n == c.n_max
+    selected = c.selection_counts.index(max(c.selection_counts))
+    top, second = c.counts[selected], max(c.counts[:selected] + c.counts[selected + 1 :])
+    proof = plan.prove(c.n, top, second, final=final)
+    findings: list[str] = []
+    label = selected if proof.certified else ABSTAIN
+    if c.label != label or c.abstained != (label == ABSTAIN):
+        said = "an abstention" if c.abstained else f"class {c.label}"
+        proven = "none" if label == ABSTAIN else f"class {label}"
+        findings.append(f"label: the answer is {said}, but the class that the counts prove is {proven}.")
+    p_lower = float(proof.p_lower)
+    if abs(c.p_lower - p_lower) > _TOLERANCE:
+        findings.append(f"p_lower: it is {c.p_lower!r}, but the counts give {p_lower!r}.")
+    exact = float(proof.radius) if proof.certified else 0.0
+    if not exact - 10.0**-RADIUS_DIGITS - _TOLERANCE < c.radius <= exact + _TOLERANCE:
+        findings.append(f"radius: it is {c.radius!r}, but the counts prove {exact:.9f}, to be rounded down.")
+    return findings + _check_stop(
+        c, plan, look, STOP_CODES.get(int(plan.stop_codes(c.n, top, second, final=final)))
+    )
+
+
+def _check_stop(c: Certificate, plan: Plan, look: int, reason: str | None) -> list[str]:
+    findings: list[str] = []
+    if c.looks != look + 1:
+        findings.append(f"looks: there are {look + 1} up to n = {c.n}, not {c.looks}.")
+    expected = reason
+    if c.stop_reason in ("deadline", "cancelled") and reason is None and plan.rules.may_stop_early:
+        expected = c.stop_reason  # time is up at any look
+    if c.stop_reason != expected:
+        findings.append(
+            f"stop_reason: it is {c.stop_reason}, but at these counts it is {expected or 'to go on'}."
+        )
+    return findings
