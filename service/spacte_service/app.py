@@ -1,0 +1,87 @@
+"""The application: `create_app` puts settings, workers, middleware and routes together."""
+
+from collections.abc import AsyncGenerator
+from contextlib import asynccontextmanager
+
+from fastapi import FastAPI
+from fastapi.middleware.cors import CORSMiddleware
+
+from .backend import Backend
+from .gateway import Gateway
+from .guard import OriginGuard
+from .logs import configure_structlog
+from .metrics import Metrics
+from .middleware import BodyLimit, RequestContext
+from .openapi import add_openapi
+from .problems import add_problem_handlers
+from .routes import answers, files, health, jobs, kserve, models, stream, watching
+from .settings import Settings
+from .version import VERSION
+from .web import add_web
+
+DESCRIPTION = """Images in, predictions with certified L2 radii out, by randomized smoothing.
+
+Every answer with status 400 and above is a problem document (RFC 9457) with a stable `code`; its `instance`,
+like the header `X-Request-ID` of every answer, names the request.
+"""
+
+
+def create_app(settings: Settings | None = None, runtime: Backend | None = None) -> FastAPI:
+    """Make the gateway's application.
+
+    ``create_app(settings: Settings | None = None, runtime: Runtime | None = None) -> FastAPI``
+
+    Args:
+        settings: how to serve; from the environment (`SPACTE_*`) where None.
+        runtime: the models and samplers (`spacte_workers.runtime.Runtime`); made from the settings where
+            None. The application's lifespan starts and stops it. Where no lifespan runs, as under an ASGI
+            transport in a test, the caller starts it (`await runtime.start()`).
+    """
+    settings = settings or Settings()
+    configure_structlog()
+    metrics = Metrics()
+    if runtime is None:
+        from .runtime import make_runtime
+
+        runtime = make_runtime(settings, metrics)
+    gateway = Gateway(settings, runtime, metrics)
+
+    @asynccontextmanager
+    async def lifespan(_: FastAPI) -> AsyncGenerator[None]:
+        await gateway.start()
+        try:
+            yield
+        finally:
+            await gateway.stop()
+
+    app = FastAPI(title="SPACTE", version=VERSION, description=DESCRIPTION, lifespan=lifespan, redoc_url=None)
+    app.state.gateway = gateway
+    for routes in (answers, stream, models, files, jobs, health, watching, kserve):
+        app.include_router(routes.router)
+    add_web(app)
+    add_problem_handlers(app)
+    add_openapi(app)
+    add_middleware(app, settings, metrics)
+    return app
+
+
+def add_middleware(app: FastAPI, settings: Settings, metrics: Metrics) -> None:
+    """Surround the routes; what is added last comes first."""
+    app.add_middleware(
+        BodyLimit, limit=settings.max_body_bytes, by_prefix={"/v1/files": settings.max_upload_bytes}
+    )
+    if settings.origins():
+        app.add_middleware(
+            CORSMiddleware,
+            allow_origins=settings.origins(),
+            allow_methods=["GET", "POST", "DELETE"],
+            allow_headers=[
+                "Authorization",
+                "Content-Type",
+                "Idempotency-Key",
+                "X-Request-ID",
+            ],
+            expose_headers=["X-Request-ID", "Retry-After", "Location", "Idempotency-Replayed"],
+        )
+    app.add_middleware(OriginGuard, hosts=settings.hosts(), origins=settings.origins())
+    app.add_middleware(RequestContext, metrics=metrics)

@@ -1,0 +1,72 @@
+"""What the gateway needs of the workers: `spacte_workers.runtime.Runtime`, on Ray or in this process."""
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Protocol
+
+from spacte_client.types import Certificate, CertifyParams, Model, Prediction, PredictParams, Sample
+
+if TYPE_CHECKING:  # scipy and numpy come with them, which the application's import can do without
+    from spacte_workers.certification import Progress
+    from spacte_workers.pools import Census
+    from spacte_workers.units import Image
+
+OnProgress = Callable[["Progress", Certificate | None], None]
+"""Told on the event loop how far a certificate is, and the one that stands if drawing ends now."""
+
+
+class Backend(Protocol):
+    """Models and samplers, as seen from the routes.
+
+    Errors are those of `spacte_workers.errors`, and `BadImageError`.
+    """
+
+    async def start(self) -> None:
+        """Load the models and start the samplers; returns once requests can be answered."""
+        ...
+
+    async def stop(self) -> None:
+        """Let go of samplers and models."""
+        ...
+
+    async def load(self, name: str) -> None:
+        """Load a model, or replace it by what its folder holds now, without dropping a request."""
+        ...
+
+    async def unload(self, name: str) -> None:
+        """Stop serving a model, once what it works on is answered."""
+        ...
+
+    def models(self) -> list[Model]:
+        """Every model known, loaded or not."""
+        ...
+
+    def samples(self, name: str) -> list[Sample]:
+        """Held-out images that came with a model; reads files."""
+        ...
+
+    def ready(self) -> dict[str, str]:
+        """Checks by name, each `ok` or a sentence on what is wrong."""
+        ...
+
+    def census(self) -> "Census":
+        """How many samplers are in which state, and what they run on."""
+        ...
+
+    def decode(self, model: str | None, data: bytes, resize: bool = False) -> "Image":
+        """Pixels in the model's input shape, from the bytes of an image file."""
+        ...
+
+    async def certify(
+        self,
+        image: "Image",
+        params: CertifyParams,
+        *,
+        request_id: str,
+        on_progress: OnProgress | None = None,
+    ) -> Certificate:
+        """One certificate; cancelling the task frees the samplers."""
+        ...
+
+    async def predict(self, image: "Image", params: PredictParams, *, request_id: str) -> Prediction:
+        """One prediction."""
+        ...

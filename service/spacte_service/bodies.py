@@ -1,0 +1,240 @@
+"""Bodies of predict and certify: JSON with base64 images, or a form with image files and JSON `params`."""
+
+import asyncio
+import binascii
+import json
+import math
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, Generic, TypeVar
+
+from anyio import CapacityLimiter, to_thread
+from fastapi import Request
+from pydantic import BaseModel, ValidationError
+from starlette.datastructures import FormData, UploadFile
+from starlette.requests import ClientDisconnect
+
+from spacte_client.types import (
+    Base64Image,
+    CertifyParams,
+    CertifyRequest,
+    ImageSource,
+    JobRequest,
+    PredictBatchRequest,
+    PredictParams,
+    PredictRequest,
+)
+
+from .forms import read_form
+from .problems import ProblemError, field_error, validation_failed
+
+P = TypeVar("P", bound=PredictParams)
+T = TypeVar("T")
+
+SMALL = 64 * 1024
+"""Bodies up to this size are parsed on the event loop: quicker than the way to a thread and back."""
+
+
+@dataclass(frozen=True, slots=True)
+class Work(Generic[P]):
+    """A request as read: options, and the bytes of its image files.
+
+    Attributes:
+        params: validated options.
+        images: one or more image files.
+        pointers: where in the body each image was, for errors about it.
+        batch: whether the caller sent a list, and so expects a list.
+    """
+
+    params: P
+    images: tuple[bytes, ...]
+    pointers: tuple[str, ...]
+    batch: bool = False
+
+
+class BodyReader:
+    """Reads bodies within a time limit and parses the large ones in threads.
+
+    Args:
+        timeout_s: time in which a body must have arrived.
+        threads: shared with the decoding of images.
+    """
+
+    def __init__(self, timeout_s: float, threads: CapacityLimiter) -> None:
+        self.timeout_s = timeout_s
+        self.threads = threads
+
+    async def certify(self, request: Request) -> Work[CertifyParams]:
+        """The body of a certify request.
+
+        Raises:
+            ProblemError: it cannot be read, or a field is not as it should be.
+        """
+        return await self._read(
+            request, _certify_json, partial(_from_form, params=CertifyParams, several=False)
+        )
+
+    async def predict(self, request: Request) -> Work[PredictParams]:
+        """The body of a predict request, with one image or with several.
+
+        Raises:
+            ProblemError: it cannot be read, or a field is not as it should be.
+        """
+        return await self._read(
+            request, _predict_json, partial(_from_form, params=PredictParams, several=True)
+        )
+
+    async def job(self, request: Request) -> JobRequest:
+        """The body of a request for a job, JSON only.
+
+        Raises:
+            ProblemError: it cannot be read, or a field is not as it should be.
+        """
+        return await self._read(request, _job_json, _no_form)
+
+    async def _read(
+        self,
+        request: Request,
+        from_json: Callable[[bytes], T],
+        from_form: Callable[[FormData], Awaitable[T]],
+    ) -> T:
+        kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+        try:
+            async with asyncio.timeout(self.timeout_s):
+                if kind == "multipart/form-data":
+                    async with read_form(request) as form:
+                        return await from_form(form)
+                raw = await request.body()
+        except TimeoutError:
+            sentence = (
+                f"The body did not arrive within {self.timeout_s:g} s; send it faster or make it smaller."
+            )
+            raise ProblemError("bad_request", sentence) from None
+        except ClientDisconnect:
+            raise ProblemError(
+                "bad_request", "The connection was closed before the body had arrived."
+            ) from None
+        if kind and kind != "application/json" and not kind.endswith("+json"):
+            sentence = f"Send application/json or multipart/form-data, not {kind[:64]}."
+            raise ProblemError("unsupported_media_type", sentence)
+        if len(raw) <= SMALL:
+            return from_json(raw)
+        return await to_thread.run_sync(from_json, raw, limiter=self.threads)
+
+
+def _job_json(raw: bytes) -> JobRequest:
+    if not raw.strip():
+        raise ProblemError("bad_request", "The body is empty; send the job's `input`.")
+    return validated(JobRequest, parse_json(raw))
+
+
+async def _no_form(_: FormData) -> Any:
+    sentence = "Send application/json; upload the file with POST /v1/files first, and name it in `input`."
+    raise ProblemError("unsupported_media_type", sentence)
+
+
+def parse_json(raw: bytes | str) -> Any:
+    """A JSON value. Whole numbers may be written `1e4`; NaN, infinities and what no float holds may not.
+
+    Raises:
+        ProblemError: it is not JSON.
+    """
+    if not raw.strip():
+        raise ProblemError("bad_request", "The body is empty; send an image and the model's name.")
+    try:
+        return json.loads(raw, parse_float=_number, parse_constant=_no_constant)
+    except (ValueError, RecursionError) as error:
+        reason = (
+            f"{error.msg} at character {error.pos}"
+            if isinstance(error, json.JSONDecodeError)
+            else "it is malformed"
+        )
+        raise ProblemError(
+            "bad_request", f"The body is not JSON: {reason}; check how it was encoded."
+        ) from None
+
+
+def _number(text: str) -> float | int:
+    value = float(text)
+    if not math.isfinite(value):
+        raise ValueError("number out of range")
+    return int(value) if value.is_integer() and abs(value) < 2**53 else value
+
+
+def _no_constant(name: str) -> Any:
+    raise ValueError(f"{name} is not JSON")
+
+
+def _certify_json(raw: bytes) -> Work[CertifyParams]:
+    request = validated(CertifyRequest, parse_json(raw))
+    return Work(_options(CertifyParams, request), (_bytes_of(request.image, "/image"),), ("/image",))
+
+
+def _predict_json(raw: bytes) -> Work[PredictParams]:
+    body: Any = parse_json(raw)
+    if not (isinstance(body, dict) and "images" in body):
+        request = validated(PredictRequest, body)
+        return Work(_options(PredictParams, request), (_bytes_of(request.image, "/image"),), ("/image",))
+    batch = validated(PredictBatchRequest, body)
+    pointers = tuple(f"/images/{i}" for i in range(len(batch.images)))
+    images = tuple(map(_bytes_of, batch.images, pointers))
+    return Work(_options(PredictParams, batch), images, pointers, batch=True)
+
+
+def _options(params: type[P], request: P) -> P:
+    """The request without its images, which are large and already decoded."""
+    return params.model_construct(**{name: getattr(request, name) for name in params.model_fields})
+
+
+async def _from_form(form: FormData, *, params: type[P], several: bool) -> Work[P]:
+    files: list[UploadFile] = []
+    options: Any = {}
+    for name, value in form.multi_items():
+        if name == "image" and isinstance(value, UploadFile):
+            files.append(value)
+        elif name == "image":
+            raise field_error("/image", "Send `image` as a file part, with a file name.")
+        elif name == "params":
+            text = await value.read() if isinstance(value, UploadFile) else value
+            options = parse_json(text)
+        else:
+            raise field_error(
+                f"/{name}", "The form has the parts `image` and `params` only; put options into `params`."
+            )
+    if not files:
+        raise field_error("/image", "`image` is required: send the image as a file part of that name.")
+    if len(files) > 1 and not several:
+        raise field_error("/image", "Send one image; a batch of images is a job, or several requests.")
+    images = [await file.read() for file in files]
+    pointers = [f"/images/{i}" for i in range(len(images))] if len(images) > 1 else ["/image"]
+    return Work(validated(params, options), tuple(images), tuple(pointers), len(images) > 1)
+
+
+M = TypeVar("M", bound=BaseModel)
+
+
+def validated(model: type[M], body: Any) -> M:
+    """`body` as a wire model; strict, so that `"10"` and `true` are not numbers.
+
+    Raises:
+        ProblemError: 422 with a pointer to each field at fault.
+    """
+    try:
+        return model.model_validate(body, strict=True)
+    except ValidationError as error:
+        errors = error.errors(include_url=False, include_context=False, include_input=False)
+        raise validation_failed(errors, body, tuple(model.model_fields)) from None
+
+
+def _bytes_of(source: ImageSource, pointer: str) -> bytes:
+    if not isinstance(source, Base64Image):
+        sentence = f"There is no file {source.file_id[:64]!r}; send the image itself, as base64."
+        raise ProblemError("file_not_found", sentence)
+    try:
+        return binascii.a2b_base64(source.data, strict_mode=True)
+    except (binascii.Error, ValueError):
+        hint = " without the `data:...,` in front" if source.data.startswith("data:") else ""
+        raise field_error(
+            f"{pointer}/data", f"Send plain base64 of the file's bytes{hint}, without line breaks."
+        ) from None

@@ -1,0 +1,56 @@
+"""From what the workers raise to what the caller is told."""
+
+from collections.abc import Generator
+from contextlib import contextmanager
+
+from spacte_client.types import FieldProblem, ProblemCode
+from spacte_workers.errors import (
+    BadParameterError,
+    ClusterError,
+    DeadlineExceededError,
+    ModelLoadError,
+    ModelNotFoundError,
+    ModelNotReadyError,
+    NoWorkersError,
+    RuntimeFault,
+)
+from spacte_workers.images import BadImageError
+
+from .problems import ProblemError, field_error
+
+CODES: dict[type[RuntimeFault], ProblemCode] = {
+    ModelNotFoundError: "model_not_found",
+    ModelNotReadyError: "model_loading",
+    ModelLoadError: "bad_request",
+    NoWorkersError: "no_workers",
+    ClusterError: "no_workers",
+    DeadlineExceededError: "deadline_exceeded",
+}
+
+RETRY_AFTER_S: dict[ProblemCode, float] = {"no_workers": 5.0, "model_loading": 2.0}
+"""A sampler is back in a second or two, a node in about ten."""
+
+
+@contextmanager
+def faults_as_problems(image: str = "/image") -> Generator[None]:
+    """Raise the workers' errors as problems; `image` points to the image that was worked on."""
+    try:
+        yield
+    except (RuntimeFault, BadImageError) as fault:
+        raise to_problem_error(fault, image) from fault
+
+
+def to_problem_error(fault: RuntimeFault | BadImageError, image: str = "/image") -> ProblemError:
+    """The problem that describes a fault of the workers; their messages are already sentences for callers."""
+    if isinstance(fault, BadImageError):
+        return ProblemError("bad_image", str(fault), errors=[FieldProblem(pointer=image, detail=str(fault))])
+    if isinstance(fault, BadParameterError):
+        return field_error(f"/{fault.field}", str(fault))
+    if isinstance(fault, ModelNotReadyError) and fault.state != "loading":
+        # It will not become ready by waiting, so the caller is not told to try again.
+        return ProblemError("model_not_found", str(fault))
+    code: ProblemCode = "internal"
+    for kind, its_code in CODES.items():
+        if isinstance(fault, kind):
+            code = its_code
+    return ProblemError(code, str(fault), retry_after_s=RETRY_AFTER_S.get(code))

@@ -1,0 +1,56 @@
+"""Multipart forms, read to their end or refused: a form that is cut off leaves no open file behind."""
+
+from collections.abc import AsyncGenerator
+from contextlib import aclosing, asynccontextmanager
+
+from fastapi import Request
+from starlette.datastructures import FormData
+from starlette.formparsers import MultiPartException, MultiPartParser
+
+from .problems import ProblemError
+
+MOST_FILES = 256
+MOST_FIELDS = 8
+
+
+class _WholeForm(MultiPartParser):
+    """Starlette's parser, which also knows whether the closing boundary has come."""
+
+    whole = False
+
+    def on_end(self) -> None:
+        self.whole = True
+
+    async def parse(self) -> FormData:
+        """The form.
+
+        Raises:
+            MultiPartException: it is malformed or cut off.
+        """
+        form = await super().parse()
+        if not self.whole:
+            for file in self._files_to_close_on_error:
+                file.close()
+            raise MultiPartException("its closing boundary is missing")
+        return form
+
+
+@asynccontextmanager
+async def read_form(request: Request) -> AsyncGenerator[FormData]:
+    """The request's multipart form; its files are closed afterwards.
+
+    Raises:
+        ProblemError: 400, it is malformed, cut off or has too many parts.
+    """
+    try:
+        async with aclosing(request.stream()) as stream:
+            limits = {"max_files": MOST_FILES, "max_fields": MOST_FIELDS}
+            form = await _WholeForm(request.headers, stream, **limits).parse()
+    except MultiPartException as error:
+        reason = error.message[:1].lower() + error.message[1:].rstrip(".")
+        sentence = f"The form cannot be read: {reason}; check how it was encoded."
+        raise ProblemError("bad_request", sentence) from None
+    try:
+        yield form
+    finally:
+        await form.close()

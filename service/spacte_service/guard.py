@@ -1,0 +1,55 @@
+"""Keeps the web pages of other origins out, which could reach a gateway on their reader's machine."""
+
+from collections.abc import Collection
+from urllib.parse import urlsplit
+
+from starlette.datastructures import Headers
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+from .problems import ProblemError, ProblemResponse, request_id_of
+
+SAFE_METHODS = ("GET", "HEAD", "OPTIONS")
+
+
+class OriginGuard:
+    """ASGI middleware that refuses requests for other host names, and changes that other origins ask for.
+
+    A page whose name is made to point to this machine (DNS rebinding) still sends its own name as `Host`. A
+    page elsewhere that posts a form here sends its own `Origin`. Only browsers send an `Origin`.
+
+    Args:
+        hosts: names that the service goes by, without port; empty for any.
+        origins: origins that may call from elsewhere (CORS).
+    """
+
+    def __init__(self, app: ASGIApp, hosts: Collection[str], origins: Collection[str]) -> None:
+        self.app = app
+        self.hosts = frozenset(host.lower() for host in hosts)
+        self.origins = frozenset(origins)
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Pass the request on, or answer 403."""
+        if scope["type"] != "http" or (refusal := self._refusal(scope)) is None:
+            await self.app(scope, receive, send)
+            return
+        await ProblemResponse(ProblemError("forbidden", refusal), request_id_of(scope))(scope, receive, send)
+
+    def _refusal(self, scope: Scope) -> str | None:
+        headers = Headers(scope=scope)
+        host = headers.get("host", "")
+        if self.hosts and host and _name(host) not in self.hosts:
+            return "This service goes by another host name; use it, or have SPACTE_ALLOWED_HOSTS set."
+        origin = headers.get("origin")
+        if origin is None or scope["method"] in SAFE_METHODS or origin in self.origins:
+            return None
+        if origin.partition("://")[2].lower() != host.lower():
+            return "Pages of this origin may not call here; have the operator add it to SPACTE_CORS_ORIGINS."
+        return None
+
+
+def _name(host: str) -> str | None:
+    """The host name without its port; None where it is none."""
+    try:
+        return urlsplit(f"//{host}").hostname
+    except ValueError:
+        return None

@@ -1,0 +1,80 @@
+"""From the input that a caller names to what the driver opens: resolved, looked into, and counted."""
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from spacte_client.types import DatasetInput, FileInput, JobInput, Model
+from spacte_service.files.uploads import Uploads, missing
+from spacte_service.problems import field_error
+from spacte_service.settings import Settings
+
+if TYPE_CHECKING:
+    from spacte_service.store import Store
+    from spacte_workers.batch.inputs import InputSpec
+
+
+@dataclass(frozen=True, slots=True)
+class Counted:
+    """An input that can be certified.
+
+    Attributes:
+        spec: how the driver opens it.
+        total: images in it.
+        file_id: the uploaded file that it is, if it is one.
+    """
+
+    spec: "InputSpec"
+    total: int
+    file_id: str | None
+
+
+def look_into(
+    source: JobInput, model: Model, settings: Settings, store: "Store", uploads: Uploads
+) -> Counted:
+    """Resolve an input, open it for the model, and count its images. It reads files: call it in a thread.
+
+    Raises:
+        ProblemError: 404, no such file; 422, not allowed, damaged, empty, or not for this model.
+    """
+    from spacte_workers.batch.inputs import InputError, open_source
+
+    try:
+        spec = _resolve(source, settings, store, uploads)
+        opened = open_source(spec, model.input_shape)
+    except InputError as error:
+        raise field_error("/input", str(error)) from None
+    total = len(opened.indices)
+    opened.close()
+    return Counted(spec, total, source.file_id if isinstance(source, FileInput) else None)
+
+
+def _resolve(source: JobInput, settings: Settings, store: "Store", uploads: Uploads) -> "InputSpec":
+    from spacte_workers.batch.inputs import InputSpec, resolve_uri
+
+    if isinstance(source, FileInput):
+        row = store.files.get(source.file_id)
+        if row is None:
+            raise missing(source.file_id)
+        return InputSpec("file", str(uploads.path(row.sha256)))
+    if isinstance(source, DatasetInput):
+        return _dataset(source, settings)
+    path = resolve_uri(source.uri, settings.roots)
+    return InputSpec("file", str(path), roots=tuple(str(root) for root in settings.roots))
+
+
+def _dataset(source: DatasetInput, settings: Settings) -> "InputSpec":
+    from spacte_workers.batch.inputs import InputSpec
+
+    known = settings.dataset_sources
+    if source.name not in known:
+        there = ", ".join(sorted(known))
+        sentence = f"There is no data set {source.name[:64]!r} here; choose one of {there}."
+        raise field_error("/input/name", sentence)
+    return InputSpec(
+        "dataset",
+        known[source.name],
+        split=source.split,
+        stride=source.stride,
+        limit=source.limit,
+        data_root=str(settings.data_dir.resolve() / "datasets"),
+    )

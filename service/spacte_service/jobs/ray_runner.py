@@ -1,0 +1,126 @@
+"""Drivers as Ray jobs, supervised by the cluster: they outlive the gateway.
+
+A cluster is asked through its job API (`JobSubmissionClient`). A Ray of the gateway's own has no dashboard,
+and so no such API: starting one takes 12 s and a quarter of a gigabyte. There the job manager that the API
+calls is called directly; supervisors, job table and logs are the same.
+"""
+
+import asyncio
+import logging
+import shlex
+from collections.abc import Sequence
+from importlib import import_module
+from typing import Any
+
+from .runner import Seen, Stage, UnreachableError
+
+STAGES: dict[str, Stage] = {
+    "PENDING": "waiting",
+    "RUNNING": "running",
+    "SUCCEEDED": "succeeded",
+    "FAILED": "failed",
+    "STOPPED": "stopped",
+}
+
+ANSWER_S = 20.0
+"""A cluster that has not answered by then is unreachable."""
+
+
+class RayJobsRunner:
+    """Ray Jobs on the cluster that this process is connected to."""
+
+    def __init__(self) -> None:
+        self._jobs: _OverHttp | _InProcess | None = None
+
+    async def submit(self, submission_id: str, command: Sequence[str]) -> None:
+        """Start a driver, unless it has been submitted already."""
+        if await self.look(submission_id) is None:
+            await self._ask("submit", submission_id, shlex.join(command))
+
+    async def look(self, submission_id: str) -> Seen | None:
+        """What the cluster's job table says."""
+        found = await self._ask("look", submission_id)
+        if found is None:
+            return None
+        status, message = found
+        return Seen(STAGES[status], message)
+
+    async def stop(self, submission_id: str) -> None:
+        """SIGTERM, then SIGKILL three seconds later (`RAY_JOB_STOP_WAIT_TIME_S`)."""
+        seen = await self.look(submission_id)
+        if seen is not None and not seen.ended:
+            await self._ask("stop", submission_id)
+
+    async def close(self) -> None:
+        """Drivers run on."""
+        self._jobs = None
+
+    async def _ask(self, verb: str, *arguments: str) -> Any:
+        try:
+            async with asyncio.timeout(ANSWER_S):
+                if self._jobs is None:
+                    self._jobs = await _connect()
+                return await getattr(self._jobs, verb)(*arguments)
+        except (OSError, RuntimeError, TimeoutError, ValueError) as error:
+            self._jobs = None  # the cluster may come back at another address
+            raise UnreachableError(str(error).strip() or type(error).__name__) from error
+
+
+async def _connect() -> "_OverHttp | _InProcess":
+    import ray
+
+    if not ray.is_initialized():
+        raise ConnectionError("Ray is not connected")
+    node: Any = _part_of_ray("_private.worker").global_worker.node
+    if node.webui_url:
+        return await asyncio.to_thread(_OverHttp, f"http://{node.webui_url}")
+    return _InProcess(node)
+
+
+def _part_of_ray(name: str) -> Any:
+    """A module of Ray's that has no types."""
+    return import_module(f"ray.{name}")
+
+
+class _OverHttp:
+    """The public client; it blocks, so each call goes to a thread."""
+
+    def __init__(self, url: str) -> None:
+        from ray.job_submission import JobSubmissionClient
+
+        self._client = JobSubmissionClient(url)
+
+    async def submit(self, submission_id: str, entrypoint: str) -> None:
+        await asyncio.to_thread(self._client.submit_job, entrypoint=entrypoint, submission_id=submission_id)
+
+    async def look(self, submission_id: str) -> tuple[str, str] | None:
+        try:
+            job = await asyncio.to_thread(self._client.get_job_info, submission_id)
+        except RuntimeError as error:
+            if "status code 404" in str(error):
+                return None
+            raise
+        return str(job.status.value), job.message or ""
+
+    async def stop(self, submission_id: str) -> None:
+        await asyncio.to_thread(self._client.stop_job, submission_id)
+
+
+class _InProcess:
+    """What the job API calls behind its HTTP door; its background tasks live on this event loop."""
+
+    def __init__(self, node: Any) -> None:
+        module = _part_of_ray("dashboard.modules.job.job_manager")
+        logging.getLogger(module.__name__).setLevel(logging.WARNING)
+        gcs = _part_of_ray("_raylet").GcsClient(address=node.gcs_address)
+        self._manager: Any = module.JobManager(gcs, node.get_logs_dir_path())
+
+    async def submit(self, submission_id: str, entrypoint: str) -> None:
+        await self._manager.submit_job(entrypoint=entrypoint, submission_id=submission_id)
+
+    async def look(self, submission_id: str) -> tuple[str, str] | None:
+        info = await self._manager.get_job_info(submission_id)
+        return None if info is None else (str(info.status.value), info.message or "")
+
+    async def stop(self, submission_id: str) -> None:
+        await asyncio.to_thread(self._manager.stop_job, submission_id)

@@ -1,0 +1,120 @@
+"""A job's results, events and summary as they are read: from a cursor, and followed to the end."""
+
+import asyncio
+import json
+from collections.abc import AsyncGenerator, Callable, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from anyio import to_thread
+from fastapi.sse import ServerSentEvent
+
+from spacte_client.types import TERMINAL_STATES, JobSummary
+from spacte_service.problems import field_error
+
+from .workplace import Workplace
+
+if TYPE_CHECKING:
+    from spacte_service.store import Store
+
+PIECE = 1 << 20
+POLL_S = 0.5
+SUMMARIES_KEPT = 64
+
+
+class Reader:
+    """What is read of jobs.
+
+    Args:
+        store: says when a job is at its end, and has the events.
+        workplace: has the results.
+        closing: whether the gateway is shutting down, which ends what is followed.
+    """
+
+    def __init__(self, store: "Store", workplace: Workplace, closing: Callable[[], bool]) -> None:
+        self._store = store
+        self._workplace = workplace
+        self._closing = closing
+        self._summaries: dict[tuple[str, int], JobSummary] = {}
+
+    def start_of(self, job_id: str, after: int | None) -> int:
+        """Where in the results log to go on after the record of image `after`. It blocks.
+
+        Raises:
+            ProblemError: 422, there is no such record.
+        """
+        if after is None:
+            return 0
+        path = self._workplace.folder(job_id).results_file
+        if path.exists():
+            with path.open("rb") as file:
+                for line in file:
+                    if line.endswith(b"\n") and json.loads(line)["index"] == after:
+                        return file.tell()
+        raise field_error("/after", f"Image {after} of {job_id} has no result; give the last index you have.")
+
+    async def results(self, job_id: str, start: int, *, follow: bool) -> AsyncGenerator[bytes]:
+        """Whole lines of the results log from an offset on; with `follow`, until the job is at its end.
+
+        Records come in the order in which the images were finished.
+        """
+        path = self._workplace.folder(job_id).results_file
+        while True:
+            ended = not follow or await to_thread.run_sync(self._is_over, job_id)
+            while lines := await to_thread.run_sync(_whole_lines, path, start):
+                start += len(lines)
+                yield lines
+            if ended or self._closing():
+                return
+            await asyncio.sleep(POLL_S)
+
+    async def events(self, job_id: str, after: int) -> AsyncGenerator[ServerSentEvent]:
+        """Events with a number above `after`, until the job is at its end."""
+        while True:
+            over = await to_thread.run_sync(self._is_over, job_id)
+            for row in await to_thread.run_sync(self._store.jobs.events, job_id, after):
+                after = row.seq
+                yield ServerSentEvent(event=row.event, id=str(row.seq), data=row.data)
+            if over or self._closing():
+                return
+            await asyncio.sleep(POLL_S)
+
+    def tsv(self, job_id: str) -> Iterator[str]:
+        """The results so far in the field's columns, by index. It blocks."""
+        from spacte_workers.batch.results import read_results
+        from spacte_workers.batch.summary import tsv_lines
+
+        return tsv_lines(read_results(self._workplace.folder(job_id).results_file))
+
+    def summary(self, job_id: str) -> JobSummary:
+        """What the finished images show together, now. It blocks."""
+        from spacte_workers.batch.results import read_results
+        from spacte_workers.batch.summary import summarize
+
+        path = self._workplace.folder(job_id).results_file
+        key = (job_id, path.stat().st_size if path.exists() else 0)
+        if key not in self._summaries:
+            while len(self._summaries) >= SUMMARIES_KEPT:
+                self._summaries.pop(next(iter(self._summaries)), None)
+            self._summaries[key] = summarize(read_results(path))
+        return self._summaries[key]
+
+    def _is_over(self, job_id: str) -> bool:
+        row = self._store.jobs.get(job_id)
+        return row is None or row.state in TERMINAL_STATES
+
+
+def _whole_lines(path: Path, start: int) -> bytes:
+    """The next whole lines from an offset on, about a megabyte; empty where there are none yet."""
+    try:
+        with path.open("rb") as file:
+            file.seek(start)
+            piece = file.read(PIECE)
+            while piece and b"\n" not in piece:  # a line longer than a piece
+                more = file.read(PIECE)
+                if not more:
+                    return b""
+                piece += more
+    except FileNotFoundError:
+        return b""
+    return piece[: piece.rfind(b"\n") + 1]

@@ -1,0 +1,38 @@
+"""From rows of the store to what the API shows of a job."""
+
+from typing import TYPE_CHECKING, cast
+
+from pydantic import TypeAdapter
+
+from spacte_client.types import CertifyParams, Job, JobCounts, JobError, JobInput, JobState
+
+if TYPE_CHECKING:
+    from spacte_service.store.schema import JobRow
+
+_INPUT: TypeAdapter[JobInput] = TypeAdapter(JobInput)
+
+
+def job_of(row: "JobRow") -> Job:
+    """A job as the API shows it."""
+    return Job(
+        id=row.id,
+        state=cast("JobState", row.state),
+        counts=JobCounts(
+            total=row.total,
+            certified=row.certified,
+            abstained=row.abstained,
+            errored=row.errored,
+            remaining=row.total - row.done,
+        ),
+        input=_INPUT.validate_python(row.input),
+        model=row.model,
+        model_version=row.model_version,
+        params=CertifyParams.model_validate(row.params),
+        metadata=row.notes,
+        created_at=row.created_at,
+        started_at=row.started_at,
+        ended_at=row.ended_at,
+        error=JobError(code=row.error_code, detail=row.error_detail or "") if row.error_code else None,
+        ray_submission_id=row.submission_id,
+        results_url=f"/v1/jobs/{row.id}/results",
+    )

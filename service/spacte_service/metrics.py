@@ -1,0 +1,153 @@
+"""Prometheus metrics, in a registry of their own; names and labels are the API's."""
+
+from collections.abc import Callable, Iterator, Mapping
+from typing import TYPE_CHECKING, get_args
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+from prometheus_client.core import GaugeMetricFamily
+from prometheus_client.registry import Collector
+
+from spacte_client.types import Certificate, JobState
+
+from .admission import Admission
+from .version import VERSION
+
+if TYPE_CHECKING:
+    from spacte_workers.pools import Census
+
+SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120)
+SAMPLES = tuple(float(2**k) for k in range(5, 21))
+
+
+class Metrics:
+    """What the gateway counts, and as their `Observer` the workers."""
+
+    def __init__(self) -> None:
+        self.registry = registry = CollectorRegistry()
+        self.requests = Counter(
+            "spacte_http_requests", "Requests answered.", ("route", "method", "status"), registry=registry
+        )
+        self.request_seconds = Histogram(
+            "spacte_http_request_duration_seconds",
+            "From a request's arrival to the end of its answer.",
+            ("route",),
+            buckets=SECONDS,
+            registry=registry,
+        )
+        self.certify_seconds = Histogram(
+            "spacte_certify_duration_seconds",
+            "From a request's arrival to its certificate.",
+            ("model",),
+            buckets=SECONDS,
+            registry=registry,
+        )
+        self.certify_samples = Histogram(
+            "spacte_certify_samples",
+            "Noises counted in a certificate, selection and estimation.",
+            ("model",),
+            buckets=SAMPLES,
+            registry=registry,
+        )
+        self.certificates = Counter(
+            "spacte_certificates", "Certificates issued.", ("model", "stop_reason"), registry=registry
+        )
+        self.abstentions = Counter(
+            "spacte_abstentions", "Certificates that abstain.", ("model",), registry=registry
+        )
+        self.samples_drawn = Counter(
+            "spacte_samples_drawn", "Noises drawn by the samplers.", ("model",), registry=registry
+        )
+        self.samples_wasted = Counter(
+            "spacte_samples_wasted",
+            "Of these, noises that no answer counts.",
+            ("model", "reason"),
+            registry=registry,
+        )
+        self.shard_seconds = Histogram(
+            "spacte_shard_duration_seconds",
+            "Time a sampler took for one engine job.",
+            ("model",),
+            buckets=SECONDS,
+            registry=registry,
+        )
+        self.shard_retries = Counter(
+            "spacte_shard_retries", "Shards that had to be drawn again.", ("reason",), registry=registry
+        )
+        self.jobs = Gauge("spacte_jobs", "Jobs by state.", ("state",), registry=registry)
+        self.job_outcomes = Counter(
+            "spacte_job_images", "Images of jobs by what became of them.", ("outcome",), registry=registry
+        )
+        build = Gauge("spacte_build_info", "1, with the version as a label.", ("version",), registry=registry)
+        build.labels(VERSION).set(1)
+
+    def watch(self, admission: Admission, census: "Callable[[], Census]") -> None:
+        """Show how many requests wait and run, and how many samplers there are, when the metrics are read."""
+        self.registry.register(_Now(admission, census))
+
+    def answered(self, route: str, method: str, status: int, seconds: float) -> None:
+        """Count an HTTP request. `route` is the template, such as `/v1/models/{name}`."""
+        self.requests.labels(route, method, str(status)).inc()
+        self.request_seconds.labels(route).observe(seconds)
+
+    def certified(self, certificate: Certificate) -> None:
+        """Count a certificate."""
+        model = certificate.model
+        self.certify_seconds.labels(model).observe(certificate.elapsed_ms / 1000)
+        self.certify_samples.labels(model).observe(certificate.n0 + certificate.n)
+        self.certificates.labels(model, certificate.stop_reason).inc()
+        if certificate.abstained:
+            self.abstentions.labels(model).inc()
+
+    def drawn(self, model: str, noises: int, seconds: float) -> None:
+        """A sampler finished an engine job of so many noises in so many seconds."""
+        self.samples_drawn.labels(_name(model)).inc(noises)
+        self.shard_seconds.labels(_name(model)).observe(seconds)
+
+    def wasted(self, model: str, noises: int, reason: str) -> None:
+        """Noises that were drawn and that no answer counts."""
+        self.samples_wasted.labels(_name(model), reason).inc(noises)
+
+    def retried(self, shards: int, reason: str) -> None:
+        """Shards that have to be drawn again."""
+        self.shard_retries.labels(reason).inc(shards)
+
+    def jobs_are(self, by_state: Mapping[str, int]) -> None:
+        """So many jobs are in each state; states that are not named have none."""
+        for state in get_args(JobState):
+            self.jobs.labels(state).set(by_state.get(state, 0))
+
+    def job_images(self, by_outcome: Mapping[str, int]) -> None:
+        """So many more images of jobs have come to each outcome."""
+        for outcome, images in by_outcome.items():
+            self.job_outcomes.labels(outcome).inc(images)
+
+    def text(self) -> bytes:
+        """All of them, in Prometheus's text format."""
+        return generate_latest(self.registry)
+
+
+def _name(model: str) -> str:
+    """A model's name; the samplers know it by name and version, which are too many for a label."""
+    return model.partition("@")[0]
+
+
+class _Now(Collector):
+    """Gauges that are read when they are asked for."""
+
+    def __init__(self, admission: Admission, census: "Callable[[], Census]") -> None:
+        self._admission = admission
+        self._census = census
+
+    def collect(self) -> Iterator[GaugeMetricFamily]:
+        """The state of queue and samplers."""
+        depth = GaugeMetricFamily("spacte_queue_depth", "Requests that wait their turn.", labels=["class"])
+        depth.add_metric(["interactive"], self._admission.waiting)
+        yield depth
+        running = GaugeMetricFamily("spacte_inflight_images", "Images being worked on.", labels=["class"])
+        running.add_metric(["interactive"], self._admission.running)
+        yield running
+        census = self._census()
+        samplers = GaugeMetricFamily("spacte_samplers", "Samplers by state.", labels=["state"])
+        for state in ("starting", "ready", "lost"):
+            samplers.add_metric([state], getattr(census, state))
+        yield samplers

@@ -1,0 +1,141 @@
+"""What surrounds every request: its id, log line and security headers, and an answer when all else fails."""
+
+import re
+import time
+from collections.abc import Mapping
+
+import structlog
+from starlette.datastructures import Headers, MutableHeaders
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from .ids import new_id
+from .metrics import Metrics
+from .presence import CallerGoneError
+from .problems import ProblemError, ProblemResponse, internal
+
+log = structlog.stdlib.get_logger("spacte.http")
+
+CALLER_GONE = 499
+"""Logged as the status of a request whose caller went away before the answer, as nginx does."""
+
+REQUEST_ID = re.compile(r"[A-Za-z0-9._:-]{1,128}")
+"""What a caller's `X-Request-ID` may be; anything else is replaced, so that it cannot forge a log line."""
+
+METHODS = ("GET", "HEAD", "OPTIONS", "POST", "PUT", "PATCH", "DELETE")
+
+SECURITY_HEADERS: Mapping[str, str] = {
+    "X-Content-Type-Options": "nosniff",
+    "X-Frame-Options": "DENY",
+    "Referrer-Policy": "no-referrer",
+    "Cross-Origin-Resource-Policy": "same-origin",
+    "Content-Security-Policy": "default-src 'none'; frame-ancestors 'none'",
+}
+
+
+class RequestContext:
+    """ASGI middleware that names each request, logs and counts it, and turns a crash into a problem document.
+
+    Args:
+        metrics: where requests are counted.
+    """
+
+    def __init__(self, app: ASGIApp, metrics: Metrics) -> None:
+        self.app = app
+        self.metrics = metrics
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Handle one request; other scopes (lifespan) pass unchanged."""
+        if scope["type"] != "http":
+            await self.app(scope, receive, send)
+            return
+        given = Headers(scope=scope).get("x-request-id", "")
+        request_id = given if REQUEST_ID.fullmatch(given) else new_id("req")
+        began = time.perf_counter()
+        scope.setdefault("state", {}).update(request_id=request_id, arrived=began)
+        status = 0
+
+        async def send_named(message: Message) -> None:
+            nonlocal status
+            if message["type"] == "http.response.start":
+                status = message["status"]
+                headers = MutableHeaders(scope=message)
+                headers["X-Request-ID"] = request_id
+                for name, value in SECURITY_HEADERS.items():
+                    headers.setdefault(name, value)
+                if scope["scheme"] == "https":
+                    headers.setdefault("Strict-Transport-Security", "max-age=31536000")
+            await send(message)
+
+        with structlog.contextvars.bound_contextvars(request_id=request_id):
+            try:
+                await self.app(scope, receive, send_named)
+            except CallerGoneError:
+                status = CALLER_GONE
+            except Exception:
+                log.exception("request failed", method=scope["method"], path=scope["path"])
+                if status:
+                    raise
+                await ProblemResponse(internal(), request_id)(scope, receive, send_named)
+            finally:
+                seconds = time.perf_counter() - began
+                method = scope["method"] if scope["method"] in METHODS else "other"
+                self.metrics.answered(route_of(scope), method, status, seconds)
+                log.info(
+                    "request",
+                    method=scope["method"],
+                    path=scope["path"],
+                    status=status,
+                    elapsed_ms=round(1000 * seconds, 1),
+                )
+
+
+def route_of(scope: Scope) -> str:
+    """The template of the route that answered; one label for all paths that none did."""
+    route = scope.get("route")
+    return getattr(route, "path", "unmatched")
+
+
+class BodyLimit:
+    """ASGI middleware that refuses a body larger than a limit while it arrives.
+
+    Args:
+        limit: bytes allowed.
+        by_prefix: other limits, by the beginning of the path.
+    """
+
+    def __init__(self, app: ASGIApp, limit: int, by_prefix: Mapping[str, int] | None = None) -> None:
+        self.app = app
+        self.limit = limit
+        self.by_prefix = dict(by_prefix or {})
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Count what the route reads, and raise a 413 where it reads past the limit."""
+        if scope["type"] != "http":
+            await self.app(scope, receive, send)
+            return
+        limit = self._limit_for(scope["path"])
+        declared = Headers(scope=scope).get("content-length", "")
+        if declared.isdigit() and int(declared) > limit:
+            # Answered before the body is read: the server discards what still arrives.
+            error = _too_large(limit)
+            await ProblemResponse(error, scope["state"]["request_id"])(scope, receive, send)
+            return
+        read = 0
+
+        async def receive_counted() -> Message:
+            nonlocal read
+            message = await receive()
+            if message["type"] == "http.request":
+                read += len(message.get("body", b""))
+                if read > limit:
+                    raise _too_large(limit)
+            return message
+
+        await self.app(scope, receive_counted, send)
+
+    def _limit_for(self, path: str) -> int:
+        return next((size for prefix, size in self.by_prefix.items() if path.startswith(prefix)), self.limit)
+
+
+def _too_large(limit: int) -> ProblemError:
+    return ProblemError("payload_too_large", f"Send a body of at most {limit:,} bytes; this one is larger.")

@@ -1,0 +1,52 @@
+"""Health and metadata under the paths of the Open Inference Protocol v2, for platforms that look there."""
+
+from typing import Any
+
+from fastapi import APIRouter, Depends
+from fastapi.responses import JSONResponse
+
+from spacte_service.auth import identify
+from spacte_service.gateway import TheGateway
+from spacte_service.openapi import problems
+
+router = APIRouter(prefix="/v2", tags=["kserve"])
+
+NOT_READY: dict[int | str, dict[str, Any]] = {503: {"description": "Not ready."}}
+
+
+@router.get("/health/live")
+async def live() -> dict[str, bool]:
+    """200 while the event loop turns."""
+    return {"live": True}
+
+
+@router.get("/health/ready", responses=NOT_READY, response_model=dict[str, bool])
+async def ready(gateway: TheGateway) -> JSONResponse:
+    """As `/readyz`."""
+    is_ready = gateway.is_ready()
+    return JSONResponse({"ready": is_ready}, 200 if is_ready else 503)
+
+
+@router.get("/models/{name}", dependencies=[Depends(identify)], responses=problems(401, 404))
+async def metadata(name: str, gateway: TheGateway) -> dict[str, Any]:
+    """A model's tensors, as one noisy sample has them."""
+    model = gateway.model(name)
+    return {
+        "name": model.name,
+        "versions": [model.version],
+        "platform": "spacte",
+        "inputs": [{"name": "image", "datatype": "UINT8", "shape": model.input_shape}],
+        "outputs": [{"name": "counts", "datatype": "INT64", "shape": [model.num_classes]}],
+    }
+
+
+@router.get(
+    "/models/{name}/ready",
+    dependencies=[Depends(identify)],
+    responses=problems(401, 404) | NOT_READY,
+    response_model=dict[str, Any],
+)
+async def model_ready(name: str, gateway: TheGateway) -> JSONResponse:
+    """200 where this model answers."""
+    is_ready = gateway.model(name).state == "ready"
+    return JSONResponse({"name": name, "ready": is_ready}, 200 if is_ready else 503)

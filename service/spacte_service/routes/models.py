@@ -1,0 +1,70 @@
+"""Models and limits: what is served, and loading and unloading it."""
+
+from fastapi import APIRouter, Depends
+
+from spacte_client.types import Info, Model, ModelList, SampleList
+from spacte_service.auth import identify, require_admin
+from spacte_service.faults import faults_as_problems
+from spacte_service.gateway import TheGateway
+from spacte_service.openapi import problems
+from spacte_service.version import VERSION
+
+router = APIRouter(prefix="/v1", tags=["models"], dependencies=[Depends(identify)], responses=problems(401))
+
+
+@router.get("/models")
+async def list_models(gateway: TheGateway) -> ModelList:
+    """Every model known, with the noise levels it is served at and its state."""
+    return ModelList(data=gateway.backend.models())
+
+
+@router.get("/models/{name}", responses=problems(404))
+async def get_model(name: str, gateway: TheGateway) -> Model:
+    """One model."""
+    return gateway.model(name)
+
+
+@router.get("/models/{name}/samples", responses=problems(404))
+def get_samples(name: str, gateway: TheGateway) -> SampleList:
+    """Images that the model was not trained on, to try it with, each with its true class."""
+    with faults_as_problems():
+        return SampleList(data=gateway.backend.samples(name))
+
+
+@router.post(
+    "/models/{name}/load",
+    status_code=202,
+    dependencies=[Depends(require_admin)],
+    responses=problems(403, 404, 503),
+)
+async def load_model(name: str, gateway: TheGateway) -> Model:
+    """Load a model, or replace it by what its folder holds now; its `state` says when it is done.
+
+    The version that answers goes on answering until every sampler has loaded and checked the new one, so that
+    no request is dropped.
+    """
+    with faults_as_problems():
+        await gateway.changes.load(name)
+    return gateway.model(name)
+
+
+@router.post(
+    "/models/{name}/unload",
+    status_code=202,
+    dependencies=[Depends(require_admin)],
+    responses=problems(403, 404),
+)
+async def unload_model(name: str, gateway: TheGateway) -> Model:
+    """Stop serving a model; what it is working on is answered first."""
+    with faults_as_problems():
+        await gateway.changes.unload(name)
+    return gateway.model(name)
+
+
+@router.get("/info")
+async def info(gateway: TheGateway) -> Info:
+    """The service's version, its samplers, and every limit that a request can trip over."""
+    census = gateway.backend.census()
+    return Info(
+        version=VERSION, limits=gateway.settings.limits(), samplers=census.ready, device=census.device
+    )

@@ -1,0 +1,22 @@
+"""`GET /metrics` for Prometheus."""
+
+from fastapi import APIRouter, Depends
+from fastapi.responses import Response
+from prometheus_client import CONTENT_TYPE_LATEST
+
+from spacte_service.auth import identify
+from spacte_service.gateway import TheGateway
+from spacte_service.openapi import problems
+
+router = APIRouter(tags=["health"])
+
+
+@router.get(
+    "/metrics",
+    dependencies=[Depends(identify)],
+    responses=problems(401) | {200: {"content": {"text/plain": {"schema": {"type": "string"}}}}},
+    response_class=Response,
+)
+async def metrics(gateway: TheGateway) -> Response:
+    """Counters, histograms and gauges in Prometheus's text format."""
+    return Response(gateway.metrics.text(), media_type=CONTENT_TYPE_LATEST)

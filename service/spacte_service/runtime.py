@@ -1,0 +1,26 @@
+"""Makes the workers' runtime from the gateway's settings: samplers on Ray, or threads of this process."""
+
+from spacte_workers.counters import Observer
+from spacte_workers.runtime import Runtime
+
+from .settings import Settings
+
+
+def make_runtime(settings: Settings, observer: Observer) -> Runtime:
+    """A runtime that has not been started; it tells `observer` of what is drawn, wasted and retried."""
+    if settings.in_process:
+        from spacte_workers.pools import LocalPool
+
+        pool = LocalPool(settings.samplers)
+    else:
+        from spacte_workers.cluster import RayPool, RaySettings
+
+        pool = RayPool(RaySettings(address=settings.address), max_samplers=settings.samplers)
+    return Runtime(
+        settings.models,
+        pool,
+        precision=settings.precision,
+        allow_client_seed=settings.allow_client_seed,
+        max_pixels=settings.max_pixels,
+        observer=observer,
+    )

@@ -1,0 +1,160 @@
+"""The gateway as a process: one port, a line when it is ready, a shutdown that finishes what is in flight."""
+
+import asyncio
+import signal
+import socket
+import threading
+import time
+from collections.abc import Generator
+from contextlib import contextmanager
+from types import FrameType
+
+import structlog
+import uvicorn
+
+from .gateway import Gateway
+from .settings import Settings
+
+log = structlog.stdlib.get_logger("spacte.server")
+
+SIGNALS = (signal.SIGINT, signal.SIGTERM)
+LAST_WORDS_S = 2
+"""What is still connected after the drain has so long to take its answer."""
+
+
+class Server(uvicorn.Server):
+    """Uvicorn with a drain: at SIGTERM new work gets 503 while what is in flight is finished.
+
+    It starts and stops the workers itself instead of through the lifespan, so that a failure is the error
+    that it is, and a signal ends even a start that takes long. A second signal ends the process at once.
+    After a clean shutdown the process exits with 0, where uvicorn itself would die of the signal it was sent.
+    """
+
+    def __init__(self, config: uvicorn.Config, gateway: Gateway, drain_timeout_s: float, url: str) -> None:
+        super().__init__(config)
+        self._gateway = gateway
+        self._drain_timeout_s = drain_timeout_s
+        self._url = url
+        self._drain_until: float | None = None
+        self._starting: asyncio.Task[None] | None = None
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        """Start the workers, then the port, and say so."""
+        self._starting = asyncio.ensure_future(self._gateway.start())
+        try:
+            await self._starting
+        except asyncio.CancelledError:
+            self.should_exit = True
+            return
+        finally:
+            self._starting = None
+            self._take_signals()  # from the libraries that took them
+        await super().startup(sockets)
+        print(f"Serving on {self._url}", flush=True)
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        """Close the port and the connections, then let go of the workers."""
+        await super().shutdown(sockets)
+        await self._gateway.stop()
+
+    async def on_tick(self, counter: int) -> bool:
+        """Leave the main loop once nothing is in flight, or the time for it is up."""
+        leave = await super().on_tick(counter)
+        if self._drain_until is None:
+            return leave
+        if time.monotonic() >= self._drain_until:
+            self._gateway.abandon()
+            return True
+        return leave or not self._gateway.in_flight
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:  # noqa: ARG002  uvicorn's signature
+        """Give up starting, or begin to drain; at the second signal, leave."""
+        if self._starting is not None:
+            self._starting.get_loop().call_soon_threadsafe(self._starting.cancel)
+        elif self._drain_until is not None:
+            self.should_exit = self.force_exit = True
+        else:
+            self._gateway.drain()
+            self._drain_until = time.monotonic() + self._drain_timeout_s
+
+    @contextmanager
+    def capture_signals(self) -> Generator[None, None, None]:
+        """Handle the signals while serving, and do not raise them again afterwards."""
+        if threading.current_thread() is not threading.main_thread():
+            yield
+            return
+        before = {sig: signal.getsignal(sig) for sig in SIGNALS}
+        self._take_signals()
+        try:
+            yield
+        finally:
+            for sig, handler in before.items():
+                signal.signal(sig, handler)
+
+    def _take_signals(self) -> None:
+        if threading.current_thread() is threading.main_thread():
+            for sig in SIGNALS:
+                signal.signal(sig, self.handle_exit)
+
+
+def bind(host: str, port: int) -> socket.socket:
+    """A bound socket, before anything slow is started.
+
+    Raises:
+        OSError: the address is taken or not ours.
+    """
+    family, _, _, _, address = socket.getaddrinfo(
+        host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+    )[0]
+    # asyncio switches Nagle's algorithm off only where the protocol is named; with it answers come 40 ms late.
+    listener = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
+    try:
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.bind(address)
+    except OSError:
+        listener.close()
+        raise
+    return listener
+
+
+def _guarded(settings: Settings) -> Settings:
+    """Where neither a key nor the network keeps others out, go by the loopback names only."""
+    if settings.allowed_hosts is None and settings.loopback and not settings.has_keys:
+        return settings.model_copy(update={"allowed_hosts": f"localhost,127.0.0.1,::1,{settings.host}"})
+    return settings
+
+
+def serve(settings: Settings) -> int:
+    """Serve until a signal, and return the process's exit code.
+
+    Raises:
+        OSError: the address is taken or not ours.
+        RuntimeFault: the workers could not be started; the message is for the operator.
+        KeysFileError: the API keys cannot be read; the message is for the operator.
+    """
+    from .app import create_app
+    from .logs import configure_logging
+
+    listener = bind(settings.host, settings.port)
+    try:
+        configure_logging(settings)
+        app = create_app(_guarded(settings))
+        config = uvicorn.Config(
+            app,
+            lifespan="off",
+            log_config=None,
+            access_log=False,
+            server_header=False,
+            ws="none",
+            timeout_graceful_shutdown=LAST_WORDS_S,
+            ssl_certfile=settings.tls_cert,
+            ssl_keyfile=settings.tls_key,
+        )
+        host = f"[{settings.host}]" if ":" in settings.host else settings.host
+        scheme = "https" if settings.tls_cert else "http"
+        url = f"{scheme}://{host}:{listener.getsockname()[1]}"
+        Server(config, app.state.gateway, settings.drain_timeout_s, url).run(sockets=[listener])
+        log.info("stopped")
+        return 0
+    finally:
+        listener.close()

@@ -1,0 +1,83 @@
+"""Rows of uploaded files."""
+
+from collections.abc import Callable, Sequence
+
+from sqlalchemy import select
+from sqlalchemy.exc import IntegrityError
+
+from .schema import FileRow, JobRow
+from .sessions import CursorError, Sessions, one_page
+
+USED_IN = ("queued", "running", "cancelling", "interrupted")
+"""States in which a job still needs its input."""
+
+
+class FileInUseError(Exception):
+    """A job that is not at its end reads the file; the argument is its id."""
+
+
+class Files:
+    """The table of files."""
+
+    def __init__(self, reading: Sessions, writing: Sessions) -> None:
+        self._reading = reading
+        self._writing = writing
+
+    def add(self, row: FileRow) -> FileRow:
+        """Add a file; where the same bytes are there already, give the row that has them."""
+        try:
+            with self._writing() as session:
+                session.add(row)
+        except IntegrityError:
+            with self._reading() as session:
+                there = session.scalars(select(FileRow).where(FileRow.sha256 == row.sha256)).one_or_none()
+            if there is None:
+                raise
+            return there
+        return row
+
+    def get(self, file_id: str) -> FileRow | None:
+        """One file, or None."""
+        with self._reading() as session:
+            return session.scalars(select(FileRow).where(FileRow.id == file_id)).one_or_none()
+
+    def page(self, limit: int, after: str | None) -> tuple[Sequence[FileRow], bool]:
+        """Files, newest first, and whether there are more.
+
+        Raises:
+            CursorError: there is no file `after`.
+        """
+        query = select(FileRow).order_by(FileRow.number.desc())
+        with self._reading() as session:
+            if after is not None:
+                number = session.scalar(select(FileRow.number).where(FileRow.id == after))
+                if number is None:
+                    raise CursorError(after)
+                query = query.where(FileRow.number < number)
+            return one_page(session, query, limit)
+
+    def remove(self, file_id: str, unlink: Callable[[FileRow], None]) -> FileRow | None:
+        """Delete a row and give it back; None where there is none.
+
+        Args:
+            file_id: which.
+            unlink: deletes the file itself, before anyone can write down the same bytes anew.
+
+        Raises:
+            FileInUseError: a job needs the file.
+        """
+        with self._writing() as session:
+            # Locked first, so that no job can come to refer to it between the question and the deletion.
+            row = session.scalars(
+                select(FileRow).where(FileRow.id == file_id).with_for_update()
+            ).one_or_none()
+            if row is None:
+                return None
+            using = select(JobRow.id).where(JobRow.file_id == file_id, JobRow.state.in_(USED_IN)).limit(1)
+            job = session.scalar(using)
+            if job is not None:
+                raise FileInUseError(job)
+            session.delete(row)
+            session.flush()
+            unlink(row)
+            return row

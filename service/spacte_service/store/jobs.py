@@ -1,0 +1,185 @@
+"""Rows of jobs and their events. Every change of state is a compare-and-set, so that gateways agree."""
+
+from collections.abc import Collection, Sequence
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+from sqlalchemy import delete, func, or_, select, update
+from sqlalchemy.exc import IntegrityError
+from sqlalchemy.orm import Session
+
+from .idempotency import Claim
+from .schema import EventRow, FileRow, JobRow
+from .sessions import CursorError, Sessions, one_page
+
+TERMINAL = ("succeeded", "failed", "cancelled")
+
+CLAIM = timedelta(seconds=30)
+"""A gateway that claimed a job has so long to submit it."""
+
+
+class FileGoneError(Exception):
+    """The job's file was deleted before the job was written down."""
+
+
+class Jobs:
+    """The tables of jobs and events."""
+
+    def __init__(self, reading: Sessions, writing: Sessions) -> None:
+        self._reading = reading
+        self._writing = writing
+
+    def add(self, row: JobRow, claim: Claim | None = None, answer: dict[str, Any] | None = None) -> None:
+        """Write a job down, and with it the answer to its idempotent request.
+
+        Raises:
+            FileGoneError: its file is not there any more.
+            InProgressError: another gateway has taken over the request.
+        """
+        try:
+            with self._writing() as session:
+                if row.file_id is not None:
+                    # Kept from being deleted until this transaction is over.
+                    here = select(FileRow.id).where(FileRow.id == row.file_id).with_for_update(key_share=True)
+                    if session.scalar(here) is None:
+                        raise FileGoneError(row.file_id)
+                session.add(row)
+                session.flush()
+                _add_event(
+                    session, row.id, 0, "state", _state_event(row.state, row.changed_at), row.changed_at
+                )
+                if claim is not None:
+                    claim.keep(session, answer or {})
+        except IntegrityError as error:
+            raise FileGoneError(row.file_id) from error
+
+    def get(self, job_id: str) -> JobRow | None:
+        """One job, or None."""
+        with self._reading() as session:
+            return session.scalars(select(JobRow).where(JobRow.id == job_id)).one_or_none()
+
+    def page(self, limit: int, after: str | None, state: str | None) -> tuple[Sequence[JobRow], bool]:
+        """Jobs, newest first, and whether there are more.
+
+        Raises:
+            CursorError: there is no job `after`.
+        """
+        query = select(JobRow).order_by(JobRow.number.desc())
+        if state is not None:
+            query = query.where(JobRow.state == state)
+        with self._reading() as session:
+            if after is not None:
+                number = session.scalar(select(JobRow.number).where(JobRow.id == after))
+                if number is None:
+                    raise CursorError(after)
+                query = query.where(JobRow.number < number)
+            return one_page(session, query, limit)
+
+    def active(self) -> Sequence[JobRow]:
+        """Jobs that are not at their end, oldest first."""
+        query = select(JobRow).where(JobRow.state.not_in(TERMINAL)).order_by(JobRow.number)
+        with self._reading() as session:
+            return session.scalars(query).all()
+
+    def move(
+        self, row: JobRow, to: str, *, error: tuple[str, str] | None = None, **changes: Any
+    ) -> JobRow | None:
+        """Bring a job from the state in which it was read to another; None where someone was first.
+
+        Args:
+            row: as it was read.
+            to: the new state.
+            error: code and sentence; the old ones are cleared otherwise.
+            changes: other columns to set.
+        """
+        now = datetime.now(UTC)
+        code, detail = error or (None, None)
+        ended = now if to in TERMINAL else None
+        values = {
+            "state": to,
+            "changed_at": now,
+            "ended_at": ended,
+            "error_code": code,
+            "error_detail": detail,
+        }
+        with self._writing() as session:
+            changed = session.scalars(
+                update(JobRow)
+                .where(JobRow.id == row.id, JobRow.state == row.state, JobRow.attempt == row.attempt)
+                .values(**(values | changes), seq=JobRow.seq + 1)
+                .returning(JobRow),
+                execution_options={"synchronize_session": False},
+            ).one_or_none()
+            if changed is not None:
+                data = _state_event(to, now, code, detail)
+                _add_event(session, row.id, changed.seq, "state", data, now)
+            return changed
+
+    def claim(self, row: JobRow) -> bool:
+        """Take it upon oneself to submit a queued job; False where another gateway is at it.
+
+        One that does not come to submit it is succeeded after `CLAIM`.
+        """
+        now = datetime.now(UTC)
+        free = or_(JobRow.claimed_at.is_(None), JobRow.claimed_at < now - CLAIM)
+        mine = (JobRow.id == row.id, JobRow.attempt == row.attempt, JobRow.state == "queued", free)
+        with self._writing() as session:
+            claimed = update(JobRow).where(*mine).values(claimed_at=now).returning(JobRow.id)
+            return session.scalar(claimed) is not None
+
+    def progress(self, row: JobRow, counts: dict[str, int], pace: dict[str, float | None]) -> bool:
+        """Record that more images are finished; False where that was known already."""
+        now = datetime.now(UTC)
+        done = counts["certified"] + counts["abstained"] + counts["errored"]
+        known = JobRow.certified + JobRow.abstained + JobRow.errored
+        with self._writing() as session:
+            seq = session.scalar(
+                update(JobRow)
+                .where(JobRow.id == row.id, JobRow.state.not_in(TERMINAL), known < done)
+                .values(**counts, seq=JobRow.seq + 1)
+                .returning(JobRow.seq)
+            )
+            if seq is None:
+                return False
+            full = {"total": row.total, **counts, "remaining": row.total - done}
+            _add_event(session, row.id, seq, "progress", {"counts": full, **pace}, now)
+            old = (EventRow.job_id == row.id, EventRow.event == "progress", EventRow.seq < seq)
+            session.execute(delete(EventRow).where(*old))
+            return True
+
+    def expired(self, before: datetime) -> Sequence[str]:
+        """Jobs that came to their end before a time."""
+        query = select(JobRow.id).where(JobRow.state.in_(TERMINAL), JobRow.ended_at < before)
+        with self._reading() as session:
+            return session.scalars(query).all()
+
+    def events(self, job_id: str, after: int) -> Sequence[EventRow]:
+        """Events with a sequence number above `after`, in order."""
+        query = select(EventRow).where(EventRow.job_id == job_id, EventRow.seq > after).order_by(EventRow.seq)
+        with self._reading() as session:
+            return session.scalars(query).all()
+
+    def remove(self, job_id: str, states: Collection[str] = TERMINAL) -> bool:
+        """Delete a job that is in one of the states, with its events."""
+        with self._writing() as session:
+            query = delete(JobRow).where(JobRow.id == job_id, JobRow.state.in_(states)).returning(JobRow.id)
+            return session.scalar(query) is not None
+
+    def by_state(self) -> dict[str, int]:
+        """How many jobs are in each state."""
+        with self._reading() as session:
+            found = session.execute(select(JobRow.state, func.count()).group_by(JobRow.state))
+            return {row[0]: row[1] for row in found}
+
+
+def _state_event(
+    state: str, at: datetime, code: str | None = None, detail: str | None = None
+) -> dict[str, Any]:
+    error = None if code is None else {"code": code, "detail": detail}
+    return {"state": state, "at": at.isoformat(), "error": error}
+
+
+def _add_event(
+    session: Session, job_id: str, seq: int, event: str, data: dict[str, Any], at: datetime
+) -> None:
+    session.add(EventRow(job_id=job_id, seq=seq, event=event, data=data, at=at))

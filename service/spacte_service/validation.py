@@ -1,0 +1,68 @@
+"""From pydantic's errors to sentences with JSON pointers into the body that the caller sent."""
+
+import difflib
+from collections.abc import Mapping, Sequence
+from typing import Any, cast
+
+from spacte_client.types import FieldProblem
+
+MAX_ERRORS = 20
+"""Problems listed at most; a body of ten thousand unknown fields does not get ten thousand sentences."""
+
+
+def explain(errors: Sequence[Any], body: object, fields: Sequence[str] = ()) -> list[FieldProblem]:
+    """One sentence for each of pydantic's `errors` about `body`.
+
+    Args:
+        errors: as `ValidationError.errors()` gives them.
+        body: what was validated, to tell fields from the tags that pydantic puts between them.
+        fields: names that would have been accepted at the top, to suggest for a misspelt one.
+    """
+    problems: list[FieldProblem] = []
+    for error in errors[:MAX_ERRORS]:
+        path = body_path(error["loc"], body)
+        name = path[-1] if path else "the body"
+        problems.append(FieldProblem(pointer=to_pointer(path), detail=_sentence(error, name, fields)))
+    return problems
+
+
+def body_path(location: Sequence[str | int], body: object) -> list[str]:
+    """Keys from the top of `body` to the field at fault, without pydantic's words for union members."""
+    parts = list(location)
+    path: list[str] = []
+    here = body
+    for i, part in enumerate(parts):
+        last = i == len(parts) - 1
+        if isinstance(here, Mapping):
+            mapping = cast("Mapping[Any, Any]", here)
+            if part in mapping:
+                here = mapping[part]
+            elif not last:
+                continue
+        elif isinstance(here, list) and isinstance(part, int):
+            items = cast("list[Any]", here)
+            here = items[part] if part < len(items) else None
+        path.append(str(part))
+    return path
+
+
+def to_pointer(path: Sequence[str]) -> str:
+    """RFC 6901."""
+    return "".join("/" + part.replace("~", "~0").replace("/", "~1") for part in path)
+
+
+def _sentence(error: Mapping[str, Any], name: str, fields: Sequence[str]) -> str:
+    kind: str = error["type"]
+    if kind == "missing":
+        return f"`{name}` is required."
+    if kind == "extra_forbidden":
+        near = difflib.get_close_matches(name, fields, n=1)
+        hint = f"did you mean `{near[0]}`?" if near else "remove it or check its spelling."
+        return f"`{_shortened(name)}` is not a field of this request; {hint}"
+    message: str = error["msg"]
+    text = message.removeprefix("Value error, ").removeprefix("Input ").rstrip(".")
+    return f"`{_shortened(name)}` {text}."
+
+
+def _shortened(name: str) -> str:
+    return name if len(name) <= 64 else name[:61] + "..."

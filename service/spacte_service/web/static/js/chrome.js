@@ -1,0 +1,76 @@
+// What both pages share: light and dark, the API key, and the cluster strip.
+
+import { apiKey, call, getJson } from "./api.js";
+import { $ } from "./dom.js";
+
+const THEME = "spacte-theme";
+const STRIP_MS = 2000;
+
+export function startChrome() {
+  theme();
+  key();
+  strip();
+}
+
+function theme() {
+  const root = document.documentElement;
+  const kept = localStorage.getItem(THEME);
+  if (kept) root.dataset.theme = kept;
+  $("theme").addEventListener("click", () => {
+    const dark = root.dataset.theme ? root.dataset.theme === "dark" : matchMedia("(prefers-color-scheme: dark)").matches;
+    root.dataset.theme = dark ? "light" : "dark";
+    localStorage.setItem(THEME, root.dataset.theme);
+  });
+}
+
+function key() {
+  const dialog = $("key-dialog");
+  $("key-button").addEventListener("click", () => {
+    $("key-input").value = apiKey.get() ?? "";
+    dialog.showModal();
+  });
+  dialog.addEventListener("close", () => {
+    if (dialog.returnValue === "save") apiKey.set($("key-input").value.trim());
+    if (dialog.returnValue === "forget") apiKey.set(null);
+    if (["save", "forget"].includes(dialog.returnValue)) location.reload();
+  });
+}
+
+/** Samplers, noises a second and queue, from /v1/info and, where it is open to this caller, /metrics. */
+function strip() {
+  let before = null;
+  const look = async () => {
+    const parts = [];
+    try {
+      const info = await getJson("/v1/info");
+      parts.push(`${info.samplers} sampler${info.samplers === 1 ? "" : "s"} on ${info.device}`);
+      const now = await metrics();
+      if (before && now && now.time > before.time) {
+        const rate = Math.max(0, (now.drawn - before.drawn) / (now.time - before.time));
+        parts.push(`${Math.round(rate).toLocaleString("en")} noises/s`);
+        parts.push(`queue ${now.queue}`);
+      }
+      before = now;
+    } catch (error) {
+      parts.push(error.message);
+    }
+    $("cluster").textContent = parts.join(" · ");
+    setTimeout(look, document.hidden ? 5 * STRIP_MS : STRIP_MS);
+  };
+  look();
+}
+
+async function metrics() {
+  let text;
+  try {
+    text = await (await call("/metrics")).text();
+  } catch {
+    return null; // served on a port of its own, or to administrators only
+  }
+  const sum = (name) =>
+    text
+      .split("\n")
+      .filter((line) => line.startsWith(`${name}{`) || line.startsWith(`${name} `))
+      .reduce((total, line) => total + Number(line.slice(line.lastIndexOf(" ") + 1)), 0);
+  return { time: performance.now() / 1000, drawn: sum("spacte_samples_drawn_total"), queue: sum("spacte_queue_depth") };
+}
