@@ -1,0 +1,117 @@
+"""Fixtures that several components' tests share."""
+
+import asyncio
+import atexit
+import os
+import pwd
+import shutil
+import subprocess
+import tempfile
+from collections.abc import Callable, Iterator
+from itertools import count
+from pathlib import Path
+
+import pytest
+
+os.environ.setdefault("RAY_AUTH_MODE", "disabled")  # read when ray is imported
+os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+os.environ["SPACTE_DATA_DIR"] = tempfile.mkdtemp(prefix="spacte-test-data-")  # of tests that name none
+atexit.register(shutil.rmtree, os.environ["SPACTE_DATA_DIR"], ignore_errors=True)
+os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")  # what a later Ray does; this one warns
+
+
+def _postgres_binaries() -> Path | None:
+    """The folder of the newest PostgreSQL server installed."""
+    found = sorted(Path("/usr/lib/postgresql").glob("*/bin/initdb"), key=lambda path: int(path.parts[-3]))
+    if found:
+        return found[-1].parent
+    there = shutil.which("initdb")
+    return Path(there).resolve().parent if there else None
+
+
+@pytest.fixture(scope="session")
+def postgres_server() -> Iterator[str]:
+    """A PostgreSQL server of this test run's own, on a Unix socket; gives the socket's folder."""
+    binaries = _postgres_binaries()
+    if binaries is None:
+        pytest.skip("no PostgreSQL server is installed: apt-get install postgresql")
+    folder = Path(tempfile.mkdtemp(prefix="spacte-postgres-"))
+    user = {}
+    if os.geteuid() == 0:  # the server refuses to run as root
+        owner = pwd.getpwnam("postgres")
+        os.chown(folder, owner.pw_uid, owner.pw_gid)
+        user = {"user": owner.pw_uid, "group": owner.pw_gid, "extra_groups": []}
+    data = folder / "data"
+    initdb = [binaries / "initdb", "-D", data, "-A", "trust", "-U", "spacte", "-E", "UTF8", "--no-sync"]
+    subprocess.run(initdb, check=True, capture_output=True, cwd="/", **user)
+    options = ["-c", "listen_addresses=", "-c", "fsync=off", "-c", "unix_socket_directories=" + str(folder)]
+    with (folder / "log").open("wb") as log:
+        server = subprocess.Popen(
+            [binaries / "postgres", "-D", data, *options], stdout=log, stderr=log, cwd="/", **user
+        )
+    try:
+        ready = [binaries / "pg_isready", "-q", "-h", folder, "-t", "1"]
+        for _ in range(300):
+            if subprocess.run(ready, check=False).returncode == 0:
+                break
+            if server.poll() is not None:
+                pytest.fail(f"PostgreSQL did not start: {(folder / 'log').read_text()}")
+        yield str(folder)
+    finally:
+        server.terminate()
+        server.wait(30)
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+_databases = count()
+
+
+@pytest.fixture
+def postgres_url(postgres_server: str) -> str:
+    """The URL of an empty database."""
+    import psycopg
+
+    name = f"test_{next(_databases)}"
+    with psycopg.connect(host=postgres_server, user="spacte", dbname="postgres", autocommit=True) as admin:
+        admin.execute(f"CREATE DATABASE {name}")
+    return f"postgresql://spacte@/{name}?host={postgres_server}"
+
+
+@pytest.fixture(scope="session")
+def local_ray() -> Iterator[None]:
+    """A local Ray with room for four samplers of one thread; started once, for all tests that ask for it."""
+    from spacte_workers.cluster import RayConnection, RaySettings
+
+    connection = RayConnection(RaySettings(num_cpus=4, num_gpus=0, object_store_bytes=128 << 20))
+    asyncio.run(connection.open())
+    yield
+    asyncio.run(connection.close())
+
+
+@pytest.fixture(scope="session")
+def make_checkpoint() -> Callable[..., str]:
+    """`make(folder, seed=, heads=, sigma=)` writes a freshly initialised digits network, returns its version.
+
+    Its votes on noisy images are spread over several classes, so that wrong noise would show in the counts.
+    """
+
+    def make(folder: Path, *, seed: int = 0, heads: int = 2, sigma: float = 0.25) -> str:
+        import torch
+
+        from spacte_trainer.checkpoint import CheckpointConfig, save_checkpoint
+        from spacte_trainer.models import ModelConfig, build
+
+        model = ModelConfig(arch="digits_cnn", heads=heads, num_classes=10, input_shape=(1, 8, 8))
+        with torch.random.fork_rng(), torch.no_grad():
+            torch.manual_seed(seed)
+            net = build(model).eval()
+            # No class may win beforehand, so that the noise decides.
+            heads_logits = net(torch.rand(256, 1, 8, 8) + sigma * torch.randn(256, 1, 8, 8))
+            for head, logits_BK in zip(net.heads, heads_logits, strict=True):
+                last = [layer for layer in head.modules() if isinstance(layer, torch.nn.Linear)][-1]
+                last.bias -= logits_BK.mean(0)
+        names = tuple(str(i) for i in range(10))
+        config = CheckpointConfig(model=model, class_names=names, sigma=sigma, method="spacte-gaussian")
+        return save_checkpoint(folder, net, config)
+
+    return make

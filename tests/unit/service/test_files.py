@@ -1,0 +1,125 @@
+"""Promises of uploads: the same bytes once, told by their bytes, kept while a job needs them."""
+
+import io
+import threading
+from concurrent.futures import ThreadPoolExecutor
+
+import httpx2
+import numpy as np
+import pytest
+
+from spacte_service import Settings, create_app
+from spacte_service.files import Uploads
+from spacte_service.problems import ProblemError
+from spacte_service.store import Store
+
+
+def npz(count=3, seed=0, **arrays):
+    images = np.random.default_rng(seed).integers(0, 256, (count, 1, 8, 8), dtype=np.uint8)
+    file = io.BytesIO()
+    np.savez(file, images=images, **arrays)
+    return file.getvalue()
+
+
+@pytest.fixture
+async def http(backend, tmp_path):
+    app = create_app(Settings(data_dir=tmp_path / "data", max_upload_bytes=100_000), backend)
+    transport = httpx2.ASGITransport(app=app)
+    async with httpx2.AsyncClient(transport=transport, base_url="http://testserver") as client:
+        yield client
+    await app.state.gateway.batch.stop()
+
+
+async def upload(http, data, name="set.npz"):
+    return await http.post("/v1/files", files={"file": (name, data)})
+
+
+async def test_a_file_goes_up_is_listed_shown_and_deleted(http, tmp_path):
+    answer = await upload(http, npz())
+    assert answer.status_code == 200
+    file = answer.json()
+    assert (file["kind"], file["bytes"], file["filename"]) == ("npz", len(npz()), "set.npz")
+    assert (await http.get(f"/v1/files/{file['id']}")).json() == file
+    page = (await http.get("/v1/files")).json()
+    assert page == {"data": [file], "has_more": False, "first_id": file["id"], "last_id": file["id"]}
+    kept = [path for path in (tmp_path / "data" / "files").rglob("*") if path.is_file()]
+    assert [path.name for path in kept] == [file["sha256"]]
+    assert kept[0].read_bytes() == npz()
+    assert (await http.delete(f"/v1/files/{file['id']}")).status_code == 204
+    assert not kept[0].exists()
+    gone = await http.get(f"/v1/files/{file['id']}")
+    assert (gone.status_code, gone.json()["code"]) == (404, "file_not_found")
+    assert (await http.delete(f"/v1/files/{file['id']}")).status_code == 404
+
+
+async def test_the_same_bytes_are_one_file(http):
+    first = (await upload(http, npz(), "a.npz")).json()
+    again = (await upload(http, npz(), "b.npz")).json()
+    other = (await upload(http, npz(seed=1), "c.npz")).json()
+    assert again == first
+    assert other["id"] != first["id"]
+    page = (await http.get("/v1/files?limit=1")).json()
+    assert ([file["id"] for file in page["data"]], page["has_more"]) == ([other["id"]], True)
+    rest = (await http.get(f"/v1/files?limit=1&after={page['last_id']}")).json()
+    assert ([file["id"] for file in rest["data"]], rest["has_more"]) == ([first["id"]], False)
+
+
+@pytest.mark.parametrize(
+    ("data", "status", "code"),
+    [
+        (b"", 400, "bad_request"),
+        (b"hello world", 415, "unsupported_media_type"),
+        (b"\x7fELF" + bytes(100), 415, "unsupported_media_type"),
+        (bytes(200_000), 413, "payload_too_large"),
+    ],
+)
+async def test_what_is_refused_leaves_nothing(http, tmp_path, data, status, code):
+    answer = await upload(http, data)
+    assert (answer.status_code, answer.json()["code"]) == (status, code)
+    assert (await http.get("/v1/files")).json()["data"] == []
+    assert [path for path in (tmp_path / "data").glob("files/**/*") if path.is_file()] == []
+
+
+@pytest.mark.parametrize(
+    "query",
+    ["limit=0", "limit=1000", "limit=x", "after=file_nothing"],
+    ids=["small", "large", "word", "gone"],
+)
+async def test_pages_that_are_not_there(http, query):
+    answer = await http.get(f"/v1/files?{query}")
+    assert answer.status_code == (404 if "after" in query else 422)
+    assert answer.json()["detail"]
+
+
+async def test_a_form_without_a_file(http):
+    answer = await http.post("/v1/files", files={"image": ("a.npz", npz())})
+    assert (answer.status_code, answer.json()["code"]) == (422, "validation_failed")
+
+
+def test_a_file_deleted_while_it_comes_again_is_there_in_the_end(tmp_path):
+    """Whoever is told a file's id finds its bytes, as long as no one deleted that id afterwards."""
+    store = Store.open(f"sqlite:///{tmp_path}/store.sqlite")
+    uploads = Uploads(store, tmp_path / "files")
+    for round_ in range(10):
+        data = npz(seed=round_)
+        first = uploads.add(io.BytesIO(data), "a")
+        barrier = threading.Barrier(2)
+
+        def delete(first=first, barrier=barrier):
+            barrier.wait()
+            uploads.remove(first.id)
+
+        def add(data=data, barrier=barrier):
+            barrier.wait()
+            return uploads.add(io.BytesIO(data), "b")
+
+        with ThreadPoolExecutor(2) as threads:
+            deleted, added = threads.submit(delete), threads.submit(add)
+            deleted.result()
+            second = added.result()
+        if second.id == first.id:  # it came before the deletion
+            with pytest.raises(ProblemError):
+                uploads.get(first.id)
+        else:
+            assert uploads.path(uploads.get(second.id).sha256).read_bytes() == data
+    store.close()

@@ -1,0 +1,115 @@
+"""Promise: a request sent again with its Idempotency-Key is worked on once, and gets the stored answer."""
+
+import asyncio
+import base64
+from typing import Any
+
+import httpx2
+import pytest
+
+from spacte_service import idempotency
+from spacte_service.idempotency import Answers
+from spacte_service.problems import ProblemError
+
+
+def body(image: bytes, **options: Any) -> dict[str, Any]:
+    return {"image": {"type": "base64", "data": base64.b64encode(image).decode()}} | options
+
+
+def key(text: str) -> dict[str, str]:
+    return {"Idempotency-Key": text}
+
+
+async def test_the_answer_is_replayed(http: httpx2.AsyncClient, backend: Any, digit: bytes) -> None:
+    first = await http.post("/v1/certify", json=body(digit), headers=key("k"))
+    again = await http.post("/v1/certify", json=body(digit), headers=key("k"))
+    assert first.json() == again.json()
+    assert "idempotency-replayed" not in first.headers
+    assert again.headers["idempotency-replayed"] == "true"
+    assert len(backend.begun) == 1
+    by_form = await http.post("/v1/certify", files={"image": ("d.png", digit)}, headers=key("k"))
+    assert by_form.json() == first.json()
+
+
+async def test_identical_requests_without_a_key_are_not_merged(
+    http: httpx2.AsyncClient, backend: Any, digit: bytes
+) -> None:
+    answers = await asyncio.gather(*(http.post("/v1/certify", json=body(digit)) for _ in range(3)))
+    assert len({answer.json()["id"] for answer in answers}) == 3
+    assert len(backend.begun) == 3
+
+
+async def test_another_request_with_the_same_key_is_a_mismatch(
+    http: httpx2.AsyncClient, digit: bytes, png: Any
+) -> None:
+    await http.post("/v1/certify", json=body(digit), headers=key("k"))
+    for other in (body(digit, n=5), body(png(9))):
+        answer = await http.post("/v1/certify", json=other, headers=key("k"))
+        assert (answer.status_code, answer.json()["code"]) == (422, "idempotency_mismatch")
+
+
+async def test_while_the_first_runs_the_second_is_told_to_wait(
+    http: httpx2.AsyncClient, backend: Any, digit: bytes, until: Any
+) -> None:
+    backend.gate.clear()
+    first = asyncio.create_task(http.post("/v1/certify", json=body(digit), headers=key("k")))
+    await until(lambda: backend.running == 1)
+    second = await http.post("/v1/certify", json=body(digit), headers=key("k"))
+    assert (second.status_code, second.json()["code"]) == (409, "idempotency_in_progress")
+    assert second.headers["retry-after"] == "1"
+    backend.gate.set()
+    assert (await first).status_code == 200
+
+
+async def test_a_failed_request_may_be_sent_again(
+    http: httpx2.AsyncClient, backend: Any, digit: bytes
+) -> None:
+    backend.samplers = 0
+    assert (await http.post("/v1/certify", json=body(digit), headers=key("k"))).status_code == 503
+    backend.samplers = 1
+    assert (await http.post("/v1/certify", json=body(digit), headers=key("k"))).status_code == 200
+
+
+@pytest.mark.parametrize("text", ["", "x" * 256, "two words"])
+async def test_a_key_that_is_none_is_refused(http: httpx2.AsyncClient, digit: bytes, text: str) -> None:
+    answer = await http.post("/v1/certify", json=body(digit), headers=key(text))
+    assert (answer.status_code, answer.json()["code"]) == (400, "bad_request")
+
+
+async def _answer(text: str) -> str:
+    return text
+
+
+async def test_callers_do_not_see_each_others_answers() -> None:
+    answers = Answers[str]()
+    assert await answers.once("a", "k", "request", lambda: _answer("for a")) == ("for a", False)
+    assert await answers.once("b", "k", "request", lambda: _answer("for b")) == ("for b", False)
+    assert await answers.once("a", "k", "request", lambda: _answer("new")) == ("for a", True)
+
+
+async def test_answers_are_forgotten_by_age_and_by_number(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = 0.0
+    monkeypatch.setattr(idempotency.time, "monotonic", lambda: now)
+    answers = Answers[str](keep_s=10, most=3)
+    for name in "abcd":
+        await answers.once("x", name, "request", lambda: _answer("old"))
+    assert await answers.once("x", "a", "request", lambda: _answer("new")) == ("new", False)
+    assert await answers.once("x", "d", "request", lambda: _answer("new")) == ("old", True)
+    now = 11.0
+    assert await answers.once("x", "d", "request", lambda: _answer("new")) == ("new", False)
+
+
+async def test_a_cancelled_request_leaves_its_key_free() -> None:
+    answers = Answers[str]()
+
+    async def never() -> str:
+        await asyncio.Event().wait()
+        return ""
+
+    task = asyncio.create_task(answers.once("x", "k", "request", never))
+    await asyncio.sleep(0)
+    with pytest.raises(ProblemError):
+        await answers.once("x", "k", "request", never)
+    task.cancel()
+    await asyncio.gather(task, return_exceptions=True)
+    assert await answers.once("x", "k", "request", lambda: _answer("new")) == ("new", False)

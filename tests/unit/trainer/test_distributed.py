@@ -1,0 +1,165 @@
+"""Promises of data-parallel training: the same steps as one process, and a killed worker costs nothing."""
+
+import importlib.util
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+import torch
+
+from spacte_trainer.config import ConfigError, override
+from spacte_trainer.recipes import load_recipe
+from spacte_trainer.team import Team
+from spacte_trainer.watch import read_log
+
+SCRIPT = Path(__file__).with_name("team_process.py")
+SPACTE = str(Path(sys.executable).with_name("spacte"))
+
+
+@pytest.fixture(scope="module")
+def script() -> ModuleType:
+    """The helper script, for what one process would do in its place."""
+    spec = importlib.util.spec_from_file_location("team_process", SCRIPT)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def two_processes(check: str, folder: Path) -> list[dict[str, torch.Tensor]]:
+    """What each of two processes saved."""
+    outs = [folder / f"{rank}.pt" for rank in range(2)]
+    processes = [
+        subprocess.Popen([sys.executable, str(SCRIPT), str(rank), str(folder / "store"), str(out), check])
+        for rank, out in enumerate(outs)
+    ]
+    for process in processes:
+        assert process.wait(timeout=240) == 0
+    return [torch.load(out, weights_only=True) for out in outs]
+
+
+def test_batch_norm_is_that_of_the_whole_batch(script: ModuleType, tmp_path: Path):
+    """Outputs, input gradients, summed parameter gradients and running statistics equal PyTorch's on one process."""
+    parts = two_processes("batch_norm", tmp_path)
+    x, weight = script.whole_batch()
+    layer = torch.nn.BatchNorm2d(3)
+    x.requires_grad_()
+    y = layer(x)
+    (y * weight).sum().backward()
+
+    def close(found: torch.Tensor, expected: torch.Tensor | None) -> bool:
+        assert expected is not None
+        return torch.allclose(found, expected, rtol=1e-5, atol=1e-6)
+
+    assert close(torch.cat([part["y"] for part in parts]), y)
+    assert close(torch.cat([part["x_grad"] for part in parts]), x.grad)
+    assert close(parts[0]["weight_grad"] + parts[1]["weight_grad"], layer.weight.grad)
+    for part in parts:
+        assert close(part["running_mean"], layer.running_mean)
+        assert close(part["running_var"], layer.running_var)
+
+
+def test_two_workers_make_the_steps_of_one(script: ModuleType, tmp_path: Path):
+    """Three steps of SPACTE with next to no noise: weights, statistics and losses are those of one process."""
+    first, second = two_processes("steps", tmp_path)
+    alone = script.steps(0, Team())
+    assert first.keys() == second.keys() == alone.keys()
+    assert all(torch.equal(first[key], second[key]) for key in first)
+    for key, expected in alone.items():
+        assert torch.allclose(first[key], expected, rtol=1e-3, atol=1e-4), key
+
+
+def spacte(out: Path, *options: str) -> list[str]:
+    settings = ["--epochs", "4", "--set", "batch=256", "--set", "validate_every=0", "--device", "cpu"]
+    return [SPACTE, "train", "digits-gaussian", *settings, "--out", str(out), *options]
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A finished run of two workers."""
+    out = tmp_path_factory.mktemp("distributed") / "two"
+    done = subprocess.run(
+        spacte(out, "--workers", "2"), check=True, capture_output=True, text=True, timeout=280
+    )
+    assert "epoch   4/4  loss" in done.stdout
+    return out
+
+
+@pytest.mark.ray
+@pytest.mark.cluster
+@pytest.mark.slow
+def test_the_loss_follows_that_of_one_process(undisturbed: Path, tmp_path: Path):
+    """Same global batch, other noise: the losses of the epochs agree within 10 %."""
+    subprocess.run(spacte(tmp_path / "one"), check=True, capture_output=True, timeout=280)
+    one, two = (
+        [record["losses"]["loss"][0] for record in read_log(out / "training" / "log.jsonl")]
+        for out in (tmp_path / "one", undisturbed)
+    )
+    assert len(one) == len(two) == 4
+    assert two == pytest.approx(one, rel=0.1)
+
+
+def workers_of(process: subprocess.Popen[bytes]) -> list[int]:
+    """The process ids of the training workers among the descendants of a `spacte train`."""
+    parents, titles = {}, {}
+    for entry in Path("/proc").iterdir():
+        try:
+            parents[int(entry.name)] = int((entry / "stat").read_text().rpartition(")")[2].split()[1])
+            titles[int(entry.name)] = (entry / "cmdline").read_bytes()
+        except (ValueError, OSError):
+            continue  # no process, or one that has just ended
+
+    def descends(pid: int) -> bool:
+        return pid == process.pid or (pid in parents and descends(parents[pid]))
+
+    return [pid for pid, title in titles.items() if b"RayTrainWorker" in title and descends(pid)]
+
+
+@pytest.fixture
+def training(tmp_path: Path) -> Iterator[subprocess.Popen[bytes]]:
+    """A run of two workers under way, ended with the test whatever happens."""
+    out = tmp_path / "cut"
+    process = subprocess.Popen(
+        spacte(out, "--workers", "2"),
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        start_new_session=True,
+    )
+    yield process
+    if process.poll() is None:
+        os.killpg(process.pid, signal.SIGKILL)
+
+
+@pytest.mark.ray
+@pytest.mark.cluster
+@pytest.mark.slow
+def test_a_killed_worker_costs_an_epoch_and_changes_nothing(
+    training: subprocess.Popen[bytes], undisturbed: Path, tmp_path: Path
+):
+    log = tmp_path / "cut" / "training" / "log.jsonl"
+    end = time.monotonic() + 240
+    while len(read_log(log)) < 1 and time.monotonic() < end:
+        assert training.poll() is None
+        time.sleep(0.01)
+    victims = workers_of(training)
+    assert victims
+    os.kill(victims[-1], signal.SIGKILL)
+    assert training.wait(timeout=280) == 0
+    assert [record["epoch"] for record in read_log(log)] == [1, 2, 3, 4]
+    cut, whole = (out / "model.safetensors" for out in (tmp_path / "cut", undisturbed))
+    assert cut.read_bytes() == whole.read_bytes()
+
+
+def test_more_workers_than_images_a_step_is_refused(tmp_path: Path):
+    from spacte_trainer.distributed import run_distributed
+
+    config = override(load_recipe("digits-gaussian"), {"batch": 2})
+    with pytest.raises(ConfigError, match="A batch of 2 cannot be shared by 3 workers"):
+        run_distributed(config, tmp_path, workers=3)

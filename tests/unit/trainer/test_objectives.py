@@ -1,0 +1,305 @@
+"""Promise: any base method composes with any teaching, at any precision, without surprises on the device.
+
+The formulas themselves are held by the reference vectors (tests/test_conformance.py).
+"""
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import pytest
+import torch
+from pydantic import ValidationError
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from spacte_trainer.models import ModelConfig, MultiHeadNet, Normalization, build, ensemble_of
+from spacte_trainer.objectives import (
+    BaseConfig,
+    CircularTeachingConfig,
+    ConsistencyConfig,
+    DrtConfig,
+    GaussianConfig,
+    MacerConfig,
+    ObjectiveConfig,
+    PgdConfig,
+    SeededDraws,
+    SmoothAdvConfig,
+    SmoothMixConfig,
+    Step,
+    spacte,
+)
+from spacte_trainer.objectives import build as build_objective
+
+PGD = PgdConfig(steps=2, epsilon=0.5)
+BASES: dict[str, BaseConfig] = {
+    "gaussian": GaussianConfig(draws=2),
+    "consistency": ConsistencyConfig(),
+    "consistency-adv": ConsistencyConfig(attack=PgdConfig(variant="jeong", steps=2, epsilon=0.5)),
+    "smoothmix": SmoothMixConfig(steps=2, mix_step=1),
+    "smoothadv": SmoothAdvConfig(attack=PGD),
+    "macer": MacerConfig(draws=4),
+}
+
+
+def network(heads: int, *, dtype: torch.dtype = torch.float32, seed: int = 0) -> MultiHeadNet:
+    torch.manual_seed(seed)
+    shape, normalization = (1, 8, 8), Normalization.of("digits")
+    config = ModelConfig(
+        arch="digits_cnn", heads=heads, num_classes=4, input_shape=shape, normalization=normalization
+    )
+    return build(config).to(dtype)
+
+
+def ensemble(members: int) -> MultiHeadNet:
+    torch.manual_seed(0)
+    one = ModelConfig(arch="digits_cnn", num_classes=4, input_shape=(1, 8, 8))
+    return build(ensemble_of((one,) * members))
+
+
+def images(count: int = 6, dtype: torch.dtype = torch.float32) -> tuple[Tensor, Tensor]:
+    g = torch.Generator().manual_seed(3)
+    return torch.rand(count, 1, 8, 8, generator=g, dtype=dtype), torch.randint(4, (count,), generator=g)
+
+
+def step(dtype: torch.dtype = torch.float32, seed: int = 0, **changes: object) -> Step:
+    draws = SeededDraws(torch.Generator().manual_seed(seed), "cpu", dtype)
+    fields = {"epoch": 2, "epochs": 10, "sigma": 0.25, "num_classes": 4, "draws": draws}
+    return Step(**(fields | changes))  # type: ignore[arg-type]
+
+
+def both(name: str) -> list[ObjectiveConfig]:
+    return [ObjectiveConfig(base=BASES[name]), spacte(BASES[name], lambda_last=1.0)]
+
+
+@pytest.mark.parametrize("name", BASES)
+def test_total_is_the_sum_of_its_named_parts(name: str) -> None:
+    for config in both(name):
+        loss = build_objective(config).loss(network(3), *images(), step())
+        named = {key: value for key, value in loss.parts.items() if key not in ("heads", "weight")}
+        torch.testing.assert_close(loss.total.detach(), torch.stack(list(named.values())).sum())
+        assert loss.parts["heads"].shape == (3,)
+        assert not any(value.requires_grad for value in loss.parts.values())
+        loss.total.backward()
+        assert ("cos" in named) == (config.teaching is not None)
+
+
+@pytest.mark.parametrize("name", [*BASES, "drt"])
+def test_losses_keep_double_precision_and_are_float32_under_bf16_autocast(name: str) -> None:
+    configs = [ObjectiveConfig(base=DrtConfig())] if name == "drt" else both(name)
+    for config in configs:
+        objective = build_objective(config)
+        net = ensemble(2).double() if name == "drt" else network(2, dtype=torch.float64)
+        loss = objective.loss(net, *images(dtype=torch.float64), step(torch.float64))
+        assert {value.dtype for value in (loss.total, *loss.parts.values())} == {torch.float64}
+        net.float().to(memory_format=torch.channels_last)
+        exact = objective.loss(net, *images(), step())
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            loss = objective.loss(net, *images(), step())
+        assert loss.total.dtype == torch.float32
+        assert loss.total.item() == pytest.approx(exact.total.item(), rel=0.05)
+        loss.total.backward()
+        assert all(p.grad is not None and p.grad.isfinite().all() for p in net.parameters())
+
+
+@pytest.mark.parametrize("name", BASES)
+def test_the_same_seed_gives_the_same_loss_and_another_another(name: str) -> None:
+    objective = build_objective(ObjectiveConfig(base=BASES[name]))
+    losses = [objective.loss(network(2), *images(), step(seed=seed)).total.item() for seed in (0, 0, 1)]
+    assert losses[0] == losses[1] != losses[2]
+
+
+@pytest.mark.parametrize("name", ["gaussian", "consistency", "macer"])
+def test_independent_heads_average_the_losses_of_single_models(name: str) -> None:
+    net = network(3).eval()  # so that the forwards do not share batch statistics
+    singles = [MultiHeadNet(net.normalize, net.backbone, [head]).eval() for head in net.heads]
+    objective = build_objective(ObjectiveConfig(base=BASES[name]))
+    alone = [objective.loss(single, *images(), step()).total for single in singles]
+    torch.testing.assert_close(objective.loss(net, *images(), step()).total, torch.stack(alone).mean())
+
+
+def test_pieces_are_consecutive_and_leave_the_rest() -> None:
+    objective = build_objective(ObjectiveConfig(base=GaussianConfig(draws=3)))
+    x, y = images(8)
+    pieces = list(objective.pieces(x, y))
+    assert [len(piece) for piece, _ in pieces] == [2, 2, 2]
+    assert torch.equal(torch.cat([piece for piece, _ in pieces]), x[:6])
+    assert torch.equal(torch.cat([labels for _, labels in pieces]), y[:6])
+    assert list(objective.pieces(x[:2], y[:2])) == []
+    assert len(list(build_objective(ObjectiveConfig(base=MacerConfig())).pieces(x, y))) == 1
+
+
+class Forwards:
+    """Counts the rows of every forward, by mode."""
+
+    def __init__(self, net: nn.Module) -> None:
+        self.train: list[int] = []
+        self.eval: list[int] = []
+        net.register_forward_pre_hook(self.note)
+
+    def note(self, net: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+        (self.train if net.training else self.eval).append(len(inputs[0]))
+
+
+@pytest.mark.parametrize(
+    ("name", "train", "attack"),
+    [
+        ("gaussian", [12], []),
+        ("consistency", [12], []),
+        ("smoothmix", [12, 12], [12, 12]),
+        ("smoothadv", [12], [12, 12]),
+        ("macer", [24], []),
+    ],
+)
+def test_all_copies_go_through_one_forward(name: str, train: list[int], attack: list[int]) -> None:
+    net = network(2)
+    seen = Forwards(net)
+    build_objective(spacte(BASES[name], 1.0)).loss(net, *images(), step())
+    assert seen.train == train
+    assert seen.eval == attack
+
+
+class NoReadBack(TorchDispatchMode):
+    """Fails on operators whose result the host has to wait for."""
+
+    WAITS = ("_local_scalar_dense", "nonzero", "masked_select", "equal", "is_nonzero", "unique")
+
+    def __torch_dispatch__(
+        self,
+        func: object,
+        types: object,
+        args: Sequence[object] = (),
+        kwargs: dict[str, object] | None = None,
+    ) -> object:
+        name = str(func).split(".")[1]
+        assert name not in self.WAITS, f"{name} would make the host wait for the device"
+        return func(*args, **(kwargs or {}))  # type: ignore[operator]
+
+
+@pytest.mark.parametrize("name", [*BASES, "drt"])
+def test_a_step_never_waits_for_the_device(name: str) -> None:
+    config = ObjectiveConfig(base=DrtConfig()) if name == "drt" else spacte(BASES[name], 1.0)
+    net, objective = ensemble(2) if name == "drt" else network(2), build_objective(config)
+    with NoReadBack():
+        objective.loss(net, *images(), step()).total.backward()
+    with pytest.raises(AssertionError, match="wait"), NoReadBack():
+        torch.ones(1).item()
+
+
+def test_teaching_needs_two_heads_and_two_epochs() -> None:
+    objective = build_objective(spacte(GaussianConfig(draws=2), 1.0))
+    with pytest.raises(ValueError, match="at least two heads"):
+        objective.loss(network(1), *images(), step())
+    with pytest.raises(ValueError, match="at least two"):
+        objective.loss(network(2), *images(), step(epoch=1, epochs=1))
+
+
+def test_the_published_forms_differ_as_published() -> None:
+    assert not ConsistencyConfig().constant_mean
+    assert spacte(ConsistencyConfig(lbd=3), 1.0).base == ConsistencyConfig(lbd=3, constant_mean=True)
+    assert SmoothMixConfig().only_correct
+    assert spacte(SmoothMixConfig(eta=1), 1.0).base == SmoothMixConfig(eta=1, only_correct=False)
+    assert spacte(BASES["macer"], 1.0).base == BASES["macer"]
+
+
+def test_the_entropy_has_a_gradient_in_the_single_model_alone() -> None:
+    gradients = []
+    for constant in (False, True):
+        method = ConsistencyConfig(lbd=0.0, eta=0.5, constant_mean=constant).build()
+        net = network(2)
+        con = method.terms(net, *images(), step()).per_sample_LB["con"]
+        assert con.detach().gt(0).all()
+        weight = net.get_parameter("heads.0.fc.weight")
+        gradients.append(con.requires_grad and torch.autograd.grad(con.sum(), weight)[0])
+    assert gradients[0].abs().max() > 0
+    assert gradients[1] is False or gradients[1].abs().max() == 0
+
+
+def test_only_correct_drops_the_mixing_loss_of_the_wrong() -> None:
+    x, y = images()
+    net = network(1)
+    answers = SmoothMixConfig().build().terms(net, x, y, step())
+    everyone = SmoothMixConfig(only_correct=False).build().terms(network(1), x, y, step())
+    mixed, all_mixed = (terms.per_sample_LB["mix"][0] for terms in (answers, everyone))
+    kept = mixed != 0
+    assert 0 < kept.sum() < len(kept)
+    torch.testing.assert_close(mixed[kept], all_mixed[kept])
+
+
+def saturated(scale: float) -> MultiHeadNet:
+    """Two classes, logits +-scale, always right for class 0."""
+    last = nn.Linear(64, 4)
+    nn.init.zeros_(last.weight)
+    last.bias.data = scale * torch.tensor([1.0, -1.0, -2.0, -3.0])
+    return MultiHeadNet(nn.Identity(), nn.Flatten(), [last])
+
+
+@pytest.mark.parametrize("scale", [0.01, 1.0, 30.0, 1e4])
+def test_macer_never_lets_a_nan_through(scale: float) -> None:
+    net = saturated(scale)
+    x, _ = images()
+    loss = build_objective(ObjectiveConfig(base=MacerConfig(draws=4))).loss(
+        net, x, torch.tensor([0, 0, 0, 1, 2, 3]), step()
+    )
+    loss.total.backward()
+    assert loss.total.isfinite()
+    assert all(p.grad is not None and p.grad.isfinite().all() for p in net.parameters())
+
+
+def test_macer_defers_the_robustness_term() -> None:
+    objective = build_objective(ObjectiveConfig(base=MacerConfig(draws=4, defer_epochs=5)))
+    early, late = (objective.loss(saturated(0.05), *images(), step(epoch=t)) for t in (5, 6))
+    assert early.parts["rob"] == 0 < late.parts["rob"]
+
+
+def test_drt_trains_members_to_be_right_by_a_margin_and_apart() -> None:
+    objective = build_objective(ObjectiveConfig(base=DrtConfig(rho1=1.0, rho2=1.0)))
+    assert objective.double_backward
+    net = ensemble(3)
+    loss = objective.loss(net, *images(), step())
+    assert loss.parts["gd"] > 0 > loss.parts["cm"]
+    torch.testing.assert_close(loss.parts["heads"].mean(), loss.parts["ce"])
+    loss.total.backward()
+    plain = build_objective(ObjectiveConfig(base=DrtConfig(rho1=1.0, rho2=1.0, squared=False)))
+    other = plain.loss(ensemble(3), *images(), step())
+    assert other.parts["ce"] == loss.parts["ce"]
+    assert other.parts["gd"] != loss.parts["gd"]
+    with pytest.raises(ValueError, match="two members"):
+        objective.loss(ensemble(1), *images(), step())
+
+
+@pytest.mark.parametrize("name", BASES)
+def test_configurations_survive_json(name: str) -> None:
+    for config in both(name):
+        assert ObjectiveConfig.model_validate_json(config.model_dump_json()) == config
+
+
+def test_configurations_refuse_what_does_not_exist() -> None:
+    with pytest.raises(ValidationError):
+        ObjectiveConfig.model_validate({"base": {"name": "no-such-method"}})
+    with pytest.raises(ValidationError):
+        ObjectiveConfig.model_validate({"base": {"name": "gaussian", "steps": 3}})
+    assert ObjectiveConfig.model_validate(
+        {"base": {"name": "gaussian"}, "teaching": {"lambda_last": 1}}
+    ).teaching == CircularTeachingConfig(lambda_last=1.0)
+
+
+@pytest.fixture
+def team(tmp_path: Path) -> Iterator[None]:
+    """A data-parallel team of one."""
+    torch.distributed.init_process_group("gloo", f"file://{tmp_path}/store", rank=0, world_size=1)
+    yield
+    torch.distributed.destroy_process_group()
+
+
+@pytest.mark.usefixtures("team")
+@pytest.mark.parametrize("name", [*BASES, "drt"])
+def test_a_data_parallel_wrapper_changes_no_gradient(name: str) -> None:
+    config = ObjectiveConfig(base=DrtConfig()) if name == "drt" else spacte(BASES[name], 1.0)
+    objective = build_objective(config)
+    nets = [ensemble(2) if name == "drt" else network(2) for _ in range(2)]
+    for net in (nets[0], DistributedDataParallel(nets[1])):
+        for seed in range(2):
+            objective.loss(net, *images(), step(seed=seed)).total.backward()
+    for alone, shared in zip(nets[0].parameters(), nets[1].parameters(), strict=True):
+        torch.testing.assert_close(shared.grad, alone.grad, rtol=1e-4, atol=1e-6)

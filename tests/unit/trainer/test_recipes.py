@@ -1,0 +1,177 @@
+"""Promises of the recipes: the published settings to the letter, complete configurations, checked overrides."""
+
+import pytest
+
+from spacte_trainer.config import (
+    ConfigError,
+    OneCycleSchedule,
+    StepSchedule,
+    TrainConfig,
+    override,
+    parse_setting,
+)
+from spacte_trainer.models import build as build_network
+from spacte_trainer.objectives import (
+    CircularTeachingConfig,
+    ConsistencyConfig,
+    GaussianConfig,
+    SmoothMixConfig,
+)
+from spacte_trainer.objectives import build as build_objective
+from spacte_trainer.recipes import ENTRIES, RecipeError, load_recipe
+
+PUBLISHED = {
+    # base, sigma: lambda_T and what belongs to the base, from the table of the published SPACTE commands.
+    ("gaussian", 0.25): (1.2, {}),
+    ("gaussian", 0.5): (0.8, {}),
+    ("gaussian", 1.0): (0.8, {}),
+    ("consistency", 0.25): (1.0, {"lbd": 20.0, "eta": 0.5}),
+    ("consistency", 0.5): (0.8, {"lbd": 10.0, "eta": 0.5}),
+    ("consistency", 1.0): (1.0, {"lbd": 10.0, "eta": 0.5}),
+    ("smoothmix", 0.25): (1.6, {"steps": 4, "alpha": 0.5, "mix_step": 0, "eta": 5.0}),
+    ("smoothmix", 0.5): (1.0, {"steps": 4, "alpha": 1.0, "mix_step": 1, "eta": 5.0}),
+    ("smoothmix", 1.0): (1.6, {"steps": 4, "alpha": 2.0, "mix_step": 1, "eta": 5.0}),
+}
+
+
+@pytest.mark.parametrize(("base", "sigma"), PUBLISHED)
+def test_the_nine_published_spacte_settings(base: str, sigma: float):
+    config = load_recipe(f"cifar10-resnet110-spacte-{base}-{sigma}")
+    lambda_last, extra = PUBLISHED[base, sigma]
+    assert config.sigma == sigma
+    assert (config.model.arch, config.model.heads) == ("cifar_resnet110", 5)
+    assert config.objective.teaching == CircularTeachingConfig(lambda_last=lambda_last)
+    found = config.objective.base.model_dump()
+    assert found["name"] == base
+    assert found["draws"] == 2
+    assert {key: found[key] for key in extra} == extra
+    assert (config.epochs, config.batch, config.seed) == (150, 256, 666)
+    o = config.optimizer
+    assert (o.lr, o.momentum, o.weight_decay, o.nesterov) == (0.1, 0.9, 1e-4, False)
+    assert (config.data.crop, config.data.flip) == (4, True)
+    rates = [config.schedule.scale(epoch, 150, 0.0) for epoch in (1, 50, 51, 100, 101, 150)]
+    assert rates == pytest.approx([1, 1, 0.1, 0.1, 0.01, 0.01])
+
+
+def test_spacte_forms_differ_from_the_single_ones_where_published():
+    consistency = load_recipe("cifar10-resnet110-spacte-consistency-0.5").objective.base
+    smoothmix = load_recipe("cifar10-resnet110-spacte-smoothmix-0.5").objective.base
+    assert isinstance(consistency, ConsistencyConfig)
+    assert consistency.constant_mean
+    assert isinstance(smoothmix, SmoothMixConfig)
+    assert not smoothmix.only_correct
+    single = load_recipe("cifar10-resnet110-gaussian-0.5")
+    assert single.objective.base == GaussianConfig(draws=1)
+    assert single.objective.teaching is None
+    assert single.model.heads == 1
+
+
+def test_macer_keeps_its_own_set_up():
+    config = load_recipe("cifar10-resnet110-macer-0.25")
+    assert config.model.normalization.kind == "none"
+    assert (config.epochs, config.batch, config.optimizer.lr) == (440, 64, 0.01)
+    assert config.optimizer.weight_decay == 5e-4
+    # METHODS section 10: 199 epochs, then 200, then 41.
+    rates = [config.schedule.scale(epoch, 440, 0.0) for epoch in range(1, 441)]
+    assert [round(r, 4) for r in (1, 0.1, 0.01)] == sorted({round(r, 4) for r in rates}, reverse=True)
+    assert [sum(round(r, 4) == level for r in rates) for level in (1, 0.1, 0.01)] == [199, 200, 41]
+
+
+@pytest.mark.parametrize("name", ENTRIES)
+def test_every_recipe_is_complete_and_survives_json(name: str):
+    config = load_recipe(name)
+    assert config.recipe == name
+    assert TrainConfig.model_validate_json(config.model_dump_json()) == config
+    assert TrainConfig.model_validate(config.model_dump(mode="json")) == config
+    assert ENTRIES[name].summary.endswith(".")
+    build_objective(config.objective)
+    if name.startswith("digits"):
+        assert len(build_network(config.model).heads) == config.model.heads
+
+
+def test_drt_starts_from_an_ensemble_of_its_own_shape():
+    config = load_recipe("cifar10-resnet110-drt-gaussian-0.5")
+    assert config.pretrain is not None
+    assert config.model.members == (config.pretrain.model,) * config.pretrain.members
+    assert config.pretrain.sigma == 0.5
+
+
+def test_sigma_selects_the_settings_that_belong_to_it():
+    config = load_recipe("cifar10-resnet110-spacte-gaussian-0.25", sigma=0.5)
+    assert config == load_recipe("cifar10-resnet110-spacte-gaussian-0.5")
+    with pytest.raises(
+        RecipeError, match=r"settings for sigma 0\.25, 0\.5, 1\.0 and none for 0\.3.*--set sigma"
+    ):
+        load_recipe("cifar10-resnet110-spacte-gaussian-0.25", sigma=0.3)
+
+
+def test_an_unknown_recipe_suggests_its_neighbours():
+    with pytest.raises(RecipeError, match=r"did you mean .*digits-gaussian"):
+        load_recipe("digits-gausian")
+
+
+# Overrides
+
+
+def base() -> TrainConfig:
+    return load_recipe("digits-spacte-gaussian")
+
+
+def test_any_field_can_be_overridden():
+    config = override(
+        base(), dict(map(parse_setting, ["model.heads=3", "optimizer.lr=0.05", "objective.base.draws=4"]))
+    )
+    assert config.model.heads == 3
+    assert config.optimizer.lr == 0.05
+    assert config.objective.base.draws == 4
+    assert override(base(), dict([parse_setting("data.source=parquet:../x")])).data.source == "parquet:../x"
+
+
+def test_schedules_can_be_exchanged_whole():
+    changes = dict([parse_setting('schedule={"name": "step", "drops_after": [3, 5]}')])
+    assert override(base(), changes).schedule == StepSchedule(drops_after=(3, 5))
+
+
+def test_epochs_move_the_drops_in_proportion():
+    published = load_recipe("cifar10-resnet110-gaussian-0.25")
+    assert override(published, {"epochs": 30}).schedule == StepSchedule(drops_after=(10, 20))
+    both = override(published, {"epochs": 30, "schedule.drops_after": [5]})
+    assert both.schedule == StepSchedule(drops_after=(5,))
+
+
+def test_shared_fields_reach_what_a_run_starts_from():
+    config = override(load_recipe("digits-drt-gaussian"), {"seed": 7, "sigma": 0.5, "epochs": 4})
+    assert config.pretrain is not None
+    assert (config.pretrain.seed, config.pretrain.sigma) == (7, 0.5)
+    assert config.pretrain.epochs == load_recipe("digits-drt-gaussian").pretrain.epochs  # type: ignore[union-attr]
+
+
+@pytest.mark.parametrize(
+    ("setting", "sentence"),
+    [
+        ("model.head=3", "There is no setting 'model.head': the fields here are arch, heads"),
+        ("nothing.at.all=3", "There is no setting 'nothing.at.all'"),
+        ("epochs=zero", "Setting epochs cannot be 'zero'"),
+        ("sigma=-1", "Setting sigma cannot be -1"),
+        ("model.heads=1", "circular teaching needs at least 2 heads"),
+        ("precision=int8", "Setting precision cannot be 'int8'"),
+    ],
+)
+def test_wrong_settings_are_named(setting: str, sentence: str):
+    with pytest.raises(ConfigError, match=sentence.replace(".", r"\.")):
+        override(base(), dict([parse_setting(setting)]))
+
+
+def test_a_setting_needs_a_value():
+    with pytest.raises(ConfigError, match="write --set seed=VALUE"):
+        parse_setting("seed")
+
+
+def test_one_cycle_rises_and_falls_in_straight_lines():
+    schedule = OneCycleSchedule(rise=0.25, start=0.2)
+    values = [schedule.scale(epoch, 8, part) for epoch in range(1, 9) for part in (0.0, 0.5)]
+    assert values[0] == pytest.approx(0.2)
+    assert max(values) == values[4] == pytest.approx(1.0)
+    assert schedule.scale(8, 8, 1.0) == pytest.approx(0.0)
+    assert values[2] - values[1] == pytest.approx(values[1] - values[0])
+    assert values[7] - values[6] == pytest.approx(values[10] - values[9])

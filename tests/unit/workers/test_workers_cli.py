@@ -1,0 +1,115 @@
+"""Promise: `spacte verify` and `spacte bench samples` say in a sentence what is so, and exit accordingly."""
+
+import json
+import subprocess
+import sys
+
+import pytest
+from typer.testing import CliRunner
+
+from spacte_workers import answers
+from spacte_workers.bench.samples import CASES
+from spacte_workers.bench.simulated import simulated_votes
+from spacte_workers.certification import Certification, CertifySpec
+from spacte_workers.cli import bench_app, verify_app
+from spacte_workers.noise.table import noise_table
+from spacte_workers.units import Votes
+
+
+@pytest.fixture
+def certificate():
+    spec = CertifySpec(
+        sigma=0.25,
+        num_classes=3,
+        pixels=64,
+        n0=30,
+        n_max=500,
+        alpha=0.001,
+        bound="clopper_pearson",
+        noise="grid",
+        seed="c" * 32,
+        noise_error=64 * noise_table(0.25).total_variation,
+    )
+    run = Certification(spec)
+    while not run.done:
+        shard = run.next_shard(200)
+        assert shard is not None
+        run.give(shard, Votes(simulated_votes(shard, (0.1, 0.8, 0.1)), 0.01))
+    model = answers.ModelIdentity("m", "f" * 64, ("a", "b", "c"), "fp32")
+    return answers.certificate(
+        spec, run.outcome(), model, id="req_1", image_sha256="0" * 64, elapsed_ms=5.0
+    ).model_dump(mode="json")
+
+
+def verify(*arguments, text=None):
+    return CliRunner().invoke(verify_app, [str(a) for a in arguments], input=text)
+
+
+def test_a_true_certificate(tmp_path, certificate):
+    file = tmp_path / "cert.json"
+    file.write_text(json.dumps(certificate, indent=2))
+    result = verify(file)
+    assert result.exit_code == 0
+    assert result.output == "The certificate fits: label, bound and radius recomputed from its counts.\n"
+    assert verify("-", text=file.read_text()).exit_code == 0
+
+
+def test_a_false_certificate(tmp_path, certificate):
+    file = tmp_path / "cert.json"
+    file.write_text(json.dumps({**certificate, "radius": 0.5}))
+    result = verify(file)
+    assert result.exit_code == 1
+    assert result.output.startswith("radius: it is 0.5, but the counts prove ")
+    assert json.loads(verify(file, "--json").output)["fits"] is False
+
+
+def test_the_results_of_a_job(tmp_path, certificate):
+    """One line an image; images without a certificate are passed over, a false line is named."""
+    lines = [
+        {**certificate, "outcome": "certified", "index": 0},
+        {"outcome": "errored", "index": 1, "error": {"code": "bad_image", "detail": "no"}},
+        {**certificate, "outcome": "certified", "index": 2, "p_lower": 0.9},
+    ]
+    file = tmp_path / "results.ndjson"
+    file.write_text("\n".join(map(json.dumps, lines)))
+    result = verify(file)
+    assert result.exit_code == 1
+    assert "line 3: p_lower" in result.output
+    assert "1 of 2 certificates fit" in result.output
+
+
+@pytest.mark.parametrize(
+    ("content", "says"),
+    [("{}", "does not fit"), ("not json", "not JSON"), ("", "no certificate"), ("[1]", "does not fit")],
+)
+def test_what_is_no_certificate(tmp_path, content, says):
+    file = tmp_path / "cert.json"
+    file.write_text(content)
+    result = verify(file)
+    assert result.exit_code == 1
+    assert says in str(result.output) + str(result.exception)
+
+
+def test_a_missing_file_and_half_a_replay(tmp_path, certificate):
+    file = tmp_path / "cert.json"
+    assert verify(file).exit_code == 1
+    file.write_text(json.dumps(certificate))
+    assert verify(file, "--replay", tmp_path).exit_code == 1
+
+
+def test_bench_samples():
+    result = CliRunner().invoke(bench_app, ["samples", "--runs", "20", "--n", "2000", "--json"])
+    assert result.exit_code == 0
+    report = json.loads(result.output)
+    assert len(report["cases"]) == len(CASES)
+    assert report["cases"][0]["fixed"] == 2_100
+    assert report["cases"][-1]["true_radius"] is None
+    table = CliRunner().invoke(bench_app, ["samples", "--runs", "20", "--n", "2000"])
+    assert table.output.count("\n") == 1 + len(CASES)
+
+
+def test_the_module_is_light():
+    """`spacte --help` imports it: neither torch nor scipy nor ray."""
+    code = "import sys, spacte_workers.cli; print([m for m in ('torch', 'scipy', 'ray', 'numpy') if m in sys.modules])"
+    out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert out.stdout.strip() == "[]"
