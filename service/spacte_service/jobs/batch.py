@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from spacte_service.files import Uploads
     from spacte_service.store import Store
 
+    from .pictures import Pictures
     from .reading import Reader
     from .reconciler import Reconciler
     from .service import JobService
@@ -33,6 +34,7 @@ class Opened:
     uploads: "Uploads"
     jobs: "JobService"
     reader: "Reader"
+    pictures: "Pictures"
     reconciler: "Reconciler"
     runner: Runner
     watch: asyncio.Task[None]
@@ -80,6 +82,7 @@ class Batch:
         with suppress(asyncio.CancelledError):
             await opened.watch
         await opened.runner.close()
+        await to_thread.run_sync(opened.pictures.close)
         await to_thread.run_sync(opened.store.close)
 
     async def opened(self) -> Opened:
@@ -101,6 +104,7 @@ class Batch:
         store = await to_thread.run_sync(self._open_store)
         from spacte_service.files import Uploads
 
+        from .pictures import Pictures
         from .reading import Reader
         from .reconciler import Reconciler
         from .service import JobService
@@ -121,6 +125,7 @@ class Batch:
             uploads,
             JobService(self._settings, self._backend, store, uploads, workplace),
             Reader(store, workplace, self._closing),
+            Pictures(),
             reconciler,
             runner,
             # Not in the context of the request that may have opened the store: its id is not that of our log.

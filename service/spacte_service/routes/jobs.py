@@ -6,7 +6,7 @@ from functools import partial
 from typing import Annotated, Any, Literal
 
 from anyio import to_thread
-from fastapi import APIRouter, Depends, Header, Query, Request, Response
+from fastapi import APIRouter, Depends, Header, Path, Query, Request, Response
 from fastapi.responses import StreamingResponse
 from fastapi.sse import EventSourceResponse, ServerSentEvent
 
@@ -25,6 +25,7 @@ router = APIRouter(
 
 NDJSON = "application/x-ndjson"
 TSV = "text/tab-separated-values"
+PNG = "image/png"
 LINES: dict[int | str, dict[str, Any]] = {
     200: {"description": "A `JobRecord` a line.", "content": {NDJSON: {}, TSV: {}}}
 }
@@ -155,6 +156,23 @@ async def job_summary(job_id: str, gateway: TheGateway) -> JobSummary:
     batch = await gateway.batch.opened()
     await _in_thread(gateway, batch.jobs.get, job_id)
     return await _in_thread(gateway, batch.reader.summary, job_id)
+
+
+@router.get(
+    "/{job_id}/images/{index}",
+    response_class=Response,
+    responses={200: {"description": "The image as a PNG.", "content": {PNG: {}}}} | problems(400, 404, 422),
+)
+async def job_image(
+    job_id: str,
+    index: Annotated[int, Path(ge=0, description="The image's position in the input, as in its record.")],
+    gateway: TheGateway,
+) -> Response:
+    """One image of a job's input, in the size and channels in which the model saw it, without noise."""
+    batch = await gateway.batch.opened()
+    row = await _in_thread(gateway, batch.jobs.get, job_id)
+    png = await _in_thread(gateway, batch.pictures.png, row, index)
+    return Response(png, media_type=PNG, headers={"Cache-Control": "private, max-age=3600"})
 
 
 @dataclass(frozen=True, slots=True)
