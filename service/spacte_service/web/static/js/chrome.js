@@ -1,7 +1,7 @@
 // What both pages share: light and dark, the API key, and the cluster strip.
 
 import { apiKey, call, getJson } from "./api.js";
-import { $ } from "./dom.js";
+import { $, h } from "./dom.js";
 
 const THEME = "spacte-theme";
 const STRIP_MS = 2000;
@@ -24,13 +24,22 @@ function theme() {
 }
 
 function key() {
-  const dialog = $("key-dialog");
+  const input = h("input", { id: "key-input", type: "password", autocomplete: "off", spellcheck: "false" });
+  const dialog = h("dialog", { id: "key-dialog", "aria-labelledby": "key-title" },
+    h("form", { method: "dialog" },
+      h("h2", { id: "key-title" }, "API key"),
+      h("p", {}, "Kept in this tab only, until it is closed."),
+      h("label", { for: "key-input" }, "Key"),
+      input,
+      h("p", { class: "row" },
+        h("button", { value: "save", class: "primary" }, "Use it"), h("button", { value: "forget" }, "Forget it"))));
+  document.body.append(dialog);
   $("key-button").addEventListener("click", () => {
-    $("key-input").value = apiKey.get() ?? "";
+    input.value = apiKey.get() ?? "";
     dialog.showModal();
   });
   dialog.addEventListener("close", () => {
-    if (dialog.returnValue === "save") apiKey.set($("key-input").value.trim());
+    if (dialog.returnValue === "save") apiKey.set(input.value.trim());
     if (dialog.returnValue === "forget") apiKey.set(null);
     if (["save", "forget"].includes(dialog.returnValue)) location.reload();
   });
