@@ -58,10 +58,20 @@ def get(path: str, read: Callable[[httpx2.Response], T], **more: Any) -> Call[T]
     return Call(method="GET", path=path, read=read, **more)
 
 
-def post(path: str, read: Callable[[httpx2.Response], T], *, key: str | None = None, **more: Any) -> Call[T]:
-    """A call that does something, under one idempotency key for all its attempts."""
-    headers = {"Idempotency-Key": key or uuid.uuid4().hex}
-    return Call(method="POST", path=path, read=read, headers=headers, **more)
+def post(
+    path: str,
+    read: Callable[[httpx2.Response], T],
+    *,
+    key: str | None = None,
+    headers: Mapping[str, str] | None = None,
+    **more: Any,
+) -> Call[T]:
+    """A call that does something, under one idempotency key for all its attempts.
+
+    By that key a gateway that was full knows whom it told to come back, and lets them in first.
+    """
+    named = {"Idempotency-Key": key or uuid.uuid4().hex, **(headers or {})}
+    return Call(method="POST", path=path, read=read, headers=named, **more)
 
 
 def answer(model: type[M]) -> Callable[[httpx2.Response], M]:
@@ -103,14 +113,8 @@ def certify_stream(
 ) -> Call[None]:
     """`POST /v1/certify/stream`; its answer is read event by event."""
     body = _body(image, checked(CertifyParams, options, "certify_stream"))
-    return Call(
-        method="POST",
-        path="/v1/certify/stream",
-        read=lambda _: None,
-        headers={"Accept": "text/event-stream, application/problem+json"},
-        timeout=_timeout(timeout),
-        **body,
-    )
+    accept = {"Accept": "text/event-stream, application/problem+json"}
+    return post("/v1/certify/stream", lambda _: None, headers=accept, timeout=_timeout(timeout), **body)
 
 
 def predict(

@@ -2,6 +2,8 @@
 
 import asyncio
 import time
+from collections.abc import AsyncGenerator
+from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
@@ -11,7 +13,7 @@ from anyio import to_thread
 
 from spacte_client.types import Certificate, CertifyParams, Prediction, PredictParams
 
-from .admission import Place
+from .admission import Place, Visit
 from .backend import OnProgress
 from .faults import faults_as_problems
 from .gateway import Gateway
@@ -57,6 +59,21 @@ async def decode(gateway: Gateway, question: Question[Any]) -> "Image":
         return await to_thread.run_sync(work, limiter=gateway.threads)
 
 
+@asynccontextmanager
+async def place_for(
+    gateway: Gateway, question: Question[CertifyParams], visit: Visit
+) -> AsyncGenerator[Place]:
+    """A place for a question; one who was told to come now waits for it, no longer than the deadline.
+
+    Raises:
+        ProblemError: 429, there is none; 504, the deadline passed.
+    """
+    async with AsyncExitStack() as stack:
+        async with _in_time(question):
+            place = await stack.enter_async_context(gateway.admission.place(visit))
+        yield place
+
+
 async def certify(
     gateway: Gateway,
     question: Question[CertifyParams],
@@ -71,7 +88,8 @@ async def certify(
             its place.
     """
     params = question.params
-    waited = await _turn(place, question)
+    async with _in_time(question):
+        waited = await place.turn()
     timely = _in_the_time_left(question)
 
     def as_asked(made: Certificate) -> Certificate:
@@ -107,14 +125,14 @@ async def certify(
     return certificate
 
 
-async def predict(gateway: Gateway, question: Question[PredictParams], caller: str) -> Prediction:
+async def predict(gateway: Gateway, question: Question[PredictParams], visit: Visit) -> Prediction:
     """The prediction for one image.
 
     Raises:
         ProblemError: as for `certify`, without deadlines.
     """
     params = question.params
-    async with gateway.admission.place(caller) as place:
+    async with gateway.admission.place(visit) as place:
         image = await decode(gateway, question)
         await place.turn()
         with faults_as_problems():
@@ -132,12 +150,13 @@ def _milliseconds_left(question: Question[CertifyParams]) -> int | None:
     return None if deadline_ms is None else deadline_ms - int(1000 * (time.perf_counter() - question.arrived))
 
 
-async def _turn(place: Place, question: Question[CertifyParams]) -> float:
-    """Wait for the request's turn, no longer than its deadline."""
+@asynccontextmanager
+async def _in_time(question: Question[CertifyParams]) -> AsyncGenerator[None]:
+    """Wait for something, no longer than the request's deadline."""
     left = _milliseconds_left(question)
     try:
         async with asyncio.timeout(None if left is None else max(0, left) / 1000):
-            return await place.turn()
+            yield
     except TimeoutError:
         raise _too_late() from None
 

@@ -37,6 +37,16 @@ def fingerprint(*parts: bytes) -> str:
     return digest.hexdigest()
 
 
+def check_key(key: str | None) -> None:
+    """Refuse a key that cannot be kept; None is no key.
+
+    Raises:
+        ProblemError: 400.
+    """
+    if key is not None and not KEY.fullmatch(key):
+        raise ProblemError("bad_request", "Make the Idempotency-Key 1 to 255 visible ASCII characters.")
+
+
 class Answers(Generic[T]):
     """Answers by caller and idempotency key."""
 
@@ -59,8 +69,7 @@ class Answers(Generic[T]):
         Raises:
             ProblemError: 409 while the first is worked on; 422 where the key belongs to another request.
         """
-        if not KEY.fullmatch(key):
-            raise ProblemError("bad_request", "Make the Idempotency-Key 1 to 255 visible ASCII characters.")
+        check_key(key)
         self._forget()
         place = (caller, key)
         entry = self._entries.get(place)

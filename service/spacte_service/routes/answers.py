@@ -17,14 +17,23 @@ from spacte_client.types import (
     PredictRequest,
 )
 from spacte_service import answering
+from spacte_service.admission import Visit
 from spacte_service.answering import Question
 from spacte_service.auth import Caller, TheCaller
 from spacte_service.gateway import Gateway, TheGateway
-from spacte_service.idempotency import fingerprint
+from spacte_service.idempotency import check_key, fingerprint
 from spacte_service.openapi import either_body, problems
 from spacte_service.problems import field_error
 
 router = APIRouter(prefix="/v1", tags=["answers"])
+
+PlaceKey = Annotated[
+    str | None,
+    Header(
+        description="A key of your choice: who is told to come back is let in first then, with the same key."
+    ),
+]
+"""`Idempotency-Key` where answers are not kept."""
 
 PROBLEMS = problems(400, 401, 404, 413, 415, 422, 429, 500, 503)
 
@@ -42,7 +51,8 @@ async def certify(
     idempotency_key: Annotated[
         str | None,
         Header(
-            description="A key of your choice: the same request with the same key gets the same certificate."
+            description="A key of your choice: the same request with the same key gets the same certificate, and "
+            "who is told to come back is let in first then."
         ),
     ] = None,
 ) -> Certificate:
@@ -51,14 +61,15 @@ async def certify(
     Wrong with probability at most `alpha`. A certificate that abstains has label -1 and radius 0.
     """
     with gateway.work():
+        visit = visit_of(gateway, caller, idempotency_key)
         if idempotency_key is None:  # an answer that is stored takes no place
-            gateway.admission.refuse_early(caller.id)
+            gateway.admission.refuse_early(visit)
         work = await gateway.bodies.certify(request)
         gateway.check_limits(work.params)
         question = Question(work.images[0], work.params, request.state.arrived)
 
         async def make() -> Certificate:
-            return await gateway.presence.run(request, certify_one(gateway, question, caller))
+            return await gateway.presence.run(request, certify_one(gateway, question, visit))
 
         if idempotency_key is None:
             return await make()
@@ -69,9 +80,9 @@ async def certify(
         return certificate
 
 
-async def certify_one(gateway: Gateway, question: Question[CertifyParams], caller: Caller) -> Certificate:
+async def certify_one(gateway: Gateway, question: Question[CertifyParams], visit: Visit) -> Certificate:
     """The certificate of one image, once there is a place for the request."""
-    async with gateway.admission.place(caller.id) as place:
+    async with answering.place_for(gateway, question, visit) as place:
         image = await answering.decode(gateway, question)
         return await answering.certify(gateway, question, image, place)
 
@@ -81,13 +92,16 @@ async def certify_one(gateway: Gateway, question: Question[CertifyParams], calle
     responses=PROBLEMS,
     openapi_extra=either_body(PredictParams, PredictRequest, PredictBatchRequest),
 )
-async def predict(request: Request, gateway: TheGateway, caller: TheCaller) -> Prediction | PredictionList:
+async def predict(
+    request: Request, gateway: TheGateway, caller: TheCaller, idempotency_key: PlaceKey = None
+) -> Prediction | PredictionList:
     """Classify an image by the smoothed classifier, or several (`images`), each with noises of its own.
 
     Each label is wrong with probability at most `alpha`; -1 where the noises did not decide.
     """
     with gateway.work():
-        gateway.admission.refuse_early(caller.id)
+        visit = visit_of(gateway, caller, idempotency_key)
+        gateway.admission.refuse_early(visit)
         work = await gateway.bodies.predict(request)
         gateway.check_limits(work.params)
         if len(work.images) > gateway.settings.max_client_batch_size:
@@ -99,9 +113,19 @@ async def predict(request: Request, gateway: TheGateway, caller: TheCaller) -> P
             Question(data, work.params, request.state.arrived, pointer)
             for data, pointer in zip(work.images, work.pointers, strict=True)
         ]
-        parts = (answering.predict(gateway, question, caller.id) for question in questions)
+        parts = (answering.predict(gateway, question, visit) for question in questions)
         answers = await gateway.presence.run(request, all_or_none(parts))
         return PredictionList(data=answers) if work.batch else answers[0]
+
+
+def visit_of(gateway: Gateway, caller: Caller, key: str | None) -> Visit:
+    """The request at the door.
+
+    Raises:
+        ProblemError: 400, the key cannot be one.
+    """
+    check_key(key)
+    return gateway.admission.visit(caller.id, key)
 
 
 T = TypeVar("T")

@@ -3,6 +3,7 @@
 import asyncio
 import time
 from collections.abc import AsyncGenerator, AsyncIterator
+from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated
 
@@ -26,6 +27,8 @@ from spacte_service.gateway import Gateway, TheGateway
 from spacte_service.openapi import described, either_body, problems
 from spacte_service.presence import abandoned
 from spacte_service.problems import ProblemError, internal, request_id_of, to_problem
+
+from .answers import PlaceKey, visit_of
 
 if TYPE_CHECKING:
     from spacte_workers.certification import Progress
@@ -51,18 +54,23 @@ class Opened:
     request_id: str
 
 
-async def open_stream(request: Request, gateway: TheGateway, caller: TheCaller) -> AsyncGenerator[Opened]:
+async def open_stream(
+    request: Request, gateway: TheGateway, caller: TheCaller, idempotency_key: PlaceKey = None
+) -> AsyncGenerator[Opened]:
     """Read the request and take a place for it, so that what is wrong is answered with its own status.
 
     Raises:
         ProblemError: as for `POST /v1/certify`.
     """
     with gateway.work():
-        gateway.admission.refuse_early(caller.id)
+        visit = visit_of(gateway, caller, idempotency_key)
+        gateway.admission.refuse_early(visit)
         work = await gateway.bodies.certify(request)
         gateway.check_limits(work.params)
         question = Question(work.images[0], always_looked_at(gateway, work.params), request.state.arrived)
-        async with gateway.admission.place(caller.id) as place:
+        async with AsyncExitStack() as stack:
+            coming_in = stack.enter_async_context(answering.place_for(gateway, question, visit))
+            place = await gateway.presence.run(request, coming_in)
             image = await answering.decode(gateway, question)
             yield Opened(question, image, place, request_id_of(request.scope) or "")
 

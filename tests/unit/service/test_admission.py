@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from spacte_service.admission import Admission
+from spacte_service.admission import Admission, Visit
 from spacte_service.problems import ProblemError
 
 
@@ -16,6 +16,7 @@ class Requests:
     def __init__(self, admission: Admission) -> None:
         self.admission = admission
         self.running: list[str] = []
+        self.visits: dict[str, Visit] = {}
         self._ends: dict[str, asyncio.Event] = {}
         self._tasks: dict[str, asyncio.Task[float]] = {}
 
@@ -40,7 +41,7 @@ class Requests:
         return caught.value
 
     async def _stay(self, name: str) -> float:
-        async with self.admission.place(name[0]) as place:
+        async with self.admission.place(self.visits.get(name) or Visit(name[0])) as place:
             waited = await place.turn()
             self.running.append(name)
             try:
@@ -75,10 +76,10 @@ async def test_so_many_run_so_many_wait_and_the_next_is_refused(door: Any) -> No
 
 async def test_a_place_counts_before_its_turn_is_asked_for() -> None:
     admission = Admission(places=2, running=1)
-    async with admission.place("a"), admission.place("b"):
+    async with admission.place(Visit("a")), admission.place(Visit("b")):
         assert admission.taken == 2
         with pytest.raises(ProblemError):
-            await admission.place("c").__aenter__()
+            await admission.place(Visit("c")).__aenter__()
     assert admission.taken == 0
 
 
@@ -112,7 +113,7 @@ async def test_one_who_just_hung_up_is_not_displaced_as_well(door: Any) -> None:
     requests = door(places=4, running=1)
     await requests.come("a1", "a2", "a3", "a4")
     requests._tasks["a4"].cancel()  # its task has not run since, so it is still in line
-    async with requests.admission.place("b"):
+    async with requests.admission.place(Visit("b")):
         assert (await requests.refusal("a3")).code == "overloaded"
         assert requests._tasks["a4"].cancelled()
     for name in ("a1", "a2"):
@@ -193,7 +194,7 @@ async def test_a_slow_request_is_known_before_it_ends(monkeypatch: pytest.Monkey
     now = 100.0
     monkeypatch.setattr("spacte_service.admission.time.perf_counter", lambda: now)
     admission = Admission(places=1, running=1)
-    async with admission.place("a") as place:
+    async with admission.place(Visit("a")) as place:
         await place.turn()
         now = 107.0
         assert admission.retry_after_s() == pytest.approx(7.0)
@@ -214,13 +215,14 @@ async def test_no_place_is_lost_or_made_up_in_a_storm(seed: int) -> None:
     import random
 
     chance = random.Random(seed)
+    visits = [Visit(caller, returned=returned) for caller in "abc" for returned in (False, True)]
     admission = Admission(places=8, running=3, per_caller=6)
     most = 0
 
     async def request() -> str:
         nonlocal most
         try:
-            async with admission.place(chance.choice("abc")) as place:
+            async with admission.place(chance.choice(visits)) as place:
                 await place.turn()
                 most = max(most, admission.running)
                 assert admission.taken <= 8
@@ -241,3 +243,4 @@ async def test_no_place_is_lost_or_made_up_in_a_storm(seed: int) -> None:
     assert all(isinstance(end, (str, asyncio.CancelledError)) for end in ends)
     assert most == 3
     assert (admission.running, admission.waiting, dict(admission._held)) == (0, 0, {})
+    assert not admission._door
