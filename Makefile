@@ -12,7 +12,7 @@ MODEL ?= digits
 PORT ?= 8000
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo serve test test-fast test-cluster check fix bench docs clean lock
+.PHONY: help setup demo serve test test-fast test-cluster check fix bench docs screenshots clean lock
 
 help:  ## list these commands
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):[^#]*## */\1|/' | awk -F'|' '{printf "  make %-12s %s\n", $$1, $$2}'
@@ -64,6 +64,9 @@ bench: $(STAMPS)/dev  ## the measurements behind the README's figures
 
 docs: $(STAMPS)/dev  ## build the documentation into site/
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet --strict
+
+screenshots: $(STAMPS)/dev  ## photograph the pages for README and docs; needs Chromium
+	$(BIN)/python demo/screenshots.py
 
 lock: $(STAMPS)/uv  ## write constraints.txt anew from the newest versions that fit
 	$(UV) pip compile --quiet --universal --python-version 3.11 --no-header --no-annotate --no-emit-index-url \

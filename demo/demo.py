@@ -20,6 +20,7 @@ from stock import held_out, png, train
 
 from spacte_client import Client
 from spacte_client.types import Certificate
+from spacte_workers.statistics.rounding import round_down
 
 IMAGES = 20
 NOISES = 10_000
@@ -41,12 +42,18 @@ def report(labels: list[int], certificates: list[Certificate], seconds: float) -
         answer = "abstained" if c.abstained else str(c.label)
         colour = "green" if c.label == label else "yellow" if c.abstained else "red"
         votes = f"{max(c.counts):,} / {c.n:,}"
-        table.add_row(str(label), f"[{colour}]{answer}[/]", f"{c.radius:.3f}", votes, f"{c.elapsed_ms:.0f}")
+        table.add_row(
+            str(label),
+            f"[{colour}]{answer}[/]",
+            f"{round_down(c.radius, 3):.3f}",
+            votes,
+            f"{c.elapsed_ms:.0f}",
+        )
     console.print(table)
     right = [c.radius for c, y in zip(certificates, labels, strict=True) if c.label == y]
     mean_radius = sum(right) / len(labels)
     console.print(
-        f"accuracy [bold]{len(right)}/{len(labels)}[/], mean radius [bold]{mean_radius:.3f}[/] "
+        f"accuracy [bold]{len(right)}/{len(labels)}[/], mean radius [bold]{round_down(mean_radius, 3):.3f}[/] "
         f"(a wrong or withheld answer counts as 0), {seconds:.1f} s over HTTP"
     )
 

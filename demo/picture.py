@@ -8,6 +8,7 @@ from matplotlib.figure import FigureBase
 from numpy.typing import NDArray
 
 from spacte_client.types import Certificate
+from spacte_workers.statistics.rounding import round_down
 
 RIGHT, WRONG, ABSTAINED = "#1a7f37", "#cf222e", "#6e7781"
 
@@ -46,7 +47,9 @@ def draw(
             right = certificate.label == label
             told = names[certificate.label] if right else f"{names[certificate.label]} (is {names[label]})"
             axis.set_title(
-                f"{told}\nr = {certificate.radius:.3f}", fontsize=9, color=RIGHT if right else WRONG
+                f"{told}\nr = {round_down(certificate.radius, 3):.3f}",
+                fontsize=9,
+                color=RIGHT if right else WRONG,
             )
     curve(bottom, labels, certificates)
     figure.savefig(file)

@@ -1,5 +1,6 @@
 """The pages in a real browser against a real gateway: what a person does, sees and is told."""
 
+import json
 import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -63,7 +64,10 @@ def test_an_image_is_dropped(page: "Page", models: Path) -> None:
     certify(page)
     with page.expect_download() as download:
         page.click("#download")
-    assert '"stop_reason"' in Path(download.value.path()).read_text()
+    certificate = json.loads(Path(download.value.path()).read_text())
+    shown = re.search(r"radius of (0\.\d{4})", page.inner_text("#answer"))
+    assert shown
+    assert 0 <= certificate["radius"] - float(shown[1]) < 1e-4, "a radius is shown rounded down"
 
 
 def test_a_file_dropped_on_the_zone_is_taken(page: "Page", models: Path) -> None:

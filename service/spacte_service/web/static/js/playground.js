@@ -3,6 +3,7 @@
 import { events, getJson, ProblemError } from "./api.js";
 import { startChrome } from "./chrome.js";
 import { $, h, save, tell } from "./dom.js";
+import { radiusText } from "./numbers.js";
 import { drawingPad } from "./pad.js";
 import { moved, noisy, npy, paint, pixels } from "./pictures.js";
 import { Proof } from "./proof.js";
@@ -197,11 +198,11 @@ function wireAfter() {
     paint($("mean-original"), state.values, shape);
     paint($("mean-moved"), moved(state.values, radius), shape);
     paint($("mean-noisy"), noisy(state.values, sigma), shape);
-    $("mean-moved-caption").textContent = `Moved by exactly ${radius.toFixed(3)}: as far as the proof reaches`;
+    $("mean-moved-caption").textContent = `Moved by exactly ${radiusText(radius, 4)}: as far as the proof reaches`;
     $("mean-noisy-caption").textContent = `A noisy copy, sigma ${sigma}, as the model saw them`;
     $("mean-text").textContent =
       `The length of a change is the root of the sum, over all pixels from 0 to 1, of the squared differences. ` +
-      `Every image less than ${radius.toFixed(3)} away from yours gets the same answer from the smoothed classifier.`;
+      `Every image less than ${radiusText(radius, 4)} away from yours gets the same answer from the smoothed classifier.`;
   };
   $("meaning").addEventListener("toggle", explain);
   $("mean-again").addEventListener("click", explain);

@@ -3,6 +3,7 @@
 import { chart } from "./chart.js";
 import { $, h } from "./dom.js";
 import { radiusLimit } from "./limits.js";
+import { radiusText, whole } from "./numbers.js";
 
 const SHOWN_CLASSES = 10;
 const REASONS = {
@@ -14,7 +15,6 @@ const REASONS = {
   cancelled: "it was stopped",
 };
 
-const whole = (x) => Math.round(x).toLocaleString("en");
 const className = (model, label) => model.class_names?.[label] ?? String(label);
 
 /** One run: feed it events, and it keeps the page up to date. */
@@ -42,7 +42,7 @@ export class Proof {
     const name = className(this.model, event.top_label);
     const eta = event.eta_ms ? `, about ${(event.eta_ms / 1000).toFixed(1)} s to go` : "";
     $("answer").replaceChildren(
-      h("span", {}, event.radius > 0 ? `${name}, proven within ${event.radius.toFixed(3)}` : `leaning to ${name}`),
+      h("span", {}, event.radius > 0 ? `${name}, proven within ${radiusText(event.radius, 3)}` : `leaning to ${name}`),
       h("small", {}, `${whole(event.samples)} noisy copies so far${eta}`),
     );
     if (event.certificate) {
@@ -61,7 +61,7 @@ export class Proof {
       certificate.abstained
         ? h("span", { class: "held" }, "No answer")
         : h("span", {}, h("span", { class: "good" }, className(this.model, certificate.label)),
-            ` within a radius of ${certificate.radius.toFixed(4)}`),
+            ` within a radius of ${radiusText(certificate.radius, 4)}`),
       h("small", {}, certificate.abstained ? `${this.abstention()} ${why}` : why),
     );
     this.votes(certificate);

@@ -2,6 +2,7 @@
 
 import { call, lines } from "./api.js";
 import { $, h, tell } from "./dom.js";
+import { radiusText } from "./numbers.js";
 
 const MOST_ROWS = 500;
 
@@ -78,9 +79,10 @@ export class JobRows {
     const number = (x) => h("td", { class: "number" }, x === undefined || x === null ? "" : String(x));
     const answer = record.outcome === "errored" ? "" : record.abstained ? "abstained" : record.label_name ?? record.label;
     const remark = record.outcome === "errored" ? record.error.detail : record.correct === false && !record.abstained ? "wrong class" : "";
+    const radius = typeof record.radius === "number" ? radiusText(record.radius, 4) : null;
     return h("tr", {},
       number(record.custom_id ?? record.index), thumbnail, number(record.true_label), h("td", {}, String(answer)),
-      number(record.radius?.toFixed(4)), number(record.n?.toLocaleString("en")), h("td", {}, remark));
+      number(radius), number(record.n?.toLocaleString("en")), h("td", {}, remark));
   }
 
   /** Fetch the pictures of the rows in view. An image that cannot be had leaves its cell empty. */
