@@ -47,9 +47,7 @@ BY_CODE: dict[str, type[APIStatusError]] = {
 def error_from_response(response: httpx2.Response) -> APIStatusError:
     """The exception for an answer with status 400 or above, whose body has been read."""
     problem = _problem_in(response) or _problem_about(response)
-    wait = retry_after(response)
-    wait = problem.retry_after_s if wait is None else wait
-    return _error(problem, response.headers.get("x-request-id"), wait)
+    return _error(problem, response.headers.get("x-request-id"), _wait(retry_after(response), problem))
 
 
 def error_from_problem(problem: Problem) -> APIStatusError:
@@ -93,6 +91,14 @@ def retry_after(response: httpx2.Response) -> float | None:
         return max(0.0, email.utils.parsedate_to_datetime(value).timestamp() - time.time())
     except ValueError:
         return None
+
+
+def _wait(header: float | None, problem: Problem) -> float | None:
+    """The time to wait: the document's, which has fractions, unless a later one stands in the header."""
+    exact = problem.retry_after_s
+    if header is None or exact is None:
+        return exact if header is None else header
+    return exact if header <= max(1.0, exact + 1.0) else header
 
 
 def _error(problem: Problem, request_id: str | None, wait: float | None) -> APIStatusError:
