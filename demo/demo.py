@@ -1,52 +1,51 @@
-"""`make demo`: train a small model if there is none, serve it, certify held-out images, draw the result.
+"""`make demo`: train the model if there is none, serve it, certify held-out images, draw the result.
 
-    python demo/demo.py
+    python demo/demo.py                     scikit-learn's handwritten digits, trained here
+    python demo/demo.py --model cifar10     CIFAR-10, with the model that comes with the repository
 
-Everything is real: the images are scikit-learn's handwritten digits, of which the model never sees the ones
-certified here; the certificates come over HTTP from a gateway whose samplers are Ray actors on this machine.
+Everything is real: the model never saw the images that are certified; the certificates come over HTTP from a
+gateway whose samplers are Ray actors on this machine.
 """
 
 import argparse
 import time
 from pathlib import Path
 
-import numpy as np
-from gateway import MODELS, serving
-from numpy.typing import NDArray
+from gateway import serving
 from picture import draw
 from rich.console import Console
 from rich.table import Table
-from stock import held_out, png, train
+from stock import STOCKS, HeldOut, held_out, prepare
 
 from spacte_client import Client
 from spacte_client.types import Certificate
 from spacte_workers.statistics.rounding import round_down
 
-IMAGES = 20
 NOISES = 10_000
 PICTURE = Path(__file__).parent / "certified.png"
 console = Console()
 
 
-def certify(client: Client, images_NCHW: NDArray[np.uint8], model: str) -> list[Certificate]:
+def certify(client: Client, images: list[HeldOut], model: str) -> list[Certificate]:
     """Ask the gateway for one certificate an image."""
-    return [client.certify(png(image), model=model, n=NOISES) for image in images_NCHW]
+    return [client.certify(image.file, model=model, n=NOISES) for image in images]
 
 
-def report(labels: list[int], certificates: list[Certificate], seconds: float) -> None:
+def report(
+    things: str, names: list[str], labels: list[int], certificates: list[Certificate], seconds: float
+) -> None:
     """Print a line an image, and what they come to."""
-    table = Table(title=f"{len(labels)} digits the model never trained on, n = {NOISES:,} noises each")
+    table = Table(title=f"{len(labels)} {things} the model never trained on, n = {NOISES:,} noises each")
     for heading in ("true", "answer", "certified radius", "votes", "ms"):
         table.add_column(heading, justify="right")
     for label, c in zip(labels, certificates, strict=True):
-        answer = "abstained" if c.abstained else str(c.label)
+        answer = "abstained" if c.abstained else names[c.label]
         colour = "green" if c.label == label else "yellow" if c.abstained else "red"
-        votes = f"{max(c.counts):,} / {c.n:,}"
         table.add_row(
-            str(label),
+            names[label],
             f"[{colour}]{answer}[/]",
             f"{round_down(c.radius, 3):.3f}",
-            votes,
+            f"{max(c.counts):,} / {c.n:,}",
             f"{c.elapsed_ms:.0f}",
         )
     console.print(table)
@@ -61,17 +60,19 @@ def report(labels: list[int], certificates: list[Certificate], seconds: float) -
 def main() -> None:
     """Run the demo."""
     parser = argparse.ArgumentParser(description="Train, serve, certify, draw.")
-    parser.add_argument("--model", default="digits", choices=["digits"])
-    model = parser.parse_args().model
-    train(MODELS / model)
-    images_NCHW, labels = held_out(IMAGES)
+    parser.add_argument("--model", default="digits", choices=sorted(STOCKS))
+    stock = STOCKS[parser.parse_args().model]
+    prepare(stock)
+    images = held_out(stock)
+    labels = [image.label for image in images]
     console.print("Starting the gateway (a local Ray with one sampler a CPU) ...")
-    with serving() as client:
+    with serving(stock.models) as client:
+        names = client.models.get(stock.name).class_names
         started = time.monotonic()
-        certificates = certify(client, images_NCHW, model)
+        certificates = certify(client, images, stock.name)
         seconds = time.monotonic() - started
-    report(labels, certificates, seconds)
-    draw(images_NCHW, [str(digit) for digit in range(10)], labels, certificates, PICTURE)
+    report(stock.things, names, labels, certificates, seconds)
+    draw([image.pixels() for image in images], names, labels, certificates, PICTURE)
     console.print(f"Picture: {PICTURE}")
 
 

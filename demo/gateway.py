@@ -12,7 +12,6 @@ from pathlib import Path
 
 from spacte_client import APIError, Client
 
-MODELS = Path(__file__).parent / "models"
 DATA = Path(__file__).parent / "data"
 START_SECONDS = 120
 STOP_SECONDS = 40
@@ -46,7 +45,7 @@ def wait_until_ready(process: subprocess.Popen[bytes], client: Client) -> None:
 
 
 @contextmanager
-def serving(models: Path = MODELS) -> Iterator[Client]:
+def serving(models: Path) -> Iterator[Client]:
     """A client of a gateway that serves `models` for as long as the block runs."""
     port = free_port()
     command = spacte("serve", "--models", str(models), "--data-dir", str(DATA), "--log-level", "warning")

@@ -1,5 +1,6 @@
 """Draws the demo's picture: every image with its answer and radius, and the certified-accuracy curve."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +15,7 @@ RIGHT, WRONG, ABSTAINED = "#1a7f37", "#cf222e", "#6e7781"
 
 
 def draw(
-    images_NCHW: NDArray[np.uint8],
+    images_CHW: Sequence[NDArray[np.uint8]],
     names: list[str],
     labels: list[int],
     certificates: list[Certificate],
@@ -23,7 +24,7 @@ def draw(
     """Write a PNG.
 
     Args:
-        images_NCHW: the images, uint8.
+        images_CHW: the images, uint8.
         names: what to call each class.
         labels: the true class of each image.
         certificates: the answer to each image.
@@ -37,9 +38,7 @@ def draw(
     axes = top.subplots(rows, columns, squeeze=False)
     for axis in axes.flat:
         axis.axis("off")
-    for axis, image_CHW, label, certificate in zip(
-        axes.flat, images_NCHW, labels, certificates, strict=False
-    ):
+    for axis, image_CHW, label, certificate in zip(axes.flat, images_CHW, labels, certificates, strict=False):
         axis.imshow(image_CHW.transpose(1, 2, 0), cmap="gray", vmin=0, vmax=255, interpolation="nearest")
         if certificate.abstained:
             axis.set_title(f"abstained\n({names[label]})", fontsize=9, color=ABSTAINED)

@@ -9,9 +9,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from gateway import MODELS, serving
+from gateway import serving
 from playwright.sync_api import Browser, Page, sync_playwright
-from stock import train
+from stock import STOCKS, prepare
 
 from spacte_client import Client
 
@@ -85,9 +85,10 @@ def run_jobs(client: Client) -> list[str]:
 
 def main() -> None:
     """Train if need be, serve, look, and write the pictures."""
-    train(MODELS / "digits")
+    stock = STOCKS["digits"]
+    prepare(stock)
     IMAGES.mkdir(parents=True, exist_ok=True)
-    with serving() as client, sync_playwright() as playwright:
+    with serving(stock.models) as client, sync_playwright() as playwright:
         finished = run_jobs(client)
         address = str(client.base_url).rstrip("/")
         browser = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox", "--disable-gpu"])

@@ -1,25 +1,27 @@
 """`make serve`: keep the demo's model running and print a command to try it with."""
 
 import argparse
+import shutil
 import subprocess
 import sys
 from pathlib import Path
 
-from gateway import DATA, MODELS, spacte
-from stock import held_out, png, train
+from gateway import DATA, spacte
+from stock import STOCKS, held_out, prepare
 
 
 def main() -> None:
-    """Train if need be, write a sample image, and become the gateway."""
+    """Train if need be, copy out a sample image, and become the gateway."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--model", default="digits", choices=["digits"])
+    parser.add_argument("--model", default="digits", choices=sorted(STOCKS))
     parser.add_argument("--port", type=int, default=8000)
     options = parser.parse_args()
-    train(MODELS / options.model)
-    images_NCHW, labels = held_out(1)
-    sample = DATA / f"digit-{labels[0]}.png"
+    stock = STOCKS[options.model]
+    prepare(stock)
+    image = held_out(stock)[0]
+    sample = DATA / f"{options.model}-{image.label}.png"
     sample.parent.mkdir(exist_ok=True)
-    sample.write_bytes(png(images_NCHW[0]))
+    shutil.copyfile(image.file, sample)
     shown = sample.relative_to(Path.cwd()) if sample.is_relative_to(Path.cwd()) else sample
     print(
         f"\nOnce the gateway is ready, in another terminal:\n\n"
@@ -27,7 +29,9 @@ def main() -> None:
         f"  {spacte('certify')[0]} certify {shown} --base-url http://127.0.0.1:{options.port}\n",
         flush=True,
     )
-    command = spacte("serve", "--models", str(MODELS), "--data-dir", str(DATA), "--port", str(options.port))
+    command = spacte(
+        "serve", "--models", str(stock.models), "--data-dir", str(DATA), "--port", str(options.port)
+    )
     with subprocess.Popen(command) as gateway:
         try:
             code = gateway.wait()

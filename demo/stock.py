@@ -1,8 +1,8 @@
-"""What the demo needs before it can serve: a trained model, and images that it never saw."""
+"""What the demo serves and certifies: a trained model, and the held-out images that travel with it."""
 
-import io
 import subprocess
 import time
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -10,31 +10,69 @@ from gateway import spacte
 from numpy.typing import NDArray
 from PIL import Image
 
-from spacte_trainer.data.digits import load_digits
-
-RECIPE = "digits-spacte-gaussian"
+HERE = Path(__file__).parent
 
 
-def train(folder: Path) -> None:
-    """Train the embedded five-head model into `folder`, unless it is there."""
-    if (folder / "config.json").exists():
-        print(f"Model found in {folder}; delete the folder to train it anew.", flush=True)
+@dataclass(frozen=True)
+class Stock:
+    """A model of the demo.
+
+    Attributes:
+        models: the folder to serve.
+        name: of the model in it.
+        things: what its images show.
+        recipe: how it is trained where it is not there; None for a model that comes with the repository.
+    """
+
+    models: Path
+    name: str
+    things: str
+    recipe: str | None = None
+
+    @property
+    def folder(self) -> Path:
+        """The checkpoint."""
+        return self.models / self.name
+
+
+@dataclass(frozen=True)
+class HeldOut:
+    """An image that the model was not trained on: its file and its true class."""
+
+    file: Path
+    label: int
+
+    def pixels(self) -> NDArray[np.uint8]:
+        """The image [C, H, W] as uint8."""
+        pixels = np.asarray(Image.open(self.file))
+        return pixels[np.newaxis] if pixels.ndim == 2 else pixels.transpose(2, 0, 1)
+
+
+STOCKS = {
+    "digits": Stock(HERE / "models", "digits", "handwritten digits", recipe="digits-spacte-gaussian"),
+    "cifar10": Stock(
+        HERE.parent / "models", "cifar10-resnet20-spacte-gaussian-0.25", "CIFAR-10 test images (JPEG-coded)"
+    ),
+}
+
+
+def prepare(stock: Stock) -> None:
+    """Train the model, unless it is there."""
+    if (stock.folder / "config.json").exists():
+        hint = "; delete the folder to train it anew" if stock.recipe else ""
+        print(f"Model found in {stock.folder}{hint}.", flush=True)
         return
-    print(f"Training {RECIPE} into {folder}: five heads, sigma 0.25.", flush=True)
+    if stock.recipe is None:
+        raise SystemExit(
+            f"There is no model in {stock.folder}: it comes with the repository, so clone it anew."
+        )
+    print(f"Training {stock.recipe} into {stock.folder}: five heads, sigma 0.25.", flush=True)
     started = time.monotonic()
-    subprocess.run(spacte("train", RECIPE, "--out", str(folder)), check=True)
+    subprocess.run(spacte("train", stock.recipe, "--out", str(stock.folder)), check=True)
     print(f"Trained in {time.monotonic() - started:.0f} s.", flush=True)
 
 
-def held_out(count: int) -> tuple[NDArray[np.uint8], list[int]]:
-    """`count` images [N, 1, 8, 8] spread evenly over the test split, and their labels."""
-    images_NCHW, labels_N = load_digits("test")
-    chosen = np.linspace(0, len(labels_N) - 1, count).astype(int)
-    return np.asarray(images_NCHW)[chosen], [int(label) for label in np.asarray(labels_N)[chosen]]
-
-
-def png(image_CHW: NDArray[np.uint8]) -> bytes:
-    """A greyscale image [1, H, W] as a PNG file."""
-    buffer = io.BytesIO()
-    Image.fromarray(image_CHW[0]).save(buffer, format="PNG")
-    return buffer.getvalue()
+def held_out(stock: Stock) -> list[HeldOut]:
+    """Images spread evenly over the test split; each file is called INDEX-LABEL.png."""
+    files = sorted((stock.folder / "samples").glob("*.png"))
+    return [HeldOut(file, int(file.stem.rpartition("-")[2])) for file in files]

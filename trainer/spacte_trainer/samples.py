@@ -11,7 +11,7 @@ from PIL import Image
 from spacte_trainer.data import ImageData
 
 FOLDER = "samples"
-COUNT = 12
+COUNT = 20
 
 
 def write_samples(folder: Path, data: ImageData, count: int = COUNT) -> None:
