@@ -16,9 +16,9 @@ from starlette.datastructures import FormData, UploadFile
 from starlette.requests import ClientDisconnect
 
 from spacte_client.types import (
-    Base64Image,
     CertifyParams,
     CertifyRequest,
+    FileImage,
     ImageSource,
     JobRequest,
     PredictBatchRequest,
@@ -53,17 +53,37 @@ class Work(Generic[P]):
     batch: bool = False
 
 
+@dataclass(frozen=True, slots=True)
+class _Asked(Generic[P]):
+    """A body as parsed: like `Work`, but images that were uploaded before are only named."""
+
+    params: P
+    images: tuple[bytes | FileImage, ...]
+    pointers: tuple[str, ...]
+    batch: bool = False
+
+
+Uploaded = Callable[[str, int], Awaitable[bytes]]
+"""Gives the bytes of an image that was uploaded before, by its file's id, if they are not more than a limit."""
+
+
 class BodyReader:
     """Reads bodies within a time limit and parses the large ones in threads.
 
     Args:
         timeout_s: time in which a body must have arrived.
         threads: shared with the decoding of images.
+        uploaded: finds images that were uploaded before.
+        max_bytes: most bytes of such images in one request.
     """
 
-    def __init__(self, timeout_s: float, threads: CapacityLimiter) -> None:
+    def __init__(
+        self, timeout_s: float, threads: CapacityLimiter, uploaded: Uploaded, max_bytes: int
+    ) -> None:
         self.timeout_s = timeout_s
         self.threads = threads
+        self._uploaded = uploaded
+        self._max_bytes = max_bytes
 
     async def certify(self, request: Request) -> Work[CertifyParams]:
         """The body of a certify request.
@@ -71,9 +91,8 @@ class BodyReader:
         Raises:
             ProblemError: it cannot be read, or a field is not as it should be.
         """
-        return await self._read(
-            request, _certify_json, partial(_from_form, params=CertifyParams, several=False)
-        )
+        from_form = partial(_from_form, params=CertifyParams, several=False)
+        return await self._whole(await self._read(request, _certify_json, from_form))
 
     async def predict(self, request: Request) -> Work[PredictParams]:
         """The body of a predict request, with one image or with several.
@@ -81,9 +100,8 @@ class BodyReader:
         Raises:
             ProblemError: it cannot be read, or a field is not as it should be.
         """
-        return await self._read(
-            request, _predict_json, partial(_from_form, params=PredictParams, several=True)
-        )
+        from_form = partial(_from_form, params=PredictParams, several=True)
+        return await self._whole(await self._read(request, _predict_json, from_form))
 
     async def job(self, request: Request) -> JobRequest:
         """The body of a request for a job, JSON only.
@@ -92,6 +110,19 @@ class BodyReader:
             ProblemError: it cannot be read, or a field is not as it should be.
         """
         return await self._read(request, _job_json, _no_form)
+
+    async def _whole(self, asked: _Asked[P]) -> Work[P]:
+        """The request with the bytes of all its images."""
+        found: dict[str, bytes] = {}
+        images: list[bytes] = []
+        for image in asked.images:
+            if isinstance(image, FileImage):
+                if image.file_id not in found:
+                    left = self._max_bytes - sum(map(len, found.values()))
+                    found[image.file_id] = await self._uploaded(image.file_id, left)
+                image = found[image.file_id]
+            images.append(image)
+        return Work(asked.params, tuple(images), asked.pointers, asked.batch)
 
     async def _read(
         self,
@@ -166,20 +197,20 @@ def _no_constant(name: str) -> Any:
     raise ValueError(f"{name} is not JSON")
 
 
-def _certify_json(raw: bytes) -> Work[CertifyParams]:
+def _certify_json(raw: bytes) -> _Asked[CertifyParams]:
     request = validated(CertifyRequest, parse_json(raw))
-    return Work(_options(CertifyParams, request), (_bytes_of(request.image, "/image"),), ("/image",))
+    return _Asked(_options(CertifyParams, request), (_bytes_of(request.image, "/image"),), ("/image",))
 
 
-def _predict_json(raw: bytes) -> Work[PredictParams]:
+def _predict_json(raw: bytes) -> _Asked[PredictParams]:
     body: Any = parse_json(raw)
     if not (isinstance(body, dict) and "images" in body):
         request = validated(PredictRequest, body)
-        return Work(_options(PredictParams, request), (_bytes_of(request.image, "/image"),), ("/image",))
+        return _Asked(_options(PredictParams, request), (_bytes_of(request.image, "/image"),), ("/image",))
     batch = validated(PredictBatchRequest, body)
     pointers = tuple(f"/images/{i}" for i in range(len(batch.images)))
     images = tuple(map(_bytes_of, batch.images, pointers))
-    return Work(_options(PredictParams, batch), images, pointers, batch=True)
+    return _Asked(_options(PredictParams, batch), images, pointers, batch=True)
 
 
 def _options(params: type[P], request: P) -> P:
@@ -187,7 +218,7 @@ def _options(params: type[P], request: P) -> P:
     return params.model_construct(**{name: getattr(request, name) for name in params.model_fields})
 
 
-async def _from_form(form: FormData, *, params: type[P], several: bool) -> Work[P]:
+async def _from_form(form: FormData, *, params: type[P], several: bool) -> _Asked[P]:
     files: list[UploadFile] = []
     options: Any = {}
     for name, value in form.multi_items():
@@ -208,7 +239,7 @@ async def _from_form(form: FormData, *, params: type[P], several: bool) -> Work[
         raise field_error("/image", "Send one image; a batch of images is a job, or several requests.")
     images = [await file.read() for file in files]
     pointers = [f"/images/{i}" for i in range(len(images))] if len(images) > 1 else ["/image"]
-    return Work(validated(params, options), tuple(images), tuple(pointers), len(images) > 1)
+    return _Asked(validated(params, options), tuple(images), tuple(pointers), len(images) > 1)
 
 
 M = TypeVar("M", bound=BaseModel)
@@ -227,10 +258,9 @@ def validated(model: type[M], body: Any) -> M:
         raise validation_failed(errors, body, tuple(model.model_fields)) from None
 
 
-def _bytes_of(source: ImageSource, pointer: str) -> bytes:
-    if not isinstance(source, Base64Image):
-        sentence = f"There is no file {source.file_id[:64]!r}; send the image itself, as base64."
-        raise ProblemError("file_not_found", sentence)
+def _bytes_of(source: ImageSource, pointer: str) -> bytes | FileImage:
+    if isinstance(source, FileImage):
+        return source
     try:
         return binascii.a2b_base64(source.data, strict_mode=True)
     except (binascii.Error, ValueError):

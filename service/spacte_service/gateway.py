@@ -29,7 +29,6 @@ class Gateway:
         self.settings = settings
         self.backend = backend
         self.threads = CapacityLimiter(settings.decode_threads)
-        self.bodies = BodyReader(settings.body_timeout_s, self.threads)
         self.admission = Admission(
             settings.max_concurrent_requests, settings.max_running, settings.max_concurrent_per_caller
         )
@@ -38,6 +37,9 @@ class Gateway:
         metrics.watch(self.admission, backend.census)
         self.changes = ModelChanges(backend)
         self.batch = Batch(settings, backend, metrics, lambda: self.draining)
+        self.bodies = BodyReader(
+            settings.body_timeout_s, self.threads, self.batch.image, settings.max_body_bytes
+        )
         self.certificates = Answers[Certificate]()
         self.keys = KeyRing(settings.fixed_keys(), settings.keys_file) if settings.has_keys else None
         self.draining = False

@@ -185,6 +185,18 @@ class Settings(BaseSettings):
         description="Jobs that run at the same time; each has samplers of its own. Others wait.",
         json_schema_extra=panel("Jobs"),
     )
+    job_samplers_min: int = Field(
+        default=1,
+        ge=1,
+        description="Samplers that each job asks for even where there is no room, for Ray's autoscaler to see.",
+        json_schema_extra=panel("Jobs"),
+    )
+    job_samplers_max: int | None = Field(
+        default=None,
+        ge=1,
+        description="Most samplers of one job; by default as many as there is room for.",
+        json_schema_extra=panel("Jobs"),
+    )
     resume_jobs: Literal["never", "interrupted", "always"] = Field(
         default="interrupted",
         description="Jobs to carry on with by itself: those whose cluster went, or also whose driver died.",
@@ -249,6 +261,8 @@ class Settings(BaseSettings):
             )
         if (self.tls_cert is None) != (self.tls_key is None):
             raise ValueError("--tls-cert and --tls-key belong together; give both or neither")
+        if self.job_samplers_max is not None and self.job_samplers_max < self.job_samplers_min:
+            raise ValueError("--job-samplers-max must not be below --job-samplers-min")
         if self.max_client_batch_size > self.max_concurrent_requests:
             raise ValueError("--max-client-batch-size must not exceed --max-concurrent-requests")
         return self

@@ -39,9 +39,9 @@ def _ray(local_ray: None) -> Iterator[None]:
 
 
 @asynccontextmanager
-async def running(models: Path, samplers: int) -> AsyncIterator[tuple[Runtime, RayPool]]:
+async def running(models: Path, samplers: int, **options: Any) -> AsyncIterator[tuple[Runtime, RayPool]]:
     """A runtime whose samplers are all up."""
-    pool = RayPool(max_samplers=samplers, threads=1)
+    pool = RayPool(max_samplers=samplers, threads=1, **options)
     runtime = Runtime(models, pool, precision="fp32", allow_client_seed=True, start_wait_s=300)
     await runtime.start()
     try:
@@ -83,6 +83,24 @@ async def test_counts_are_the_same_with_one_two_and_four_samplers(models: Path) 
         counts.add((*answer.selection_counts, *answer.counts))
         assert sum(answer.counts) == 20_000
     assert len(counts) == 1
+
+
+async def test_the_samplers_of_a_job_leave_the_processor_to_those_of_the_gateway(models: Path) -> None:
+    async with running(models, 1, yields=True, share=0.4) as (runtime, pool):
+        await runtime.certify(an_image(), ask(), request_id="req")
+        busy = busy_threads(pids(pool)[0])
+        assert busy
+        assert {os.getpriority(os.PRIO_PROCESS, thread) for thread in busy} == {19}
+
+
+def busy_threads(pid: int) -> list[int]:
+    """The threads of a process that have had more than 50 ms of processor time."""
+    found: list[int] = []
+    for thread in Path(f"/proc/{pid}/task").iterdir():
+        fields = (thread / "stat").read_text().rpartition(")")[2].split()
+        if int(fields[11]) + int(fields[12]) > 5:  # hundredths of a second, in user and system mode
+            found.append(int(thread.name))
+    return found
 
 
 async def test_a_sampler_killed_in_mid_request_changes_no_count(models: Path) -> None:

@@ -76,6 +76,28 @@ class Uploads:
             raise missing(file_id)
         return _to_wire(row)
 
+    def image(self, file_id: str, max_bytes: int) -> bytes:
+        """The bytes of an image.
+
+        Raises:
+            ProblemError: 404; 415, the file is no image; 413, it is larger than `max_bytes`.
+        """
+        row = self._store.files.get(file_id)
+        if row is None:
+            raise missing(file_id)
+        if row.kind != "image":
+            sentence = f"{file_id} is of kind {row.kind}; name an image here, or make a job of this file."
+            raise ProblemError("unsupported_media_type", sentence)
+        if row.bytes > max_bytes:
+            sentence = (
+                f"{file_id} has {row.bytes:,} bytes, and at most {max_bytes:,} are left; send less at once."
+            )
+            raise ProblemError("payload_too_large", sentence)
+        try:
+            return self.path(row.sha256).read_bytes()
+        except FileNotFoundError:  # deleted just now
+            raise missing(file_id) from None
+
     def page(self, limit: int, after: str | None) -> FileList:
         """Files, newest first.
 

@@ -96,6 +96,15 @@ class Batch:
                 self._opened = await self._open()
             return self._opened
 
+    async def image(self, file_id: str, max_bytes: int) -> bytes:
+        """The bytes of an uploaded image.
+
+        Raises:
+            ProblemError: 404; 415, the file is no image; 413, it is larger than that.
+        """
+        uploads = (await self.opened()).uploads
+        return await to_thread.run_sync(uploads.image, file_id, max_bytes, limiter=self.threads)
+
     def readiness(self) -> dict[str, str]:
         """Checks by name, each `ok` or a sentence on what is wrong."""
         return {"database": self._opened.reconciler.database} if self._opened else {}

@@ -141,7 +141,11 @@ class Reconciler:
         if seen is None:
             if await self._in_thread(self._store.jobs.claim, row):
                 await self._in_thread(self._workplace.prepare, row)
-                await self._runner.submit(row.submission_id, self._workplace.command(row))
+                try:
+                    await self._runner.submit(row.submission_id, self._workplace.command(row))
+                except UnreachableError:
+                    await self._in_thread(self._store.jobs.release, row)
+                    raise
                 log.info("job submitted", job=row.id, submission=row.submission_id)
         elif seen.ended:
             await self._ended(row, seen)

@@ -55,8 +55,12 @@ class Workplace:
         """The command line of a driver for a job's present attempt."""
         command = [sys.executable, "-m", "spacte_workers.batch.main", str(self.folder(row.id).path)]
         command += ["--attempt", str(row.attempt)]
+        most = self._settings.job_samplers_max
+        if most is not None:
+            command += ["--samplers", str(most)]
         if self._settings.in_process:
             return [*command, "--pool", "local"]
+        command += ["--at-least", str(self._settings.job_samplers_min)]
         return [*command, "--share", f"{BATCH_SHARE / self._settings.jobs_at_once:.4f}"]
 
 

@@ -29,6 +29,7 @@ PNG = "image/png"
 LINES: dict[int | str, dict[str, Any]] = {
     200: {"description": "A `JobRecord` a line.", "content": {NDJSON: {}, TSV: {}}}
 }
+PICTURE: dict[int | str, dict[str, Any]] = {200: {"description": "The image as a PNG.", "content": {PNG: {}}}}
 POLL_AFTER_S = "2"
 """`Retry-After` of a job that is not at its end: a hint for those who ask again and again."""
 
@@ -161,7 +162,7 @@ async def job_summary(job_id: str, gateway: TheGateway) -> JobSummary:
 @router.get(
     "/{job_id}/images/{index}",
     response_class=Response,
-    responses={200: {"description": "The image as a PNG.", "content": {PNG: {}}}} | problems(400, 404, 422),
+    responses=PICTURE | problems(400, 404, 422),
 )
 async def job_image(
     job_id: str,

@@ -127,6 +127,12 @@ class Jobs:
             claimed = update(JobRow).where(*mine).values(claimed_at=now).returning(JobRow.id)
             return session.scalar(claimed) is not None
 
+    def release(self, row: JobRow) -> None:
+        """Give a claim back: the job could not be submitted now."""
+        mine = (JobRow.id == row.id, JobRow.attempt == row.attempt, JobRow.state == "queued")
+        with self._writing() as session:
+            session.execute(update(JobRow).where(*mine).values(claimed_at=None))
+
     def progress(self, row: JobRow, counts: dict[str, int], pace: dict[str, float | None]) -> bool:
         """Record that more images are finished; False where that was known already."""
         now = datetime.now(UTC)

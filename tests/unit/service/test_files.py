@@ -123,3 +123,43 @@ def test_a_file_deleted_while_it_comes_again_is_there_in_the_end(tmp_path):
         else:
             assert uploads.path(uploads.get(second.id).sha256).read_bytes() == data
     store.close()
+
+
+def asking(*file_ids, **fields):
+    images = [{"type": "file", "file_id": file_id} for file_id in file_ids]
+    return (
+        {"model": "digits", "n": 100}
+        | ({"images": images} if len(images) > 1 else {"image": images[0]})
+        | fields
+    )
+
+
+async def test_an_uploaded_image_is_certified_and_predicted_by_its_name(http, png):
+    seven, nine = [(await upload(http, png(value), "digit.png")).json() for value in (7, 9)]
+    sent = await http.post("/v1/certify", files={"image": ("digit.png", png(7))}, data={"params": "{}"})
+    named = await http.post("/v1/certify", json=asking(seven["id"]))
+    assert named.status_code == 200, named.text
+    assert named.json()["image_sha256"] == sent.json()["image_sha256"]
+    several = await http.post("/v1/predict", json=asking(nine["id"], seven["id"], nine["id"]))
+    assert [answer["label"] for answer in several.json()["data"]] == [9, 7, 9]
+
+
+async def test_what_is_no_uploaded_image_is_said_so(http):
+    archive = (await upload(http, npz())).json()
+    refused = await http.post("/v1/certify", json=asking(archive["id"]))
+    assert (refused.status_code, refused.json()["code"]) == (415, "unsupported_media_type")
+    assert "make a job of this file" in refused.json()["detail"]
+    unknown = await http.post("/v1/certify", json=asking("file_x"))
+    assert (unknown.status_code, unknown.json()["code"]) == (404, "file_not_found")
+
+
+async def test_uploaded_images_of_one_request_are_no_larger_than_a_body(backend, tmp_path, png):
+    settings = Settings(data_dir=tmp_path / "data", max_body_bytes=2048)
+    app = create_app(settings, backend)
+    transport = httpx2.ASGITransport(app=app)
+    async with httpx2.AsyncClient(transport=transport, base_url="http://testserver") as http:
+        files = [(await upload(http, png(value) + bytes(1500), "a.png")).json()["id"] for value in (1, 2)]
+        assert (await http.post("/v1/certify", json=asking(files[0]))).status_code == 200
+        refused = await http.post("/v1/predict", json=asking(*files))
+        assert (refused.status_code, refused.json()["code"]) == (413, "payload_too_large")
+    await app.state.gateway.batch.stop()

@@ -29,13 +29,20 @@ _log = logging.getLogger(__name__)
 
 PARENT_EVERY_S = 1.0
 
+BESIDE_A_GATEWAY = 10
+"""Nice value of a driver that draws in its own threads while its parent answers requests."""
 
 BATCH_SHARE = 0.49
 """Part of a device that the samplers of batch work reserve, beside those of a gateway."""
 
 
 def make_pool(
-    kind: Literal["ray", "local"], address: str | None, samplers: int | None, share: float = BATCH_SHARE
+    kind: Literal["ray", "local"],
+    address: str | None,
+    samplers: int | None,
+    *,
+    at_least: int = 1,
+    share: float = BATCH_SHARE,
 ) -> "Pool":
     """Samplers that are not started yet.
 
@@ -43,6 +50,7 @@ def make_pool(
         kind: on Ray, or threads of this process.
         address: of the Ray cluster; default `RAY_ADDRESS`, else a local Ray.
         samplers: at most so many.
+        at_least: on Ray, ask for so many even where there is no room, so that its autoscaler makes room.
         share: part of a device that a sampler on Ray reserves.
     """
     if kind == "local":
@@ -51,7 +59,9 @@ def make_pool(
         return LocalPool(samplers)
     from spacte_workers.cluster import RayPool, RaySettings
 
-    return RayPool(RaySettings(address=address), max_samplers=samplers, share=share)
+    return RayPool(
+        RaySettings(address=address), min_samplers=at_least, max_samplers=samplers, share=share, yields=True
+    )
 
 
 async def run(arguments: argparse.Namespace) -> int:
@@ -60,9 +70,18 @@ async def run(arguments: argparse.Namespace) -> int:
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
-    watch = asyncio.create_task(_watch_parent(stop)) if arguments.with_parent else None
+    watch = None
+    if arguments.with_parent:
+        os.nice(BESIDE_A_GATEWAY)
+        watch = asyncio.create_task(_watch_parent(stop))
     try:
-        pool = make_pool(arguments.pool, arguments.address, arguments.samplers, arguments.share)
+        pool = make_pool(
+            arguments.pool,
+            arguments.address,
+            arguments.samplers,
+            at_least=arguments.at_least,
+            share=arguments.share,
+        )
         state = await run_folder(JobFolder(arguments.folder), pool, attempt=arguments.attempt, stop=stop)
     except (InputError, JobFolderError, RuntimeFault) as error:
         _log.error("%s", error)
@@ -92,6 +111,7 @@ def main() -> None:
     parser.add_argument("--pool", choices=("ray", "local"), default="ray", help="where the noises are drawn")
     parser.add_argument("--address", help="of the Ray cluster; default RAY_ADDRESS, else a local Ray")
     parser.add_argument("--samplers", type=int, help="at most so many")
+    parser.add_argument("--at-least", type=int, default=1, help="samplers to ask the cluster for in any case")
     parser.add_argument(
         "--share", type=float, default=BATCH_SHARE, help="part of a device that a sampler reserves"
     )

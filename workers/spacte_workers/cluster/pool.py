@@ -74,6 +74,7 @@ class RayPool:
         max_samplers: no more than this; default as many as the cluster has room for.
         threads: cores of a CPU sampler; by default an eighth of a node's, at least one.
         share: the part of a GPU, or of its cores, that a sampler reserves.
+        yields: the samplers leave the processor to those of others, as a job's do.
     """
 
     def __init__(
@@ -84,12 +85,14 @@ class RayPool:
         max_samplers: int | None = None,
         threads: int | None = None,
         share: float = INTERACTIVE_SHARE,
+        yields: bool = False,
     ) -> None:
         self._connection = RayConnection(settings or RaySettings())
         self._min = min_samplers
         self._max = max_samplers
         self._threads = threads
         self._share = share
+        self._yields = yields
         self._shape = Shape("cpu", 1)
         self._seats: list[Seat] = []
         self._tasks: list[asyncio.Task[None]] = []
@@ -216,13 +219,11 @@ class RayPool:
             raise NoWorkersError("The samplers have not been started.")
         actor_class = _remote(SamplerActor, concurrency_groups=CONCURRENCY)
         options = {"max_restarts": -1, "max_task_retries": 0, **self._shape.resources(self._share)}
-        shape = self._shape
+        arguments = (self._shape.threads, self._shape.device, self._yields)
 
         def create(node: str | None) -> Any:
             place = NodeAffinitySchedulingStrategy(node, soft=True) if node else "SPREAD"
-            return actor_class.options(scheduling_strategy=place, **options).remote(
-                shape.threads, shape.device
-            )
+            return actor_class.options(scheduling_strategy=place, **options).remote(*arguments)
 
         return Seat(name, create, home, self._held, self._register, self._shelf)
 

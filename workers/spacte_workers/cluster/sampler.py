@@ -5,6 +5,7 @@ and shards are drawn while a new model is compiled. Calls are sized by time and 
 on a running method does not interrupt it, and just after submission it can wedge an actor for half a minute.
 """
 
+import logging
 import os
 import tempfile
 import time
@@ -16,13 +17,19 @@ from typing import TYPE_CHECKING
 
 import ray
 
+from spacte_workers import tracing
+from spacte_workers.engine.memory import keep_memory
 from spacte_workers.pools import LoadReport, ModelFiles, open_engine
+from spacte_workers.tracing import Trace
 from spacte_workers.units import Image, Shard, Votes
 
 if TYPE_CHECKING:
     from spacte_workers.engine import Engine
 
 CONCURRENCY = {"draw": 1, "load": 1, "control": 1}
+
+LEAST_WEIGHT = 19
+"""As a nice value. Ray starts its workers at 15, so that a gateway's sampler has 2.4 times the weight."""
 
 
 class ModelMissingError(Exception):
@@ -50,15 +57,22 @@ class SamplerActor:
     Args:
         threads: cores that torch may use.
         device: `cpu` or `cuda`.
+        yields: leave the processor to whoever else wants it, as batch work does beside a gateway's samplers.
     """
 
-    def __init__(self, threads: int, device: str) -> None:
+    def __init__(self, threads: int, device: str, yields: bool = False) -> None:
         import torch
 
+        if yields:
+            _yield_processor()
         torch.set_num_threads(threads)
+        logging.getLogger("spacte_workers").setLevel(os.environ.get("SPACTE_LOG_LEVEL", "warning").upper())
+        tracing.configure("spacte-sampler")
+        keep_memory()  # in this thread, before those that draw and load allocate
         self._device = device
         self._engines: dict[str, Engine] = {}
         self._pong = Pong(uuid.uuid4().hex, ray.get_runtime_context().get_node_id(), os.getpid())
+        self._name = f"sampler {self._pong.pid} on node {self._pong.node[:8]}"
 
     @ray.method(concurrency_group="control")
     def ping(self) -> Pong:
@@ -66,8 +80,10 @@ class SamplerActor:
         return self._pong
 
     @ray.method(concurrency_group="draw")
-    def draw(self, key: str, shards: Sequence[tuple[int, Shard]], *images: Image) -> list[Votes]:
-        """Votes of each shard, which names its image by position.
+    def draw(
+        self, key: str, shards: Sequence[tuple[int, Shard]], traces: Sequence[Trace], *images: Image
+    ) -> list[Votes]:
+        """Votes of each shard, which names its image by position; `traces` tells for which requests.
 
         Raises:
             ModelMissingError: no model of that key is loaded here.
@@ -76,7 +92,8 @@ class SamplerActor:
             engine = self._engines[key]
         except KeyError:
             raise ModelMissingError(key) from None
-        return engine.votes_many([(images[position], shard) for position, shard in shards])
+        with tracing.drawing(self._name, key, sum(shard.size for _, shard in shards), traces):
+            return engine.votes_many([(images[position], shard) for position, shard in shards])
 
     @ray.method(concurrency_group="load")
     def load(self, model: ModelFiles, files: dict[str, bytes]) -> LoadReport:
@@ -102,6 +119,12 @@ class SamplerActor:
             import torch
 
             torch.cuda.empty_cache()
+
+
+def _yield_processor() -> None:
+    """Give this process the least weight. Linux weighs threads one by one, and new ones as their makers."""
+    for thread in Path("/proc/self/task").iterdir():
+        os.setpriority(os.PRIO_PROCESS, int(thread.name), LEAST_WEIGHT)
 
 
 def _device_name(device: str) -> str:
