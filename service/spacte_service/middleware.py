@@ -8,6 +8,8 @@ import structlog
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from spacte_workers import tracing
+
 from .ids import new_id
 from .metrics import Metrics
 from .presence import CallerGoneError
@@ -66,6 +68,7 @@ class RequestContext:
                     headers.setdefault("Strict-Transport-Security", "max-age=31536000")
             await send(message)
 
+        token = tracing.begin(request_id)
         with structlog.contextvars.bound_contextvars(request_id=request_id):
             try:
                 await self.app(scope, receive, send_named)
@@ -87,6 +90,7 @@ class RequestContext:
                     status=status,
                     elapsed_ms=round(1000 * seconds, 1),
                 )
+                tracing.end(token)
 
 
 def route_of(scope: Scope) -> str:

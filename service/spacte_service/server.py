@@ -12,6 +12,8 @@ from types import FrameType
 import structlog
 import uvicorn
 
+from spacte_workers import tracing
+
 from .gateway import Gateway
 from .settings import Settings
 
@@ -138,6 +140,7 @@ def serve(settings: Settings) -> int:
     listener = bind(settings.host, settings.port)
     try:
         configure_logging(settings)
+        tracing.configure("spacte-gateway")
         app = create_app(_guarded(settings))
         config = uvicorn.Config(
             app,

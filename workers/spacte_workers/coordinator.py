@@ -261,7 +261,9 @@ class Coordinator:
         return max(slot.room(LEAST_JOB_SECONDS), even)
 
     async def _call(self, slot: Slot, job: EngineJob) -> None:
-        work = [Work(request.image, shard) for request, shards in job.parts for shard in shards]
+        work = [
+            Work(request.image, shard, request.trace) for request, shards in job.parts for shard in shards
+        ]
         try:
             votes = await slot.sampler.sample_many(job.model, work)
             if len(votes) != len(work):

@@ -13,8 +13,10 @@ from typing import TYPE_CHECKING, Literal, Protocol
 
 from spacte_client.types import Precision
 
+from .engine.memory import keep_memory
 from .errors import ModelLoadError, NoWorkersError
-from .units import Sampler, SamplerLostError, Votes, Work
+from .tracing import drawing
+from .units import Sampler, SamplerLostError, Votes, Work, traces_of
 
 if TYPE_CHECKING:
     from .engine import Engine
@@ -189,11 +191,15 @@ class LocalSampler:
         """Draw the shards; raises `SamplerLostError` when the sampler has been closed or lacks the model."""
         try:
             engine = self._engines[model]
-            units = [(unit.image, unit.shard) for unit in work]
-            drawn = asyncio.get_running_loop().run_in_executor(self._thread, engine.votes_many, units)
+            drawn = asyncio.get_running_loop().run_in_executor(self._thread, self._draw, engine, model, work)
         except (KeyError, RuntimeError) as error:  # the executor says RuntimeError once it is shut down
             raise SamplerLostError(f"{self._id} is closed or has no {model}") from error
         return await drawn
+
+    def _draw(self, engine: "Engine", model: str, work: Sequence[Work]) -> list[Votes]:
+        noises = sum(unit.shard.size for unit in work)
+        with drawing(self._id, model, noises, traces_of(work)):
+            return engine.votes_many([(unit.image, unit.shard) for unit in work])
 
     def close(self) -> None:
         """Finish the shard being drawn, and take no more."""
@@ -219,6 +225,7 @@ class LocalPool:
     async def start(self, register: SamplerRegister) -> None:
         """Open the threads; they are registered once the first model is loaded."""
         self._register = register
+        keep_memory()  # before the samplers' threads allocate
         devices = await asyncio.to_thread(_devices, self._wanted)
         self._device = devices[0]
         self._samplers = [LocalSampler(f"local-{i}", device) for i, device in enumerate(devices)]

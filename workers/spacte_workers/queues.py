@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 from typing import Any, Generic, Literal, TypeVar
 
 from .drawing import Run
+from .tracing import current
 from .units import Image, Phase
 
 Priority = Literal["interactive", "batch"]
@@ -30,6 +31,7 @@ class Request(Generic[OutcomeT]):
         on_progress: called when votes have come in.
         alone: never share an engine job with others, because this request is suspected of breaking them.
         losses: how often each shard, by phase and start, went down with its sampler.
+        trace: whose request it is, for the samplers' spans and log lines.
     """
 
     __slots__ = (
@@ -45,6 +47,7 @@ class Request(Generic[OutcomeT]):
         "priority",
         "queued",
         "run",
+        "trace",
     )
 
     def __init__(
@@ -58,6 +61,7 @@ class Request(Generic[OutcomeT]):
         self.model = model
         self.image = image
         self.run = run
+        self.trace = current()
         self.priority: Priority = priority
         self.answer: asyncio.Future[OutcomeT] = asyncio.get_running_loop().create_future()
         self.on_start = on_start

@@ -11,6 +11,8 @@ from typing import Protocol
 
 from spacte_client.types import Noise
 
+from .tracing import Trace
+
 
 class Phase(IntEnum):
     """Which of the disjoint noise sequences of an image. The value enters the noise key: never renumber."""
@@ -79,10 +81,16 @@ class Votes:
 
 @dataclass(frozen=True, slots=True)
 class Work:
-    """A shard together with the image that its noises are added to."""
+    """A shard together with the image that its noises are added to, and for whom it is."""
 
     image: Image
     shard: Shard
+    trace: Trace | None = None
+
+
+def traces_of(work: "Sequence[Work]") -> list[Trace]:
+    """For whom a job is, each request once."""
+    return list(dict.fromkeys(unit.trace for unit in work if unit.trace is not None))
 
 
 class SamplerLostError(Exception):

@@ -21,7 +21,7 @@ from spacte_workers.engine.errors import EngineError
 from spacte_workers.errors import ModelLoadError
 from spacte_workers.images import BadImageError
 from spacte_workers.pools import LoadReport, ModelFiles, SamplerRegister
-from spacte_workers.units import Image, SamplerLostError, Votes, Work
+from spacte_workers.units import Image, SamplerLostError, Votes, Work, traces_of
 
 from .sampler import ModelMissingError, Pong
 
@@ -94,7 +94,8 @@ class RaySampler:
         images: dict[Image, int] = {}
         shards = [(images.setdefault(unit.image, len(images)), unit.shard) for unit in work]
         try:
-            return await self._actor.draw.remote(model, shards, *map(self._shelf.place, images))
+            placed = map(self._shelf.place, images)
+            return await self._actor.draw.remote(model, shards, traces_of(work), *placed)
         except RayError as error:
             if isinstance(error, RayTaskError) and isinstance(error.cause, BadImageError | EngineError):
                 raise error.cause from None  # the request's fault
