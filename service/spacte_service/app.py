@@ -14,6 +14,7 @@ from .metrics import Metrics
 from .middleware import BodyLimit, RequestContext
 from .openapi import add_openapi
 from .problems import add_problem_handlers
+from .reference import add_reference
 from .routes import answers, files, health, jobs, kserve, models, stream, watching
 from .settings import Settings
 from .version import VERSION
@@ -54,11 +55,19 @@ def create_app(settings: Settings | None = None, runtime: Backend | None = None)
         finally:
             await gateway.stop()
 
-    app = FastAPI(title="SPACTE", version=VERSION, description=DESCRIPTION, lifespan=lifespan, redoc_url=None)
+    app = FastAPI(
+        title="SPACTE",
+        version=VERSION,
+        description=DESCRIPTION,
+        lifespan=lifespan,
+        docs_url=None,
+        redoc_url=None,
+    )
     app.state.gateway = gateway
     for routes in (answers, stream, models, files, jobs, health, watching, kserve):
         app.include_router(routes.router)
     add_web(app)
+    add_reference(app)
     add_problem_handlers(app)
     add_openapi(app)
     add_middleware(app, settings, metrics)

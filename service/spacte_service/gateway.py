@@ -12,7 +12,7 @@ from spacte_client.types import Certificate, Model, PredictParams
 from .admission import Admission
 from .backend import Backend
 from .bodies import BodyReader
-from .idempotency import Answers
+from .idempotency import Answers, Shelf
 from .jobs.batch import Batch
 from .keys import KeyRing
 from .metrics import Metrics
@@ -40,7 +40,7 @@ class Gateway:
         self.bodies = BodyReader(
             settings.body_timeout_s, self.threads, self.batch.image, settings.max_body_bytes
         )
-        self.certificates = Answers[Certificate]()
+        self.certificates = Answers(Certificate, self._kept_answers)
         self.keys = KeyRing(settings.fixed_keys(), settings.keys_file) if settings.has_keys else None
         self.draining = False
         self.in_flight = 0
@@ -53,8 +53,13 @@ class Gateway:
     async def stop(self) -> None:
         """Let go of the workers."""
         await self.changes.stop()
+        await self.certificates.written()
         await self.batch.stop()
         await self.backend.stop()
+
+    async def _kept_answers(self) -> Shelf | None:
+        """The store's part in idempotency; None where no job or file has made a store yet."""
+        return (await self.batch.opened()).store.answers if self.batch.readiness() else None
 
     def readiness(self) -> dict[str, str]:
         """Checks by name, each `ok` or a sentence on what is wrong."""

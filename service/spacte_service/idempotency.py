@@ -1,25 +1,45 @@
 """`Idempotency-Key`: the same request sent twice is worked on once, and its answer is kept for a day.
 
-The answers are kept in this process: a restart forgets them, and a retry after it is a new request.
+The answers are kept in this process and, where the gateway has a store, also there: then a restart forgets none,
+and gateways that share a store know each other's. They are written behind the answer, which nobody waits for.
 """
 
+import asyncio
 import hashlib
 import re
 import time
 from collections import OrderedDict
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
-from typing import Generic, TypeVar
+from typing import Any, Generic, Protocol, TypeVar
+
+import structlog
+from anyio import to_thread
+from pydantic import BaseModel
 
 from .problems import ProblemError
 
-T = TypeVar("T")
+log = structlog.stdlib.get_logger("spacte.idempotency")
+
+T = TypeVar("T", bound=BaseModel)
 
 KEEP_S = 24 * 3600.0
 MOST_KEPT = 10_000
 """Answers kept at most; the oldest goes first."""
 
 KEY = re.compile(r"[\x21-\x7e]{1,255}")
+
+
+class Shelf(Protocol):
+    """Where answers outlive this process: `spacte_service.store.answers.KeptAnswers`."""
+
+    def find(self, caller: str, key: str, fingerprint: str) -> dict[str, Any] | None:
+        """An earlier answer to the same request; `MismatchError` where the key belongs to another one."""
+        ...
+
+    def keep(self, caller: str, key: str, fingerprint: str, answer: dict[str, Any]) -> None:
+        """Keep an answer."""
+        ...
 
 
 @dataclass
@@ -48,9 +68,25 @@ def check_key(key: str | None) -> None:
 
 
 class Answers(Generic[T]):
-    """Answers by caller and idempotency key."""
+    """Answers by caller and idempotency key.
 
-    def __init__(self, keep_s: float = KEEP_S, most: int = MOST_KEPT) -> None:
+    Args:
+        kind: what the answers are.
+        shelf: gives the store's part, or None while the gateway has no store.
+        keep_s: how long an answer is kept in this process.
+        most: how many are kept in this process; the oldest goes first.
+    """
+
+    def __init__(
+        self,
+        kind: type[T],
+        shelf: Callable[[], Awaitable[Shelf | None]],
+        keep_s: float = KEEP_S,
+        most: int = MOST_KEPT,
+    ) -> None:
+        self._kind = kind
+        self._shelf = shelf
+        self._writing: set[asyncio.Task[None]] = set()
         self._keep_s = keep_s
         self._most = most
         self._entries: OrderedDict[tuple[str, str], _Entry[T]] = OrderedDict()
@@ -75,10 +111,7 @@ class Answers(Generic[T]):
         entry = self._entries.get(place)
         if entry is not None:
             if entry.fingerprint != request:
-                sentence = (
-                    "This Idempotency-Key was used with another request; take a new key for a new request."
-                )
-                raise ProblemError("idempotency_mismatch", sentence)
+                raise _mismatch()
             if entry.answer is None:
                 sentence = (
                     "The first request with this Idempotency-Key is still running; try again in a moment."
@@ -87,11 +120,48 @@ class Answers(Generic[T]):
             return entry.answer, True
         entry = self._entries[place] = _Entry(request, time.monotonic())
         try:
-            answer = entry.answer = await work()
+            earlier = await self._find(caller, key, request)
+            answer = entry.answer = earlier or await work()
         except BaseException:
             del self._entries[place]
             raise
-        return answer, False
+        if earlier is None:
+            writing = asyncio.create_task(self._keep(caller, key, request, answer))
+            self._writing.add(writing)
+            writing.add_done_callback(self._writing.discard)
+        return answer, earlier is not None
+
+    async def written(self) -> None:
+        """Return once every answer that was given is in the store."""
+        await asyncio.gather(*self._writing)
+
+    async def _find(self, caller: str, key: str, request: str) -> T | None:
+        shelf = await self._shelf()
+        if shelf is None:
+            return None
+        from sqlalchemy.exc import SQLAlchemyError
+
+        from .store.idempotency import MismatchError
+
+        try:
+            found = await to_thread.run_sync(shelf.find, caller, key, request)
+        except MismatchError:
+            raise _mismatch() from None
+        except SQLAlchemyError as error:  # the store is down: `/readyz` says so, and certificates need none
+            log.warning("kept answers cannot be read", reason=type(error).__name__)
+            return None
+        return None if found is None else self._kind.model_validate(found)
+
+    async def _keep(self, caller: str, key: str, request: str, answer: T) -> None:
+        shelf = await self._shelf()
+        if shelf is None:
+            return
+        from sqlalchemy.exc import SQLAlchemyError
+
+        try:
+            await to_thread.run_sync(shelf.keep, caller, key, request, answer.model_dump(mode="json"))
+        except SQLAlchemyError as error:
+            log.warning("an answer is kept in this process only", reason=type(error).__name__)
 
     def _forget(self) -> None:
         now = time.monotonic()
@@ -101,3 +171,8 @@ class Answers(Generic[T]):
             if not old or entry.answer is None:
                 return
             del self._entries[place]
+
+
+def _mismatch() -> ProblemError:
+    sentence = "This Idempotency-Key was used with another request; take a new key for a new request."
+    return ProblemError("idempotency_mismatch", sentence)

@@ -1,72 +1,37 @@
-"""`spacte serve`: its options are the settings, one for one, each with its environment variable."""
+"""`spacte serve`, as far as `spacte --help` needs it; the options come with the settings when it is invoked."""
 
-import inspect
-import types
-import typing
-from typing import Annotated, Any
+from functools import cached_property
+from typing import Any
 
 import typer
-from pydantic import ValidationError
-
-from spacte_service.settings import Settings
-
-serve_app = typer.Typer(help="Serve models over HTTP.", add_completion=False)
+import typer.main
+from typer.core import TyperCommand
 
 
-def option_of(name: str) -> inspect.Parameter:
-    """The command-line option of one setting; None where it is left out, so that the default counts."""
-    field = Settings.model_fields[name]
-    extra = typing.cast("dict[str, Any]", field.json_schema_extra or {})
-    kind = field.annotation
-    flag = "--" + name.replace("_", "-")
-    default = None if kind is bool or field.default is None else str(field.default)
-    option = typer.Option(
-        f"{flag}/--no-{flag[2:]}" if kind is bool else flag,
-        help=field.description,
-        envvar=f"SPACTE_{name.upper()}",
-        rich_help_panel=extra.get("panel"),
-        show_default=default or False,
-    )
-    optional = kind if isinstance(kind, types.UnionType) else typing.Optional[kind]  # noqa: UP045  built at run time
-    return inspect.Parameter(
-        name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=Annotated[optional, option]
-    )
+class ServeCommand(TyperCommand):
+    """A command whose options are the fields of the settings, which are imported when they are asked for."""
+
+    @cached_property
+    def _whole(self) -> Any:
+        from .serve_options import options_app
+
+        return typer.main.get_command(options_app)
+
+    def get_params(self, ctx: Any) -> list[Any]:
+        """The options of the settings, and `--help`."""
+        return self._whole.get_params(ctx)
+
+    def invoke(self, ctx: Any) -> Any:
+        """Serve."""
+        return self._whole.invoke(ctx)
 
 
-def serve(**options: Any) -> None:
+serve_app = typer.Typer(add_completion=False)
+
+
+@serve_app.command(cls=ServeCommand)
+def serve() -> None:
     """Serve the models of a folder over HTTP until SIGTERM or Ctrl-C.
 
     Prints one line with the address when it is ready. Requests in flight at a signal are finished.
     """
-    try:
-        settings = Settings(**{name: value for name, value in options.items() if value is not None})
-    except ValidationError as error:
-        raise typer.TyperException(_sentence(error)) from None
-    from spacte_service.keys import KeysFileError
-    from spacte_service.server import serve as run
-    from spacte_workers.errors import RuntimeFault
-
-    try:
-        code = run(settings)
-    except (RuntimeFault, KeysFileError) as error:
-        raise typer.TyperException(str(error)) from None
-    except OSError as error:
-        where = f"{settings.host} port {settings.port}"
-        sentence = f"Cannot listen on {where} ({error.strerror}); choose another --port."
-        raise typer.TyperException(sentence) from None
-    raise typer.Exit(code)
-
-
-def _sentence(error: ValidationError) -> str:
-    """What is wrong with the first option, or with how options go together."""
-    first = error.errors()[0]
-    reason = first["msg"].removeprefix("Value error, ")
-    if not first["loc"]:
-        return f"{reason[0].upper()}{reason[1:]}."
-    name = str(first["loc"][0])
-    return f"--{name.replace('_', '-')} (or SPACTE_{name.upper()}): {reason}."
-
-
-# Typer reads the options from here, so that no setting can lack its flag.
-setattr(serve, "__signature__", inspect.Signature([option_of(name) for name in Settings.model_fields]))  # noqa: B010
-serve_app.command()(serve)

@@ -7,6 +7,7 @@ from sqlalchemy import Engine, text
 from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.orm import Session
 
+from .answers import KeptAnswers
 from .engine import open_engine
 from .files import Files
 from .idempotency import Idempotency
@@ -20,6 +21,7 @@ class Store:
         files: uploaded files.
         jobs: jobs and their events.
         idempotency: requests that their senders may repeat.
+        answers: answers to such requests that are kept whole.
     """
 
     def __init__(self, engine: Engine) -> None:
@@ -27,6 +29,7 @@ class Store:
         self.files = Files(self.reading, self.writing)
         self.jobs = Jobs(self.reading, self.writing)
         self.idempotency = Idempotency(self.writing)
+        self.answers = KeptAnswers(self.reading, self.writing)
 
     @classmethod
     def open(cls, url: str) -> "Store":

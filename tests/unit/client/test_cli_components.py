@@ -15,7 +15,20 @@ from spacte_client.cli import _components
 
 from .conftest import Spacte
 
-HEAVY = ("torch", "ray", "fastapi", "uvicorn", "numpy", "scipy", "matplotlib", "sqlalchemy", "httpx2")
+HEAVY = (
+    "torch",
+    "ray",
+    "fastapi",
+    "uvicorn",
+    "numpy",
+    "scipy",
+    "matplotlib",
+    "sqlalchemy",
+    "httpx2",
+    "pydantic",
+    "PIL",
+    "rich",
+)
 
 single = typer.Typer()
 

@@ -2,12 +2,18 @@
 
 import asyncio
 import base64
+from collections.abc import AsyncIterator, Callable
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from datetime import timedelta
+from pathlib import Path
 from typing import Any
 
 import httpx2
 import pytest
+from pydantic import BaseModel
+from sqlalchemy.exc import OperationalError
 
-from spacte_service import idempotency
+from spacte_service import Settings, create_app, idempotency
 from spacte_service.idempotency import Answers
 from spacte_service.problems import ProblemError
 
@@ -76,35 +82,47 @@ async def test_a_key_that_is_none_is_refused(http: httpx2.AsyncClient, digit: by
     assert (answer.status_code, answer.json()["code"]) == (400, "bad_request")
 
 
-async def _answer(text: str) -> str:
-    return text
+class Said(BaseModel):
+    text: str
+
+
+async def _answer(text: str) -> Said:
+    return Said(text=text)
+
+
+async def no_shelf() -> None:
+    return None
+
+
+def kept(**options: Any) -> Answers[Said]:
+    return Answers(Said, no_shelf, **options)
 
 
 async def test_callers_do_not_see_each_others_answers() -> None:
-    answers = Answers[str]()
-    assert await answers.once("a", "k", "request", lambda: _answer("for a")) == ("for a", False)
-    assert await answers.once("b", "k", "request", lambda: _answer("for b")) == ("for b", False)
-    assert await answers.once("a", "k", "request", lambda: _answer("new")) == ("for a", True)
+    answers = kept()
+    assert await answers.once("a", "k", "request", lambda: _answer("for a")) == (Said(text="for a"), False)
+    assert await answers.once("b", "k", "request", lambda: _answer("for b")) == (Said(text="for b"), False)
+    assert await answers.once("a", "k", "request", lambda: _answer("new")) == (Said(text="for a"), True)
 
 
 async def test_answers_are_forgotten_by_age_and_by_number(monkeypatch: pytest.MonkeyPatch) -> None:
     now = 0.0
     monkeypatch.setattr(idempotency.time, "monotonic", lambda: now)
-    answers = Answers[str](keep_s=10, most=3)
+    answers = kept(keep_s=10, most=3)
     for name in "abcd":
         await answers.once("x", name, "request", lambda: _answer("old"))
-    assert await answers.once("x", "a", "request", lambda: _answer("new")) == ("new", False)
-    assert await answers.once("x", "d", "request", lambda: _answer("new")) == ("old", True)
+    assert await answers.once("x", "a", "request", lambda: _answer("new")) == (Said(text="new"), False)
+    assert await answers.once("x", "d", "request", lambda: _answer("new")) == (Said(text="old"), True)
     now = 11.0
-    assert await answers.once("x", "d", "request", lambda: _answer("new")) == ("new", False)
+    assert await answers.once("x", "d", "request", lambda: _answer("new")) == (Said(text="new"), False)
 
 
 async def test_a_cancelled_request_leaves_its_key_free() -> None:
-    answers = Answers[str]()
+    answers = kept()
 
-    async def never() -> str:
+    async def never() -> Said:
         await asyncio.Event().wait()
-        return ""
+        return Said(text="")
 
     task = asyncio.create_task(answers.once("x", "k", "request", never))
     await asyncio.sleep(0)
@@ -112,4 +130,73 @@ async def test_a_cancelled_request_leaves_its_key_free() -> None:
         await answers.once("x", "k", "request", never)
     task.cancel()
     await asyncio.gather(task, return_exceptions=True)
-    assert await answers.once("x", "k", "request", lambda: _answer("new")) == ("new", False)
+    assert await answers.once("x", "k", "request", lambda: _answer("new")) == (Said(text="new"), False)
+
+
+@pytest.fixture
+def restarted(tmp_path: Path, backend: Any) -> Callable[[], AbstractAsyncContextManager[httpx2.AsyncClient]]:
+    """Gateways one after the other over one data folder that has a store."""
+
+    @asynccontextmanager
+    async def start() -> AsyncIterator[httpx2.AsyncClient]:
+        app = create_app(Settings(data_dir=tmp_path, in_process=True), backend)
+        async with app.router.lifespan_context(app):
+            transport = httpx2.ASGITransport(app=app)
+            async with httpx2.AsyncClient(transport=transport, base_url="http://testserver") as http:
+                assert (await http.get("/v1/jobs")).status_code == 200  # makes the store
+                yield http
+
+    return start
+
+
+async def test_answers_outlive_the_gateway_where_there_is_a_store(
+    restarted: Any, backend: Any, digit: bytes, png: Any
+) -> None:
+    async with restarted() as http:
+        first = await http.post("/v1/certify", json=body(digit), headers=key("k"))
+        assert first.status_code == 200
+    async with restarted() as http:
+        again = await http.post("/v1/certify", json=body(digit), headers=key("k"))
+        assert again.headers["idempotency-replayed"] == "true"
+        assert again.json() == first.json()
+        assert len(backend.begun) == 1
+        other = await http.post("/v1/certify", json=body(png(9)), headers=key("k"))
+        assert (other.status_code, other.json()["code"]) == (422, "idempotency_mismatch")
+
+
+async def test_kept_answers_end_after_a_day(
+    restarted: Any, backend: Any, digit: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with restarted() as http:
+        await http.post("/v1/certify", json=body(digit), headers=key("k"))
+    monkeypatch.setattr("spacte_service.store.answers.KEPT", timedelta(0))
+    async with restarted() as http:
+        again = await http.post("/v1/certify", json=body(digit), headers=key("k"))
+    assert "idempotency-replayed" not in again.headers
+    assert len(backend.begun) == 2
+
+
+async def test_of_two_gateways_with_one_key_the_first_answer_stays(restarted: Any, digit: bytes) -> None:
+    async with restarted() as one, restarted() as two:
+        first = await one.post("/v1/certify", json=body(digit), headers=key("k"))
+        await one._transport.app.state.gateway.certificates.written()
+        store = (await two._transport.app.state.gateway.batch.opened()).store
+        fingerprint = next(iter(one._transport.app.state.gateway.certificates._entries.values())).fingerprint
+        store.answers.keep("address:127.0.0.1", "k", fingerprint, {"another": "answer"})
+        second = await two.post("/v1/certify", json=body(digit), headers=key("k"))
+        assert second.json() == first.json()
+
+
+async def test_without_its_store_the_gateway_goes_on_certifying(
+    restarted: Any, digit: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def down(*_: object) -> None:
+        raise OperationalError("statement", {}, Exception("the disk is gone"))
+
+    monkeypatch.setattr("spacte_service.store.answers.KeptAnswers.find", down)
+    monkeypatch.setattr("spacte_service.store.answers.KeptAnswers.keep", down)
+    async with restarted() as http:
+        first = await http.post("/v1/certify", json=body(digit), headers=key("k"))
+        again = await http.post("/v1/certify", json=body(digit), headers=key("k"))
+    assert first.status_code == 200
+    assert again.json() == first.json()
