@@ -94,6 +94,7 @@ class Run:
             momentum=options.momentum,
             weight_decay=options.weight_decay,
             nesterov=options.nesterov,
+            fused=True,
         )
 
     def epoch(self, epoch: int, watcher: Watcher) -> Meter:

@@ -8,6 +8,8 @@ from collections import OrderedDict
 
 from torch import Tensor, nn
 
+from spacte_trainer.native.norm import Chain, normalized
+
 from .multihead import Head
 
 
@@ -25,14 +27,14 @@ class BasicBlock(nn.Module):
         self.bn2 = nn.BatchNorm2d(channels)
         self.downsample = nn.Sequential()
         if stride != 1 or channels_in != channels:
-            self.downsample = nn.Sequential(
+            self.downsample = Chain(
                 nn.Conv2d(channels_in, channels, 1, stride, bias=False), nn.BatchNorm2d(channels)
             )
 
     def forward(self, x_BCHW: Tensor) -> Tensor:
         """Features of `channels` channels, at 1/stride of the resolution."""
-        h = nn.functional.relu(self.bn1(self.conv1(x_BCHW)), inplace=True)
-        return nn.functional.relu(self.bn2(self.conv2(h)) + self.downsample(x_BCHW), inplace=True)
+        h = normalized(self.bn1, self.conv1(x_BCHW))
+        return normalized(self.bn2, self.conv2(h), self.downsample(x_BCHW))
 
 
 def backbone(depth: int, channels: int) -> nn.Module:
@@ -49,7 +51,7 @@ def backbone(depth: int, channels: int) -> nn.Module:
         layer1=_stage(n, 16, 16, stride=1),
         layer2=_stage(n, 16, 32, stride=2),
     )
-    return _initialised(nn.Sequential(layers))
+    return _initialised(Chain(layers))
 
 
 def head(depth: int, num_classes: int) -> nn.Module:

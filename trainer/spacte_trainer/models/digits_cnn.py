@@ -2,6 +2,8 @@
 
 from torch import nn
 
+from spacte_trainer.native.norm import Chain
+
 from .multihead import Head
 
 WIDTH = 32
@@ -9,12 +11,12 @@ WIDTH = 32
 
 def backbone(channels: int) -> nn.Module:
     """32 channels at full resolution."""
-    return nn.Sequential(*_unit(channels, WIDTH), *_unit(WIDTH, WIDTH), *_unit(WIDTH, WIDTH))
+    return Chain(*_unit(channels, WIDTH), *_unit(WIDTH, WIDTH), *_unit(WIDTH, WIDTH))
 
 
 def head(num_classes: int) -> nn.Module:
     """64 channels at half the resolution, global average, linear layer."""
-    return Head(nn.Sequential(*_unit(WIDTH, 2 * WIDTH, stride=2)), 2 * WIDTH, num_classes)
+    return Head(Chain(*_unit(WIDTH, 2 * WIDTH, stride=2)), 2 * WIDTH, num_classes)
 
 
 def _unit(channels_in: int, channels: int, stride: int = 1) -> tuple[nn.Module, ...]:
