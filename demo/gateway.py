@@ -45,10 +45,10 @@ def wait_until_ready(process: subprocess.Popen[bytes], client: Client) -> None:
 
 
 @contextmanager
-def serving(models: Path) -> Iterator[Client]:
-    """A client of a gateway that serves `models` for as long as the block runs."""
+def serving(models: Path, data: Path = DATA) -> Iterator[Client]:
+    """A client of a gateway that serves `models`, and keeps jobs in `data`, for as long as the block runs."""
     port = free_port()
-    command = spacte("serve", "--models", str(models), "--data-dir", str(DATA), "--log-level", "warning")
+    command = spacte("serve", "--models", str(models), "--data-dir", str(data), "--log-level", "warning")
     process = subprocess.Popen([*command, "--host", "127.0.0.1", "--port", str(port)], start_new_session=True)
     try:
         with Client(f"http://127.0.0.1:{port}", timeout=300, max_retries=0) as probe:

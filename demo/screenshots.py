@@ -8,6 +8,7 @@ The demo's model is served, and everything in the pictures happened: the proof w
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 from gateway import serving
 from playwright.sync_api import Browser, Page, sync_playwright
@@ -88,7 +89,11 @@ def main() -> None:
     stock = STOCKS["digits"]
     prepare(stock)
     IMAGES.mkdir(parents=True, exist_ok=True)
-    with serving(stock.models) as client, sync_playwright() as playwright:
+    with (
+        TemporaryDirectory() as data,
+        serving(stock.models, Path(data)) as client,
+        sync_playwright() as playwright,
+    ):
         finished = run_jobs(client)
         address = str(client.base_url).rstrip("/")
         browser = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox", "--disable-gpu"])
@@ -98,7 +103,7 @@ def main() -> None:
             explained(page, "dark")
         with opened(browser, address, PHONE) as page:
             explained(page, "phone")
-        with opened(browser, f"{address}/jobs", {"width": 1200, "height": 1500}) as page:
+        with opened(browser, f"{address}/jobs", {"width": 1200, "height": 1400}) as page:
             jobs(page, finished)
         browser.close()
     print(f"Pictures: {', '.join(sorted(str(p.name) for p in IMAGES.glob('*.png')))} in {IMAGES}")

@@ -4,7 +4,7 @@ import { s } from "./dom.js";
 
 const W = 480;
 const H = 260;
-const EDGE = { left: 46, right: 20, top: 12, bottom: 36 };
+const EDGE = { left: 46, right: 20, top: 26, bottom: 36 };
 
 /** Round steps that cut [0, top] in four to eight. */
 function ticks(top) {
@@ -40,7 +40,7 @@ export function chart(box, what) {
     svg.append(s("text", { x: px(x), y: H - EDGE.bottom + 16, "text-anchor": "middle" }, short(x)));
   }
   svg.append(s("text", { x: W - EDGE.right, y: H - 4, "text-anchor": "end" }, what.x));
-  svg.append(s("text", { x: EDGE.left + 4, y: EDGE.top + 8 }, what.y));
+  svg.append(s("text", { x: 4, y: 12 }, what.y));
   for (const band of what.bands ?? []) {
     const up = band.points.map(([x, , high]) => [x, high]);
     const down = band.points.map(([x, low]) => [x, low]).reverse();
@@ -58,9 +58,10 @@ export function chart(box, what) {
       svg.append(s("circle", { class: `dot ${line.style}`, cx: px(x), cy: py(y), r: 2.5 }));
     }
     if (line.name) {
-      const y = EDGE.top + 14 + 15 * row++;
-      svg.append(s("line", { class: `line ${line.style}`, x1: W - 150, x2: W - 132, y1: y, y2: y }));
-      svg.append(s("text", { x: W - 126, y: y + 4 }, line.name));
+      const y = EDGE.top + 12 + 15 * row++;
+      const right = W - EDGE.right;
+      svg.append(s("text", { x: right - 24, y: y + 4, "text-anchor": "end" }, line.name));
+      svg.append(s("line", { class: `line ${line.style}`, x1: right - 18, x2: right, y1: y, y2: y }));
     }
   }
   box.replaceChildren(svg);

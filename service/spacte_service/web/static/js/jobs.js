@@ -14,6 +14,7 @@ const ACTIVE = new Set(["queued", "running", "cancelling"]);
 const jobs = new Map(); // id -> job, newest first
 const ticked = new Set();
 const rows = new JobRows();
+let drawings = 0;
 
 async function poll() {
   try {
@@ -81,11 +82,13 @@ async function compare(id, on) {
 }
 
 async function drawCurves() {
+  const mine = ++drawings;
   $("compare").hidden = ticked.size === 0;
   if (ticked.size === 0) return;
   const summaries = await Promise.all(
     [...ticked].map(async (id) => [jobs.get(id), await getJson(`/v1/jobs/${encodeURIComponent(id)}/summary`)]),
   );
+  if (mine !== drawings) return; // another tick came meanwhile, and its drawing has more to show
   const drawn = summaries.filter(([, summary]) => summary.certified_accuracy.length);
   const without = summaries.length - drawn.length;
   if (without) tell(new Error(`${without} of the ticked jobs have no true classes yet, so no accuracy to draw.`));

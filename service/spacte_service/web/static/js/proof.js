@@ -38,12 +38,13 @@ export class Proof {
   }
 
   progress(event) {
-    this.points.push([event.samples, event.radius]);
+    const samples = event.certificate?.n ?? event.samples; // what the radius rests on; more may have been drawn
+    this.points.push([samples, event.radius]);
     const name = className(this.model, event.top_label);
     const eta = event.eta_ms ? `, about ${(event.eta_ms / 1000).toFixed(1)} s to go` : "";
     $("answer").replaceChildren(
       h("span", {}, event.radius > 0 ? `${name}, proven within ${radiusText(event.radius, 3)}` : `leaning to ${name}`),
-      h("small", {}, `${whole(event.samples)} noisy copies so far${eta}`),
+      h("small", {}, `${whole(samples)} noisy copies so far${eta}`),
     );
     if (event.certificate) {
       this.last = event.certificate; // true also for whoever stops here
