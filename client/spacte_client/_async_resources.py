@@ -14,7 +14,7 @@ from ._options import CertifyOptions
 from ._pages import AsyncPage
 from ._resources import wait_before_look
 from ._uploads import Upload, opened
-from .types import File, Job, JobInput, JobState, JobSummary, Model
+from .types import CertifyParams, File, Job, JobInput, JobState, JobSummary, Model
 
 
 class AsyncModels:
@@ -73,15 +73,18 @@ class AsyncJobs:
 
     async def create(
         self,
-        source: JobInput | File | Mapping[str, Any],
+        input: JobInput | File | Mapping[str, Any],  # noqa: A002  the name in the API
         *,
+        params: CertifyParams | Mapping[str, Any] | None = None,
         metadata: Mapping[str, str] | None = None,
         idempotency_key: str | None = None,
         **options: Unpack[CertifyOptions],
     ) -> Job:
         """Submit a job; see `Jobs.create`."""
         model = options.pop("model", None)
-        call = job_calls.create_job(source, model, options, metadata, idempotency_key)
+        call = job_calls.create_job(
+            input, model, job_calls.merged(params, options), metadata, idempotency_key
+        )
         return await self._connection.send(call)
 
     async def list(

@@ -11,6 +11,7 @@ from ._options import checked
 from ._pages import page_query
 from ._problems import retry_after
 from .types import (
+    CertifyParams,
     File,
     FileList,
     Job,
@@ -44,6 +45,12 @@ def get_file(file_id: str) -> Call[File]:
 def delete_file(file_id: str) -> Call[None]:
     """`DELETE /v1/files/{id}`."""
     return Call(method="DELETE", path=_file(file_id), read=nothing)
+
+
+def merged(params: CertifyParams | Mapping[str, Any] | None, options: Mapping[str, Any]) -> dict[str, Any]:
+    """Options given as one object and by name, as one mapping; those by name win."""
+    given = params.model_dump(exclude_unset=True) if isinstance(params, CertifyParams) else params or {}
+    return {**given, **options}
 
 
 def create_job(

@@ -13,7 +13,7 @@ from ._job_streams import Event, Events, Record, Results, entries
 from ._options import CertifyOptions
 from ._pages import Page
 from ._uploads import Upload, opened
-from .types import File, Job, JobInput, JobState, JobSummary, Model
+from .types import CertifyParams, File, Job, JobInput, JobState, JobSummary, Model
 
 POLL_S = 2.0
 """Between two looks at a job whose gateway does not say when to look again."""
@@ -80,22 +80,26 @@ class Jobs:
 
     def create(
         self,
-        source: JobInput | File | Mapping[str, Any],
+        input: JobInput | File | Mapping[str, Any],  # noqa: A002  the name in the API
         *,
+        params: CertifyParams | Mapping[str, Any] | None = None,
         metadata: Mapping[str, str] | None = None,
         idempotency_key: str | None = None,
         **options: Unpack[CertifyOptions],
     ) -> Job:
-        """Submit a job: a certificate for every image of `source`.
+        """Submit a job: a certificate for every image of `input`.
 
         Args:
-            source: an uploaded file, or a job input such as `{"type": "dataset", "name": "digits"}`.
+            input: an uploaded file, or a job input such as `{"type": "dataset", "name": "digits"}`.
             metadata: the caller's own notes, kept with the job.
             idempotency_key: the same key within 24 hours gives the same job; one is made where none is given.
-            options: of every certificate; see `CertifyOptions`.
+            params: options of every certificate as one object, as the API has them.
+            options: the same by name; see `CertifyOptions`. They win where both are given.
         """
         model = options.pop("model", None)
-        call = job_calls.create_job(source, model, options, metadata, idempotency_key)
+        call = job_calls.create_job(
+            input, model, job_calls.merged(params, options), metadata, idempotency_key
+        )
         return self._connection.send(call)
 
     def list(

@@ -11,6 +11,7 @@ import pytest
 import spacte_client as sdk
 from spacte_client.types import (
     CertificateRecord,
+    CertifyParams,
     DatasetInput,
     ErrorRecord,
     File,
@@ -116,6 +117,13 @@ def test_creating_a_job(ask: Ask) -> None:
     assert json.loads(recorder.last.content)["input"]["name"] == "digits"
     ask(recorder, lambda c: c.jobs.create(File.model_validate(FILE)))
     assert json.loads(recorder.last.content) == {"input": {"type": "file", "file_id": "file_1"}, "params": {}}
+
+
+@pytest.mark.parametrize("params", [{"n": 500, "alpha": 0.01}, CertifyParams(n=500, alpha=0.01)])
+def test_the_options_of_a_job_as_one_object(ask: Ask, params: Any) -> None:
+    recorder = Recorder(job())
+    ask(recorder, lambda c: c.jobs.create(input=DatasetInput(name="digits"), params=params, n=900))
+    assert json.loads(recorder.last.content)["params"] == {"n": 900, "alpha": 0.01}
 
 
 @pytest.mark.parametrize(
