@@ -248,7 +248,7 @@ async def measure(url: str, options: argparse.Namespace) -> dict[str, Any]:
 
 
 def _say(what: str) -> None:
-    print(what, file=sys.stderr, flush=True)
+    print(f"{datetime.now(UTC):%H:%M:%S} {what}", file=sys.stderr, flush=True)
 
 
 @contextmanager
@@ -320,7 +320,10 @@ def main() -> None:
     parser.add_argument("--json", action="store_true")
     options = parser.parse_args()
     logging.getLogger("httpx2").setLevel(logging.WARNING)
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # so that the gateway does not outlive its crowd
+    _say("starting")
     with gateway(options) as url:
+        _say(f"asking {url}")
         result = asyncio.run(measure(url, options))
     text = json.dumps(result) + "\n" if options.json else report(result, options.seconds)
     if options.out:

@@ -148,7 +148,7 @@ class Admission:
 
     def _gap_s(self) -> float:
         """From one request's end to the next one's, while so many run at a time."""
-        return self._each_s() / self.most_running
+        return self.mean_s / self.most_running
 
     def _all_done_s(self) -> float:
         """How long the work takes that is here now."""

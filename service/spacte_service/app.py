@@ -64,8 +64,10 @@ def create_app(settings: Settings | None = None, runtime: Backend | None = None)
         redoc_url=None,
     )
     app.state.gateway = gateway
-    for routes in (answers, stream, models, files, jobs, health, watching, kserve):
+    for routes in (answers, stream, models, files, jobs, health, kserve):
         app.include_router(routes.router)
+    if settings.metrics_port is None:
+        app.include_router(watching.router)
     add_web(app)
     add_reference(app)
     add_problem_handlers(app)

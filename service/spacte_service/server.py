@@ -3,6 +3,7 @@
 import asyncio
 import signal
 import socket
+import sys
 import threading
 import time
 from collections.abc import Generator
@@ -15,11 +16,15 @@ import uvicorn
 from spacte_workers import tracing
 
 from .gateway import Gateway
+from .metrics_server import MetricsServer
 from .settings import Settings
 
 log = structlog.stdlib.get_logger("spacte.server")
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
+SWITCH_S = 0.0005
+"""Samplers in this process share its interpreter lock: they hold it no longer than this while a request waits."""
+
 LAST_WORDS_S = 2
 """What is still connected after the drain has so long to take its answer."""
 
@@ -32,8 +37,16 @@ class Server(uvicorn.Server):
     After a clean shutdown the process exits with 0, where uvicorn itself would die of the signal it was sent.
     """
 
-    def __init__(self, config: uvicorn.Config, gateway: Gateway, drain_timeout_s: float, url: str) -> None:
+    def __init__(
+        self,
+        config: uvicorn.Config,
+        gateway: Gateway,
+        drain_timeout_s: float,
+        url: str,
+        metrics: MetricsServer | None = None,
+    ) -> None:
         super().__init__(config)
+        self._metrics = metrics
         self._gateway = gateway
         self._drain_timeout_s = drain_timeout_s
         self._url = url
@@ -51,6 +64,8 @@ class Server(uvicorn.Server):
         finally:
             self._starting = None
             self._take_signals()  # from the libraries that took them
+        if self._metrics:
+            await self._metrics.start()
         await super().startup(sockets)
         print(f"Serving on {self._url}", flush=True)
 
@@ -58,6 +73,8 @@ class Server(uvicorn.Server):
         """Close the port and the connections, then let go of the workers."""
         await super().shutdown(sockets)
         await self._gateway.stop()
+        if self._metrics:
+            await self._metrics.stop()
 
     async def on_tick(self, counter: int) -> bool:
         """Leave the main loop once nothing is in flight, or the time for it is up."""
@@ -103,8 +120,16 @@ def bind(host: str, port: int) -> socket.socket:
     """A bound socket, before anything slow is started.
 
     Raises:
-        OSError: the address is taken or not ours.
+        OSError: the address is taken or not ours; `filename` names it.
     """
+    try:
+        return _bound(host, port)
+    except OSError as error:
+        error.filename = f"{host} port {port}"
+        raise
+
+
+def _bound(host: str, port: int) -> socket.socket:
     family, _, _, _, address = socket.getaddrinfo(
         host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
     )[0]
@@ -139,8 +164,11 @@ def serve(settings: Settings) -> int:
 
     listener = bind(settings.host, settings.port)
     try:
+        apart = None if settings.metrics_port is None else bind(settings.host, settings.metrics_port)
         configure_logging(settings)
         tracing.configure("spacte-gateway")
+        if settings.in_process:
+            sys.setswitchinterval(SWITCH_S)
         app = create_app(_guarded(settings))
         config = uvicorn.Config(
             app,
@@ -156,7 +184,9 @@ def serve(settings: Settings) -> int:
         host = f"[{settings.host}]" if ":" in settings.host else settings.host
         scheme = "https" if settings.tls_cert else "http"
         url = f"{scheme}://{host}:{listener.getsockname()[1]}"
-        Server(config, app.state.gateway, settings.drain_timeout_s, url).run(sockets=[listener])
+        gateway = app.state.gateway
+        metrics = MetricsServer(gateway.metrics, apart) if apart else None
+        Server(config, gateway, settings.drain_timeout_s, url, metrics).run(sockets=[listener])
         log.info("stopped")
         return 0
     finally:

@@ -229,6 +229,13 @@ class Settings(BaseSettings):
         default=None, description="Private key of the certificate (PEM).", json_schema_extra=panel("Security")
     )
 
+    metrics_port: int | None = Field(
+        default=None,
+        ge=0,
+        le=65535,
+        description="Serve /metrics on this port instead, without a key: one that callers cannot reach.",
+        json_schema_extra=panel("Operation"),
+    )
     drain_timeout_s: float = Field(
         default=25.0,
         ge=0,

@@ -48,8 +48,8 @@ def serve(**options: Any) -> None:
     except (RuntimeFault, KeysFileError) as error:
         raise typer.TyperException(str(error)) from None
     except OSError as error:
-        where = f"{settings.host} port {settings.port}"
-        sentence = f"Cannot listen on {where} ({error.strerror}); choose another --port."
+        where = error.filename or settings.host
+        sentence = f"Cannot listen on {where} ({error.strerror}); choose another port."
         raise typer.TyperException(sentence) from None
     raise typer.Exit(code)
 
