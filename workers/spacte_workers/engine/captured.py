@@ -41,6 +41,7 @@ class CapturedBatch:
         self.counts = torch.zeros(slots * classes, dtype=torch.int64, device=device)
         self.classes = classes
         self.place_B = torch.arange(form.batch, device=device)
+        self.rows_B5[:, -1] = self.place_B
         stream = torch.cuda.Stream(device)
         stream.wait_stream(torch.cuda.current_stream(device))
         with torch.cuda.stream(stream):  # compiles, and lets libraries allocate, before anything is recorded
@@ -48,8 +49,23 @@ class CapturedBatch:
                 self._batch()
         torch.cuda.current_stream(device).wait_stream(stream)
         self.graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(self.graph):
+        # Other threads draw with other engines meanwhile: what they allocate must not spoil the recording.
+        with (
+            torch.cuda.device(device),
+            torch.cuda.graph(self.graph, stream=stream, capture_error_mode="thread_local"),
+        ):
             self._batch()
+        self._check()
+
+    def _check(self) -> None:
+        """A replay has to count as the same operations do when they are launched one by one."""
+        self.counts.zero_()
+        self._batch()
+        launched = self.counts.clone()
+        self.counts.zero_()
+        self.graph.replay()
+        if not torch.equal(self.counts, launched):
+            raise RuntimeError("a replayed batch counts otherwise than a launched one")
 
     def count(self, work: Work, counts: Counts) -> None:
         """Draw and count all rows of the work, whose images fit the slots."""

@@ -1,49 +1,49 @@
-"""What this machine can do at most: multiply-adds per second in each precision, and bytes moved."""
+"""What this machine can do at most: multiply-adds per second in each precision, and bytes moved.
+
+A ceiling is the best that the library behind the forms reaches on a few large products of different shape. One
+shape is not enough: CPUs with matrix units (AMX) need tall products or convolutions to be kept busy, and reach
+not half of their rate in a square product that would fill a vector unit.
+"""
 
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import torch
 from torch import Tensor
+from torch.nn import functional
 
-_SIZE = {"cpu": 1024, "cuda": 8192}
+_LINEAR = {"cpu": ((1024, 1024, 1024), (4096, 1024, 1024)), "cuda": ((8192, 8192, 8192),)}
+"""Rows, inputs and outputs of the linear layers."""
+
+_CONVOLUTION = {"cpu": (32, 128, 32), "cuda": (256, 128, 32)}
+"""Images, channels in and out, and side of the 3 x 3 convolution."""
+
+_PROBE = {"cpu": 512, "cuda": 4096}  # a smaller one would time a GPU's launches
 _REPEATS = 5
 
 
-def multiply_adds_per_second(precision: str, device: torch.device, size: int | None = None) -> float:
-    """Median rate of a square matrix product through the library that the forms use.
+def multiply_adds_per_second(precision: str, device: torch.device) -> float:
+    """The best median rate over the products above.
 
     Args:
         precision: `fp32`, `bf16` or `int8` (CPU only).
         device: where.
-        size: rows and columns; default large enough to reach the ceiling.
     """
-    size = size or _SIZE[device.type]
-    product = _int8_product(size) if precision == "int8" else _product(precision, device, size)
-    product()
-    times: list[float] = []
-    for _ in range(_REPEATS):
-        synchronize(device)
-        started = time.perf_counter()
-        product()
-        synchronize(device)
-        times.append(time.perf_counter() - started)
-    return size**3 / statistics.median(times)
+    return max(_rate(product, work, device) for product, work in _products(precision, device))
+
+
+def probe(precision: str, device: torch.device) -> float:
+    """A quick look at the rate, of one square product: enough to see which precisions a machine has units for."""
+    size = _PROBE[device.type]
+    return _rate(_linear(precision, device, size, size, size), size**3, device)
 
 
 def bytes_per_second(device: torch.device) -> float:
     """Median rate of a large copy, bytes read plus bytes written."""
     source = torch.ones((1 << 28 if device.type == "cuda" else 1 << 24), device=device)
     target = torch.empty_like(source)
-    times: list[float] = []
-    for _ in range(_REPEATS + 1):
-        synchronize(device)
-        started = time.perf_counter()
-        target.copy_(source)
-        synchronize(device)
-        times.append(time.perf_counter() - started)
-    return 2 * source.nbytes / statistics.median(times[1:])
+    return _rate(lambda: target.copy_(source), 2 * source.nbytes, device)
 
 
 def synchronize(device: torch.device) -> None:
@@ -52,23 +52,61 @@ def synchronize(device: torch.device) -> None:
         torch.cuda.synchronize(device)
 
 
-def _product(precision: str, device: torch.device, size: int) -> Callable[[], Tensor]:
-    dtype = torch.float32 if precision == "fp32" else torch.bfloat16
-    generator = torch.Generator().manual_seed(0)
-    a, b = (torch.randn(size, size, generator=generator).to(device, dtype) for _ in range(2))
-    return lambda: torch.nn.functional.linear(a, b)
+def _rate(task: Callable[[], Tensor], work: float, device: torch.device) -> float:
+    """Work per second, the median of a few runs after one to warm up."""
+    times: list[float] = []
+    with torch.inference_mode():
+        for _ in range(_REPEATS + 1):
+            synchronize(device)
+            started = time.perf_counter()
+            task()
+            synchronize(device)
+            times.append(time.perf_counter() - started)
+    return work / statistics.median(times[1:])
 
 
-def _int8_product(size: int) -> Callable[[], Tensor]:
-    codes = torch.randint(0, 256, (size, size), dtype=torch.uint8)
+def _products(precision: str, device: torch.device) -> Iterator[tuple[Callable[[], Tensor], int]]:
+    """Products with their multiply-adds."""
+    for rows, inputs, outputs in _LINEAR[device.type]:
+        yield _linear(precision, device, rows, inputs, outputs), rows * inputs * outputs
+    if precision != "int8":
+        images, channels, side = _CONVOLUTION[device.type]
+        yield _convolution(precision, device, images, channels, side), images * (side * channels * 3) ** 2
+
+
+def _linear(
+    precision: str, device: torch.device, rows: int, inputs: int, outputs: int
+) -> Callable[[], Tensor]:
+    if precision == "int8":
+        return _int8_linear(rows, inputs, outputs)
+    x, weight = (_normals(precision, device, count, inputs) for count in (rows, outputs))
+    return lambda: functional.linear(x, weight)
+
+
+def _convolution(
+    precision: str, device: torch.device, images: int, channels: int, side: int
+) -> Callable[[], Tensor]:
+    order = torch.channels_last
+    x = _normals(precision, device, images, channels, side, side).contiguous(memory_format=order)
+    weight = _normals(precision, device, channels, channels, 3, 3).contiguous(memory_format=order)
+    return lambda: functional.conv2d(x, weight, padding=1)
+
+
+def _int8_linear(rows: int, inputs: int, outputs: int) -> Callable[[], Tensor]:
+    codes = torch.randint(0, 256, (rows, inputs), dtype=torch.uint8)
     weight = torch.ops.onednn.qlinear_prepack(
-        torch.randint(-127, 128, (size, size), dtype=torch.int8), [size, size]
+        torch.randint(-127, 128, (outputs, inputs), dtype=torch.int8), [rows, inputs]
     )
-    scales, zeros = torch.full((size,), 0.01), torch.zeros(size, dtype=torch.int32)
+    scales, zeros = torch.full((outputs,), 0.01), torch.zeros(outputs, dtype=torch.int32)
 
     def product() -> Tensor:
         return torch.ops.onednn.qlinear_pointwise(
-            codes, 0.01, 0, weight, scales, zeros, None, 1.0, 0, torch.float32, "none", [], ""
+            codes, 0.01, 0, weight, scales, zeros, None, 1.0, 0, torch.uint8, "none", [], ""
         )
 
     return product
+
+
+def _normals(precision: str, device: torch.device, *shape: int) -> Tensor:
+    dtype = torch.float32 if precision == "fp32" else torch.bfloat16
+    return torch.randn(shape, generator=torch.Generator().manual_seed(0)).to(device, dtype)

@@ -1,9 +1,15 @@
-"""Which form, precision and batch size: measured on this machine when a classifier is loaded, then fixed."""
+"""Which form, precision and batch size: settled when a classifier is loaded, then fixed.
+
+What is part of the function that votes must not hang on how busy the machine was at that moment: a server that
+is started again has to count as it did before. So `auto` ranks precisions by the machine's arithmetic units, whose
+rates lie far apart, and not by timing the classifier; and another batch size, which is chosen by timing, has to
+give the very same logits.
+"""
 
 import statistics
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Literal
 
 import torch
@@ -12,7 +18,7 @@ from torch import Tensor
 from spacte_client.types import Precision
 
 from .build import forms
-from .ceilings import multiply_adds_per_second, synchronize
+from .ceilings import probe, synchronize
 from .checks import agreement, encoded, is_one_function, logits_of
 from .errors import EngineError
 from .form import Form, plain
@@ -25,9 +31,12 @@ _VALUES_IN_FLIGHT = {"cpu": 1 << 21, "cuda": 1 << 28}
 """Values of the widest layer that a batch should have: on CPUs they then stay near the cache."""
 _BATCHES = {"cpu": (8, 2048), "cuda": (64, 8192)}
 _QUICK_SECONDS = 0.1  # a batch that takes longer is not tried in other sizes: loading must not take minutes
-_GAIN = 1.1  # another batch size, or another precision, must promise that much to be tried or taken
+_GAIN = 1.1  # another batch size must be faster by that much to be taken
+_OWN_UNITS = (
+    1.4  # bf16 takes half of float32's time where there are units for it, more than all of it elsewhere
+)
+_PROBES = 3
 _SMALL = 8  # small batches, for looks at few samples, have a large one's rows over this
-_PROBE_SIZE = 512
 
 _NOT_ONE_FUNCTION = (
     "The module's votes change from run to run or with the rest of the batch: switch off dropout and batch "
@@ -37,19 +46,17 @@ _NOT_ONE_FUNCTION = (
 
 @dataclass(frozen=True)
 class Choice:
-    """What was chosen, and what it was chosen from.
+    """What was chosen, and how well it votes.
 
     Attributes:
         form: the form that votes.
-        small: the same function for small batches, if that pays and votes the same.
+        small: the same function for small batches, if that pays.
         vote_agreement: share of calibration rows on which it votes as the float32 network does.
-        tried: for each precision that was tried, its agreement and its rows per second.
     """
 
     form: Form
     small: Form | None
     vote_agreement: float
-    tried: dict[str, tuple[float, float]] = field(default_factory=dict)
 
 
 def choose(
@@ -65,7 +72,7 @@ def choose(
 
     Args:
         network: on its device.
-        precision: one of the three, or `auto` for the fastest that agrees with float32.
+        precision: one of the three, or `auto` for the first that agrees with float32, the fastest tried first.
         batch: rows of a batch, or None for the fastest of a few sizes.
         rows: calibration rows for a batch size, see `calibration.noisy_rows`.
         allow_int8: whether `auto` may try int8.
@@ -78,34 +85,36 @@ def choose(
     rows_NCHW = rows(size)
     reference = plain(network, size)
     votes_N = logits_of(reference, rows_NCHW).argmax(1)
-    tried: dict[str, tuple[float, float]] = {}
-    best: tuple[float, float, Form] | None = None
+    tried: dict[str, float] = {}
     for name in [precision] if precision != "auto" else offered(rows_NCHW.device, allow_int8=allow_int8):
         found = _first_true(network, name, size, rows_NCHW, votes_N, min_agreement)
         if found is None:
             continue
-        form, share = found
-        rate = rows_per_second(form, rows_NCHW)
-        tried[name] = (share, rate)
-        if share >= min_agreement and (best is None or rate > best[0]):
-            best = rate, share, form
-    if best is None:
+        form, tried[name] = found
+        if tried[name] >= min_agreement:
+            break
+    else:
         if not tried and not is_one_function(reference, rows_NCHW):
             raise EngineError(_NOT_ONE_FUNCTION)
         raise EngineError(_refusal(precision, tried, min_agreement))
-    rate, share, form = best
     if batch is None:
-        form = _faster_batch(network, form, rate, rows)
-    small = _small_form(network, form, rows)
-    return Choice(form, small, share, tried)
+        form = _faster_batch(network, form, rows)
+    return Choice(form, _small_form(network, form, rows), tried[form.precision])
 
 
-def offered(device: torch.device, *, allow_int8: bool) -> list[str]:
-    """Precisions worth trying: float32, and those whose matrix products are faster on this machine."""
-    others = ["bf16"] if device.type == "cuda" or not allow_int8 else ["bf16", "int8"]
-    slowest = multiply_adds_per_second("fp32", device, _PROBE_SIZE)
-    faster = [name for name in others if _probe(name, device) > _GAIN * slowest]
-    return ["fp32", *faster]
+def offered(device: torch.device, *, allow_int8: bool) -> list[Precision]:
+    """Precisions worth trying, the fastest first: those with units of their own on this machine, and float32.
+
+    The machine is busy or idle alike for all of them, because their probes take turns; what counts is each one's
+    best turn.
+    """
+    lower: list[Precision] = ["int8", "bf16"] if allow_int8 and device.type == "cpu" else ["bf16"]
+    best: dict[Precision, float] = {"fp32": 0.0, **dict.fromkeys(lower, 0.0)}
+    for _ in range(_PROBES):
+        for name, rate in best.items():
+            best[name] = max(rate, _probe(name, device))
+    found: list[Precision] = [name for name in lower if best[name] > _OWN_UNITS * best["fp32"]]
+    return [*found, "fp32"]
 
 
 def expected_batch(network: Network, rows_NCHW: Tensor) -> int:
@@ -155,9 +164,10 @@ def _first_true(
     return found
 
 
-def _faster_batch(network: Network, form: Form, rate: float, rows: Rows) -> Form:
-    """The same form at half or twice the batch size, where that is clearly faster and votes the same."""
+def _faster_batch(network: Network, form: Form, rows: Rows) -> Form:
+    """The same form at half or twice the batch size, where that is clearly faster."""
     least, most = _BATCHES[rows(1).device.type]
+    rate = rows_per_second(form, rows(form.batch))
     best, best_rate = form, rate
     for size in (form.batch // 2, form.batch * 2):
         if not least <= size <= most or form.batch / rate > _QUICK_SECONDS:
@@ -179,11 +189,11 @@ def _small_form(network: Network, form: Form, rows: Rows) -> Form | None:
 
 
 def _same_at(network: Network, form: Form, size: int, rows: Rows) -> Form | None:
-    """The same form for another batch size; None unless it is one function with the same votes."""
+    """The same form for another batch size; None unless it gives the same logits, bit for bit."""
     rows_NCHW = rows(max(size, form.batch))
     offered_forms = forms(network, form.precision, size, rows_NCHW[: len(rows_NCHW) // 2], only=form.name)
     for other in offered_forms:
-        same = torch.equal(logits_of(other, rows_NCHW).argmax(1), logits_of(form, rows_NCHW).argmax(1))
+        same = torch.equal(logits_of(other, rows_NCHW), logits_of(form, rows_NCHW))
         if same and is_one_function(other, rows_NCHW):
             return other
     return None
@@ -191,15 +201,15 @@ def _same_at(network: Network, form: Form, size: int, rows: Rows) -> Form | None
 
 def _probe(precision: str, device: torch.device) -> float:
     try:
-        return multiply_adds_per_second(precision, device, _PROBE_SIZE)
+        return probe(precision, device)
     except (RuntimeError, AttributeError, NotImplementedError):  # not on this machine, or not in this PyTorch
         return 0.0
 
 
-def _refusal(precision: str, tried: dict[str, tuple[float, float]], min_agreement: float) -> str:
+def _refusal(precision: str, tried: dict[str, float], min_agreement: float) -> str:
     if precision not in tried:
         return f"{precision} cannot be computed for this classifier on this machine: use precision='fp32'."
     return (
-        f"{precision} votes as float32 on {tried[precision][0]:.1%} of noisy rows only, less than "
+        f"{precision} votes as float32 on {tried[precision]:.1%} of noisy rows only, less than "
         f"{min_agreement:.0%}: use precision='auto' or 'fp32'."
     )

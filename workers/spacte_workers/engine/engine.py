@@ -90,6 +90,9 @@ class Engine:
         self.device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
         if self.device.type == "cpu":
             keep_memory()
+        else:  # fp32 is to mean float32, and every run the same kernels
+            torch.backends.cudnn.allow_tf32 = False
+            torch.backends.cudnn.deterministic = True
         self._noise_steps: dict[tuple[str, float], NoiseStep] = {}
         self._busy = threading.Lock()
         self.choice = self._choose(module, precision, batch, allow_int8, sigma, examples, min_agreement)

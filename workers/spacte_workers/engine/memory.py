@@ -14,10 +14,9 @@ _LARGEST_EVERYWHERE = 32 << 20  # some versions of glibc refuse a larger mmap th
 
 
 def keep_memory() -> bool:
-    """Set glibc's thresholds for the whole process; call it in the main thread, before other threads
-    allocate.
+    """Set glibc's thresholds for the whole process; pools call it before their samplers' threads allocate.
 
-    A thread that has an arena of its own by then keeps handing its memory back.
+    A thread that has an arena of its own by then keeps handing its memory back. Calling it again does no harm.
 
     Returns:
         Whether this C library knows the settings (glibc does; elsewhere nothing happens).
