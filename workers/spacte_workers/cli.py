@@ -52,14 +52,20 @@ def samples(
     n: Annotated[int, typer.Option(min=1, help="The most estimation noises.")] = 100_000,
     runs: Annotated[int, typer.Option(min=2, help="Simulated certifications a case.")] = 2_000,
     seed: Annotated[int, typer.Option(min=0, help="Seed of the simulation.")] = 0,
+    checkpoint: Annotated[
+        Path | None, typer.Option(help="A network trained on the digits, to ask about real images as well.")
+    ] = None,
+    images: Annotated[int, typer.Option(min=1, max=397, help="Held-out digits, with --checkpoint.")] = 50,
     as_json: Annotated[bool, typer.Option("--json", help="For programs.")] = False,
 ) -> None:
     """Mean noises to decide whether a radius holds: fixed n, the stages of Horvath et al. 2022, ours."""
     from .bench.samples import as_rows, bench_samples
 
     rows = as_rows(bench_samples(alpha=alpha, n0=n0, n_max=n, runs=runs, seed=seed))
+    real = [] if checkpoint is None else _real(checkpoint, images=images, alpha=alpha, n0=n0, n_max=n)
     if as_json:
-        typer.echo(json.dumps({"alpha": alpha, "n0": n0, "n": n, "runs": runs, "cases": rows}))
+        found = {"alpha": alpha, "n0": n0, "n": n, "runs": runs, "cases": rows, "real": real}
+        typer.echo(json.dumps(found))
         return
     typer.echo("target  true R     fixed n      stages        ours   (noises; radii in units of sigma)")
     for row in rows:
@@ -68,6 +74,28 @@ def samples(
             f"{row['target']:6g}  {true:9}{row['fixed']:9,.0f}{row['stages']:12,.0f}{row['ours']:12,.0f}"
             f"  +- {row['standard_error']:,.0f}"
         )
+    for row in real:
+        typer.echo(
+            f"{row['target']:6g}  {row['images']} images{row['fixed']:9,}{row['stages']:12,.0f}{row['ours']:12,.0f}"
+            f"  shown for {row['shown']:.0%}"
+        )
+
+
+def _real(checkpoint: Path, *, images: int, alpha: float, n0: int, n_max: int) -> list[dict[str, Any]]:
+    """The same for real images, at the targets of the simulated cases."""
+    from dataclasses import asdict
+
+    from spacte_trainer.checkpoint import CheckpointError
+
+    from .bench.real_samples import bench_real
+    from .bench.samples import CASES
+
+    targets = tuple(sorted({target for target, _ in CASES}))
+    try:
+        costs = bench_real(checkpoint, targets=targets, images=images, alpha=alpha, n0=n0, n_max=n_max)
+    except (CheckpointError, ValueError) as error:
+        raise typer.TyperException(str(error)) from error
+    return [asdict(cost) for cost in costs]
 
 
 @verify_app.command("verify")

@@ -97,6 +97,43 @@ def test_a_missing_file_and_half_a_replay(tmp_path, certificate):
     assert verify(file, "--replay", tmp_path).exit_code == 1
 
 
+def digits_checkpoint(folder, dataset="digits"):
+    from spacte_trainer.checkpoint import CheckpointConfig, save_checkpoint
+    from spacte_workers.bench.networks import config_of, settled_network
+
+    model = config_of("digits_cnn", 2)
+    config = CheckpointConfig(
+        model=model,
+        class_names=[str(k) for k in range(10)],
+        sigma=0.25,
+        method="spacte-gaussian",
+        dataset=dataset,
+        epochs=1,
+        seed=0,
+        train={},
+        metrics={},
+    )
+    save_checkpoint(folder, settled_network(model, 0.25), config)
+    return str(folder)
+
+
+def test_bench_samples_of_real_images(tmp_path):
+    options = ["samples", "--runs", "2", "--n", "2000", "--images", "3", "--json", "--checkpoint"]
+    result = CliRunner().invoke(bench_app, [*options, digits_checkpoint(tmp_path / "digits")])
+    assert result.exit_code == 0, result.output
+    real = json.loads(result.output)["real"]
+    assert [row["target"] for row in real] == [1.0, 2.0, 3.0]
+    for row in real:
+        assert row["images"] == 3
+        assert row["fixed"] == 2_100
+        assert 100 < row["ours"] <= row["fixed"]
+        assert row["stages"] >= 1_100
+
+    other = CliRunner().invoke(bench_app, [*options, digits_checkpoint(tmp_path / "other", "cifar10")])
+    assert other.exit_code == 1
+    assert "pass a network that was" in str(other.exception)
+
+
 def test_bench_samples():
     result = CliRunner().invoke(bench_app, ["samples", "--runs", "20", "--n", "2000", "--json"])
     assert result.exit_code == 0
