@@ -16,8 +16,8 @@ from torch.nn import functional
 _LINEAR = {"cpu": ((1024, 1024, 1024), (4096, 1024, 1024)), "cuda": ((8192, 8192, 8192),)}
 """Rows, inputs and outputs of the linear layers."""
 
-_CONVOLUTION = {"cpu": (32, 128, 32), "cuda": (256, 128, 32)}
-"""Images, channels in and out, and side of the 3 x 3 convolution."""
+_CONVOLUTIONS = {"cpu": ((32, 128, 32), (16, 512, 28)), "cuda": ((256, 128, 32),)}
+"""Images, channels in and out, and side of the 3 x 3 convolutions, with few channels and with many."""
 
 _PROBE = {"cpu": 512, "cuda": 4096}  # a smaller one would time a GPU's launches
 _REPEATS = 5
@@ -70,8 +70,9 @@ def _products(precision: str, device: torch.device) -> Iterator[tuple[Callable[[
     for rows, inputs, outputs in _LINEAR[device.type]:
         yield _linear(precision, device, rows, inputs, outputs), rows * inputs * outputs
     if precision != "int8":
-        images, channels, side = _CONVOLUTION[device.type]
-        yield _convolution(precision, device, images, channels, side), images * (side * channels * 3) ** 2
+        for images, channels, side in _CONVOLUTIONS[device.type]:
+            product = _convolution(precision, device, images, channels, side)
+            yield product, images * (side * channels * 3) ** 2
 
 
 def _linear(
