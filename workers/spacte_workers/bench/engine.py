@@ -1,6 +1,7 @@
 """`spacte bench engine`: samples per second against the published loop, in the same run, interleaved.
 
-Also `python -m spacte_workers.bench.engine`; it needs neither Ray nor a server.
+Also `python -m spacte_workers.bench.engine`, with the client's, the trainer's and the workers' folders on PYTHONPATH;
+it needs torch, scipy, safetensors, pydantic, typer, pillow and opentelemetry-api, and neither Ray nor a server.
 """
 
 import json
