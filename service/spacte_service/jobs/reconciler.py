@@ -19,6 +19,7 @@ from anyio import CapacityLimiter, to_thread
 
 from spacte_service.settings import Settings
 
+from .checkpoints import give_up_checkpoints
 from .runner import Runner, Seen, UnreachableError
 from .service import next_attempt
 from .workplace import Workplace
@@ -219,6 +220,8 @@ class Reconciler:
         pace = {name: progress[name] for name in ("images_per_minute", "eta_s")}
         if await self._in_thread(self._store.jobs.progress, row, counts, pace):
             self._on_images({name: counts[name] - getattr(row, name) for name in COUNTED})
+            for name in COUNTED:  # the same look may come here again
+                setattr(row, name, counts[name])
 
     async def _last_word(self, row: "JobRow") -> str | None:
         """What the driver of this attempt said at its end, if it came to that."""
@@ -237,13 +240,16 @@ class Reconciler:
             self.kick()
 
     async def _clean_up(self) -> None:
-        """Delete jobs that have been at their end for long."""
+        """Delete jobs that have been at their end for long, and checkpoints that no job has any more."""
         before = datetime.now(UTC) - timedelta(days=self._settings.keep_jobs_days)
         for job_id in await self._in_thread(self._store.jobs.expired, before):
             if await self._in_thread(self._store.jobs.remove, job_id):
                 folder = self._workplace.folder(job_id).path
                 await self._in_thread(partial(shutil.rmtree, folder, ignore_errors=True))
                 log.info("job expired", job=job_id)
+        used = await self._in_thread(self._store.jobs.checkpoints)
+        for place in await self._in_thread(give_up_checkpoints, self._workplace.checkpoints, used):
+            log.info("checkpoint of past jobs deleted", checkpoint=place)
 
     async def _in_thread(self, function: Callable[..., T], *arguments: Any) -> T:
         return await to_thread.run_sync(function, *arguments, limiter=self._threads)

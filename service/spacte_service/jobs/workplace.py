@@ -32,6 +32,7 @@ class Workplace:
         self._root = settings.data_dir.resolve()
         self.uploads = self._root / "files"
         self.logs = self._root / "logs"
+        self.checkpoints = self._root / "checkpoints"
 
     def folder(self, job_id: str) -> "JobFolder":
         """A job's folder."""
@@ -41,7 +42,7 @@ class Workplace:
 
     def checkpoint(self, name: str, version: str) -> Path:
         """Where a job finds its model, whatever becomes of the models folder."""
-        return self._root / "checkpoints" / version / name
+        return self.checkpoints / version / name
 
     def prepare(self, row: "JobRow") -> None:
         """Make a job's folder from its row, if that has not been done."""

@@ -171,6 +171,11 @@ class Jobs:
             query = delete(JobRow).where(JobRow.id == job_id, JobRow.state.in_(states)).returning(JobRow.id)
             return session.scalar(query) is not None
 
+    def checkpoints(self) -> set[str]:
+        """The checkpoints of all jobs."""
+        with self._reading() as session:
+            return set(session.scalars(select(JobRow.checkpoint).distinct()))
+
     def by_state(self) -> dict[str, int]:
         """How many jobs are in each state."""
         with self._reading() as session:

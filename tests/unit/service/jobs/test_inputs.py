@@ -86,9 +86,10 @@ def parquet(**columns):
         (packed("a.png", bytes(40 << 20)), "unpacks from"),
         (packed("readme.txt", b"x"), "holds no PNG"),
         (parquet(pixels=[1], label=[2]), "has columns pixels, label"),
+        (parquet(image=pa.array([], pa.binary())), "holds no image"),
         (b"\x93NUMPY" + bytes(50), "none of npz"),
     ],
-    ids=["empty", "shape", "npz-bomb", "traversal", "zip-bomb", "no-images", "columns", "image"],
+    ids=["empty", "shape", "npz-bomb", "traversal", "zip-bomb", "no-images", "columns", "no-rows", "image"],
 )
 async def test_files_that_cannot_be_certified_make_no_job(world, data, words):
     file = (await world.http.post("/v1/files", files={"file": ("x", data)})).json()
@@ -97,6 +98,7 @@ async def test_files_that_cannot_be_certified_make_no_job(world, data, words):
     assert words in answer.json()["detail"]
     assert answer.json()["errors"][0]["pointer"] == "/input"
     assert (await world.http.get("/v1/jobs")).json()["data"] == []
+    assert {place.name for place in world.settings.data_dir.iterdir() if place.is_dir()} == {"files"}
     assert (await world.http.delete(f"/v1/files/{file['id']}")).status_code == 204
 
 

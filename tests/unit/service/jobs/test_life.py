@@ -2,10 +2,13 @@
 
 import asyncio
 import json
+import os
+import time
 
 import pytest
 
 from spacte_client.types import CertifyParams
+from spacte_service.jobs.checkpoints import keep_checkpoint
 from spacte_service.jobs.runner import Seen
 
 
@@ -141,3 +144,38 @@ async def test_a_model_that_changed_on_disk_makes_no_job(world, tmp_path):
     answer = await world.create()
     assert (answer.status_code, answer.json()["code"]) == (503, "model_loading")
     assert (await world.http.get("/v1/jobs")).json()["data"] == []
+
+
+async def test_the_copy_of_a_model_goes_with_the_last_job_that_had_it(world):
+    first, second = [(await world.create()).json()["id"] for _ in range(2)]
+    for job_id in (first, second):
+        await world.until(job_id, "running")
+        world.runner.drivers[f"{job_id}-1"] = Seen("failed", "x")
+        await world.until(job_id, "failed")
+    copy = world.folder(first).spec().checkpoint
+    long_ago = time.time() - 7200
+    cleaning = (await world.batch.opened()).reconciler._clean_up
+    await world.http.delete(f"/v1/jobs/{first}")
+    os.utime(copy, (long_ago, long_ago))
+    await cleaning()
+    assert copies(world) == [copy]
+    await world.http.delete(f"/v1/jobs/{second}")
+    os.utime(copy)
+    await cleaning()
+    assert copies(world) == [copy]  # a job that is being made may be about to take it
+    os.utime(copy, (long_ago, long_ago))
+    await cleaning()
+    assert copies(world) == []
+    assert (await world.create()).status_code == 201
+
+
+def copies(world):
+    return [str(place) for place in (world.settings.data_dir.resolve() / "checkpoints").glob("*/*")]
+
+
+def test_one_checkpoint_under_two_names(tmp_path, checkpoint):
+    folder, version = checkpoint
+    for name in ("digits", "other"):
+        place = tmp_path / "kept" / version / name
+        keep_checkpoint(folder, name, version, place)
+        assert sorted(file.name for file in place.iterdir()) == ["config.json", "model.safetensors"]
