@@ -25,7 +25,7 @@ from spacte_trainer.models.ensemble import Ensemble
 from spacte_trainer.samples import write_samples
 from spacte_trainer.state import STATE_FILE, StateError
 from spacte_trainer.team import Team
-from spacte_trainer.watch import Log, Terminal, Watchers
+from spacte_trainer.watch import Log, Terminal, Watcher, Watchers
 
 if TYPE_CHECKING:
     import torch
@@ -42,6 +42,7 @@ class Workshop:
     device: "torch.device"
     console: "Console"
     team: Team
+    watcher: Watcher | None = None
 
     @cached_property
     def train_data(self) -> ImageData:
@@ -88,13 +89,16 @@ class Workshop:
         check_fit(config.model, self.train_data)
         place = folder / TRAINING
         with Terminal(self.console, config.epochs, title) as terminal:
+            watchers: list[Watcher] = [terminal, Log(place)] if self.team.rank == 0 else []
+            if self.watcher is not None:
+                watchers.append(self.watcher)
             run = train(
                 config,
                 place,
                 self.train_data,
                 self.test_data,
                 device=self.device,
-                watcher=Watchers([terminal, Log(place)] if self.team.rank == 0 else []),
+                watcher=Watchers(watchers),
                 start=start,
                 team=self.team,
             )
@@ -126,8 +130,12 @@ def run(
     console: "Console",
     resume: bool = False,
     team: Team | None = None,
+    watcher: Watcher | None = None,
 ) -> Path:
     """Carry out `config` and leave its checkpoint in `out`, which is returned.
+
+    A `watcher` is told of every batch and epoch of every part of the run, and may end it by an error of its own:
+    `resume` carries it on.
 
     Raises:
         StateError: `out` holds a run and `resume` is off, or it is another run's.
@@ -135,7 +143,7 @@ def run(
     """
     config = resolve_precision(config, device)
     check_new(out, resume=resume)
-    workshop = Workshop(config, device, console, team or Team())
+    workshop = Workshop(config, device, console, team or Team(), watcher)
     workshop.produce(config, out, config.recipe)
     if workshop.team.rank == 0:
         write_samples(out, workshop.test_data)

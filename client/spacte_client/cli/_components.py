@@ -21,6 +21,7 @@ KNOWN = {
     "import": "spacte-trainer",
     "keys": "spacte-service",
     "recipes": "spacte-trainer",
+    "reproduce": "spacte-workers",
     "serve": "spacte-service",
     "train": "spacte-trainer",
     "verify": "spacte-workers",

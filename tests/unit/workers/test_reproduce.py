@@ -1,0 +1,173 @@
+"""A study goes on where it stopped, on any machine, and its table says what is missing."""
+
+import io
+import json
+import shutil
+import time
+from dataclasses import asdict, replace
+from pathlib import Path
+
+import pytest
+import torch
+from rich.console import Console
+from typer.testing import CliRunner
+
+from spacte_trainer.recipes import load_recipe
+from spacte_trainer.runs import TRAINING
+from spacte_trainer.state import STATE_FILE
+from spacte_workers.reproduce import cells, report
+from spacte_workers.reproduce.cli import reproduce_app
+from spacte_workers.reproduce.study import Deadline, Study, TimeIsUpError
+from spacte_workers.reproduce.tables import DIGITS, PUBLISHED_ACR, TABLES, Setting, Table
+
+SMALL = replace(DIGITS, every=80, n=200)
+"""Five of the 397 held-out digits."""
+
+SETTING = Setting("digits", "gaussian", 0.25, SMALL, published_acr=0.5, published_certified={0.0: 0.9})
+TABLE = Table("A table", (SETTING, Setting("digits", "spacte-gaussian", 0.25, SMALL)), (0,))
+
+
+def study(folder: Path, **changes: object) -> Study:
+    """Two cells of two epochs each."""
+    console = Console(file=io.StringIO())
+    given = {"epochs": 2, "batch": 700, **changes}
+    return Study(TABLE, folder, torch.device("cpu"), console, changes=given)
+
+
+class Stopping(Deadline):
+    """A slice that is over after so many looks at the clock."""
+
+    def __init__(self, looks: int) -> None:
+        super().__init__(time.monotonic() + 3600)
+        self.looks = looks
+
+    def check(self) -> None:
+        self.looks -= 1
+        if self.looks < 0:
+            raise TimeIsUpError
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A study that was never interrupted."""
+    folder = tmp_path_factory.mktemp("whole")
+    study(folder).work(Deadline(time.monotonic() + 3600))
+    return folder
+
+
+def figures(place: Path) -> dict[str, object]:
+    """A cell without its seconds, which differ from run to run."""
+    cell = cells.read_cell(place)
+    assert cell is not None
+    return {key: value for key, value in asdict(cell).items() if "seconds" not in key}
+
+
+def test_slices_come_to_what_one_run_comes_to(whole: Path, tmp_path: Path) -> None:
+    slices = 0
+    while True:
+        slices += 1
+        try:
+            study(tmp_path).work(Stopping(looks=4))
+            break
+        except TimeIsUpError:
+            continue
+    assert slices > 3
+    for setting in TABLE.settings:
+        assert figures(tmp_path / setting.place(0)) == figures(whole / setting.place(0))
+
+
+def test_an_epoch_that_does_not_fit_is_not_begun() -> None:
+    deadline = Deadline(time.monotonic() + 100, seconds=1000)
+    with pytest.raises(TimeIsUpError):
+        deadline.batch(2, 1, 10, None)  # pyright: ignore[reportArgumentType]
+    Deadline(time.monotonic() + 100, seconds=10).batch(2, 1, 10, None)  # pyright: ignore[reportArgumentType]
+
+
+def test_slices_of_several_machines_merge(whole: Path, tmp_path: Path) -> None:
+    ours, theirs = tmp_path / "ours", tmp_path / "theirs"
+    first, second = (setting.place(0) for setting in TABLE.settings)
+    for folder, cell in ((ours, first), (theirs, second)):
+        shutil.copytree(whole / cell, folder / cell)
+    # Here three images of the first cell are certified, there two others.
+    shutil.copytree(whole / first, theirs / first)
+    file = cells.certificates_file(ours / first)
+    assert file is not None
+    all_of_them = cells.read_certificates(file)
+    for folder, kept in ((ours, (0, 80, 160)), (theirs, (240, 320))):
+        (folder / first / cells.CELL_FILE).unlink()
+        cells.write_certificates(folder / first / file.name, {i: all_of_them[i] for i in kept})
+
+    assert cells.merge(ours, theirs) == 2
+    assert cells.merge(ours, theirs) == 0, "nothing is further there any more"
+    assert set(cells.read_certificates(file)) == set(all_of_them)
+    study(ours).work(Stopping(looks=1))  # nothing is left to train or to certify
+    for cell in (first, second):
+        assert figures(ours / cell) == figures(whole / cell)
+
+
+def test_a_run_that_is_further_elsewhere_is_taken(whole: Path, tmp_path: Path) -> None:
+    ours, theirs, place = tmp_path / "ours", tmp_path / "theirs", SETTING.place(0)
+    for folder, looks in ((ours, 3), (theirs, 5)):
+        with pytest.raises(TimeIsUpError):
+            study(folder).work(Stopping(looks))
+        assert (folder / place / TRAINING / STATE_FILE).exists() == (looks == 3)
+    assert cells.merge(ours, theirs) == 1
+    assert cells.progress(ours / place) == cells.progress(theirs / place)
+    assert cells.merge(whole_copy := Path(shutil.copytree(whole, tmp_path / "copy")), ours) == 0
+    assert figures(whole_copy / place) == figures(whole / place)
+
+
+def test_a_line_cut_short_is_certified_again(whole: Path, tmp_path: Path) -> None:
+    place = Path(shutil.copytree(whole / SETTING.place(0), tmp_path / SETTING.place(0)))
+    file = cells.certificates_file(place)
+    assert file is not None
+    text = file.read_text()
+    file.write_text(text[:-9])
+    (place / cells.CELL_FILE).unlink()
+    assert len(cells.read_certificates(file)) == 4
+    one = study(tmp_path)
+    one.wanted = lambda setting, _seed: setting is SETTING
+    one.work(Deadline(time.monotonic() + 3600))
+    assert figures(place) == figures(whole / SETTING.place(0))
+
+
+def test_the_table_shows_ours_beside_the_published(whole: Path, tmp_path: Path) -> None:
+    text = report.markdown(TABLE, whole, "the command")
+    cell = cells.read_cell(whole / SETTING.place(0))
+    assert cell is not None
+    row = next(line for line in text.splitlines() if line.startswith("| gaussian"))
+    assert f"| 1 of 1 | {cell.acr:.3f} | 0.500 | {100 * cell.certified[0]:.1f} [" in row
+    assert "0: 90.0%" in row
+    assert report.UNPUBLISHED in text
+    assert "not run" in report.markdown(TABLE, tmp_path, "")
+    with pytest.raises(TimeIsUpError):
+        study(tmp_path).work(Stopping(looks=6))
+    assert "images certified" in report.markdown(TABLE, tmp_path, "")
+    results = report.write(TABLE, whole, "the command")
+    assert len(json.loads(results.with_suffix(".json").read_text())["cells"]) == 2
+
+
+def test_every_table_can_be_run() -> None:
+    for make in TABLES.values():
+        for network in ("resnet110", "resnet20"):
+            table = make(network)
+            for setting in table.settings:
+                config = load_recipe(setting.recipe, setting.sigma)
+                assert (config.method, config.sigma) == (setting.method, setting.sigma)
+            assert len({setting.place(0) for setting in table.settings}) == len(table.settings)
+    assert len(PUBLISHED_ACR) == len(TABLES["spacte-cifar10"]("resnet110").settings) == 9
+
+
+def test_the_command_shows_a_table_without_working_on_it(tmp_path: Path) -> None:
+    found = CliRunner().invoke(reproduce_app, ["digits", "--folder", str(tmp_path), "--minutes", "0"])
+    assert found.exit_code == 0, found.output
+    assert found.output.count("not run") == 24
+    assert (tmp_path / "results.md").read_text().startswith("# Every method")
+    wrong = CliRunner().invoke(reproduce_app, ["digits", "--folder", str(tmp_path), "--only", "nothing"])
+    assert wrong.exit_code != 0
+    assert not list(tmp_path.glob("*/" + TRAINING))
+
+
+def test_the_name_of_an_images_noise_stays() -> None:
+    """It is part of the study: a slice that drew other noises would not continue the ones before it."""
+    assert SETTING.noise(0, 80) == "digits-methods/gaussian/0.25/0/80"

@@ -1,0 +1,1 @@
+"""`spacte reproduce`: the tables of the papers, trained and certified here in slices, beside what was published."""

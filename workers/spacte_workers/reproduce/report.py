@@ -1,0 +1,109 @@
+"""The table of a study as Markdown and JSON: ours beside what was published; a cell that is missing says so."""
+
+import json
+import statistics
+from dataclasses import asdict
+from pathlib import Path
+
+from spacte_workers.statistics.bounds import clopper_pearson_lower, clopper_pearson_upper
+
+from .cells import Cell, certificates_file, epochs_done, read_cell, read_certificates
+from .tables import Protocol, Setting, Table
+
+UNPUBLISHED = "not published here"
+TAIL = 0.025
+
+
+def markdown(table: Table, folder: Path, command: str) -> str:
+    """A part for each data set, noise level and protocol, a row a method."""
+    lines = [f"# {table.title}", "", f"`{command}`", ""]
+    parts = dict.fromkeys((s.data, s.sigma, s.protocol) for s in table.settings)
+    for data, sigma, protocol in parts:
+        settings = [s for s in table.settings if (s.data, s.sigma, s.protocol) == (data, sigma, protocol)]
+        lines += [
+            f"## {data}, sigma {sigma:g}",
+            "",
+            _settings(protocol),
+            "",
+            _headings(protocol),
+            "|" + "---|" * (len(protocol.radii) + 7),
+            *(_row(setting, table.seeds, folder) for setting in settings),
+            "",
+        ]
+    return "\n".join(lines)
+
+
+def write(table: Table, folder: Path, command: str) -> Path:
+    """`results.md` and `results.json` in the study's folder; returns the first."""
+    folder.mkdir(parents=True, exist_ok=True)
+    cells = [
+        {"data": setting.data, **asdict(cell)} | {"radii": setting.protocol.radii}
+        for setting in table.settings
+        for seed in table.seeds
+        if (cell := read_cell(folder / setting.place(seed))) is not None
+    ]
+    body = {"title": table.title, "command": command, "cells": cells}
+    (folder / "results.json").write_text(json.dumps(body, indent=2) + "\n")
+    (folder / "results.md").write_text(markdown(table, folder, command))
+    return folder / "results.md"
+
+
+def _settings(protocol: Protocol) -> str:
+    images = "All held-out images" if protocol.every == 1 else f"Every {protocol.every}th held-out image"
+    return (
+        f"{images}, n0 = {protocol.n0}, n = {protocol.n:,}, alpha = {protocol.alpha:g}. Mean ± standard deviation "
+        "over the seeds; in brackets the 95 % Clopper-Pearson interval of certified accuracy (%) over the choice of "
+        "test images, at that mean."
+    )
+
+
+def _headings(protocol: Protocol) -> str:
+    radii = " | ".join(f"r = {r:g}" for r in protocol.radii)
+    return f"| method | seeds | ACR | published ACR | {radii} | published certified accuracy | training s | MMACs |"
+
+
+def _row(setting: Setting, seeds: tuple[int, ...], folder: Path) -> str:
+    found = [cell for seed in seeds if (cell := read_cell(folder / setting.place(seed))) is not None]
+    published = UNPUBLISHED if setting.published_acr is None else f"{setting.published_acr:.3f}"
+    shares = setting.published_certified or {}
+    published_shares = ", ".join(f"{r:g}: {share:.1%}" for r, share in shares.items()) or UNPUBLISHED
+    radii = setting.protocol.radii
+    if found:
+        ours = [
+            spread([cell.acr for cell in found], 3),
+            published,
+            *(accuracy(found, position) for position in range(len(radii))),
+            published_shares,
+            spread([cell.train_seconds for cell in found], 0),
+            f"{found[0].macs / 1e6:.2f}",
+        ]
+    else:
+        ours = [missing(setting, seeds, folder), published, *[""] * len(radii), published_shares, "", ""]
+    return f"| {setting.method} | {len(found)} of {len(seeds)} | " + " | ".join(ours) + " |"
+
+
+def missing(setting: Setting, seeds: tuple[int, ...], folder: Path) -> str:
+    """How far the first cell that was begun is, or that none was."""
+    for seed in seeds:
+        place = folder / setting.place(seed)
+        file = certificates_file(place)
+        if file is not None:
+            return f"not done: {len(read_certificates(file))} images certified"
+        if epochs := epochs_done(place):
+            return f"not done: {epochs} epochs trained"
+    return "not run"
+
+
+def accuracy(cells: list[Cell], position: int) -> str:
+    """Certified accuracy in percent at one radius, with its interval."""
+    values = [cell.certified[position] for cell in cells]
+    images = cells[0].images
+    hits = round(statistics.mean(values) * images)
+    low, high = clopper_pearson_lower(hits, images, TAIL), clopper_pearson_upper(hits, images, TAIL)
+    return f"{spread([100 * value for value in values], 1)} [{100 * float(low):.1f}, {100 * float(high):.1f}]"
+
+
+def spread(values: list[float], digits: int) -> str:
+    """Mean and standard deviation; the value alone where there is one."""
+    mean = f"{statistics.mean(values):.{digits}f}"
+    return f"{mean} ± {statistics.stdev(values):.{digits}f}" if len(values) > 1 else mean
