@@ -65,7 +65,7 @@ class Run:
         team: Team,
         start: dict[str, Tensor] | None = None,
     ) -> None:
-        """`start` gives the first weights in place of random ones; for the rest see `train`."""
+        """`start` gives the first weights in place of random ones; for the rest, and what is raised, see `train`."""
         check_fit(config.model, train_data)
         if config.threads is not None:
             torch.set_num_threads(config.threads)
@@ -84,9 +84,13 @@ class Run:
         self.net.to(device)
         if config.channels_last:
             self.net.to(memory_format=torch.channels_last)
+        self.objective = build_objective(config.objective)
+        if config.compile and self.objective.double_backward:
+            raise ConfigError(
+                f"{config.method} differentiates a gradient, which a compiled network cannot: leave out compile=true."
+            )
         compiled = cast("nn.Module", torch.compile(self.net)) if config.compile else self.net
         self.model = team.wrap(compiled)
-        self.objective = build_objective(config.objective)
         options = config.optimizer
         self.optimizer = torch.optim.SGD(
             self.net.parameters(),
@@ -168,7 +172,7 @@ def train(
         The finished run; its `net` is in train mode.
 
     Raises:
-        ConfigError: the data do not fit the model, or the loss stopped being a number.
+        ConfigError: the data do not fit the model, the method cannot be compiled, or the loss stopped being a number.
         StateError: the state in `folder` is of another run.
     """
     team = team or Team()

@@ -297,3 +297,9 @@ def test_watchers_pass_on_what_they_hear():
     both = Watchers([recorder, recorder])
     both.batch(1, 2, 3, Meter())
     assert recorder.batches == [(1, 2, 3)] * 2
+
+
+def test_a_method_that_differentiates_a_gradient_is_not_compiled():
+    config = small("digits-drt-gaussian", compile=True)
+    with pytest.raises(ConfigError, match="drt-gaussian differentiates a gradient"):
+        Run(config, load_data(config.data, "train"), CPU, Team())

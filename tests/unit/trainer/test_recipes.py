@@ -105,6 +105,14 @@ def test_sigma_selects_the_settings_that_belong_to_it():
         load_recipe("cifar10-resnet110-spacte-gaussian-0.25", sigma=0.3)
 
 
+def test_a_family_of_recipes_and_a_sigma_are_a_recipe():
+    assert load_recipe("cifar10-resnet20-gaussian", 0.5) == load_recipe("cifar10-resnet20-gaussian-0.5")
+    with pytest.raises(RecipeError, match=r"add --sigma with one of 0\.25, 0\.5, 1\.0"):
+        load_recipe("cifar10-resnet20-gaussian")
+    with pytest.raises(RecipeError, match=r"settings for sigma 0\.25, 0\.5, 1\.0 and none for 0\.3"):
+        load_recipe("cifar10-resnet20-gaussian", 0.3)
+
+
 def test_an_unknown_recipe_suggests_its_neighbours():
     with pytest.raises(RecipeError, match=r"did you mean .*digits-gaussian"):
         load_recipe("digits-gausian")

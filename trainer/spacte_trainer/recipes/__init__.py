@@ -1,5 +1,7 @@
 """Named configurations: `load_recipe("digits-spacte-gaussian")`. One file a data set, one function each."""
 
+import difflib
+
 from spacte_trainer.config import TrainConfig
 from spacte_trainer.recipes import cifar10, cifar10_resnet20, digits, imagenet
 from spacte_trainer.recipes.base import ENTRIES, Entry, RecipeError
@@ -19,14 +21,18 @@ __all__ = [
 def load_recipe(name: str, sigma: float | None = None) -> TrainConfig:
     """The configuration of a recipe, at another noise level if asked.
 
-    A recipe whose settings depend on sigma takes those that belong to it.
+    A recipe whose settings depend on sigma takes those that belong to it. `NAME` with a sigma is `NAME-SIGMA`.
 
     Raises:
         RecipeError: there is no such recipe, or it has no settings for this sigma.
     """
+    levels = {} if name in ENTRIES else _levels(name)
+    if levels:
+        if sigma is None:
+            known = ", ".join(map(str, sorted(levels)))
+            raise RecipeError(f"Recipe {name!r} needs a noise level: add --sigma with one of {known}.")
+        name = levels.get(sigma, next(iter(levels.values())))
     if name not in ENTRIES:
-        import difflib
-
         near = difflib.get_close_matches(name, ENTRIES, n=3)
         hint = f"did you mean {' or '.join(near)}?" if near else "`spacte recipes` lists them."
         raise RecipeError(f"There is no recipe {name!r}: {hint}")
@@ -36,3 +42,8 @@ def load_recipe(name: str, sigma: float | None = None) -> TrainConfig:
     elif name.endswith(f"-{entry.sigma}"):
         name = f"{name.removesuffix(str(entry.sigma))}{sigma}"
     return entry.make(sigma).model_copy(update={"recipe": name})
+
+
+def _levels(family: str) -> dict[float, str]:
+    """The recipes that are called FAMILY-SIGMA, by sigma."""
+    return {entry.sigma: name for name, entry in ENTRIES.items() if name == f"{family}-{entry.sigma}"}
