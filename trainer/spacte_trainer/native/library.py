@@ -1,4 +1,4 @@
-"""Compiles a C++ source of this package with the machine's own compiler, once, and loads it."""
+"""Compiles a C++ source with the machine's own compiler, once, and loads it."""
 
 import ctypes
 import hashlib
@@ -10,30 +10,36 @@ import tempfile
 from functools import cache
 from pathlib import Path
 
-FLAGS = ("-O3", "-std=c++17", "-march=native", "-fopenmp", "-shared", "-fPIC")
+FLAGS = ("-O3", "-std=c++17", "-shared", "-fPIC")
 COMPILE_SECONDS = 120
 
 
 @cache
-def compiled(source: Path) -> ctypes.CDLL | None:
+def compiled(source: Path, *options: str) -> ctypes.CDLL | None:
     """The library of a source file, from the user's cache folder or made now in seconds; None where it cannot be.
 
-    OpenMP's library has the name of the one that PyTorch has loaded already, so both share their threads.
+    With `-fopenmp`, OpenMP's library has the name of the one that PyTorch has loaded already, so both share their
+    threads.
+
+    Args:
+        source: one C++ file.
+        options: of the compiler, besides those of every library.
     """
     compiler = shutil.which(os.environ.get("CXX", "c++")) or shutil.which("g++") or shutil.which("clang++")
     if compiler is None:
         return None
     try:
-        text = source.read_bytes()
+        command = [compiler, *FLAGS, *options]
         # A home that several machines share keeps a library for each kind of processor.
-        name = hashlib.sha256(text + " ".join((compiler, *FLAGS, _processor())).encode()).hexdigest()[:16]
+        made_from = source.read_bytes() + " ".join((*command, _processor())).encode()
+        name = hashlib.sha256(made_from).hexdigest()[:16]
         folder = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "spacte"
         library = folder / f"{source.stem}_{name}.so"
         if not library.exists():
             folder.mkdir(parents=True, exist_ok=True, mode=0o700)
             with tempfile.TemporaryDirectory(dir=folder) as scratch:
                 part = Path(scratch) / "part.so"
-                command = [compiler, *FLAGS, "-o", str(part), str(source)]
+                command += ["-o", str(part), str(source)]
                 subprocess.run(command, check=True, capture_output=True, timeout=COMPILE_SECONDS)  # noqa: S603
                 part.replace(library)  # in one step: other processes may be at it too
         return ctypes.CDLL(str(library))

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from spacte_trainer.native.library import compiled
 
 SOURCE = Path(__file__).with_name("norm_kernel.cpp")
+OPTIONS = ("-march=native", "-fopenmp")
 TILE = 64
 """Values that the kernel takes at once; the channels have to fill it or be filled by it."""
 
@@ -76,7 +77,7 @@ def fits(norm: nn.BatchNorm2d, x_BCHW: Tensor, plus_BCHW: Tensor | None) -> bool
         and x_BCHW.numel() > channels
         and (channels % TILE == 0 or (TILE % channels == 0 and x_BCHW.numel() % TILE == 0))
         and all(_known(map_BCHW, x_BCHW) for map_BCHW in (x_BCHW, plus_BCHW) if map_BCHW is not None)
-        and compiled(SOURCE) is not None
+        and compiled(SOURCE, *OPTIONS) is not None
     )
 
 
@@ -185,7 +186,7 @@ def _through_relu(dy_BCHW: Tensor, y_BCHW: Tensor | None) -> Tensor:
 
 def _call(function: str, map_BCHW: Tensor, *arguments: Tensor | ctypes.c_int | ctypes.c_float | None) -> None:
     """Call a function of the kernel on maps like `map_BCHW`; a tensor is passed as where its values lie."""
-    kernel = cast("ctypes.CDLL", compiled(SOURCE))  # `fits` has seen to it
+    kernel = cast("ctypes.CDLL", compiled(SOURCE, *OPTIONS))  # `fits` has seen to it
     channels = map_BCHW.shape[1]
     getattr(kernel, f"spacte_norm_{function}")(
         ctypes.c_int(map_BCHW.dtype == torch.bfloat16),

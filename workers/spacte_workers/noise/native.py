@@ -5,23 +5,16 @@ found, or the compiled kernel's bits are not the same, the torch operations do t
 """
 
 import ctypes
-import hashlib
-import os
-import shutil
-import subprocess
-import tempfile
-from functools import lru_cache
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
+from spacte_trainer.native.library import compiled
 from spacte_workers.noise.table import NoiseTable
 
 _SOURCE = Path(__file__).with_name("grid_kernel.cpp")
-_FLAGS = ("-O3", "-std=c++17", "-ffp-contract=off", "-shared", "-fPIC")
 _KINDS = {torch.int16: 0, torch.float32: 1, torch.bfloat16: 2, torch.uint8: 3}
-_COMPILE_SECONDS = 60
 
 
 class _Table(ctypes.Structure):
@@ -85,25 +78,6 @@ class NativeGrid:
         return out_RP
 
 
-@lru_cache(maxsize=1)
 def native_library() -> ctypes.CDLL | None:
-    """The compiled kernel, from the user's cache folder or made now in a second; None where it cannot be."""
-    compiler = shutil.which(os.environ.get("CXX", "c++")) or shutil.which("g++") or shutil.which("clang++")
-    if compiler is None:
-        return None
-    try:
-        source = _SOURCE.read_bytes()
-        name = hashlib.sha256(source + " ".join((compiler, *_FLAGS)).encode()).hexdigest()[:16]
-        folder = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "spacte"
-        library = folder / f"grid_{name}.so"
-        if not library.exists():
-            folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-            with tempfile.TemporaryDirectory(dir=folder) as scratch:
-                part = Path(scratch) / "part.so"
-                command = [compiler, *_FLAGS, "-o", str(part), str(_SOURCE)]
-                limit = _COMPILE_SECONDS
-                subprocess.run(command, check=True, capture_output=True, timeout=limit)  # noqa: S603
-                part.replace(library)  # in one step: other processes may be at it too
-        return ctypes.CDLL(str(library))
-    except (OSError, subprocess.SubprocessError, RuntimeError):
-        return None
+    """The compiled kernel; None where there is no compiler."""
+    return compiled(_SOURCE, "-ffp-contract=off")
