@@ -73,6 +73,6 @@ def prepare(stock: Stock) -> None:
 
 
 def held_out(stock: Stock) -> list[HeldOut]:
-    """Images spread evenly over the test split; each file is called INDEX-LABEL.png."""
+    """Images of the test split that were drawn at random once; each file is called INDEX-LABEL.png."""
     files = sorted((stock.folder / "samples").glob("*.png"))
     return [HeldOut(file, int(file.stem.rpartition("-")[2])) for file in files]

@@ -15,10 +15,14 @@ COUNT = 20
 
 
 def write_samples(folder: Path, data: ImageData, count: int = COUNT) -> None:
-    """Write `count` images, spread evenly over a split, as PNG files below `folder`; it must be a held-out split."""
+    """Write `count` images, drawn at random under a fixed seed, as PNG files below `folder`.
+
+    `data` must be a held-out split. Some sets are sorted by class, so that the first images would not do.
+    """
     place = folder / FOLDER
     place.mkdir(parents=True, exist_ok=True)
-    chosen_N = torch.linspace(0, len(data) - 1, min(count, len(data))).round().long()
+    shuffled_N = torch.randperm(len(data), generator=torch.Generator().manual_seed(0))
+    chosen_N = shuffled_N[:count].sort().values
     for batch in data.batches([chosen_N], torch.device("cpu")):
         pixels_NHWC = (batch.x_BCHW * 255).round().to(torch.uint8).permute(0, 2, 3, 1)
         for index, label, pixels_HWC in zip(chosen_N.tolist(), batch.y_B.tolist(), pixels_NHWC, strict=True):

@@ -66,7 +66,7 @@ def place(
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("SPACTE_BASE_URL", live_gateway)
     picture = Image.frombytes("L", (8, 8), bytes(range(0, 256, 4)))
-    for name in ("demo/data/digits-7.png", "demo/models/digits/samples/00000-0.png", "cat.png", "digit.png"):
+    for name in ("demo/data/digits-8.png", "demo/models/digits/samples/00085-8.png", "cat.png", "digit.png"):
         Path(name).parent.mkdir(parents=True, exist_ok=True)
         picture.save(name)
     served = real_gateway.runtime.model("digits").folder
