@@ -25,6 +25,7 @@ COMMANDS = (
     ["recipes"],
     ["evaluate"],
     ["import"],
+    ["reproduce"],
     ["certify-dataset"],
     ["bench"],
     ["bench", "engine"],

@@ -25,3 +25,14 @@ def test_the_site_builds_without_a_warning(tmp_path: Path) -> None:
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     assert "POST /v1/certify" in (tmp_path / "http" / "index.html").read_text()
+
+
+def test_the_example_of_a_method_is_the_real_one() -> None:
+    diff = (ROOT / "CONTRIBUTING.md").read_text().partition("```diff\n")[2].partition("\n```")[0]
+    files = [part.partition("\n") for part in diff.split("+++ ") if part]
+    assert len(files) == 3
+    for name, _, hunk in files:
+        lines = (ROOT / name).read_text().splitlines()
+        added = [line[1:] for line in hunk.splitlines() if line.startswith("+")]
+        assert added
+        assert [line for line in added if line not in lines] == [], name

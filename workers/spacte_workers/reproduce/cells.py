@@ -101,8 +101,11 @@ def progress(place: Path) -> tuple[bool, int, bool, int]:
 def merge(folder: Path, other: Path) -> int:
     """Take from another study's folder the cells that are further there; returns how many.
 
-    Two copies of a cell with the same checkpoint share their certificates.
+    Two copies of a cell with the same checkpoint share their certificates. Of a study's `results.json`, the figures
+    of the cells that are not finished here are taken, without checkpoints.
     """
+    if other.is_file():
+        return _take_figures(folder, other)
     taken = 0
     for theirs in sorted(path for path in other.iterdir() if path.is_dir()):
         ours = folder / theirs.name
@@ -120,6 +123,18 @@ def merge(folder: Path, other: Path) -> int:
             write_certificates(known, joined)
             if not (ours / CELL_FILE).exists() and (theirs / CELL_FILE).exists():
                 shutil.copy(theirs / CELL_FILE, ours / CELL_FILE)
+    return taken
+
+
+def _take_figures(folder: Path, results: Path) -> int:
+    taken = 0
+    for found in json.loads(results.read_text())["cells"]:
+        place = folder / found.pop("place")
+        del found["data"], found["radii"]
+        if read_cell(place) is None:
+            place.mkdir(parents=True, exist_ok=True)
+            write_cell(place, Cell(**{**found, "certified": tuple(found["certified"])}))
+            taken += 1
     return taken
 
 

@@ -31,7 +31,8 @@ def reproduce(
     ] = None,
     seeds: Annotated[list[int] | None, typer.Option("--seed", help="Work on this seed; likewise.")] = None,
     merge: Annotated[
-        list[Path] | None, typer.Option(help="First take what is further in this folder; likewise.")
+        list[Path] | None,
+        typer.Option(help="First take what is further in this folder or results.json; likewise."),
     ] = None,
     network: Annotated[
         Literal["resnet110", "resnet20"], typer.Option(help="Of the CIFAR-10 cells; published is resnet110.")
@@ -60,9 +61,9 @@ def reproduce(
     place = folder or Path("runs") / "reproduce" / table
     place.mkdir(parents=True, exist_ok=True)
     for other in merge or []:
-        if not other.is_dir():
+        if not other.exists():
             raise typer.TyperException(
-                f"There is no folder {other}: name one that `spacte reproduce` filled."
+                f"There is no {other}: name a folder that `spacte reproduce` filled, or its results.json."
             )
         typer.echo(f"{take(place, other)} cells were further in {other}.")
 

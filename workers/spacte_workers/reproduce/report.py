@@ -25,9 +25,7 @@ def markdown(table: Table, folder: Path, command: str) -> str:
             "",
             _settings(protocol),
             "",
-            _headings(protocol),
-            "|" + "---|" * (len(protocol.radii) + 7),
-            *(_row(setting, table.seeds, folder) for setting in settings),
+            *_rows(settings, table.seeds, folder),
             "",
         ]
     return "\n".join(lines)
@@ -37,7 +35,7 @@ def write(table: Table, folder: Path, command: str) -> Path:
     """`results.md` and `results.json` in the study's folder; returns the first."""
     folder.mkdir(parents=True, exist_ok=True)
     cells = [
-        {"data": setting.data, **asdict(cell)} | {"radii": setting.protocol.radii}
+        {"place": setting.place(seed), "data": setting.data, **asdict(cell), "radii": setting.protocol.radii}
         for setting in table.settings
         for seed in table.seeds
         if (cell := read_cell(folder / setting.place(seed))) is not None
@@ -57,29 +55,24 @@ def _settings(protocol: Protocol) -> str:
     )
 
 
-def _headings(protocol: Protocol) -> str:
-    radii = " | ".join(f"r = {r:g}" for r in protocol.radii)
-    return f"| method | seeds | ACR | published ACR | {radii} | published certified accuracy | training s | MMACs |"
-
-
-def _row(setting: Setting, seeds: tuple[int, ...], folder: Path) -> str:
-    found = [cell for seed in seeds if (cell := read_cell(folder / setting.place(seed))) is not None]
-    published = UNPUBLISHED if setting.published_acr is None else f"{setting.published_acr:.3f}"
-    shares = setting.published_certified or {}
-    published_shares = ", ".join(f"{r:g}: {share:.1%}" for r, share in shares.items()) or UNPUBLISHED
-    radii = setting.protocol.radii
-    if found:
-        ours = [
-            spread([cell.acr for cell in found], 3),
-            published,
-            *(accuracy(found, position) for position in range(len(radii))),
-            published_shares,
-            spread([cell.train_seconds for cell in found], 0),
-            f"{found[0].macs / 1e6:.2f}",
-        ]
-    else:
-        ours = [missing(setting, seeds, folder), published, *[""] * len(radii), published_shares, "", ""]
-    return f"| {setting.method} | {len(found)} of {len(seeds)} | " + " | ".join(ours) + " |"
+def _rows(settings: list[Setting], seeds: tuple[int, ...], folder: Path) -> list[str]:
+    """Headings and a row a setting; published values have a column where there are any."""
+    radii = settings[0].protocol.radii
+    compared = any(setting.published_acr is not None for setting in settings)
+    headings = ["method", "seeds", "ACR", *(["published ACR"] if compared else [])]
+    headings += [*(f"r = {r:g}" for r in radii), "training s", "MMACs"]
+    rows = [headings, ["---"] * len(headings)]
+    for setting in settings:
+        found = [cell for seed in seeds if (cell := read_cell(folder / setting.place(seed))) is not None]
+        acr = spread([cell.acr for cell in found], 3) if found else missing(setting, seeds, folder)
+        row = [setting.method, f"{len(found)} of {len(seeds)}", acr]
+        if compared:
+            row.append(UNPUBLISHED if setting.published_acr is None else f"{setting.published_acr:.3f}")
+        if found:
+            row += [accuracy(found, position) for position in range(len(radii))]
+            row += [spread([cell.train_seconds for cell in found], 0), f"{found[0].macs / 1e6:.2f}"]
+        rows.append(row + [""] * (len(headings) - len(row)))
+    return [f"| {' | '.join(row)} |" for row in rows]
 
 
 def missing(setting: Setting, seeds: tuple[int, ...], folder: Path) -> str:

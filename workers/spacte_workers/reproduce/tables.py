@@ -39,7 +39,6 @@ class Setting:
         data: `digits`, or `cifar10-NETWORK`.
         method: of the recipe DATA-METHOD-SIGMA, or DATA-METHOD for the digits.
         published_acr: None where METHODS gives no value.
-        published_certified: certified accuracy by radius, as far as METHODS gives it.
     """
 
     data: str
@@ -47,7 +46,6 @@ class Setting:
     sigma: float
     protocol: Protocol
     published_acr: float | None = None
-    published_certified: Mapping[float, float] | None = None
 
     @property
     def recipe(self) -> str:
