@@ -92,7 +92,7 @@ def test_an_uploaded_file_as_a_job_cancelled_and_resumed(served: str) -> None:
             assert (file.kind, file.bytes) == ("npz", len(packed.getvalue()))
             assert (await client.files.upload(packed.getvalue())).id == file.id
             assert file.id in [entry.id async for entry in await client.files.list()]
-            job = await client.jobs.create(file, n0=10, n=10_000)
+            job = await client.jobs.create(file, n0=10, n=40_000)  # seconds of work on any machine
             first = await anext(client.jobs.results(job.id, follow=True))
             assert not isinstance(first, ErrorRecord)
             with pytest.raises(sdk.ConflictError):

@@ -142,10 +142,10 @@ async def test_hanging_up_frees_the_samplers_and_the_place(
     }
     request = asyncio.create_task(app(scope, receive, send))
     await until(lambda: backend.running == 1)
-    assert b"event: started" in b"".join(message.get("body", b"") for message in sent)
+    await until(lambda: b"event: started" in b"".join(message.get("body", b"") for message in sent))
     gone.set()
-    await asyncio.wait_for(request, 5)
-    assert backend.cancelled == 1
+    await asyncio.wait_for(request, 30)
+    await until(lambda: backend.cancelled == 1)
     assert app.state.gateway.admission.taken == 0
     assert app.state.gateway.in_flight == 0
 
