@@ -94,11 +94,11 @@ def retry_after(response: httpx2.Response) -> float | None:
 
 
 def _wait(header: float | None, problem: Problem) -> float | None:
-    """The time to wait: the document's, which has fractions, unless a later one stands in the header."""
+    """The time to wait: the document's, which has fractions, unless the header has another one than that rounded up."""
     exact = problem.retry_after_s
     if header is None or exact is None:
         return exact if header is None else header
-    return exact if header <= max(1.0, exact + 1.0) else header
+    return exact if abs(header - exact) <= 1.0 else header
 
 
 def _error(problem: Problem, request_id: str | None, wait: float | None) -> APIStatusError:
