@@ -8,11 +8,11 @@ before everyone who comes for the first time, so that no crowd can starve those 
 """
 
 import asyncio
-import time
 from collections import Counter, OrderedDict, deque
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
+from time import monotonic, perf_counter
 
 from .problems import ProblemError
 from .tickets import Tickets
@@ -98,7 +98,7 @@ class Admission:
 
     def visit(self, caller: str, key: str | None = None) -> Visit:
         """The visit of a request that just came; it knows whether it was told to come now."""
-        returned = key is not None and self._tickets.redeem(caller, key, time.monotonic())
+        returned = key is not None and self._tickets.redeem(caller, key, monotonic())
         return Visit(caller, key, returned)
 
     def refuse_early(self, visit: Visit) -> None:
@@ -134,7 +134,7 @@ class Admission:
         That is when the work that is here now is done, and that of those who were told to come back before:
         each is told another time, so that they do not come back all at once and most of them in vain.
         """
-        now = time.monotonic()
+        now = monotonic()
         all_done_s = self._all_done_s()
         behind = max(self._last_promise, self._tickets.last_due())
         promised = max(now + all_done_s, behind + self._gap_s())
@@ -144,7 +144,7 @@ class Admission:
     def _each_s(self) -> float:
         """How long a request takes: the mean cannot know yet that requests have become slow."""
         oldest = next(iter(self.running_since.values()), None)
-        return max(self.mean_s, 0.0 if oldest is None else time.perf_counter() - oldest)
+        return max(self.mean_s, 0.0 if oldest is None else perf_counter() - oldest)
 
     def _gap_s(self) -> float:
         """From one request's end to the next one's, while so many run at a time."""
@@ -273,7 +273,7 @@ class Admission:
         if visit.key is None:
             seconds = self.retry_after_s()
         else:
-            now = time.monotonic()
+            now = monotonic()
             due = self._tickets.issue(visit.caller, visit.key, now, now + self._all_done_s(), self._gap_s())
             seconds = due - now
         when = f"in about {max(1, round(seconds))} s"
@@ -294,7 +294,7 @@ class Place:
         self._admission = admission
         self.visit = visit
         self.held = True
-        self._taken_at = time.perf_counter()
+        self._taken_at = perf_counter()
 
     async def turn(self) -> float:
         """Wait until the request may run, and return the seconds that took.
@@ -303,12 +303,12 @@ class Place:
             ProblemError: 429, another caller had a better claim to the place.
         """
         await self._admission.run(self)
-        now = self._admission.running_since[self] = time.perf_counter()
+        now = self._admission.running_since[self] = perf_counter()
         return now - self._taken_at
 
     def done(self) -> None:
         """The request was answered: its time counts in the estimate that refused callers are given."""
-        self._admission.timed(time.perf_counter() - self._admission.running_since[self])
+        self._admission.timed(perf_counter() - self._admission.running_since[self])
 
     def leave(self) -> None:
         """Let the next in turn run."""

@@ -7,10 +7,10 @@ and gateways that share a store know each other's. They are written behind the a
 import asyncio
 import hashlib
 import re
-import time
 from collections import OrderedDict
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
+from time import monotonic
 from typing import Any, Generic, Protocol, TypeVar
 
 import structlog
@@ -118,7 +118,7 @@ class Answers(Generic[T]):
                 )
                 raise ProblemError("idempotency_in_progress", sentence, retry_after_s=1.0)
             return entry.answer, True
-        entry = self._entries[place] = _Entry(request, time.monotonic())
+        entry = self._entries[place] = _Entry(request, monotonic())
         try:
             earlier = await self._find(caller, key, request)
             answer = entry.answer = earlier or await work()
@@ -164,7 +164,7 @@ class Answers(Generic[T]):
             log.warning("an answer is kept in this process only", reason=type(error).__name__)
 
     def _forget(self) -> None:
-        now = time.monotonic()
+        now = monotonic()
         while self._entries:
             place, entry = next(iter(self._entries.items()))
             old = now - entry.since > self._keep_s or len(self._entries) >= self._most

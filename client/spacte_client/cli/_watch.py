@@ -1,7 +1,7 @@
 """A job on the terminal: a progress bar, and Ctrl-C that detaches first and cancels second."""
 
-import time
 from collections.abc import Iterator
+from time import monotonic, sleep
 from typing import TYPE_CHECKING
 
 import typer
@@ -53,7 +53,7 @@ def _detach(client: "Client", job_id: str) -> int:
         err=True,
     )
     try:
-        time.sleep(SECOND_CTRL_C_S)
+        sleep(SECOND_CTRL_C_S)
     except KeyboardInterrupt:
         job = client.jobs.cancel(job_id)
         typer.echo(f"{job.id} {job.state}; what is finished stays.", err=True)
@@ -68,11 +68,11 @@ def _follow(client: "Client", job_id: str) -> None:
     columns = (TextColumn("{task.description}"), BarColumn(), TimeRemainingColumn())
     with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
         bar = progress.add_task("waiting", total=None)
-        began = time.monotonic()
+        began = monotonic()
         first: int | None = None
         for counts, rate in _counts(client, job_id):
             first = counts.done if first is None else first
-            elapsed = time.monotonic() - began
+            elapsed = monotonic() - began
             rate = rate if rate is not None else 60 * (counts.done - first) / max(elapsed, 1.0)
             text = counts_text(counts) + (f", {rate:,.0f} a minute" if rate > 0 else "")
             progress.update(bar, description=text, completed=counts.done, total=counts.total)
@@ -95,4 +95,4 @@ def _counts(client: "Client", job_id: str) -> "Iterator[tuple[JobCounts, float |
         pass
     while not (job := client.jobs.get(job_id)).ended:
         yield job.counts, None
-        time.sleep(POLL_S)
+        sleep(POLL_S)

@@ -192,7 +192,7 @@ async def test_those_who_are_refused_together_do_not_come_back_together() -> Non
 
 async def test_a_slow_request_is_known_before_it_ends(monkeypatch: pytest.MonkeyPatch) -> None:
     now = 100.0
-    monkeypatch.setattr("spacte_service.admission.time.perf_counter", lambda: now)
+    monkeypatch.setattr("spacte_service.admission.perf_counter", lambda: now)
     admission = Admission(places=1, running=1)
     async with admission.place(Visit("a")) as place:
         await place.turn()

@@ -20,7 +20,7 @@ class Clock:
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.now = 1000.0
-        monkeypatch.setattr("spacte_service.admission.time.monotonic", lambda: self.now)
+        monkeypatch.setattr("spacte_service.admission.monotonic", lambda: self.now)
 
 
 @pytest.fixture

@@ -107,7 +107,7 @@ async def test_callers_do_not_see_each_others_answers() -> None:
 
 async def test_answers_are_forgotten_by_age_and_by_number(monkeypatch: pytest.MonkeyPatch) -> None:
     now = 0.0
-    monkeypatch.setattr(idempotency.time, "monotonic", lambda: now)
+    monkeypatch.setattr(idempotency, "monotonic", lambda: now)
     answers = kept(keep_s=10, most=3)
     for name in "abcd":
         await answers.once("x", name, "request", lambda: _answer("old"))
