@@ -10,7 +10,6 @@ import platform
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -25,6 +24,7 @@ from spacte_trainer.models.ensemble import Ensemble
 from spacte_trainer.samples import write_samples
 from spacte_trainer.state import STATE_FILE, StateError
 from spacte_trainer.team import Team
+from spacte_trainer.versions import installed_version
 from spacte_trainer.watch import Log, Terminal, Watcher, Watchers
 
 if TYPE_CHECKING:
@@ -177,7 +177,7 @@ def describe(config: TrainConfig, class_names: Sequence[str], metrics: dict[str,
         train=config.model_dump(mode="json"),
         metrics=metrics,
         versions={
-            "spacte_trainer": version("spacte-trainer"),
+            "spacte_trainer": installed_version("spacte-trainer"),
             "torch": torch.__version__,
             "python": platform.python_version(),
         },

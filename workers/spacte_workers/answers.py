@@ -3,9 +3,9 @@
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import cache
-from importlib.metadata import PackageNotFoundError, version
 
 from spacte_client.types import Certificate, Precision, Prediction
+from spacte_trainer.versions import installed_version
 
 from .certification import CertifySpec, Outcome
 from .prediction import PredictOutcome, PredictSpec
@@ -33,13 +33,7 @@ class ModelIdentity:
 @cache
 def software_versions() -> dict[str, str]:
     """Versions of the installed software that a certificate depends on."""
-    found: dict[str, str] = {}
-    for name in _VERSIONED:
-        try:
-            found[name] = version(name)
-        except PackageNotFoundError:  # run from a bare source tree
-            found[name] = "unknown"
-    return found
+    return {name: installed_version(name) for name in _VERSIONED}
 
 
 def certificate(
