@@ -25,7 +25,7 @@ $(STAMPS)/uv:
 
 $(STAMPS)/run: $(STAMPS)/uv constraints.txt $(PROJECTS)
 	$(UV) pip install --quiet --python $(BIN)/python --constraint constraints.txt \
-		-e ./client[plot] -e ./trainer -e ./workers -e ./service
+		-e ./client[plot] -e ./trainer[distributed] -e ./workers -e ./service
 	@touch $@
 
 $(STAMPS)/dev: $(STAMPS)/run pyproject.toml

@@ -5,6 +5,8 @@ one process: gradients are averaged, batch statistics are taken over all workers
 one process, and noise and augmentation differ from worker to worker. Worker 0 keeps the state after each epoch in
 `--out`, which all workers must see (a shared folder on a cluster). When a worker dies, Ray Train starts the group
 anew and it carries on from that state.
+
+Ray is an extra of the distribution, `spacte-trainer[distributed]`; without it, importing this raises ConfigError.
 """
 
 import inspect
@@ -15,12 +17,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, cast
 
-import ray
-import ray.train
 import torch
 import torch.distributed as dist
-from ray.train import FailureConfig, RunConfig, ScalingConfig
-from ray.train.torch import TorchTrainer, get_device
 from rich.console import Console
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
@@ -31,6 +29,16 @@ from spacte_trainer.evaluate import check_fit
 from spacte_trainer.hardware import choose_device, resolve_precision
 from spacte_trainer.runs import TRAINING, check_new, run
 from spacte_trainer.team import Team
+
+try:
+    import ray
+    import ray.train
+    from ray.train import FailureConfig, RunConfig, ScalingConfig
+    from ray.train.torch import TorchTrainer, get_device
+except ImportError as error:
+    raise ConfigError(
+        'Ray Train, which --workers needs, is not installed: pip install "spacte-trainer[distributed]".'
+    ) from error
 
 PROGRESS_FILE = Path(TRAINING) / "progress.txt"
 """Where worker 0 prints, for the driver to show."""

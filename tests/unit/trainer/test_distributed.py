@@ -12,7 +12,10 @@ from types import ModuleType
 
 import pytest
 import torch
+import typer
+from typer.testing import CliRunner
 
+from spacte_trainer.cli import train_app
 from spacte_trainer.config import ConfigError, override
 from spacte_trainer.recipes import load_recipe
 from spacte_trainer.team import Team
@@ -163,3 +166,20 @@ def test_more_workers_than_images_a_step_is_refused(tmp_path: Path):
     config = override(load_recipe("digits-gaussian"), {"batch": 2})
     with pytest.raises(ConfigError, match="A batch of 2 cannot be shared by 3 workers"):
         run_distributed(config, tmp_path, workers=3)
+
+
+@pytest.mark.parametrize("missing", ["ray", "ray.train"])
+def test_without_ray_train_the_command_names_what_to_install(
+    missing: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setitem(sys.modules, missing, None)  # importing it fails as if it were not there
+    monkeypatch.delitem(sys.modules, "spacte_trainer.distributed", raising=False)
+    result = CliRunner().invoke(
+        train_app, ["digits-gaussian", "--out", str(tmp_path / "o"), "--workers", "2"]
+    )
+    assert result.exit_code == 1
+    assert isinstance(result.exception, typer.TyperException)
+    assert str(result.exception) == (
+        'Ray Train, which --workers needs, is not installed: pip install "spacte-trainer[distributed]".'
+    )
+    assert not (tmp_path / "o").exists()
