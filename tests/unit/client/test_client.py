@@ -178,13 +178,17 @@ def test_many_images_are_answered_in_order(ask: Ask) -> None:
 
 
 def test_many_images_keep_to_the_concurrency_and_take_images_as_needed() -> None:
-    running, most, lock = 0, 0, threading.Lock()
+    running, most, begun, lock = 0, 0, 0, threading.Lock()
+    together = threading.Barrier(3)
     taken: list[int] = []
 
     def handler(request: httpx2.Request) -> httpx2.Response:
-        nonlocal running, most
+        nonlocal running, most, begun
         with lock:
-            running, most = running + 1, max(most, running + 1)
+            running, most, begun = running + 1, max(most, running + 1), begun + 1
+            first = begun <= 3
+        if first:
+            together.wait(60)
         time.sleep(0.02)
         with lock:
             running -= 1

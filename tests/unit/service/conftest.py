@@ -273,7 +273,7 @@ async def make_http(backend: ScriptedBackend) -> AsyncIterator[Callable[[Setting
         yield make
 
 
-async def wait_until(condition: Callable[[], Any], seconds: float = 5.0) -> None:
+async def wait_until(condition: Callable[[], Any], seconds: float = 60.0) -> None:
     """Wait until something holds."""
     end = time.monotonic() + seconds
     while not condition():
@@ -283,5 +283,5 @@ async def wait_until(condition: Callable[[], Any], seconds: float = 5.0) -> None
 
 @pytest.fixture
 def until() -> Callable[..., Any]:
-    """Waits until something holds, for five seconds at most."""
+    """Waits until something holds, for a minute at most."""
     return wait_until

@@ -3,6 +3,7 @@
 import asyncio
 import base64
 import json
+import time
 from typing import Any
 
 import httpx2
@@ -27,10 +28,15 @@ def events(text: str) -> list[tuple[str, Any]]:
     return found
 
 
-async def test_started_progress_and_result_come_in_order(
-    http: httpx2.AsyncClient, backend: Any, digit: bytes
-) -> None:
-    backend.look_s = 0.11
+@pytest.fixture
+def unhurried(backend: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The backend looks so seldom that no look's news is overtaken by the next, however busy the machine."""
+    monkeypatch.setattr("spacte_service.routes.stream.PERIOD_S", 0.001)
+    backend.look_s = 0.25
+
+
+@pytest.mark.usefixtures("unhurried")
+async def test_started_progress_and_result_come_in_order(http: httpx2.AsyncClient, digit: bytes) -> None:
     answer = await http.post("/v1/certify/stream", json=body(digit, n=1000))
     assert answer.status_code == 200
     assert answer.headers["content-type"].startswith("text/event-stream")
@@ -46,10 +52,10 @@ async def test_started_progress_and_result_come_in_order(
     assert [event["looks_done"] for _, event in progress] == [1, 2, 3]
 
 
+@pytest.mark.usefixtures("unhurried")
 async def test_each_progress_holds_the_certificate_that_stands(
-    http: httpx2.AsyncClient, backend: Any, digit: bytes
+    http: httpx2.AsyncClient, digit: bytes
 ) -> None:
-    backend.look_s = 0.11
     answer = await http.post("/v1/certify/stream", json=body(digit, n=1000, deadline_ms=9000))
     progress = [
         ProgressEvent.model_validate(data) for name, data in events(answer.text) if name == "progress"
@@ -65,9 +71,11 @@ async def test_each_progress_holds_the_certificate_that_stands(
 
 async def test_progress_is_at_most_ten_a_second(http: httpx2.AsyncClient, backend: Any, digit: bytes) -> None:
     backend.looks, backend.look_s = 100, 0.005
+    began = time.monotonic()
     answer = await http.post("/v1/certify/stream", json=body(digit))
+    seconds = time.monotonic() - began
     names = [name for name, _ in events(answer.text)]
-    assert 3 <= names.count("progress") <= 12
+    assert 3 <= names.count("progress") <= 10 * seconds + 1
 
 
 async def test_a_stream_without_a_rule_gets_a_bound_that_is_valid_at_every_look(

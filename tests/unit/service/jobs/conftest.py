@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import time
 
 import httpx2
 import pytest
@@ -13,6 +14,8 @@ from spacte_workers.batch.folder import JobFolder, write_json
 from spacte_workers.batch.results import ResultsLog
 
 IMAGES = 5
+PATIENCE_S = 60
+"""What a test waits for comes within milliseconds, unless the machine is very busy."""
 
 
 class ScriptedRunner:
@@ -77,29 +80,24 @@ class World:
         return (await self.http.get(f"/v1/jobs/{job_id}")).json()
 
     async def until(self, job_id, state):
-        for _ in range(400):
-            job = await self.job(job_id)
-            if job["state"] == state:
-                return job
-            (await self.batch.opened()).reconciler.kick()
-            await asyncio.sleep(0.01)
-        raise AssertionError(f"{job['state']} is not {state}")
+        return await self._until(job_id, lambda job: job["state"] == state)
 
     async def certified(self, job_id, count):
-        for _ in range(400):
-            if (await self.job(job_id))["counts"]["certified"] == count:
-                return
-            (await self.batch.opened()).reconciler.kick()
-            await asyncio.sleep(0.01)
-        raise AssertionError
+        await self._until(job_id, lambda job: job["counts"]["certified"] == count)
 
     async def until_second_driver(self, job_id):
-        for _ in range(400):
-            job = await self.job(job_id)
-            if job["ray_submission_id"].endswith("-2") and job["state"] == "running":
-                return job
+        def seen(job):
+            return job["ray_submission_id"].endswith("-2") and job["state"] == "running"
+
+        return await self._until(job_id, seen)
+
+    async def _until(self, job_id, true):
+        end = time.monotonic() + PATIENCE_S
+        while not true(job := await self.job(job_id)):
+            assert time.monotonic() < end, job
+            (await self.batch.opened()).reconciler.kick()
             await asyncio.sleep(0.01)
-        raise AssertionError(job)
+        return job
 
     async def events(self, job_id, headers=None):
         """Number, name and data of each event."""
