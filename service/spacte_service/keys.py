@@ -7,6 +7,7 @@ import tempfile
 from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
+from secrets import compare_digest
 from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
@@ -124,7 +125,7 @@ def find(keys: Iterable[Key], secret: str) -> Key | None:
     digest = hash_of(secret)
     found: Key | None = None
     for key in keys:
-        if secrets.compare_digest(key.sha256, digest):
+        if compare_digest(key.sha256, digest):
             found = key
     return found
 

@@ -5,6 +5,7 @@ import json
 import logging
 from collections.abc import Callable
 from pathlib import Path
+from secrets import compare_digest
 from typing import Any
 
 import httpx2
@@ -109,17 +110,14 @@ def test_a_malformed_environment_is_refused(text: str) -> None:
 
 
 def test_every_key_is_compared_whichever_matches(monkeypatch: pytest.MonkeyPatch) -> None:
-    import secrets
-
     pairs = [make_key(f"k{i}", "user") for i in range(5)]
     compared: list[str] = []
-    real = secrets.compare_digest
 
     def compare(first: str, second: str) -> bool:
         compared.append(first)
-        return real(first, second)
+        return compare_digest(first, second)
 
-    monkeypatch.setattr("spacte_service.keys.secrets.compare_digest", compare)
+    monkeypatch.setattr("spacte_service.keys.compare_digest", compare)
     keys = [key for _, key in pairs]
     for secret, key in (pairs[0], pairs[4], ("spacte_unknown", None)):
         compared.clear()
