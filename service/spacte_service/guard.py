@@ -9,6 +9,8 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from .problems import ProblemError, ProblemResponse, request_id_of
 
 SAFE_METHODS = ("GET", "HEAD", "OPTIONS")
+PREFLIGHT = "access-control-request-method"
+"""A browser's question whether another origin's page may send a request; sent with `OPTIONS`."""
 
 
 class OriginGuard:
@@ -40,7 +42,8 @@ class OriginGuard:
         if self.hosts and host and _name(host) not in self.hosts:
             return "This service goes by another host name; use it, or have SPACTE_ALLOWED_HOSTS set."
         origin = headers.get("origin")
-        if origin is None or scope["method"] in SAFE_METHODS or origin in self.origins:
+        harmless = scope["method"] in SAFE_METHODS and PREFLIGHT not in headers
+        if origin is None or harmless or origin in self.origins:
             return None
         if origin.partition("://")[2].lower() != host.lower():
             return "Pages of this origin may not call here; have the operator add it to SPACTE_CORS_ORIGINS."

@@ -21,7 +21,7 @@ PROBLEMS: dict[ProblemCode, tuple[int, str]] = {
     "bad_image": (400, "The image cannot be used"),
     "bad_request": (400, "The request cannot be read"),
     "unauthenticated": (401, "An API key is needed"),
-    "forbidden": (403, "This key may not do that"),
+    "forbidden": (403, "That is not allowed"),
     "not_found": (404, "No such page"),
     "model_not_found": (404, "No such model"),
     "job_not_found": (404, "No such job"),
