@@ -171,6 +171,16 @@ def transport_errors(settings: Settings) -> Generator[None]:
             "what is proven by then."
         ) from error
     except httpx2.ConnectError as error:
+        if "CERTIFICATE_VERIFY_FAILED" in str(error):
+            raise APIConnectionError(
+                f"The certificate of {settings.base_url} is not trusted ({error}); have SSL_CERT_FILE name the "
+                "certificate of its authority, or give the address by a name that the certificate holds."
+            ) from error
+        if "[SSL" in str(error):
+            raise APIConnectionError(
+                f"{settings.base_url} does not speak HTTPS as it should ({error}); check its port, or give an "
+                "http address."
+            ) from error
         raise APIConnectionError(
             f"Nothing answers at {settings.base_url} ({error}); start a gateway with `spacte serve`, or give "
             f"its address as the base URL ({BASE_URL_VARIABLE})."

@@ -50,7 +50,10 @@ def check_gateway(base_url: str | None, api_key: str | None) -> Iterator[Check]:
             yield Check(name, "failure", error.message)
             return
         except SpacteError as error:
-            yield Check("gateway", "failure", error.message)
+            # So ends a plain request to a port that speaks HTTPS.
+            hung_up = url.scheme == "http" and isinstance(error.__cause__, httpx2.RemoteProtocolError)
+            hint = " If it speaks HTTPS, give an https address." if hung_up else ""
+            yield Check("gateway", "failure", error.message + hint)
             return
         yield _check_version(info)
         yield from _check_service(client)

@@ -61,6 +61,7 @@ def test_a_sound_set_up(doctor: Any, monkeypatch: pytest.MonkeyPatch) -> None:
 
 BROKEN: list[tuple[dict[str, Any], str, str]] = [
     ({"info": httpx2.ConnectError("refused")}, "gateway", "spacte serve"),
+    ({"info": httpx2.RemoteProtocolError("Server disconnected.")}, "gateway", "give an https address"),
     ({"info": problem(401, "unauthenticated", "Send a key.")}, "key", "Send a key."),
     ({"info": problem(403, "forbidden", "Ask for another.")}, "key", "Ask for another."),
     ({"info": problem(500, "internal", "Look at the log.")}, "gateway", "Look at the log."),

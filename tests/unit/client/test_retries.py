@@ -133,6 +133,8 @@ def test_a_retry_is_logged(ask: Ask, slept: list[float], caplog: pytest.LogCaptu
     ("failure", "kind", "remedy"),
     [
         (httpx2.ConnectError("refused"), sdk.APIConnectionError, "spacte serve"),
+        (httpx2.ConnectError("[SSL: CERTIFICATE_VERIFY_FAILED] x"), sdk.APIConnectionError, "SSL_CERT_FILE"),
+        (httpx2.ConnectError("[SSL: WRONG_VERSION_NUMBER] x"), sdk.APIConnectionError, "an http address"),
         (httpx2.ConnectTimeout("slow"), sdk.APITimeoutError, "check the address"),
         (httpx2.ReadTimeout("slow"), sdk.APITimeoutError, "deadline_ms"),
         (httpx2.ReadError(""), sdk.APIConnectionError, "ReadError"),
