@@ -171,7 +171,8 @@ class Settings(BaseSettings):
     )
     input_roots: str | None = Field(
         default=None,
-        description="Folders, separated by colons, below which jobs may name files by URI; none by default.",
+        description="Folders and prefixes such as s3://bucket/sets, separated by commas, below which jobs may "
+        "name files by URI; none by default.",
         json_schema_extra=panel("Jobs"),
     )
     datasets: str | None = Field(
@@ -283,10 +284,24 @@ class Settings(BaseSettings):
                 raise ValueError(f"{entry!r} is not NAME=SOURCE")
         return text
 
+    @field_validator("input_roots")
+    @classmethod
+    def _roots_can_be_read(cls, text: str | None) -> str | None:
+        for root in _split(text):
+            if "://" in root:
+                _check_prefix(root)
+        return text
+
     @property
     def roots(self) -> list[Path]:
-        """The folders of `input_roots`."""
-        return [Path(root).resolve() for root in filter(None, (self.input_roots or "").split(":"))]
+        """The folders of `input_roots`; colons may separate them, too, as in PATH."""
+        folders = [root for root in _split(self.input_roots) if "://" not in root]
+        return [Path(root).resolve() for folder in folders for root in folder.split(":") if root]
+
+    @property
+    def remote_roots(self) -> list[str]:
+        """The prefixes of `input_roots`."""
+        return [root for root in _split(self.input_roots) if "://" in root]
 
     @property
     def dataset_sources(self) -> dict[str, str]:
@@ -346,6 +361,18 @@ class Settings(BaseSettings):
         return {name: value for name, value in values.items() if value is not None} | {
             "api_key_needed": self.has_keys
         }
+
+
+def _check_prefix(root: str) -> None:
+    from spacte_workers.batch.inputs import InputError, load_driver, parts_of
+
+    try:
+        scheme = parts_of(root)[0]
+        if scheme in ("file", "local"):
+            raise ValueError(f"{root!r} is a folder of this machine; give its path, from /")
+        load_driver(scheme)
+    except InputError as error:
+        raise ValueError(f"{root!r}: {str(error).rstrip('.')}") from None
 
 
 def _split(text: str | None) -> list[str]:

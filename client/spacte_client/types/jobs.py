@@ -32,7 +32,8 @@ class UriInput(RequestModel):
 
     type: Literal["uri"] = Field(default="uri", description="A file that the service reads itself.")
     uri: str = Field(
-        min_length=1, description="Of an npz, zip or parquet file, e.g. `file:///data/test.npz`."
+        min_length=1,
+        description="Of an npz, zip or parquet file, e.g. `file:///data/test.npz` or `s3://bucket/test.parquet`.",
     )
 
 

@@ -1,12 +1,15 @@
 """From the input that a caller names to what the driver opens: resolved, looked into, and counted."""
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from spacte_client.types import DatasetInput, FileInput, JobInput, Model
 from spacte_service.files.uploads import Uploads, missing
 from spacte_service.problems import field_error
 from spacte_service.settings import Settings
+
+from .fetched import fetch_input
 
 if TYPE_CHECKING:
     from spacte_service.store import Store
@@ -29,9 +32,11 @@ class Counted:
 
 
 def look_into(
-    source: JobInput, model: Model, settings: Settings, store: "Store", uploads: Uploads
+    source: JobInput, model: Model, settings: Settings, store: "Store", uploads: Uploads, fetched: Path
 ) -> Counted:
     """Resolve an input, open it for the model, and count its images. It reads files: call it in a thread.
+
+    What lies on another machine is copied into the folder `fetched` first.
 
     Raises:
         ProblemError: 404, no such file; 422, not allowed, damaged, empty, or not for this model.
@@ -39,7 +44,7 @@ def look_into(
     from spacte_workers.batch.inputs import InputError, open_source
 
     try:
-        spec = _resolve(source, settings, store, uploads)
+        spec = _resolve(source, settings, store, uploads, fetched)
         opened = open_source(spec, model.input_shape)
     except InputError as error:
         raise field_error("/input", str(error)) from None
@@ -48,8 +53,10 @@ def look_into(
     return Counted(spec, total, source.file_id if isinstance(source, FileInput) else None)
 
 
-def _resolve(source: JobInput, settings: Settings, store: "Store", uploads: Uploads) -> "InputSpec":
-    from spacte_workers.batch.inputs import InputSpec, resolve_uri
+def _resolve(
+    source: JobInput, settings: Settings, store: "Store", uploads: Uploads, fetched: Path
+) -> "InputSpec":
+    from spacte_workers.batch.inputs import InputError, InputSpec, resolve_uri, scheme_of
 
     if isinstance(source, FileInput):
         row = store.files.get(source.file_id)
@@ -58,6 +65,15 @@ def _resolve(source: JobInput, settings: Settings, store: "Store", uploads: Uplo
         return InputSpec("file", str(uploads.path(row.sha256)))
     if isinstance(source, DatasetInput):
         return _dataset(source, settings)
+    scheme, elsewhere = scheme_of(source.uri) or "file", settings.remote_roots
+    allowed = {scheme_of(root) for root in elsewhere}
+    if settings.roots:
+        allowed.add("file")
+    if allowed and scheme not in allowed:
+        there = ", ".join(f"{name}:" for name in sorted(allowed))
+        raise InputError(f"URIs of scheme {scheme[:20]!r} are not read here: use {there} or upload the file.")
+    if scheme != "file" and scheme in allowed:
+        return InputSpec("file", str(fetch_input(source.uri, elsewhere, fetched, settings.max_upload_bytes)))
     path = resolve_uri(source.uri, settings.roots)
     return InputSpec("file", str(path), roots=tuple(str(root) for root in settings.roots))
 

@@ -20,6 +20,7 @@ from anyio import CapacityLimiter, to_thread
 from spacte_service.settings import Settings
 
 from .checkpoints import give_up_checkpoints
+from .fetched import give_up_inputs
 from .runner import Runner, Seen, UnreachableError
 from .service import next_attempt
 from .workplace import Workplace
@@ -240,7 +241,7 @@ class Reconciler:
             self.kick()
 
     async def _clean_up(self) -> None:
-        """Delete jobs that have been at their end for long, and checkpoints that no job has any more."""
+        """Delete jobs that have been at their end for long, and copies that no job has any more."""
         before = datetime.now(UTC) - timedelta(days=self._settings.keep_jobs_days)
         for job_id in await self._in_thread(self._store.jobs.expired, before):
             if await self._in_thread(self._store.jobs.remove, job_id):
@@ -250,6 +251,9 @@ class Reconciler:
         used = await self._in_thread(self._store.jobs.checkpoints)
         for place in await self._in_thread(give_up_checkpoints, self._workplace.checkpoints, used):
             log.info("checkpoint of past jobs deleted", checkpoint=place)
+        used = await self._in_thread(self._store.jobs.locations)
+        for place in await self._in_thread(give_up_inputs, self._workplace.fetched, used):
+            log.info("input of past jobs deleted", input=place)
 
     async def _in_thread(self, function: Callable[..., T], *arguments: Any) -> T:
         return await to_thread.run_sync(function, *arguments, limiter=self._threads)

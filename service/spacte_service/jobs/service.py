@@ -172,7 +172,9 @@ class JobService:
 
         model = self._model(request.model)
         _check_params(request.params, model)
-        counted = look_into(request.input, model, self._settings, self._store, self._uploads)
+        counted = look_into(
+            request.input, model, self._settings, self._store, self._uploads, self._workplace.fetched
+        )
         place = self._workplace.checkpoint(model.name, model.version)
         keep_checkpoint(self._settings.models, model.name, model.version, place)
         row = _row(request, model, counted, str(place))

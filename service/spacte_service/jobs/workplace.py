@@ -22,6 +22,7 @@ class Workplace:
         jobs/JOB_ID/                    see `spacte_workers.batch.folder`
         checkpoints/VERSION/NAME/       the models that jobs were begun with
         files/                          uploads
+        fetched/                        inputs of jobs that were named by a URI of another machine
 
     Args:
         settings: the gateway's.
@@ -31,6 +32,7 @@ class Workplace:
         self._settings = settings
         self._root = settings.data_dir.resolve()
         self.uploads = self._root / "files"
+        self.fetched = self._root / "fetched"
         self.logs = self._root / "logs"
         self.checkpoints = self._root / "checkpoints"
 

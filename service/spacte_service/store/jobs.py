@@ -176,6 +176,11 @@ class Jobs:
         with self._reading() as session:
             return set(session.scalars(select(JobRow.checkpoint).distinct()))
 
+    def locations(self) -> set[str]:
+        """Where the inputs of all jobs lie."""
+        with self._reading() as session:
+            return {source["location"] for source in session.scalars(select(JobRow.source))}
+
     def by_state(self) -> dict[str, int]:
         """How many jobs are in each state."""
         with self._reading() as session:

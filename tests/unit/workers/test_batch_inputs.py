@@ -275,7 +275,15 @@ class TestUri:
 
     @pytest.mark.parametrize(
         "uri",
-        ["http://host/a.npz", "s3://b/a.npz", "file://host/a.npz", "a.npz", "file:///a\0", "file:///a?x"],
+        [
+            "http://host/a.npz",
+            "s3://b/a.npz",
+            "file://host/a.npz",
+            "a.npz",
+            "file:///a\0",
+            "file:///a?x",
+            "file://[a",
+        ],
     )
     def test_other_schemes_and_hosts(self, tmp_path, uri):
         with pytest.raises(InputError, match=r"are not read here|is written file|no NUL"):

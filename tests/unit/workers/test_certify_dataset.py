@@ -5,6 +5,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import fsspec
 import numpy as np
 import pytest
 from typer.testing import CliRunner, Result
@@ -117,3 +118,19 @@ def test_data_that_is_not_there_makes_no_folder(checkpoint: Path, tmp_path: Path
     result = run(checkpoint, where, tmp_path / "out")
     assert result.exit_code == 1
     assert not (tmp_path / "out").exists()
+
+
+def test_a_set_that_lies_elsewhere_is_fetched_once(checkpoint: Path, data: Path, tmp_path: Path) -> None:
+    system = fsspec.filesystem("memory")
+    system.pipe("/elsewhere/set.npz", data.read_bytes())
+    here = run(checkpoint, data, tmp_path / "here")
+    there = run(checkpoint, "memory://elsewhere/set.npz", tmp_path / "there")
+    assert (here.exit_code, there.exit_code) == (0, 0), there.output
+    counts = {index: record["counts"] for index, record in records(tmp_path / "here").items()}
+    assert counts == {index: record["counts"] for index, record in records(tmp_path / "there").items()}
+    system.rm("/elsewhere", recursive=True)
+    assert run(checkpoint, "memory://elsewhere/set.npz", tmp_path / "there").exit_code == 0
+    gone = run(checkpoint, "memory://elsewhere/set.npz", tmp_path / "new")
+    assert gone.exit_code == 1
+    assert "There is no file 'memory://elsewhere/set.npz'." in str(gone.exception)
+    assert not (tmp_path / "new").exists()

@@ -24,7 +24,9 @@ def certify_dataset(
     checkpoint: Annotated[Path, typer.Argument(metavar="CHECKPOINT", help="A checkpoint folder.")],
     data: Annotated[
         str,
-        typer.Option(help="An npz, zip or parquet file, or a data set as `spacte train --data` takes it."),
+        typer.Option(
+            help="An npz, zip or parquet file or its URI (s3://...), or a set as `spacte train --data` takes it."
+        ),
     ],
     out: Annotated[Path, typer.Option(help="Folder for the results; the same command again carries on.")],
     split: Annotated[Literal["train", "test"], typer.Option(help="Which part of a data set.")] = "test",
@@ -90,6 +92,8 @@ def certify_dataset(
         name = str(first["loc"][0]).replace("_", "-")
         raise typer.TyperException(f"--{name}: {first['msg']}.") from None
     folder = JobFolder(out.resolve())
+    if "://" in data:
+        data = str(_fetched(data, folder.path))
     spec = _spec(checkpoint, _input(data, split, stride, limit, data_root), params, precision)
     state = _run(folder, spec, seed is not None, address, samplers, local=local)
     summary = _summary(folder)
@@ -108,6 +112,29 @@ def _input(data: str, split: str, stride: int, limit: int | None, data_root: Pat
     kind: Literal["file", "dataset"] = "file" if Path(data).is_file() else "dataset"
     location = str(Path(data).resolve()) if kind == "file" else _absolute(data)
     return InputSpec(kind, location, split, stride, limit, data_root=str(data_root.resolve()))
+
+
+def _fetched(uri: str, out: Path) -> Path:
+    """The copy of a file that lies elsewhere, kept with the results: whoever carries on reads the same bytes."""
+    import hashlib
+    import tempfile
+
+    from .inputs import InputError, pieces
+
+    place = out / f"input-{hashlib.sha256(uri.encode()).hexdigest()[:16]}"
+    if not place.exists():
+        try:
+            out.mkdir(parents=True, exist_ok=True)
+            with tempfile.NamedTemporaryFile(dir=out, prefix="incoming-") as file:
+                for piece in pieces(uri, None):
+                    file.write(piece)
+                file.flush()
+                place.hardlink_to(file.name)
+        except InputError as error:
+            if not any(out.iterdir()):
+                out.rmdir()
+            raise typer.TyperException(str(error)) from None
+    return place
 
 
 def _absolute(data: str) -> str:

@@ -1,13 +1,17 @@
 """What cannot be certified is a clear problem, and leaves nothing half-made."""
 
 import io
+import os
 import zipfile
 
+import fsspec
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from pydantic import ValidationError
 
+from spacte_service import Settings
 from spacte_service.jobs.runner import Seen
 
 
@@ -131,3 +135,89 @@ async def test_a_uri_below_a_root(make_world, tmp_path):
         bad = await world.create(input={"type": "uri", "uri": uri})
         assert bad.status_code == 422
         assert "There is no file" in bad.json()["detail"]
+
+
+@pytest.fixture
+def elsewhere():
+    """Files on another machine, below the prefix memory://sets."""
+    system = fsspec.filesystem("memory")
+    system.pipe("/sets/set.npz", saved(np.savez, images=np.zeros((2, 1, 8, 8), np.uint8)))
+    system.pipe("/sets/bad.npz", b"no such file")
+    system.pipe("/private/set.npz", saved(np.savez, images=np.zeros((2, 1, 8, 8), np.uint8)))
+    yield system
+    for folder in ("/sets", "/private"):
+        system.rm(folder, recursive=True)
+
+
+async def test_a_uri_of_another_machine_is_copied_for_the_job(make_world, elsewhere, tmp_path):
+    world = make_world(input_roots=f"{tmp_path},memory://sets")
+    source = {"type": "uri", "uri": "memory://sets/set.npz"}
+    jobs = [(await world.create(input=source)).json() for _ in range(2)]
+    assert [(job["counts"]["total"], job["input"]) for job in jobs] == [(2, source)] * 2
+    fetched = world.settings.data_dir / "fetched"
+    (copy,) = fetched.iterdir()
+    assert copy.read_bytes() == elsewhere.cat("/sets/set.npz")
+    for job in jobs:
+        await world.until(job["id"], "running")
+        assert world.folder(job["id"]).spec().input.location == str(copy.resolve())
+    elsewhere.rm("/sets/set.npz")  # the jobs go on with what they began with
+    world.runner.drivers[f"{jobs[0]['id']}-1"] = Seen("failed", "killed")
+    await world.until(jobs[0]["id"], "failed")
+    assert (await world.http.post(f"/v1/jobs/{jobs[0]['id']}/resume")).status_code == 200
+
+
+async def test_a_uri_of_another_machine_that_is_refused_leaves_nothing(make_world, elsewhere, tmp_path):
+    world = make_world(input_roots="memory://sets", max_upload_bytes=1024)
+    elsewhere.pipe("/sets/large.npz", bytes(2048))
+    for uri, words in {
+        "memory://private/set.npz": "There is no file",
+        "memory://sets/missing.npz": "There is no file",
+        "memory://sets/../private/set.npz": "straight",
+        "memory://sets/large.npz": "more than 1,024 bytes",
+        "memory://sets/bad.npz": "none of npz",
+        "memory://key:secret@sets/set.npz": "no credentials",
+        "s3://sets/set.npz": "URIs of scheme 's3' are not read here: use memory: or upload",
+        "file:///etc/passwd": "URIs of scheme 'file' are not read here: use memory: or upload",
+        "/etc/passwd": "URIs of scheme 'file' are not read here",
+    }.items():
+        bad = await world.create(input={"type": "uri", "uri": uri})
+        assert (bad.status_code, bad.json()["code"]) == (422, "validation_failed"), uri
+        assert words in bad.json()["detail"], uri
+    assert (await world.http.get("/v1/jobs")).json()["data"] == []
+    assert not (world.settings.data_dir / "jobs").exists()
+
+
+async def test_the_copy_goes_when_no_job_has_it_any_more(make_world, elsewhere):
+    world = make_world(input_roots="memory://sets")
+    job = (await world.create(input={"type": "uri", "uri": "memory://sets/set.npz"})).json()
+    (copy,) = (world.settings.data_dir / "fetched").iterdir()
+    os.utime(copy, (0, 0))
+    opened = await world.batch.opened()
+    await opened.reconciler._clean_up()
+    assert copy.exists()
+    await world.http.post(f"/v1/jobs/{job['id']}/cancel")
+    await world.until(job["id"], "cancelled")
+    assert (await world.http.delete(f"/v1/jobs/{job['id']}")).status_code == 204
+    await opened.reconciler._clean_up()
+    assert not copy.exists()
+
+
+@pytest.mark.parametrize(
+    ("roots", "words"),
+    [
+        ("gopher://host/sets", "no driver for gopher"),
+        ("file:///data", "is a folder of this machine"),
+        ("s3://key:secret@bucket", "no credentials"),
+        ("/data:memory://sets", "scheme://place/path"),
+        ("memory://sets/../private", "straight"),
+    ],
+)
+def test_roots_that_mean_nothing_are_refused_at_the_start(roots, words):
+    with pytest.raises(ValidationError, match=words):
+        Settings(input_roots=roots)
+
+
+def test_folders_and_prefixes_in_one_setting(tmp_path):
+    settings = Settings(input_roots=f"{tmp_path}/a:{tmp_path}/b,memory://sets,{tmp_path}/c")
+    assert settings.roots == [tmp_path.resolve() / name for name in "abc"]
+    assert settings.remote_roots == ["memory://sets"]

@@ -10,9 +10,23 @@ from typing import Any, Literal
 
 from .base import InputError, Limits, Row, Source
 from .detect import kind_of
+from .remote import load_driver, parts_of, pieces, scheme_of
 from .roots import resolve_uri
 
-__all__ = ["InputError", "InputSpec", "Limits", "Row", "Source", "kind_of", "open_source", "resolve_uri"]
+__all__ = [
+    "InputError",
+    "InputSpec",
+    "Limits",
+    "Row",
+    "Source",
+    "kind_of",
+    "load_driver",
+    "open_source",
+    "parts_of",
+    "pieces",
+    "resolve_uri",
+    "scheme_of",
+]
 
 
 @dataclass(frozen=True, slots=True)

@@ -37,10 +37,13 @@ def resolve_uri(uri: str, roots: Sequence[Path]) -> Path:
 
 
 def _path_of(uri: str) -> str:
-    parts = urlsplit(uri)
+    try:
+        parts = urlsplit(uri)
+    except ValueError as error:
+        raise InputError("A file URI is written file:///path/to/file: this one is none.") from error
     if parts.scheme not in ("", "file"):
         raise InputError(
-            f"URIs of scheme {parts.scheme[:20]!r} are not read here: use file:///... or upload the file."
+            f"URIs of scheme {parts.scheme[:20]!r} are not read here: use one that is, or upload the file."
         )
     path = unquote(parts.path)
     whole = (

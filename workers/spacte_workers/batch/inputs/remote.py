@@ -1,0 +1,124 @@
+"""Files that lie elsewhere: any scheme that fsspec has a driver for, only below prefixes that are named.
+
+Such a file is copied here before it is opened. So a job reads the same bytes from its first driver to its
+last, and neither the drivers nor the samplers need a way to the place, or the secret that opens it.
+"""
+
+import re
+from collections.abc import Iterator, Sequence
+from typing import Any
+from urllib.parse import unquote
+
+from .base import InputError
+
+PIECE = 1 << 20
+
+EXTRAS = {"s3": "s3", "s3a": "s3"}
+"""Extras of this distribution that bring the driver of a scheme."""
+
+_URI = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*):")
+
+
+async def _refuse_to_leave(response: Any) -> None:
+    if 300 <= response.status < 400:
+        raise FileNotFoundError("a redirection, which could lead anywhere")
+
+
+_STAY = {"allow_redirects": False, "client_kwargs": {"raise_for_status": _refuse_to_leave}}
+_OPTIONS: dict[str, dict[str, Any]] = {"http": _STAY, "https": _STAY}
+
+
+def scheme_of(uri: str) -> str:
+    """The scheme of a URI, in small letters; empty for a path."""
+    found = _URI.match(uri)
+    return found[1].lower() if found else ""
+
+
+def load_driver(scheme: str) -> None:
+    """See that files of a scheme can be read.
+
+    Raises:
+        InputError: fsspec does not know the scheme, or its driver is not installed.
+    """
+    from fsspec.registry import get_filesystem_class
+
+    try:
+        get_filesystem_class(scheme)
+    except ValueError:
+        raise InputError(
+            f"There is no driver for {scheme[:20]}: URIs: use a scheme that fsspec knows."
+        ) from None
+    except ImportError as error:
+        extra = EXTRAS.get(scheme)
+        how = f"pip install 'spacte-workers[{extra}]'" if extra else str(error).rstrip(".")
+        raise InputError(f"The driver for {scheme}: URIs is not installed here: {how}.") from None
+
+
+def parts_of(uri: str) -> tuple[str, ...]:
+    """Scheme, host or bucket, and the names of a path, of a URI that says plainly where it leads.
+
+    Raises:
+        InputError: it carries credentials or a query, climbs with `..`, or chains several schemes.
+    """
+    scheme = scheme_of(uri)
+    before, _, place = uri.partition("://")
+    if not scheme or before.lower() != scheme or not place.strip("/"):
+        raise InputError("A URI is written scheme://place/path: give the whole of it.")
+    plain = place
+    while plain != (plain := unquote(plain)):  # until nothing is hidden any more
+        pass
+    if "@" in plain.split("/")[0]:
+        raise InputError("A URI carries no credentials here: leave out what stands before the @.")
+    if "::" in uri or any(mark in plain for mark in "?#\\") or not plain.isprintable():
+        raise InputError("A URI names one file: leave out `::`, `?`, `#`, `\\` and what cannot be printed.")
+    if any(part in ("", ".", "..") for part in plain.rstrip("/").split("/")[1:]):
+        raise InputError("A URI names its file straight: leave out `//`, `.` and `..`.")
+    return (scheme, *place.rstrip("/").split("/"))
+
+
+def is_below(uri: str, root: str) -> bool:
+    """Whether a URI names something below another one."""
+    parts, above = parts_of(uri), parts_of(root)
+    return len(parts) > len(above) and parts[: len(above)] == above
+
+
+def pieces(uri: str, roots: Sequence[str] | None, most_bytes: int | None = None) -> Iterator[bytes]:
+    """The bytes of the file that a URI names, in order.
+
+    Args:
+        uri: of a scheme that fsspec has a driver for. Credentials are the driver's affair: it takes them from
+            the environment, or from fsspec's own configuration.
+        roots: prefixes below which it must lie; None where that is not asked.
+        most_bytes: a larger file is refused; None for any size.
+
+    Raises:
+        InputError: it is not allowed, not there, too large or cannot be reached.
+    """
+    from fsspec.core import url_to_fs
+
+    scheme = parts_of(uri)[0]
+    below = "" if roots is None else f" below what may be read here ({', '.join(roots)[:400]})"
+    nowhere = InputError(f"There is no file {uri[:200]!r}{below}.")
+    if roots is not None and not any(is_below(uri, root) for root in roots):
+        raise nowhere
+    load_driver(scheme)
+    size = 0
+    try:
+        system, path = url_to_fs(scheme + uri[len(scheme) :], **_OPTIONS.get(scheme, {}))
+        if system.info(path)["type"] != "file":
+            raise nowhere
+        with system.open(path, "rb") as source:
+            while piece := source.read(PIECE):
+                size += len(piece)
+                if most_bytes is not None and size > most_bytes:
+                    raise InputError(
+                        f"The file has more than {most_bytes:,} bytes: split it over several jobs."
+                    )
+                yield piece
+    except InputError:
+        raise
+    except FileNotFoundError:
+        raise nowhere from None
+    except Exception as error:  # a driver raises whatever it likes
+        sentence = f"{uri[:200]!r} cannot be read ({type(error).__name__}): try again, or upload the file."
+        raise InputError(sentence) from error
