@@ -1,6 +1,7 @@
 """Promises of the recipes: the published settings to the letter, complete configurations, checked overrides."""
 
 import pytest
+import torch
 
 from spacte_trainer.config import (
     ConfigError,
@@ -10,11 +11,13 @@ from spacte_trainer.config import (
     override,
     parse_setting,
 )
+from spacte_trainer.data.digits import load_digits
 from spacte_trainer.models import build as build_network
 from spacte_trainer.objectives import (
     CircularTeachingConfig,
     ConsistencyConfig,
     GaussianConfig,
+    SmoothAdvConfig,
     SmoothMixConfig,
 )
 from spacte_trainer.objectives import build as build_objective
@@ -111,6 +114,50 @@ def test_a_family_of_recipes_and_a_sigma_are_a_recipe():
         load_recipe("cifar10-resnet20-gaussian")
     with pytest.raises(RecipeError, match=r"settings for sigma 0\.25, 0\.5, 1\.0 and none for 0\.3"):
         load_recipe("cifar10-resnet20-gaussian", 0.3)
+
+
+# The digits
+
+
+@pytest.mark.parametrize("method", ["gaussian", "consistency", "smoothmix", "smoothadv", "macer"])
+@pytest.mark.parametrize("sigma", [0.25, 0.5])
+def test_a_digits_method_has_one_setting_for_both_forms(method: str, sigma: float):
+    """What the taught form changes is what its publication changes: the second draw of Gaussian among it."""
+    single = load_recipe(f"digits-{method}", sigma)
+    taught = load_recipe(f"digits-spacte-{method}", sigma)
+    draws = taught.objective.base.draws
+    assert taught.objective.base == single.objective.base.model_copy(update={"draws": draws}).under_teaching()
+    assert draws == single.objective.base.draws or method == "gaussian"
+    assert (taught.batch, taught.epochs, taught.optimizer) == (single.batch, single.epochs, single.optimizer)
+
+
+def test_strengths_of_the_digits_are_their_own():
+    def base(method: str, sigma: float) -> dict[str, object]:
+        return load_recipe(f"digits-{method}", sigma).objective.base.model_dump()
+
+    assert [base("consistency", sigma)["lbd"] for sigma in (0.25, 0.5)] == [5.0, 2.5]
+    assert [base("macer", sigma)["lbd"] for sigma in (0.25, 0.5)] == [3.0, 1.0]
+    assert base("smoothmix", 0.25) == base("smoothmix", 0.5)
+    assert base("smoothadv", 0.25) == base("smoothadv", 0.5)
+    assert base("smoothmix", 0.75) == base("smoothmix", 0.5)  # the nearest
+
+
+@pytest.mark.parametrize("sigma", [0.25, 0.5])
+def test_no_attack_carries_a_digit_half_way_to_another_class(sigma: float):
+    """Beyond it a label says nothing any more, and a network that is trained on it learns to answer one class."""
+    images_NCHW, labels_N = load_digits("train")
+    x_NP = torch.from_numpy(images_NCHW).flatten(1).double() / 255
+    y_N = torch.from_numpy(labels_N)
+    other_NN = torch.cdist(x_NP, x_NP).masked_fill(y_N[:, None] == y_N, torch.inf)
+    half = float(other_NN.amin(dim=1).median()) / 2
+    smoothadv = load_recipe("digits-smoothadv", sigma).objective.base
+    smoothmix = load_recipe("digits-smoothmix", sigma).objective.base
+    assert isinstance(smoothadv, SmoothAdvConfig)
+    assert isinstance(smoothmix, SmoothMixConfig)
+    assert 0.9 < half < 1.0
+    assert smoothadv.attack.epsilon < half
+    # SmoothMix keeps the label of its clean side alone; the other side's target is already part of the way to uniform.
+    assert smoothmix.alpha * smoothmix.mix_step < half
 
 
 def test_an_unknown_recipe_suggests_its_neighbours():
