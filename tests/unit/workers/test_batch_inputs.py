@@ -211,6 +211,55 @@ class TestParquet:
         with pytest.raises(InputError, match=sentence):
             open_source(on_file(tmp_path / "set.parquet"), COLOUR)
 
+    def test_a_small_file_of_many_large_rows_takes_little_memory(self, tmp_path):
+        noise = os.urandom(400_000)
+        column = pa.DictionaryArray.from_arrays(np.zeros(5_000, np.int32), pa.array([noise]))
+        table = pa.table({"img": column})
+        pq.write_table(table, tmp_path / "set.parquet", row_group_size=5_000, store_schema=False)
+        assert (tmp_path / "set.parquet").stat().st_size < 500_000  # and 2 GB when it is unpacked
+        source = open_source(on_file(tmp_path / "set.parquet"), COLOUR)
+        before = pa.total_allocated_bytes()
+        for index in (0, 700, 4_999, 4_998, 1):
+            assert source.read(index).content == noise
+        assert pa.total_allocated_bytes() - before < 320 << 20
+
+    def test_a_bomb_is_refused_unopened(self, tmp_path):
+        table = pa.table({"img": pa.array([bytes(40 << 20)])})
+        pq.write_table(table, tmp_path / "set.parquet", compression="zstd")
+        with pytest.raises(InputError, match="unpacks to more than 100 times its size"):
+            open_source(on_file(tmp_path / "set.parquet"), COLOUR)
+
+    def test_an_image_that_is_too_large_costs_only_itself(self, tmp_path):
+        images = [b"x" * 2000, b"y" * 10]
+        pq.write_table(pa.table({"img": images}), tmp_path / "set.parquet")
+        source = open_source(on_file(tmp_path / "set.parquet"), COLOUR, Limits(member_bytes=1000))
+        with pytest.raises(BadImageError, match="The image of row 0 has 2,000 bytes: send at most 1,000"):
+            source.read(0)
+        assert source.read(1).content == images[1]
+
+    def test_rows_before_the_damage_are_read(self, tmp_path):
+        images = [os.urandom(3_000) for _ in range(200)]
+        pq.write_table(
+            pa.table({"img": images, "label": list(range(200))}),
+            tmp_path / "set.parquet",
+            use_dictionary=False,
+            compression="none",
+            data_page_size=50_000,
+            write_page_checksum=False,
+        )
+        raw = bytearray((tmp_path / "set.parquet").read_bytes())
+        at = raw.index(images[150]) - 4  # its length
+        raw[at : at + 4] = b"\xff\xff\xff\x7f"
+        (tmp_path / "set.parquet").write_bytes(raw)
+        source = open_source(on_file(tmp_path / "set.parquet"), COLOUR)
+        for index in (0, 100, 190, 50, 199, 100):
+            if index > 150:
+                with pytest.raises(BadImageError, match=f"Row {index} lies in a damaged part"):
+                    source.read(index)
+                assert source.about(index) == (None, None)
+            else:
+                assert source.read(index).content == images[index]
+
     def test_a_damaged_file(self, tmp_path):
         (tmp_path / "set.parquet").write_bytes(b"PAR1" + bytes(50))
         with pytest.raises(InputError, match="damaged"):

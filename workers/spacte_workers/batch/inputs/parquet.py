@@ -1,8 +1,14 @@
-"""parquet: `img` or `image` with an encoded image file, `label` where there is one; a row group at a time."""
+"""parquet: `img` or `image` with an encoded image file, `label` where there is one; a few rows at a time.
+
+A row group is decoded from its start on, never as a whole: a few kilobytes can stand for any number of copies of one
+image, and a file cannot be asked how large its rows are.
+"""
 
 import threading
 from bisect import bisect_right
-from collections.abc import Sequence
+from collections import deque
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from itertools import accumulate
 from pathlib import Path
 from typing import Any
@@ -15,8 +21,28 @@ from spacte_workers.images import BadImageError
 from .base import InputError, Limits, Row, chosen
 
 IMAGE_COLUMNS = ("img", "image")
-KEPT_GROUPS = 2
-"""Row groups held in memory: rows are read nearly in order, from one group or the next."""
+KEPT_BYTES = 256 << 20
+"""Decoded rows held in memory: they are read nearly in order, so that few are asked for again later."""
+
+KEPT_BATCHES = 64
+
+BATCH_ROWS = 64
+"""Rows decoded at once, unless one may be so large that this would be more than `KEPT_BYTES`."""
+
+
+@dataclass(slots=True)
+class _Decoded:
+    """Rows of a row group.
+
+    Attributes:
+        group: which.
+        first: where in the group they begin.
+        rows: the rows.
+    """
+
+    group: int
+    first: int
+    rows: pa.RecordBatch
 
 
 class ParquetSource:
@@ -39,13 +65,11 @@ class ParquetSource:
         self._columns = [_columns(file.schema_arrow) for file in self._files]
         self._groups: list[tuple[int, int]] = []
         sizes: list[int] = []
+        largest = 1
         for number, file in enumerate(self._files):
             for group in range(file.metadata.num_row_groups):
                 about = file.metadata.row_group(group)
-                if about.total_byte_size > limits.unpacked_bytes:
-                    raise InputError(
-                        "A row group of the parquet file is too large: write it with smaller row groups."
-                    )
+                largest = max(largest, _image_bytes(about, self._columns[number][0], limits))
                 self._groups.append((number, group))
                 sizes.append(about.num_rows)
         self._ends = list(accumulate(sizes))
@@ -53,14 +77,19 @@ class ParquetSource:
         if total > limits.images:
             raise InputError(f"The parquet file holds {total:,} rows: send at most {limits.images:,}.")
         self.indices = chosen(total, stride, limit)
+        self._limits = limits
+        self._batch_rows = max(1, min(BATCH_ROWS, KEPT_BYTES // min(largest, limits.member_bytes)))
         self._lock = threading.Lock()
-        self._held: dict[int, pa.Table] = {}
+        self._kept: deque[_Decoded] = deque(maxlen=KEPT_BATCHES)
+        self._decoding: tuple[int, Iterator[pa.RecordBatch]] | None = None
+        self._next = 0  # row of that group which comes next
+        self._damage: dict[int, int] = {}  # the first row of a group that cannot be decoded
 
     def read(self, index: int) -> Row:
         """One row.
 
         Raises:
-            BadImageError: it has no image, or its part of the file is damaged.
+            BadImageError: it has no image, or one too large, or its part of the file is damaged.
         """
         columns, values = self._row(index)
         image = values[columns[0]]
@@ -68,6 +97,10 @@ class ParquetSource:
             image = image.get("bytes")
         if not image:
             raise BadImageError(f"Row {index} has no image: fill it or remove the row.")
+        if len(image) > self._limits.member_bytes:
+            raise BadImageError(
+                f"The image of row {index} has {len(image):,} bytes: send at most {self._limits.member_bytes:,}."
+            )
         return Row(image, *_about(values))
 
     def about(self, index: int) -> tuple[int | None, str | None]:
@@ -84,22 +117,43 @@ class ParquetSource:
 
     def _row(self, index: int) -> tuple[list[str], dict[str, Any]]:
         group = bisect_right(self._ends, index)
-        file, number = self._groups[group]
-        columns = self._columns[file]
-        with self._lock:
-            table = self._held.get(group)
-            if table is None:
-                try:
-                    table = self._files[file].read_row_group(number, columns=columns)
-                except (pa.ArrowException, OSError) as error:
-                    raise BadImageError(
-                        f"Row {index} lies in a damaged part of the parquet file: write it anew."
-                    ) from error
-                self._held[group] = table
-                while len(self._held) > KEPT_GROUPS:
-                    del self._held[next(iter(self._held))]
         at = index - (self._ends[group - 1] if group else 0)
-        return columns, {name: table.column(name)[at].as_py() for name in columns}
+        with self._lock:
+            found = self._find(group, at) or self._decode(group, at)
+        if found is None:
+            raise BadImageError(f"Row {index} lies in a damaged part of the parquet file: write it anew.")
+        columns = self._columns[self._groups[group][0]]
+        return columns, {name: found.rows.column(name)[at - found.first].as_py() for name in columns}
+
+    def _find(self, group: int, at: int) -> _Decoded | None:
+        """The rows that are held with row `at` of a group among them."""
+        held = (kept for kept in self._kept if kept.group == group)
+        return next((kept for kept in held if kept.first <= at < kept.first + kept.rows.num_rows), None)
+
+    def _decode(self, group: int, at: int) -> _Decoded | None:
+        """Go on to row `at` of a group, from its start where that lies behind; None where it is damaged."""
+        if at >= self._damage.get(group, at + 1):
+            return None
+        if self._decoding is None or self._decoding[0] != group or at < self._next:
+            file, number = self._groups[group]
+            batches = self._files[file].iter_batches(
+                self._batch_rows, row_groups=[number], columns=self._columns[file]
+            )
+            self._decoding, self._next = (group, batches), 0
+        while True:
+            try:
+                rows = next(self._decoding[1], None)
+            except (pa.ArrowException, OSError):
+                rows = None
+            if not rows:
+                self._decoding, self._damage[group] = None, self._next
+                return None
+            self._kept.append(_Decoded(group, self._next, rows))
+            self._next += rows.num_rows
+            while len(self._kept) > 1 and sum(kept.rows.nbytes for kept in self._kept) > KEPT_BYTES:
+                self._kept.popleft()
+            if at < self._next:
+                return self._kept[-1]
 
 
 def _open(path: Path) -> pq.ParquetFile:
@@ -107,6 +161,24 @@ def _open(path: Path) -> pq.ParquetFile:
         return pq.ParquetFile(path)
     except (pa.ArrowException, OSError) as error:
         raise InputError("The parquet file is damaged: write it anew.") from error
+
+
+def _image_bytes(group: Any, column: str, limits: Limits) -> int:
+    """What the images of a row group come to once they are unpacked, as far as the file says.
+
+    Raises:
+        InputError: too much for what lies in the file.
+    """
+    chunks = [group.column(number) for number in range(group.num_columns)]
+    images = [chunk for chunk in chunks if chunk.path_in_schema.split(".")[0] == column]
+    unpacked = sum(chunk.total_uncompressed_size for chunk in images)
+    packed = sum(chunk.total_compressed_size for chunk in images)
+    if unpacked > limits.ratio_floor and unpacked > limits.ratio * packed:
+        raise InputError(
+            f"`{column}` of the parquet file unpacks to more than {limits.ratio} times its size: write encoded "
+            "images, uncompressed."
+        )
+    return unpacked
 
 
 def _columns(schema: Any) -> list[str]:
