@@ -137,6 +137,13 @@ def test_strengths_of_the_digits_are_their_own():
 
     assert [base("consistency", sigma)["lbd"] for sigma in (0.25, 0.5)] == [5.0, 2.5]
     assert [base("macer", sigma)["lbd"] for sigma in (0.25, 0.5)] == [3.0, 1.0]
+    thresholds = [
+        load_recipe(f"digits-spacte-{method}", sigma).objective.teaching
+        for method in ("gaussian", "smoothadv", "macer")
+        for sigma in (0.25, 0.5)
+    ]
+    assert thresholds == [CircularTeachingConfig(lambda_last=last) for last in (1.2, 0.8, 2.2, 1.2, 1.8, 1.1)]
+    assert load_recipe("digits-macer", 0.5).batch == 32
     assert base("smoothmix", 0.25) == base("smoothmix", 0.5)
     assert base("smoothadv", 0.25) == base("smoothadv", 0.5)
     assert base("smoothmix", 0.75) == base("smoothmix", 0.5)  # the nearest
