@@ -6,37 +6,33 @@ python docs/cli_reference.py > docs/cli.md
 import os
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
-COMMANDS = (
-    [],
-    ["certify"],
-    ["predict"],
-    ["models"],
-    ["info"],
-    ["doctor"],
-    ["jobs"],
-    ["plot"],
-    ["compare"],
-    ["verify"],
-    ["serve"],
-    ["keys"],
-    ["train"],
-    ["recipes"],
-    ["evaluate"],
-    ["import"],
-    ["reproduce"],
-    ["certify-dataset"],
-    ["bench"],
-    ["bench", "engine"],
-    ["bench", "samples"],
-    ["bench", "train"],
-)
+import typer
+
+from spacte_client.cli import app
+
 HEAD = """# Command line
 
 One command, `spacte`; each installed component adds to it. Below is what every command says of itself with `--help`.
 Errors are one sentence on standard error with exit code 1; wrong usage has exit code 2.
 """
+
+
+def commands() -> Iterator[list[str]]:
+    """The words of every command: the root, each command, and each command of a group behind its group."""
+    root = typer.main.get_command(app)
+    yield []
+    for name in listed(root):
+        yield [name]
+        yield from ([name, inner] for inner in listed(root.get_command(typer.Context(root), name)))
+
+
+def listed(command: Any) -> list[str]:
+    """The names of a group's commands; none of what is no group."""
+    return command.list_commands(typer.Context(command)) if hasattr(command, "list_commands") else []
 
 
 def help_of(command: list[str]) -> str:
@@ -57,7 +53,7 @@ def help_of(command: list[str]) -> str:
 
 def page() -> str:
     """The whole page in Markdown."""
-    return "\n".join([HEAD, *(section(command) for command in COMMANDS)])
+    return "\n".join([HEAD, *(section(command) for command in commands())])
 
 
 def section(command: list[str]) -> str:
