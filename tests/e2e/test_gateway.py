@@ -61,7 +61,20 @@ class Gateway:
         return httpx2.URL(self.url).port or 0
 
     def ask_to_stop(self, number: int = signal.SIGTERM) -> None:
+        """Send a signal, and return once the gateway has taken note of it."""
         self.process.send_signal(number)
+        self._until(lambda: self.http.get("/readyz").status_code == 503)
+
+    def until_at_work(self, requests: int) -> None:
+        """Wait until so many certificates are being drawn."""
+        line = f'spacte_inflight_images{{class="interactive"}} {requests:.1f}'
+        self._until(lambda: line in self.http.get("/metrics").text)
+
+    def _until(self, true: Callable[[], bool]) -> None:
+        end = time.monotonic() + 30
+        while not true():
+            assert time.monotonic() < end, "waited too long"
+            time.sleep(0.02)
 
     def wait(self, seconds: float = 40) -> int:
         """The exit code; the log is kept."""
@@ -249,21 +262,15 @@ def test_a_caller_who_hangs_up_frees_the_sampler(gateway: Gateway) -> None:
     form = {"params": json.dumps({"n": 1_000_000})}
     with pytest.raises(httpx2.TimeoutException):
         gateway.http.post("/v1/certify", files={"image": ("d.png", png())}, data=form, timeout=0.5)
-    end = time.monotonic() + 5
-    while 'spacte_inflight_images{class="interactive"} 0.0' not in gateway.http.get("/metrics").text:
-        assert time.monotonic() < end
-        time.sleep(0.05)
-    began = time.monotonic()
+    gateway.until_at_work(0)
     assert certify(gateway.http, n=100).status_code == 200
-    assert time.monotonic() - began < 5
 
 
 def test_a_deadline_is_kept_with_what_is_proven_by_then(gateway: Gateway) -> None:
-    began = time.monotonic()
-    answer = certify(gateway.http, n=1_000_000, deadline_ms=1500).json()
-    assert time.monotonic() - began < 10
+    answer = certify(gateway.http, n=1_000_000, deadline_ms=4000).json()
     assert answer["stop_reason"] == "deadline"
-    assert answer["deadline_ms"] == 1500
+    assert answer["deadline_ms"] == 4000
+    assert answer["elapsed_ms"] < 8000  # one engine job beyond it, and a machine that may be busy
     assert 0 < answer["n"] < 1_000_000
 
 
@@ -272,19 +279,17 @@ def test_sigterm_finishes_what_is_in_flight_and_refuses_the_rest(start: Callable
     gateway = start()
     with concurrent.futures.ThreadPoolExecutor() as pool:
         running = [
-            pool.submit(certify, gateway.http, n=1_000_000, deadline_ms=4000 + 100 * i) for i in range(3)
+            pool.submit(certify, gateway.http, n=1_000_000, deadline_ms=8000 + 100 * i) for i in range(3)
         ]
-        time.sleep(1)
+        gateway.until_at_work(3)
+        signalled = time.monotonic()
         gateway.ask_to_stop()
-        time.sleep(0.3)
         refused = certify(gateway.http)
         assert (refused.status_code, refused.json()["code"]) == (503, "draining")
         assert int(refused.headers["retry-after"]) >= 1
-        assert gateway.http.get("/readyz").status_code == 503
         assert [answer.result().status_code for answer in running] == [200] * 3
-    began = time.monotonic()
     assert gateway.wait() == 0
-    assert time.monotonic() - began < 10
+    assert time.monotonic() - signalled < 30
     lines = [json.loads(line) for line in gateway.log.splitlines()]
     assert {"certified", "request", "stopped"} <= {line["event"] for line in lines}
     certified = next(line for line in lines if line["event"] == "certified")
@@ -296,8 +301,8 @@ def test_what_takes_too_long_to_drain_is_told_so(start: Callable[..., Gateway]) 
     gateway = start("--drain-timeout-s", "0.5")
     with concurrent.futures.ThreadPoolExecutor() as pool:
         running = pool.submit(certify, gateway.http, n=1_000_000)
-        time.sleep(1)
-        gateway.ask_to_stop()
+        gateway.until_at_work(1)
+        gateway.process.terminate()
         answer = running.result()
     assert (answer.status_code, answer.json()["code"]) == (503, "draining")
     assert gateway.wait() == 0
@@ -308,13 +313,10 @@ def test_the_second_signal_ends_at_once(start: Callable[..., Gateway]) -> None:
     gateway = start()
     with concurrent.futures.ThreadPoolExecutor() as pool:
         running = pool.submit(certify, gateway.http, n=1_000_000)
-        time.sleep(1)
+        gateway.until_at_work(1)
         gateway.ask_to_stop(signal.SIGINT)
-        time.sleep(0.3)
-        gateway.ask_to_stop(signal.SIGINT)
-        began = time.monotonic()
-        gateway.wait()
-        assert time.monotonic() - began < 10
+        gateway.process.send_signal(signal.SIGINT)
+        gateway.wait(20)  # by the first signal alone it would have 25 s
         with contextlib.suppress(httpx2.HTTPError):
             running.result()
 
