@@ -21,11 +21,6 @@ class Presence:
     def __init__(self) -> None:
         self._works: set[asyncio.Task[Any]] = set()
 
-    @property
-    def in_flight(self) -> int:
-        """Requests that are being worked on."""
-        return len(self._works)
-
     def abandon(self) -> None:
         """End all work; its callers get 503."""
         for work in self._works:

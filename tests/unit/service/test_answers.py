@@ -2,12 +2,15 @@
 
 import base64
 from collections.abc import Callable
+from typing import Any
 
 import httpx2
 import pytest
+from fastapi import FastAPI
 
 from spacte_client.types import Certificate, Prediction, PredictionList
 from spacte_service import Settings
+from spacte_workers.errors import ModelNotReadyError
 
 MakeHttp = Callable[[Settings], httpx2.AsyncClient]
 
@@ -211,3 +214,48 @@ async def test_every_answer_carries_the_security_headers(http: httpx2.AsyncClien
         assert "default-src 'none'" in headers["content-security-policy"]
         assert "server" not in headers
         assert "access-control-allow-origin" not in headers
+
+
+async def test_a_deadline_that_passes_while_the_body_comes_is_a_504(
+    http: httpx2.AsyncClient, backend, digit: bytes
+) -> None:
+    import asyncio
+    import json
+
+    body = json.dumps({"image": b64(digit), "deadline_ms": 5}).encode()
+
+    async def slowly() -> Any:
+        yield body[:20]
+        await asyncio.sleep(0.02)
+        yield body[20:]
+
+    answer = await http.post("/v1/certify", content=slowly(), headers={"Content-Type": "application/json"})
+    assert (answer.status_code, answer.json()["code"]) == (504, "deadline_exceeded")
+    assert backend.begun == []
+
+
+async def test_a_model_that_is_loading_is_worth_waiting_for_and_one_that_is_not_loaded_is_not(
+    http: httpx2.AsyncClient, backend, digit: bytes
+) -> None:
+    for state, status, code in (("loading", 503, "model_loading"), ("unloaded", 404, "model_not_found")):
+        backend.fault = ModelNotReadyError("Model digits is not ready: wait.", state)
+        answer = await http.post("/v1/certify", json={"image": b64(digit)})
+        assert (answer.status_code, answer.json()["code"]) == (status, code)
+        assert ("retry-after" in answer.headers) == (status == 503)
+
+
+async def test_over_https_browsers_are_told_to_stay_with_it(app: FastAPI) -> None:
+    transport = httpx2.ASGITransport(app=app)
+    for scheme, expected in (("https", "max-age=31536000"), ("http", None)):
+        async with httpx2.AsyncClient(transport=transport, base_url=f"{scheme}://testserver") as http:
+            assert (await http.get("/livez")).headers.get("strict-transport-security") == expected
+
+
+@pytest.mark.parametrize("path", ["/", "/jobs", "/docs"])
+async def test_the_pages_need_nothing_from_elsewhere(http: httpx2.AsyncClient, path: str) -> None:
+    answer = await http.get(path)
+    assert answer.status_code == 200
+    assert answer.headers["content-type"].startswith("text/html")
+    assert answer.headers["x-frame-options"] == "DENY"
+    assert "default-src 'none'" in answer.headers["content-security-policy"]
+    assert "unsafe" not in answer.headers["content-security-policy"]

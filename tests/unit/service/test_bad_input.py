@@ -11,6 +11,7 @@ from typing import Any
 import httpx2
 import numpy as np
 import pytest
+from fastapi import FastAPI
 from PIL import Image as Pillow
 
 from spacte_client.types import Problem
@@ -312,3 +313,33 @@ async def test_an_unknown_path_and_method_are_problems_too(http: httpx2.AsyncCli
     answer = await http.get("/v1/certify")
     assert "POST" in assert_problem(answer, 405, "method_not_allowed").detail
     assert answer.headers["allow"] == "POST"
+
+
+async def test_a_job_is_asked_for_in_json(http: httpx2.AsyncClient) -> None:
+    answer = await http.post("/v1/jobs", files={"input": ("x.npz", b"x")})
+    assert "POST /v1/files" in assert_problem(answer, 415, "unsupported_media_type").detail
+    answer = await http.post("/v1/jobs", content=b" ", headers=JSON)
+    assert "`input`" in assert_problem(answer, 400, "bad_request").detail
+
+
+async def test_a_caller_who_leaves_before_the_body_is_whole_is_no_failure(
+    app: FastAPI, http: httpx2.AsyncClient
+) -> None:
+    messages = [
+        {"type": "http.request", "body": body()[:50], "more_body": True},
+        {"type": "http.disconnect"},
+    ]
+    sent: list[Any] = []
+
+    async def receive() -> Any:
+        return messages.pop(0)
+
+    async def send(message: Any) -> None:
+        sent.append(message)
+
+    headers = [(b"content-type", b"application/json"), (b"content-length", b"5000")]
+    scope = {"type": "http", "method": "POST", "scheme": "http", "path": "/v1/certify", "headers": headers}
+    await app(scope | {"query_string": b"", "client": ("127.0.0.1", 1)}, receive, send)
+    assert sent[0]["status"] == 400
+    assert app.state.gateway.admission.taken == app.state.gateway.in_flight == 0
+    await assert_still_serving(http)

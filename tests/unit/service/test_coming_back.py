@@ -277,3 +277,13 @@ async def test_a_key_that_cannot_be_kept_is_refused(
         f"/v1/{path}", files={"image": ("d.png", digit)}, headers={"Idempotency-Key": "k" * 256}
     )
     assert (answer.status_code, answer.json()["code"]) == (400, "bad_request")
+
+
+def test_who_came_early_and_is_refused_when_the_time_has_come_gets_a_new_time() -> None:
+    tickets = Tickets(most=10)
+    assert tickets.issue("a", "k", now=0, earliest=1, gap=1) == 1
+    assert not tickets.redeem("a", "k", 0.5)  # too early, and then its body took a while
+    assert tickets.issue("a", "k", now=2, earliest=3, gap=1) == 3
+    assert len(tickets) == 1
+    assert tickets.redeem("a", "k", 3)
+    assert tickets.last_due() == 0

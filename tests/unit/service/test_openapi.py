@@ -8,6 +8,8 @@ from typing import Any
 import pytest
 from fastapi import FastAPI
 
+from spacte_service.openapi import main
+
 COMMITTED = Path(__file__).parents[3] / "service" / "openapi.json"
 
 
@@ -47,3 +49,8 @@ def test_every_operation_and_field_is_described(schema: dict[str, Any]) -> None:
     for name, model in schema["components"]["schemas"].items():
         for field, described in model.get("properties", {}).items():
             assert described.get("description"), f"{name}.{field}"
+
+
+def test_the_command_that_writes_it_writes_it(capsys: pytest.CaptureFixture[str]) -> None:
+    main()
+    assert capsys.readouterr().out == COMMITTED.read_text()

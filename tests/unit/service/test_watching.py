@@ -162,3 +162,15 @@ async def test_the_workers_start_and_stop_with_the_lifespan(
     async with app.router.lifespan_context(app):
         assert happened == ["start"]
     assert happened == ["start", "stop"]
+
+
+async def test_a_gateway_that_stops_gives_up_what_it_is_loading(
+    app: FastAPI, http: httpx2.AsyncClient, backend: Any, monkeypatch: Any
+) -> None:
+    monkeypatch.setattr("spacte_service.model_changes.PROMPT_S", 0.01)
+    backend.gate.clear()
+    async with app.router.lifespan_context(app):
+        assert (await http.post("/v1/models/digits/load")).status_code == 202
+        (loading,) = app.state.gateway.changes._under_way
+    assert loading.cancelled()
+    assert backend.loads == []
