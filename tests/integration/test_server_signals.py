@@ -37,11 +37,20 @@ async def lifespan(app):
 
 app = fastapi.FastAPI(lifespan=lifespan)
 
+at_work = 0
+
 @app.get("/certify")
 async def certify(n: int):
+    global at_work
     image = Image(bytes(64), (1, 8, 8), "uint8")
+    at_work += 1
     answer = await runtime.certify(image, CertifyParams(n=n), request_id="req")
+    at_work -= 1
     return {"n": answer.n}
+
+@app.get("/at-work")
+async def look():
+    return at_work
 
 uvicorn.run(app, port=int(port), timeout_graceful_shutdown=60)
 """
@@ -63,11 +72,11 @@ def server(models: Path, address: str) -> Iterator[tuple[subprocess.Popen[str], 
     command = [sys.executable, "-c", SERVER, str(models), str(port), address]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment) as process:
         try:
-            url = f"http://127.0.0.1:{port}/certify?n="
+            url = f"http://127.0.0.1:{port}/"
             deadline = time.monotonic() + 200
             while True:
                 with contextlib.suppress(OSError):
-                    fetch(url + "10")
+                    fetch(url + "certify?n=10")
                     break
                 assert process.poll() is None, "the server ended before it answered"
                 assert time.monotonic() < deadline, "the server did not answer"
@@ -77,9 +86,9 @@ def server(models: Path, address: str) -> Iterator[tuple[subprocess.Popen[str], 
             process.kill()
 
 
-def fetch(url: str) -> int:
+def fetch(url: str) -> tuple[int, bytes]:
     with urllib.request.urlopen(url, timeout=120) as response:
-        return response.status
+        return response.status, response.read()
 
 
 @pytest.mark.parametrize("joins", [False, True], ids=["a Ray of its own", "a cluster it joins"])
@@ -95,10 +104,11 @@ def test_sigterm_lets_the_request_in_flight_finish_and_the_shutdown_run(
     with server(models, address) as (process, url):
         started = descendants(process.pid)
         status: list[int] = []
-        caller = threading.Thread(target=lambda: status.append(fetch(url + "100000")))
+        caller = threading.Thread(target=lambda: status.append(fetch(url + "certify?n=100000")[0]))
         caller.start()
-        time.sleep(0.5)
-        assert caller.is_alive()
+        while fetch(url + "at-work")[1] != b"1":
+            assert caller.is_alive()
+            time.sleep(0.02)
         process.send_signal(signal.SIGTERM)
         output, _ = process.communicate(timeout=100)
         caller.join(10)
