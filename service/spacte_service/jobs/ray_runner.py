@@ -33,9 +33,16 @@ class RayJobsRunner:
         self._jobs: _OverHttp | _InProcess | None = None
 
     async def submit(self, submission_id: str, command: Sequence[str]) -> None:
-        """Start a driver, unless it has been submitted already."""
+        """Start a driver, unless it has been submitted already.
+
+        It is told which cluster it belongs to: Ray guesses where several run on its machine, and takes any.
+        """
+        import ray
+
         if await self.look(submission_id) is None:
-            await self._ask("submit", submission_id, shlex.join(command))
+            context: Any = ray.get_runtime_context()
+            told = ["env", f"RAY_ADDRESS={context.gcs_address}"]
+            await self._ask("submit", submission_id, shlex.join([*told, *command]))
 
     async def look(self, submission_id: str) -> Seen | None:
         """What the cluster's job table says."""

@@ -1,0 +1,36 @@
+"""Drivers as Ray jobs: each is told which cluster it belongs to, whichever others run on its machine."""
+
+import sys
+from typing import Any
+
+import pytest
+import ray
+
+from spacte_service.jobs.ray_runner import RayJobsRunner
+
+pytestmark = [pytest.mark.ray, pytest.mark.slow]
+
+
+class Recorder:
+    """In the place of the cluster's job API."""
+
+    def __init__(self) -> None:
+        self.entrypoints: dict[str, str] = {}
+
+    async def submit(self, submission_id: str, entrypoint: str) -> None:
+        self.entrypoints[submission_id] = entrypoint
+
+    async def look(self, submission_id: str) -> tuple[str, str] | None:
+        return ("RUNNING", "") if submission_id in self.entrypoints else None
+
+
+async def test_a_driver_is_told_its_cluster(local_ray: None) -> None:
+    # Ray itself tells a job the address of any cluster that it finds on the machine.
+    runner, cluster = RayJobsRunner(), Recorder()
+    jobs: Any = cluster
+    runner._jobs = jobs
+    for _ in range(2):  # the second time it is there already
+        await runner.submit("job_a-1", [sys.executable, "-c", "print('a b')"])
+    address = ray.get_runtime_context().gcs_address
+    expected = f"env RAY_ADDRESS={address} {sys.executable} -c 'print('\"'\"'a b'\"'\"')'"
+    assert cluster.entrypoints == {"job_a-1": expected}
