@@ -1,5 +1,6 @@
 """`/v1/jobs`: data sets in, one certificate for every image out, however long it takes."""
 
+import re
 from collections.abc import AsyncGenerator, AsyncIterator
 from dataclasses import dataclass
 from functools import partial
@@ -30,6 +31,9 @@ LINES: dict[int | str, dict[str, Any]] = {
     200: {"description": "A `JobRecord` a line.", "content": {NDJSON: {}, TSV: {}}}
 }
 PICTURE: dict[int | str, dict[str, Any]] = {200: {"description": "The image as a PNG.", "content": {PNG: {}}}}
+EVENT_ID = re.compile(r"[0-9]{1,18}")
+"""What the store can hold as a number."""
+
 POLL_AFTER_S = "2"
 """`Retry-After` of a job that is not at its end: a hint for those who ask again and again."""
 
@@ -195,7 +199,7 @@ async def open_events(
     Raises:
         ProblemError: 404; 422, the id is none of ours.
     """
-    if last_event_id is not None and not (last_event_id.isascii() and last_event_id.isdigit()):
+    if last_event_id is not None and not EVENT_ID.fullmatch(last_event_id):
         raise field_error(
             "", "`Last-Event-ID` is the number of the last event you have; leave it out at first."
         )
