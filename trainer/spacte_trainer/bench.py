@@ -41,7 +41,7 @@ class Comparison:
     recipe: str
     device: str
     precision: str
-    compiled: bool
+    compiled: bool | str
     threads: int
     ours: float
     plain: float

@@ -58,11 +58,15 @@ def cosine_loss(heads: Iterable[nn.Module]) -> Tensor:
     Returns:
         A scalar in [0, L(L-1)/2], in the dtype of the parameters also under autocast.
     """
-    # `reshape` and not `view`: channels_last weights are not contiguous.
-    vectors = [[p.reshape(-1) for p in head.parameters()] for head in heads]
+    vectors = [[in_memory_order(p) for p in head.parameters()] for head in heads]
     v_LP = torch.cat([part for vector in vectors for part in vector]).unflatten(0, (len(vectors), -1))
     with torch.autocast(v_LP.device.type, enabled=False):
         gram_LL = v_LP @ v_LP.T
     square_L = gram_LL.diagonal()
     cosine2_LL = gram_LL.square() / (square_L[:, None] * square_L[None, :])
     return cosine2_LL.triu(diagonal=1).sum()
+
+
+def in_memory_order(p: Tensor) -> Tensor:
+    """A parameter's entries as they lie in memory, which copies nothing; heads of one layout have one order."""
+    return p.reshape(-1) if p.is_contiguous() else p.permute(0, 2, 3, 1).reshape(-1)

@@ -98,8 +98,17 @@ class TrainConfig(Settings):
         description="Threads of a CPU; sums depend on their number in the last digit. None: all cores.",
     )
     channels_last: bool = True
-    compile: bool = Field(default=False, description="Pass the network through torch.compile.")
+    compile: bool | Literal["auto"] = Field(
+        default="auto",
+        description="Pass the network through torch.compile; auto: on one GPU, networks of repeated blocks.",
+    )
+    cuda_graphs: bool = Field(
+        default=True, description="On one GPU: record a step and launch it as a whole. Changes speed alone."
+    )
     deterministic: bool = Field(default=True, description="cuDNN's deterministic algorithms.")
+    store: Literal["float32", "bf16"] = Field(
+        default="float32", description="How the checkpoint keeps the weights; bf16 takes half the space."
+    )
     validate_every: int = Field(
         default=1, ge=0, description="Epochs between passes over the test split with one noise draw; 0: none."
     )

@@ -12,16 +12,17 @@ import math
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import cast
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
+from spacte_trainer.captured import Replays
 from spacte_trainer.config import ConfigError, TrainConfig
 from spacte_trainer.data.base import Batch, ImageData, shuffled, stream
 from spacte_trainer.evaluate import Accuracy, accuracy, check_fit
 from spacte_trainer.hardware import keep_freed_memory, resolve_precision
 from spacte_trainer.models import build
+from spacte_trainer.models.compiling import blocks_of, compile_network, release, uncompiled
 from spacte_trainer.objectives import Loss, SeededDraws, Step
 from spacte_trainer.objectives import build as build_objective
 from spacte_trainer.state import State, load_state, save_state
@@ -38,8 +39,8 @@ class Meter:
 
     def add(self, loss: Loss) -> None:
         """Count one step."""
-        for name, value in {"loss": loss.total.detach(), **loss.parts}.items():
-            self.sums[name] = self.sums[name] + value if name in self.sums else value
+        for name, value in {"loss": loss.total, **loss.parts}.items():
+            self.sums[name] = self.sums[name] + value if name in self.sums else value.clone()
         self.steps += 1
 
     def means(self) -> dict[str, list[float]]:
@@ -85,16 +86,27 @@ class Run:
         if config.channels_last:
             self.net.to(memory_format=torch.channels_last)
         self.objective = build_objective(config.objective)
-        if config.compile and self.objective.double_backward:
+        if config.compile is True and self.objective.double_backward:
             raise ConfigError(
                 f"{config.method} differentiates a gradient, which a compiled network cannot: leave out compile=true."
             )
-        compiled = cast("nn.Module", torch.compile(self.net)) if config.compile else self.net
-        self.model = team.wrap(compiled)
+        one_gpu = device.type == "cuda" and team.size == 1
+        self.compiled = config.compile is True or (
+            config.compile == "auto"
+            and one_gpu
+            and not self.objective.double_backward
+            and bool(blocks_of(self.net))
+        )
+        self.model = team.wrap(compile_network(self.net) if self.compiled else self.net)
         options = config.optimizer
+        # A recorded step reads the rate where it lies on the device.
+        graphs = one_gpu and config.cuda_graphs
+        self.take = Replays(self.step, device) if graphs else self.step
+        self.rate = torch.tensor(options.lr, device=device) if graphs else options.lr
+        self.shape: torch.Size | None = None
         self.optimizer = torch.optim.SGD(
             self.net.parameters(),
-            lr=options.lr,
+            lr=self.rate,
             momentum=options.momentum,
             weight_decay=options.weight_decay,
             nesterov=options.nesterov,
@@ -120,15 +132,21 @@ class Run:
 
     def batch(self, batch: Batch, step: Step, rate: float, meter: Meter) -> None:
         """The steps of one loader batch."""
+        self.rate = self.rate.fill_(rate) if isinstance(self.rate, Tensor) else rate
         for group in self.optimizer.param_groups:
-            group["lr"] = rate
+            group["lr"] = self.rate
         for x_BCHW, y_B in self.objective.pieces(batch.x_BCHW, batch.y_B):
-            with self.autocast():
-                loss = self.objective.loss(self.model, x_BCHW, y_B, step)
-            self.optimizer.zero_grad()
-            loss.total.backward()
-            self.optimizer.step()
-            meter.add(loss)
+            meter.add(self.take(x_BCHW, y_B, step))
+
+    def step(self, x_BCHW: Tensor, y_B: Tensor, step: Step) -> Loss:
+        """One step of the optimiser; the loss has no graph."""
+        self.shape = self.shape or x_BCHW.shape  # the first; another one is the rest of an epoch
+        with self.autocast(), uncompiled(self.compiled and x_BCHW.shape != self.shape):
+            loss = self.objective.loss(self.model, x_BCHW, y_B, step)
+        self.optimizer.zero_grad()
+        loss.total.backward()
+        self.optimizer.step()
+        return Loss(loss.total.detach(), loss.parts)
 
     def autocast(self) -> torch.autocast:
         """bf16 where the configuration says so; does nothing otherwise."""
@@ -136,7 +154,7 @@ class Run:
 
     def validate(self, data: ImageData, epoch: int) -> Accuracy:
         """Accuracy on noisy images, one draw each."""
-        with self.autocast():
+        with self.autocast(), uncompiled(self.compiled):
             return accuracy(
                 self.net, data, self.device, sigma=self.config.sigma, seed=self.config.seed, epoch=epoch
             )
@@ -200,7 +218,7 @@ def train(
                 EpochReport(
                     epoch=epoch,
                     epochs=config.epochs,
-                    rate=run.optimizer.param_groups[0]["lr"],
+                    rate=float(run.rate),
                     steps=meter.steps,
                     seconds=seconds,
                     losses=losses,
@@ -209,4 +227,6 @@ def train(
             )
             state = State(epoch, run.seconds, run.net.state_dict(), run.optimizer.state_dict())
             save_state(folder, config, state)
+    if run.compiled:
+        release(run.net)
     return run

@@ -13,6 +13,8 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import torch
+
 from spacte_trainer.checkpoint import CONFIG_FILE, CheckpointConfig, load_checkpoint, save_checkpoint
 from spacte_trainer.config import TrainConfig
 from spacte_trainer.data import ImageData, load_data
@@ -28,7 +30,6 @@ from spacte_trainer.versions import installed_version
 from spacte_trainer.watch import Log, Terminal, Watcher, Watchers
 
 if TYPE_CHECKING:
-    import torch
     from rich.console import Console
 
 TRAINING = "training"
@@ -39,7 +40,7 @@ class Workshop:
     """Where and with what a configuration is carried out. The data are read once for all parts of a run."""
 
     config: TrainConfig
-    device: "torch.device"
+    device: torch.device
     console: "Console"
     team: Team
     watcher: Watcher | None = None
@@ -68,13 +69,17 @@ class Workshop:
         else:
             net, seconds = self._single(config, folder, title)
         if self.team.rank == 0:
+            stored = torch.bfloat16 if config.store == "bf16" else None
+            if stored is not None:
+                net.to(stored).float()  # what is measured is what is stored
             measured = evaluate(net, self.test_data, self.device, sigma=config.sigma, seed=config.seed)
             metrics = {
                 "clean_accuracy": measured.clean.ensemble,
                 "noisy_accuracy": measured.noisy.ensemble,
                 "train_seconds": seconds,
             }
-            save_checkpoint(folder, net, describe(config, self.train_data.class_names, metrics))
+            described = describe(config, self.train_data.class_names, metrics)
+            save_checkpoint(folder, net, described, dtype=stored)
             (folder / TRAINING / STATE_FILE).unlink(missing_ok=True)
         self.team.wait()
         return net
@@ -126,7 +131,7 @@ def run(
     config: TrainConfig,
     out: Path,
     *,
-    device: "torch.device",
+    device: torch.device,
     console: "Console",
     resume: bool = False,
     team: Team | None = None,

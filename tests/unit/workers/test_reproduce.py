@@ -17,7 +17,7 @@ from spacte_trainer.runs import TRAINING
 from spacte_trainer.state import STATE_FILE
 from spacte_workers.reproduce import cells, report
 from spacte_workers.reproduce.cli import reproduce_app
-from spacte_workers.reproduce.study import Deadline, Study, TimeIsUpError
+from spacte_workers.reproduce.study import Deadline, Study, TimeIsUpError, spread
 from spacte_workers.reproduce.tables import DIGITS, PUBLISHED_ACR, TABLES, Setting, Table
 
 SMALL = replace(DIGITS, every=80, n=200)
@@ -125,6 +125,15 @@ def test_figures_alone_are_taken_too(whole: Path, tmp_path: Path) -> None:
     study(tmp_path).work(Stopping(looks=1))  # nothing is left to do
 
 
+def test_images_that_are_done_lie_evenly_over_all() -> None:
+    chosen = range(0, 10_000, 20)
+    order = spread(chosen)
+    assert sorted(order) == list(chosen)
+    for done in (50, 100, 333):
+        quarters = [sum(low <= i < low + 2_500 for i in order[:done]) for low in range(0, 10_000, 2_500)]
+        assert max(quarters) - min(quarters) <= 12
+
+
 def test_a_line_cut_short_is_certified_again(whole: Path, tmp_path: Path) -> None:
     place = Path(shutil.copytree(whole / SETTING.place(0), tmp_path / SETTING.place(0)))
     file = cells.certificates_file(place)
@@ -149,7 +158,13 @@ def test_the_table_shows_ours_beside_the_published(whole: Path, tmp_path: Path) 
     assert "not run" in report.markdown(TABLE, tmp_path, "")
     with pytest.raises(TimeIsUpError):
         study(tmp_path).work(Stopping(looks=6))
-    assert "images certified" in report.markdown(TABLE, tmp_path, "")
+    begun = report.markdown(TABLE, tmp_path, "")
+    file = cells.certificates_file(tmp_path / SETTING.place(0))
+    assert file is not None
+    some = list(cells.read_certificates(file).values())
+    acr = sum(one.correct * one.radius for one in some) / len(some)
+    assert 0 < len(some) < 5, "the slice was to end while images were being certified"
+    assert f"| 0 of 1 (not done: {len(some)} images certified) | {acr:.3f} |" in begun
     results = report.write(TABLE, whole, "the command")
     assert len(json.loads(results.with_suffix(".json").read_text())["cells"]) == 2
 

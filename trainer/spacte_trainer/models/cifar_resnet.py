@@ -8,6 +8,7 @@ from collections import OrderedDict
 
 from torch import Tensor, nn
 
+from spacte_trainer.native.conv import convolved
 from spacte_trainer.native.norm import Chain, normalized
 
 from .multihead import Head
@@ -33,8 +34,8 @@ class BasicBlock(nn.Module):
 
     def forward(self, x_BCHW: Tensor) -> Tensor:
         """Features of `channels` channels, at 1/stride of the resolution."""
-        h = normalized(self.bn1, self.conv1(x_BCHW))
-        return normalized(self.bn2, self.conv2(h), self.downsample(x_BCHW))
+        h = normalized(self.bn1, convolved(self.conv1, x_BCHW))
+        return normalized(self.bn2, convolved(self.conv2, h), self.downsample(x_BCHW))
 
 
 def backbone(depth: int, channels: int) -> nn.Module:

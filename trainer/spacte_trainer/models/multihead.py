@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from functools import cache
 from typing import cast
 
 import torch
@@ -28,7 +29,42 @@ class MultiHeadNet(nn.Module):
     def forward(self, x_BCHW: Tensor) -> list[Tensor]:
         """Logits_BK of every head for pixels in [0, 1] (noisy ones may lie outside)."""
         features = self.backbone(self.normalize(x_BCHW))
+        if recording(features):
+            return side_by_side(self.heads, features)
         return [head(features) for head in self.heads]
+
+
+def recording(x: Tensor) -> bool:
+    """Whether a CUDA graph is being recorded."""
+    return (
+        isinstance(x, Tensor)  # and no symbol of a trace
+        and x.is_cuda
+        and not torch.compiler.is_compiling()
+        and torch.cuda.is_current_stream_capturing()
+    )
+
+
+def side_by_side(heads: nn.ModuleList, features: Tensor) -> list[Tensor]:
+    """The heads' answers, each on a stream of its own, which in a recording become branches that run together.
+
+    A head's kernels are too short to fill a GPU. Its gradients are computed on its stream, too.
+    """
+    own, streams = torch.cuda.current_stream(features.device), _streams(features.device, len(heads))
+    answers: list[Tensor] = []
+    for head, stream in zip(heads, streams, strict=True):
+        stream.wait_stream(own)
+        features.record_stream(stream)
+        with torch.cuda.stream(stream):
+            answers.append(head(features))
+    for answer, stream in zip(answers, streams, strict=True):
+        own.wait_stream(stream)
+        answer.record_stream(own)
+    return answers
+
+
+@cache
+def _streams(device: torch.device, count: int) -> tuple[torch.cuda.Stream, ...]:
+    return tuple(torch.cuda.Stream(device) for _ in range(count))
 
 
 class Head(nn.Module):

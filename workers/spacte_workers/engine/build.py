@@ -16,6 +16,7 @@ from .checks import logits_of
 from .compiled import compiled_part
 from .folding import finished, fold_batch_norm, layer, trace
 from .form import Encoding, Form, plain
+from .fused_form import kernels_of
 from .fusing import fuse
 from .network import Network
 from .onednn import to_onednn
@@ -42,6 +43,8 @@ def forms(
     if precision != "int8":
         dtype = _DTYPES[precision]
         if rows_NCHW.is_cuda:
+            if dtype == torch.bfloat16:
+                makers["fused"] = lambda: _fused(network, batch, rows_NCHW)
             makers["compiled"] = lambda: _compiled(network, batch, rows_NCHW, dtype)
         else:
             if precision == "fp32":
@@ -87,6 +90,23 @@ def _compiled(network: Network, batch: int, rows_NCHW: Tensor, dtype: torch.dtyp
         return None
     trunk, *heads = (compiled_part(part) for part in (folded.trunk, *folded.heads))
     form = replace(folded, name="compiled", trunk=trunk, heads=heads)
+    logits_of(form, rows_NCHW[:batch])  # compiles now, so that a failure is met here
+    return form
+
+
+def _fused(network: Network, batch: int, rows_NCHW: Tensor) -> Form | None:
+    graphs = _parts(network)
+    if graphs is None:
+        return None
+    ready: list[fx.GraphModule] = []
+    for graph in graphs:
+        kernels = kernels_of(fuse(graph))  # they round the float32 weights themselves
+        lower = _in_dtype(graph, torch.bfloat16).to(memory_format=torch.channels_last)
+        for name, kernel in kernels.items():
+            lower.set_submodule(name, kernel)
+        ready.append(finished(lower))
+    encoding = Encoding(network.scale_C, network.shift_C, torch.bfloat16)
+    form = Form("fused", "bf16", batch, encoding, ready[0], ready[1:])
     logits_of(form, rows_NCHW[:batch])  # compiles now, so that a failure is met here
     return form
 

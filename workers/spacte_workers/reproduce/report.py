@@ -5,9 +5,11 @@ import statistics
 from dataclasses import asdict
 from pathlib import Path
 
+from spacte_trainer.checkpoint import load_checkpoint
 from spacte_workers.statistics.bounds import clopper_pearson_lower, clopper_pearson_upper
 
 from .cells import Cell, certificates_file, epochs_done, read_cell, read_certificates
+from .figures import cell_of
 from .tables import Protocol, Setting, Table
 
 UNPUBLISHED = "not published here"
@@ -64,8 +66,11 @@ def _rows(settings: list[Setting], seeds: tuple[int, ...], folder: Path) -> list
     rows = [headings, ["---"] * len(headings)]
     for setting in settings:
         found = [cell for seed in seeds if (cell := read_cell(folder / setting.place(seed))) is not None]
-        acr = spread([cell.acr for cell in found], 3) if found else missing(setting, seeds, folder)
-        row = [setting.method, f"{len(found)} of {len(seeds)}", acr]
+        begun = "" if found else missing(setting, seeds, folder)
+        found = found or partial(setting, seeds, folder)
+        acr = spread([cell.acr for cell in found], 3) if found else begun
+        count = f"0 of {len(seeds)} ({begun})" if found and begun else f"{len(found)} of {len(seeds)}"
+        row = [setting.method, count, acr]
         if compared:
             row.append(UNPUBLISHED if setting.published_acr is None else f"{setting.published_acr:.3f}")
         if found:
@@ -85,6 +90,16 @@ def missing(setting: Setting, seeds: tuple[int, ...], folder: Path) -> str:
         if epochs := epochs_done(place):
             return f"not done: {epochs} epochs trained"
     return "not run"
+
+
+def partial(setting: Setting, seeds: tuple[int, ...], folder: Path) -> list[Cell]:
+    """The figures so far of the first cell some of whose images are certified; those lie evenly over all."""
+    for seed in seeds:
+        place = folder / setting.place(seed)
+        file = certificates_file(place)
+        if file is not None and (done := read_certificates(file)):
+            return [cell_of(setting, seed, load_checkpoint(place), list(done.values()), "")]
+    return []
 
 
 def accuracy(cells: list[Cell], position: int) -> str:

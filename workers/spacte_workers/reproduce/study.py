@@ -12,13 +12,11 @@ import torch
 
 from spacte_trainer.checkpoint import CONFIG_FILE, Checkpoint, load_checkpoint
 from spacte_trainer.config import TrainConfig, override
-from spacte_trainer.cost import macs_per_sample
 from spacte_trainer.data import ImageData, load_data
 from spacte_trainer.recipes import load_recipe
 from spacte_trainer.runs import run
 from spacte_trainer.watch import EpochReport
 from spacte_workers.local import LocalCertifier
-from spacte_workers.statistics.metrics import average_certified_radius, certified_accuracy
 
 from .cells import (
     Cell,
@@ -29,6 +27,7 @@ from .cells import (
     write_cell,
     write_certificates,
 )
+from .figures import cell_of
 from .tables import Setting, Table
 
 if TYPE_CHECKING:
@@ -116,6 +115,8 @@ class Study:
         changes = {"seed": seed, "validate_every": 0, **self.changes}
         if self.cifar10 is not None and setting.data != "digits":
             changes["data.source"] = self.cifar10
+        if setting.data != "digits":
+            changes["store"] = "bf16"  # a study's folder is carried from machine to machine
         return override(load_recipe(setting.recipe, setting.sigma), changes)
 
     def trained(self, setting: Setting, seed: int, place: Path, deadline: Deadline) -> Checkpoint:
@@ -139,7 +140,7 @@ class Study:
         data = load_data(self.config(setting, seed).data, "test")
         chosen = range(0, len(data), protocol.every)
         with file.open("a") as lines:
-            for index in (index for index in chosen if index not in done):
+            for index in (index for index in spread(chosen) if index not in done):
                 deadline.check()
                 began = time.perf_counter()
                 pixels_CHW, label = image_of(data, index)
@@ -155,19 +156,13 @@ class Study:
                 done[index] = Certified(index, correct, found.radius, time.perf_counter() - began)
                 lines.write(json.dumps(asdict(done[index])) + "\n")
                 lines.flush()
-        right, radii = [done[i].correct for i in chosen], [done[i].radius for i in chosen]
-        return Cell(
-            method=setting.method,
-            sigma=setting.sigma,
-            seed=seed,
-            images=len(chosen),
-            acr=average_certified_radius(right, radii),
-            certified=tuple(point.value for point in certified_accuracy(right, radii, protocol.radii)),
-            train_seconds=checkpoint.config.metrics["train_seconds"],
-            macs=macs_per_sample(checkpoint.net, checkpoint.config.model.input_shape),
-            certify_seconds=sum(done[i].seconds for i in chosen),
-            precision=certifier.engine.precision,
-        )
+        return cell_of(setting, seed, checkpoint, [done[i] for i in chosen], certifier.engine.precision)
+
+
+def spread(chosen: range) -> list[int]:
+    """The same images in another order: however many of them are done, those lie evenly over all."""
+    bits = max(1, (len(chosen) - 1).bit_length())
+    return [chosen[i] for i in sorted(range(len(chosen)), key=lambda i: f"{i:0{bits}b}"[::-1])]
 
 
 def image_of(data: ImageData, index: int) -> tuple[torch.Tensor, int]:
