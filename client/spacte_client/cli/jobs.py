@@ -95,7 +95,9 @@ def list_(
     from rich.table import Table
 
     table = Table(box=None, pad_edge=False)
-    for column in ("job", "state", "model", "done", "certified", "abstained", "errored", "created"):
+    # Whole on a narrow terminal, too: the id is what every other command asks for.
+    table.add_column("job", no_wrap=True, min_width=max((len(job.id) for job in jobs), default=0))
+    for column in ("state", "model", "done", "certified", "abstained", "errored", "created"):
         table.add_column(column)
     for job in jobs:
         counts = job.counts
