@@ -95,16 +95,19 @@ def list_(
     from rich.table import Table
 
     table = Table(box=None, pad_edge=False)
-    # Whole on a narrow terminal, too: the id is what every other command asks for.
-    table.add_column("job", no_wrap=True, min_width=max((len(job.id) for job in jobs), default=0))
-    for column in ("state", "model", "done", "certified", "abstained", "errored", "created"):
-        table.add_column(column)
+    for column in ("job", "state", "model", "done", "certified", "abstained", "errored", "created"):
+        table.add_column(column, no_wrap=True)
     for job in jobs:
         counts = job.counts
         done = f"{counts.done:,}" if counts.total is None else f"{counts.done:,} of {counts.total:,}"
         cells = (f"{counts.certified:,}", f"{counts.abstained:,}", f"{counts.errored:,}")
         table.add_row(job.id, job.state, job.model, done, *cells, f"{job.created_at:%Y-%m-%d %H:%M}")
-    Console(highlight=False).print(table)
+    console = Console(highlight=False)
+    # Whole lines in a pipe and on a narrow terminal, too: the id is what every other command asks for.
+    console.width = max(
+        console.width, console.measure(table, options=console.options.update(width=1000)).maximum
+    )
+    console.print(table)
 
 
 @jobs_app.command()

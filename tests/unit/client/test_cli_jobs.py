@@ -80,13 +80,15 @@ def test_list_show_cancel_resume_delete(spacte: Spacte) -> None:
     )
 
 
-def test_the_list_names_every_job_whole_however_narrow_the_terminal(
+def test_the_list_has_a_whole_line_a_job_however_narrow_the_terminal(
     spacte: Spacte, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("COLUMNS", "50")
     name = "job_780311fad7057db6e4aaca02"
     page = {"data": [job() | {"id": name}], "has_more": False, "first_id": name, "last_id": name}
-    assert name in spacte("jobs", "list", handler=Recorder(page)).out
+    line = spacte("jobs", "list", handler=Recorder(page)).out.splitlines()[1]
+    assert line.split()[:3] == [name, page["data"][0]["state"], page["data"][0]["model"]]
+    assert line.rstrip().endswith(f"{page['data'][0]['created_at'][11:16]}")
 
 
 def test_results_to_stdout_and_to_files(spacte: Spacte, tmp_path: Path) -> None:
