@@ -1,0 +1,123 @@
+"""What the CIFAR-10 model in the box is worth: beside its heads one by one, and beside a plain network.
+
+    python -m benchmarks.cifar10 --data parquet:../shared/data/cifar10 --single runs/cifar10-gaussian
+
+Every 20th test image (500) at n0 = 100, n = 1,000, alpha = .001, by `spacte certify-dataset --local`; logs and figures
+go to benchmarks/results/cifar10/, with what the checkpoints say of themselves. An interrupted measurement goes on
+where it stopped. `python -m benchmarks.readme` makes the README's table, the curve and the card's figures of it.
+"""
+
+import argparse
+import json
+import shutil
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from spacte_client.types import JobSummary
+from spacte_trainer.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
+from spacte_trainer.cost import macs_per_sample
+from spacte_trainer.data import DataConfig, load_data
+from spacte_trainer.evaluate import evaluate
+from spacte_trainer.models import MultiHeadNet
+
+ROOT = Path(__file__).parent.parent
+MODEL = ROOT / "models" / "cifar10-resnet20-spacte-gaussian-0.25"
+RESULTS = ROOT / "benchmarks" / "results" / "cifar10"
+WORK = ROOT / "runs" / "benchmark-cifar10"
+STRIDE, NOISES = 20, 1_000
+DRAWS = 4
+
+
+def head_alone(checkpoint: Checkpoint, head: int, folder: Path) -> Path:
+    """A checkpoint of one head on the shared backbone."""
+    if not (folder / "config.json").exists():
+        net = checkpoint.net
+        alone = MultiHeadNet(net.normalize, net.backbone, [net.heads[head]])
+        model = checkpoint.config.model.model_copy(update={"heads": 1})
+        method = f"{checkpoint.config.method}, head {head}"
+        save_checkpoint(
+            folder, alone, checkpoint.config.model_copy(update={"model": model, "method": method})
+        )
+    return folder
+
+
+def certify(checkpoint: Path, data: str, out: Path) -> tuple[JobSummary, float]:
+    """The summary of a run of the command, and the seconds it took."""
+    command = [sys.executable, "-c", "from spacte_client.cli import main; main()", "certify-dataset"]
+    options = ["--data", data, "--out", out, "--stride", STRIDE, "--n", NOISES, "--local"]
+    started = time.monotonic()
+    subprocess.run([*command, str(checkpoint), *map(str, options)], check=True)
+    return JobSummary.model_validate_json((out / "summary.json").read_text()), time.monotonic() - started
+
+
+def measured(name: str, folder: Path, data: str, work: Path, log: Path | None) -> dict[str, Any]:
+    """Everything about one checkpoint that the tables show."""
+    known = work / "figures.json"
+    if known.exists():
+        return json.loads(known.read_text())
+    checkpoint = load_checkpoint(folder)
+    config = checkpoint.config
+    summary, seconds = certify(folder, data, work)
+    images = load_data(DataConfig(source=data), "test")
+    found = evaluate(checkpoint.net, images, torch.device("cpu"), sigma=config.sigma or 0.0, draws=DRAWS)
+    if log is not None:
+        shutil.copy(work / "results.tsv", log)
+    figures = {
+        "name": name,
+        "method": config.method,
+        "heads": config.model.heads,
+        "version": checkpoint.version,
+        "epochs": config.epochs,
+        "train_seconds": config.metrics.get("train_seconds"),
+        "macs": macs_per_sample(checkpoint.net, config.model.input_shape),
+        "certify_seconds": round(seconds, 1),
+        "evaluation": found.model_dump(),
+        "summary": summary.model_dump(mode="json"),
+        "log": None if log is None else log.name,
+    }
+    known.write_text(json.dumps(figures, indent=2) + "\n")
+    return figures
+
+
+def main() -> None:
+    """Measure what is missing and write figures.json."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "--data", default="parquet:../shared/data/cifar10", help="as `spacte train --data` takes it"
+    )
+    parser.add_argument("--single", type=Path, help="checkpoint of a plain network, trained alike")
+    parser.add_argument("--work", type=Path, default=WORK, help="where runs are kept that can go on")
+    options = parser.parse_args()
+    RESULTS.mkdir(parents=True, exist_ok=True)
+    taught = load_checkpoint(MODEL)
+    runs: dict[str, tuple[Path, Path | None]] = {
+        "five heads, taught in a circle": (MODEL, RESULTS / "spacte-gaussian.tsv")
+    }
+    if options.single is not None:
+        runs["one network"] = (options.single, RESULTS / "gaussian.tsv")
+    for head in range(len(taught.net.heads)):
+        folder = options.work / f"head-{head}"
+        runs[f"head {head} of the five alone"] = (head_alone(taught, head, folder / "checkpoint"), None)
+    figures = [
+        measured(name, folder, options.data, options.work / name.replace(" ", "-"), log)
+        for name, (folder, log) in runs.items()
+    ]
+    body = {
+        "command": "python -m benchmarks.cifar10",
+        "machine": f"{torch.get_num_threads()} cores",
+        "images": f"every {STRIDE}th test image of CIFAR-10, JPEG-coded",
+        "n": NOISES,
+        "models": figures,
+    }
+    (RESULTS / "figures.json").write_text(json.dumps(body, indent=2) + "\n")
+
+
+if __name__ == "__main__":
+    main()
