@@ -10,8 +10,9 @@ from pathlib import Path
 import pytest
 import torch
 from rich.console import Console
+from safetensors.torch import load_file
 
-from spacte_trainer.checkpoint import load_checkpoint
+from spacte_trainer.checkpoint import WEIGHTS_FILE, load_checkpoint
 from spacte_trainer.config import ConfigError, TrainConfig, override
 from spacte_trainer.data import DataError, load_data
 from spacte_trainer.data.base import Batch, shuffled
@@ -303,3 +304,14 @@ def test_a_method_that_differentiates_a_gradient_is_not_compiled():
     config = small("digits-drt-gaussian", compile=True)
     with pytest.raises(ConfigError, match="drt-gaussian differentiates a gradient"):
         Run(config, load_data(config.data, "train"), CPU, Team())
+
+
+def test_weights_are_stored_in_half_the_space_and_measured_as_they_are_stored(tmp_path: Path):
+    config = small(store="bf16")
+    folder = run(config, tmp_path, device=CPU, console=Console(quiet=True))
+    stored = load_file(folder / WEIGHTS_FILE)
+    assert {value.dtype for value in stored.values() if value.is_floating_point()} == {torch.bfloat16}
+    checkpoint = load_checkpoint(folder)
+    data = load_data(config.data, "test")
+    found = accuracy(checkpoint.net, data, CPU, sigma=config.sigma, seed=config.seed)
+    assert found.ensemble == checkpoint.config.metrics["noisy_accuracy"]
