@@ -7,7 +7,7 @@ import structlog
 
 from .settings import Settings
 
-QUIET = ("uvicorn.access", "uvicorn.error", "asyncio", "PIL", "python_multipart")
+QUIET = ("alembic", "uvicorn.access", "uvicorn.error", "asyncio", "PIL", "python_multipart")
 """Libraries whose lines below `warning` say nothing that ours do not."""
 
 

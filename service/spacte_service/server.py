@@ -3,6 +3,7 @@
 import asyncio
 import signal
 import socket
+import ssl
 import sys
 import threading
 import time
@@ -14,6 +15,7 @@ import structlog
 import uvicorn
 
 from spacte_workers import tracing
+from spacte_workers.errors import RuntimeFault
 
 from .gateway import Gateway
 from .metrics_server import MetricsServer
@@ -27,6 +29,10 @@ SWITCH_S = 0.0005
 
 LAST_WORDS_S = 2
 """What is still connected after the drain has so long to take its answer."""
+
+
+class TlsError(RuntimeFault):
+    """Certificate or key cannot be used; the message is for the operator."""
 
 
 class Server(uvicorn.Server):
@@ -64,6 +70,11 @@ class Server(uvicorn.Server):
         finally:
             self._starting = None
             self._take_signals()  # from the libraries that took them
+        if not self._gateway.backend.models():
+            folder = str(self._gateway.settings.models)
+            log.warning(
+                "no model found: give --models the folder that holds the models' folders", models=folder
+            )
         if self._metrics:
             await self._metrics.start()
         await super().startup(sockets)
@@ -144,6 +155,26 @@ def _bound(host: str, port: int) -> socket.socket:
     return listener
 
 
+def check_tls(settings: Settings) -> None:
+    """See that certificate and key can be used, before anything slow is started.
+
+    Raises:
+        TlsError: a file is missing, none of PEM, or the key is another certificate's.
+    """
+    if settings.tls_cert is None or settings.tls_key is None:
+        return
+    try:
+        # A key with a password would ask for it on the terminal.
+        ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER).load_cert_chain(
+            settings.tls_cert, settings.tls_key, lambda: ""
+        )
+    except OSError as error:
+        raise TlsError(
+            f"HTTPS cannot be spoken with {settings.tls_cert} and {settings.tls_key} ({error}); give a certificate "
+            "and its own key, unencrypted, as PEM files."
+        ) from error
+
+
 def _guarded(settings: Settings) -> Settings:
     """Where neither a key nor the network keeps others out, go by the loopback names only."""
     if settings.allowed_hosts is None and settings.loopback and not settings.has_keys:
@@ -156,12 +187,13 @@ def serve(settings: Settings) -> int:
 
     Raises:
         OSError: the address is taken or not ours.
-        RuntimeFault: the workers could not be started; the message is for the operator.
+        RuntimeFault: the workers or the store could not be started, or TLS not be set up; for the operator.
         KeysFileError: the API keys cannot be read; the message is for the operator.
     """
     from .app import create_app
     from .logs import configure_logging
 
+    check_tls(settings)
     listener = bind(settings.host, settings.port)
     try:
         apart = None if settings.metrics_port is None else bind(settings.host, settings.metrics_port)

@@ -21,7 +21,7 @@ import pytest
 from spacte_client.types import Certificate, Problem
 
 SPACTE = Path(sys.executable).with_name("spacte")
-START_S = 120
+START_S = 240
 FAST = ("--log-format", "json", "--precision", "fp32")
 
 
@@ -333,22 +333,43 @@ def run(*arguments: str) -> subprocess.CompletedProcess[str]:
     )
 
 
-def test_what_cannot_be_served_is_said_in_one_sentence(models: Path, tmp_path: Path) -> None:
-    with socket.create_server(("127.0.0.1", 0)) as taken:
-        port = str(taken.getsockname()[1])
-        result = run("serve", "--in-process", "--models", str(models), "--port", port)
-        assert result.returncode == 1
-        assert f"port {port}" in result.stderr.replace("\n", " ")
-    for arguments, words in (
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
         (("--host", "0.0.0.0"), "allow-anonymous"),
         (("--port", "99999"), "port"),
-        (("--keys-file", str(tmp_path / "none.json")), "spacte keys create"),
+        (("--port", "{taken}"), "port {taken}"),
+        (("--keys-file", "{folder}/none.json"), "spacte keys create"),
         (("--tls-cert", "cert.pem"), "tls-key"),
-    ):
-        result = run("serve", "--in-process", "--models", str(models), *arguments)
-        assert result.returncode == 1, result.stderr
-        assert words in " ".join(result.stderr.split())
-        assert "Traceback" not in result.stderr
+        (("--tls-cert", "cert.pem", "--tls-key", "key.pem"), "No such file"),
+        (("--database", "postgresql://user@127.0.0.1:1/none"), "check the URL and that it runs"),
+    ],
+)
+def test_what_cannot_be_served_is_said_in_one_sentence(
+    tmp_path: Path, arguments: tuple[str, ...], words: str
+) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as other:
+        names = {"taken": other.getsockname()[1], "folder": tmp_path}
+        filled = [argument.format(**names) for argument in arguments]
+        result = run("serve", "--in-process", "--models", str(tmp_path), "--port", "0", *filled)
+    assert result.returncode == 1, result.stderr
+    assert words.format(**names) in " ".join(result.stderr.split())
+    assert result.stderr.startswith("Error: ")
+    assert len(result.stderr.splitlines()) <= 2
+
+
+def test_a_folder_without_a_model_is_served_and_warned_of(tmp_path: Path) -> None:
+    gateway = Gateway(tmp_path)
+    try:
+        ready = gateway.http.get("/readyz")
+        assert (ready.status_code, ready.json()["checks"]["models"]) == (503, "No model is loaded.")
+        gateway.process.terminate()
+        assert gateway.wait() == 0
+    finally:
+        gateway.close()
+    (warning,) = [line for line in map(json.loads, gateway.log.splitlines()) if line["level"] == "warning"]
+    assert "--models" in warning["event"]
+    assert warning["models"] == str(tmp_path)
 
 
 def test_settings_come_from_the_environment_too() -> None:

@@ -47,7 +47,7 @@ def client(
         with Client(address, timeout=60) as client:
             yield client
         gateway.send_signal(signal.SIGTERM)
-        assert gateway.wait(60) == 0
+        assert gateway.wait(WAIT_S) == 0
 
 
 def until(client: Client, job_id: str, true: Callable[[Job], bool]) -> Job:

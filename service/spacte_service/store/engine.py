@@ -1,7 +1,6 @@
 """Opens the database: SQLite in WAL mode, or PostgreSQL; then brings its schema up to date."""
 
 import fcntl
-import logging
 from collections.abc import Generator
 from contextlib import contextmanager
 from pathlib import Path
@@ -13,14 +12,14 @@ from sqlalchemy import Connection, Engine, create_engine, event, text
 from sqlalchemy.engine import URL, make_url
 from sqlalchemy.exc import ArgumentError, NoSuchModuleError, OperationalError
 
-logging.getLogger("alembic").setLevel(logging.WARNING)  # it tells of its plugins at every start
+from spacte_workers.errors import RuntimeFault
 
 MIGRATIONS = Path(__file__).parent / "migrations"
 BUSY_MS = 30_000
 MIGRATION_LOCK = 0x5350_4143  # any number of our own, for PostgreSQL's advisory locks
 
 
-class StoreError(Exception):
+class StoreError(RuntimeFault):
     """The database cannot be used; the message is one sentence that names the remedy."""
 
 

@@ -1,0 +1,81 @@
+"""Promise: the server starts the workers before the port, says where it serves, and ends in order when told to."""
+
+import asyncio
+import signal
+import socket
+import threading
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import httpx2
+import pytest
+import uvicorn
+
+from spacte_service import Settings, create_app
+from spacte_service.metrics_server import MetricsServer
+from spacte_service.server import Server, bind
+
+
+@pytest.fixture
+def make_server(backend: Any) -> Iterator[Callable[..., tuple[Server, Any, str, str]]]:
+    """Makes a server with a port of its own for the metrics; gives it, its listener and both addresses."""
+
+    bound: list[socket.socket] = []
+
+    def make(drain_timeout_s: float = 30.0) -> tuple[Server, Any, str, str]:
+        app = create_app(Settings(metrics_port=1), backend)
+        listener, apart = bind("127.0.0.1", 0), bind("127.0.0.1", 0)
+        bound.extend((listener, apart))
+        url, metrics_url = (f"http://127.0.0.1:{each.getsockname()[1]}" for each in (listener, apart))
+        config = uvicorn.Config(app, lifespan="off", log_config=None)
+        gateway = app.state.gateway
+        metrics = MetricsServer(gateway.metrics, apart)
+        return Server(config, gateway, drain_timeout_s, url, metrics), listener, url, metrics_url
+
+    yield make
+    for each in bound:
+        each.close()
+
+
+def test_it_serves_until_it_is_told_to_stop(make_server: Any, capsys: pytest.CaptureFixture[str]) -> None:
+    """Not on the main thread, where it leaves the signals alone."""
+    server, listener, url, metrics_url = make_server()
+    before = [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)]
+    thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]}, daemon=True)
+    thread.start()
+    with httpx2.Client(timeout=60) as http:
+        while not server.started:
+            thread.join(0.01)
+            assert thread.is_alive()
+        assert http.get(f"{url}/readyz").status_code == 200
+        assert http.get(f"{url}/metrics").status_code == 404
+        assert "spacte_http_requests_total" in http.get(f"{metrics_url}/metrics").text
+    assert [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)] == before
+    server.handle_exit(signal.SIGTERM, None)
+    thread.join(60)
+    assert not thread.is_alive()
+    for address in (url, metrics_url):
+        with pytest.raises(httpx2.ConnectError):
+            httpx2.get(address)
+    assert capsys.readouterr().out == f"Serving on {url}\n"
+
+
+async def test_a_signal_ends_a_start_that_takes_long(
+    make_server: Any, backend: Any, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    begun = asyncio.Event()
+
+    async def start() -> None:
+        begun.set()
+        await asyncio.Event().wait()
+
+    monkeypatch.setattr(backend, "start", start)
+    monkeypatch.setattr(Server, "_take_signals", lambda _: None)  # those of this process are pytest's
+    server, listener, _, _ = make_server()
+    starting = asyncio.create_task(server.startup([listener]))
+    await begun.wait()
+    server.handle_exit(signal.SIGTERM, None)
+    await asyncio.wait_for(starting, 60)
+    assert server.should_exit
+    assert not server.started
+    assert capsys.readouterr().out == ""
