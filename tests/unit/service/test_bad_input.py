@@ -343,3 +343,11 @@ async def test_a_caller_who_leaves_before_the_body_is_whole_is_no_failure(
     assert sent[0]["status"] == 400
     assert app.state.gateway.admission.taken == app.state.gateway.in_flight == 0
     await assert_still_serving(http)
+
+
+async def test_a_form_that_is_cut_off_is_refused(http: httpx2.AsyncClient) -> None:
+    whole = http.build_request("POST", "/v1/certify", files={"image": ("d.png", grey())})
+    content, kind = await whole.aread(), whole.headers["content-type"]
+    answer = await http.post("/v1/certify", content=content[:-6], headers={"Content-Type": kind})
+    assert "closing boundary" in assert_problem(answer, 400, "bad_request").detail
+    await assert_still_serving(http)

@@ -163,3 +163,11 @@ async def test_uploaded_images_of_one_request_are_no_larger_than_a_body(backend,
         refused = await http.post("/v1/predict", json=asking(*files))
         assert (refused.status_code, refused.json()["code"]) == (413, "payload_too_large")
     await app.state.gateway.batch.stop()
+
+
+async def test_an_image_whose_bytes_are_gone_is_not_found(http, tmp_path, png):
+    image = (await upload(http, png(7), "digit.png")).json()
+    (kept,) = [path for path in (tmp_path / "data" / "files").rglob("*") if path.is_file()]
+    kept.unlink()
+    gone = await http.post("/v1/certify", json=asking(image["id"]))
+    assert (gone.status_code, gone.json()["code"]) == (404, "file_not_found")

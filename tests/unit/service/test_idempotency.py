@@ -160,6 +160,7 @@ async def test_answers_outlive_the_gateway_where_there_is_a_store(
         assert again.headers["idempotency-replayed"] == "true"
         assert again.json() == first.json()
         assert len(backend.begun) == 1
+    async with restarted() as http:
         other = await http.post("/v1/certify", json=body(png(9)), headers=key("k"))
         assert (other.status_code, other.json()["code"]) == (422, "idempotency_mismatch")
 

@@ -305,3 +305,12 @@ async def test_keys_from_the_environment(monkeypatch: pytest.MonkeyPatch, backen
         assert (await http.get("/v1/models")).status_code == 401
         assert (await http.get("/v1/models", headers=bearer(secret))).status_code == 200
         assert json.loads((await http.get("/livez")).text)["status"] == "ok"
+
+
+def test_a_file_that_cannot_be_read_or_written_is_left_as_it_was(keys_file: Path) -> None:
+    keys_file.mkdir()
+    with pytest.raises(KeysFileError, match="cannot be read"):
+        read_keys(keys_file)
+    with pytest.raises(OSError, match="directory"):
+        write_keys(keys_file, [make_key("alice", "user")[1]])
+    assert [path.name for path in keys_file.parent.iterdir()] == ["keys.json"]

@@ -1,11 +1,13 @@
 """A job from its creation to its deletion, and how it is listed and polled."""
 
 import asyncio
+import io
 import json
 import os
 import time
 
 import pytest
+from PIL import Image as Pillow
 
 from spacte_client.types import CertifyParams
 from spacte_service.jobs.checkpoints import keep_checkpoint
@@ -179,3 +181,29 @@ def test_one_checkpoint_under_two_names(tmp_path, checkpoint):
         place = tmp_path / "kept" / version / name
         keep_checkpoint(folder, name, version, place)
         assert sorted(file.name for file in place.iterdir()) == ["config.json", "model.safetensors"]
+
+
+@pytest.mark.parametrize(
+    ("state", "asked", "status", "code"),
+    [
+        ("loading", {"model": "digits"}, 503, "model_loading"),
+        ("unloaded", {"model": "digits"}, 404, "model_not_found"),
+        ("unloaded", {}, 404, "model_not_found"),
+    ],
+)
+async def test_a_job_is_of_a_model_that_is_served(world, backend, state, asked, status, code):
+    served = backend.models()[0].model_copy(update={"state": state})
+    backend.models = lambda: [served]
+    answer = await world.create(**asked)
+    assert (answer.status_code, answer.json()["code"]) == (status, code)
+    assert ("retry-after" in answer.headers) == (status == 503)
+    assert (await world.http.get("/v1/jobs")).json()["data"] == []
+
+
+async def test_the_images_of_a_job_are_shown_as_the_model_sees_them(world):
+    job = (await world.create()).json()
+    answer = await world.http.get(f"/v1/jobs/{job['id']}/images/0")
+    assert (answer.status_code, answer.headers["content-type"]) == (200, "image/png")
+    with Pillow.open(io.BytesIO(answer.content)) as picture:
+        assert (picture.size, picture.mode) == ((8, 8), "L")
+    assert (await world.http.get(f"/v1/jobs/{job['id']}/images/99999")).status_code == 404

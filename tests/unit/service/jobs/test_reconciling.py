@@ -95,3 +95,87 @@ async def test_two_gateways_on_one_store_agree(make_world):
     await second.until(ids[1], "cancelled")
     events = await second.events(ids[1])
     assert [data["state"] for _, _, data in events] == ["queued", "running", "cancelling", "cancelled"]
+
+
+FAILED = {"code": "bad_input", "detail": "The archive is damaged: upload it again."}
+
+
+@pytest.mark.parametrize(
+    ("word", "state", "error"),
+    [
+        ({"state": "failed", "error": FAILED}, "failed", FAILED),
+        (
+            {"state": "interrupted"},
+            "interrupted",
+            {"code": "interrupted", "detail": "The driver was told to stop."},
+        ),
+        ({"state": "cancelled"}, "cancelled", None),
+    ],
+)
+async def test_the_last_word_of_a_driver_is_what_became_of_its_job(make_world, word, state, error):
+    world = make_world(resume_jobs="never")
+    job = (await world.create()).json()
+    await world.until(job["id"], "running")
+    world.says(job["id"], counts=world.finish(job["id"], [0, 1]), **word)
+    world.runner.drivers[f"{job['id']}-1"] = Seen("failed", "exit code 1")
+    job = await world.until(job["id"], state)
+    assert job["error"] == error
+    assert job["counts"]["certified"] == 2
+
+
+async def test_a_job_that_was_done_when_its_cluster_went_has_succeeded(world):
+    job = (await world.create()).json()
+    await world.until(job["id"], "running")
+    with world.folder(job["id"]).locked():
+        world.says(job["id"], "succeeded", world.finish(job["id"], range(world.images)))
+        world.runner.drivers.clear()
+    job = await world.until(job["id"], "succeeded")
+    assert job["counts"]["certified"] == world.images
+
+
+async def test_a_cluster_that_stays_away_interrupts_its_jobs(make_world, monkeypatch):
+    monkeypatch.setattr("spacte_service.jobs.reconciler.AWAY_S", 0.05)
+    world = make_world(resume_jobs="never")
+    job = (await world.create()).json()
+    await world.until(job["id"], "running")
+    world.runner.away = True
+    job = await world.until(job["id"], "interrupted")
+    assert job["error"] == {"code": "cluster_lost", "detail": "The cluster does not answer."}
+
+
+async def test_a_job_that_cannot_be_looked_after_keeps_no_other_waiting(world, monkeypatch):
+    opened = await world.batch.opened()
+    prepare = opened.reconciler._workplace.prepare
+    broken = []
+
+    def prepare_others(row):
+        broken.append(row.id)
+        if row.id == broken[0]:
+            raise RuntimeError("its folder is on a disk that is gone")
+        return prepare(row)
+
+    monkeypatch.setattr(opened.reconciler._workplace, "prepare", prepare_others)
+    first, second = [(await world.create()).json()["id"] for _ in range(2)]
+    await world.until(second, "running")
+    assert broken[0] == first
+    assert (await world.job(first))["state"] == "queued"
+
+
+async def test_a_store_that_does_not_answer_is_seen_in_readyz(world, monkeypatch):
+    opened = await world.batch.opened()
+    active = opened.store.jobs.active
+
+    async def checks(expected):
+        opened.reconciler.kick()
+        while (answer := await world.http.get("/readyz")).status_code != expected:  # noqa: ASYNC110
+            await asyncio.sleep(0.01)
+        return answer.json()["checks"]["database"]
+
+    def down():
+        raise OSError("the disk is gone")
+
+    assert await checks(200) == "ok"
+    monkeypatch.setattr(opened.store.jobs, "active", down)
+    assert await checks(503) == "The store does not answer; see the log."
+    monkeypatch.setattr(opened.store.jobs, "active", active)
+    assert await checks(200) == "ok"
