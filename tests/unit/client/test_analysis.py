@@ -243,3 +243,9 @@ def test_comparing_imports_neither_numpy_nor_matplotlib(log: Path) -> None:
     )
     run = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
     assert run.stdout.splitlines()[-1] == "[]"
+
+
+def test_an_interval_that_was_not_found_is_no_interval(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("spacte_client.analysis.binomial.MOST_TERMS", 2)
+    with pytest.raises(ArithmeticError, match="did not converge"):
+        clopper_pearson(4321, 8765)

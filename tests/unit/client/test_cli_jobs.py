@@ -175,6 +175,14 @@ def test_waiting_reads_events_where_there_are_any(spacte: Spacte, slept: list[fl
     assert watched.paths.count("GET /v1/jobs/job_1/events") == 1
 
 
+def test_waiting_goes_on_by_asking_when_the_events_break(spacte: Spacte, slept: list[float]) -> None:
+    watched = Watched(3, events=problem(500, "internal"))
+    run = spacte("jobs", "wait", "job_1", handler=watched)
+    assert run.status == 0
+    assert run.out.startswith("job_1 succeeded")
+    assert watched.paths[-1] == "GET /v1/jobs/job_1"
+
+
 def test_a_job_that_does_not_exist_is_one_sentence(spacte: Spacte) -> None:
     run = spacte(
         "jobs", "wait", "job_1", handler=Recorder(problem(404, "job_not_found", "There is no job_1."))

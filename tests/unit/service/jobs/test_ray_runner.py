@@ -1,0 +1,118 @@
+"""Drivers as Ray jobs, as far as no Ray is needed: what a cluster says is understood, and that it says nothing, too."""
+
+import asyncio
+from types import SimpleNamespace
+
+import pytest
+import ray
+
+from spacte_service.jobs import ray_runner
+from spacte_service.jobs.ray_runner import RayJobsRunner
+from spacte_service.jobs.runner import Seen, UnreachableError
+
+
+class Table:
+    """A cluster's job table."""
+
+    def __init__(self, **jobs):
+        self.jobs = jobs
+        self.stopped = []
+
+    async def look(self, submission_id):
+        return self.jobs.get(submission_id)
+
+    async def stop(self, submission_id):
+        self.stopped.append(submission_id)
+
+
+@pytest.mark.parametrize(
+    ("status", "stage", "ended"),
+    [
+        ("PENDING", "waiting", False),
+        ("RUNNING", "running", False),
+        ("SUCCEEDED", "succeeded", True),
+        ("FAILED", "failed", True),
+        ("STOPPED", "stopped", True),
+    ],
+)
+async def test_what_has_not_ended_is_stopped(status, stage, ended):
+    runner, table = RayJobsRunner(), Table(it=(status, "a message"))
+    runner._jobs = table
+    assert await runner.look("it") == Seen(stage, "a message")
+    assert await runner.look("another") is None
+    await runner.stop("it")
+    await runner.stop("another")
+    assert table.stopped == ([] if ended else ["it"])
+
+
+@pytest.mark.parametrize("error", [ConnectionError("refused"), RuntimeError("no agent"), ValueError()])
+async def test_a_cluster_that_fails_is_unreachable_and_looked_for_anew(monkeypatch, error):
+    broken, whole = Table(), Table(it=("RUNNING", ""))
+
+    async def fails(_):
+        raise error
+
+    monkeypatch.setattr(broken, "look", fails)
+    found = iter([broken, whole])
+
+    async def connect():
+        return next(found)
+
+    monkeypatch.setattr(ray_runner, "_connect", connect)
+    runner = RayJobsRunner()
+    with pytest.raises(UnreachableError, match=str(error) or "ValueError"):
+        await runner.look("it")
+    assert await runner.look("it") == Seen("running")
+
+
+async def test_a_cluster_that_does_not_answer_is_unreachable(monkeypatch):
+    monkeypatch.setattr(ray_runner, "ANSWER_S", 0.05)
+    silent = Table()
+
+    async def never(_):
+        await asyncio.Event().wait()
+
+    monkeypatch.setattr(silent, "look", never)
+    runner = RayJobsRunner()
+    runner._jobs = silent
+    with pytest.raises(UnreachableError, match="TimeoutError"):
+        await runner.look("it")
+
+
+async def test_without_a_cluster_nothing_is_reachable(monkeypatch):
+    monkeypatch.setattr(ray, "is_initialized", lambda: False)
+    with pytest.raises(UnreachableError, match="not connected"):
+        await RayJobsRunner().look("it")
+
+
+async def test_the_job_api_over_http(monkeypatch):
+    class Client:
+        """In the place of Ray's own."""
+
+        def __init__(self, url):
+            self.url = url
+            self.asked = []
+
+        def get_job_info(self, submission_id):
+            if submission_id == "unknown":
+                raise RuntimeError("Request failed with status code 404: no such job")
+            if submission_id == "ill":
+                raise RuntimeError("Request failed with status code 500: oh")
+            return SimpleNamespace(status=SimpleNamespace(value="FAILED"), message=None)
+
+        def submit_job(self, **arguments):
+            self.asked.append(arguments)
+
+        def stop_job(self, submission_id):
+            self.asked.append(submission_id)
+
+    monkeypatch.setattr("ray.job_submission.JobSubmissionClient", Client)
+    jobs = ray_runner._OverHttp("http://127.0.0.1:8265")
+    assert jobs._client.url == "http://127.0.0.1:8265"
+    assert await jobs.look("known") == ("FAILED", "")
+    assert await jobs.look("unknown") is None
+    with pytest.raises(RuntimeError, match="500"):
+        await jobs.look("ill")
+    await jobs.submit("known", "python x")
+    await jobs.stop("known")
+    assert jobs._client.asked == [{"entrypoint": "python x", "submission_id": "known"}, "known"]
