@@ -40,7 +40,7 @@ def submitted(client: Client) -> Job:
 
 @pytest.fixture(scope="module")
 def finished(client: Client, submitted: Job) -> Job:
-    return client.jobs.wait(submitted.id, timeout=120)
+    return client.jobs.wait(submitted.id, timeout=240)
 
 
 @pytest.fixture
@@ -122,7 +122,7 @@ def test_its_results_are_downloaded(page: "Page", line: "Locator", finished: Job
 
 def test_jobs_are_compared_in_one_plot(page: "Page", line: "Locator", client: Client, finished: Job) -> None:
     again = client.jobs.create({"type": "dataset", "name": "digits", "limit": 5}, n=200)
-    client.jobs.wait(again.id, timeout=120)
+    client.jobs.wait(again.id, timeout=240)
     line.locator("input[type=checkbox]").check()
     page.locator(f'tr[data-job="{again.id}"] input[type=checkbox]').check(timeout=WAIT_MS)
     page.wait_for_selector("#accuracy path.line >> nth=1")
