@@ -1,6 +1,7 @@
-"""`make bench`: the measurements whose figures README and docs quote, one after the other; about half an hour.
+"""`make bench`: the measurements that need nothing but this machine, one after the other; about half an hour.
 
-Each is a command of its own, named before it runs, and those with a cluster (`benchmarks.jobs`, `.faults`,
+Each is a command of its own, named before it runs. Last it checks that README and card quote the CIFAR-10 results as
+they are; `benchmarks.cifar10` makes those from the images. Those with a cluster (`benchmarks.jobs`, `.faults`,
 `.gateway_load`, `.simulated_cluster`) are run by themselves: they want a machine that does nothing else.
 """
 

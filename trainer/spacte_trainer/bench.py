@@ -25,6 +25,9 @@ if TYPE_CHECKING:
 
 RECIPE = "cifar10-resnet20-spacte-gaussian-0.25"
 
+WARM_UP_BATCHES = 4
+"""Of the turn that is not timed, at least: on a GPU a step is recorded after a few that are launched."""
+
 bench_train_app = typer.Typer(help="Steps a second against a plain loop.")
 
 
@@ -90,7 +93,7 @@ def compare(
             answers = {}
             # Who goes first alternates, so that a machine that slows down favours neither.
             for name, pipe in (("plain", plain), ("ours", ours))[:: 1 if turn % 2 else -1]:
-                pipe.send(batches)
+                pipe.send(batches if turn else max(batches, WARM_UP_BATCHES))
                 answers[name] = pipe.recv()
             turns.append((answers["ours"], answers["plain"]))
     timed = turns[1:]

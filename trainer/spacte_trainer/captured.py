@@ -51,7 +51,10 @@ class RecordedStep:
         torch.autograd.graph.set_warn_on_accumulate_grad_stream_mismatch(False)
         if isinstance(step.draws, SeededDraws):
             self.graph.register_generator_state(step.draws.generator)
-        with torch.cuda.graph(self.graph, pool=pool, stream=stream, capture_error_mode="thread_local"):
+        with (
+            torch.cuda.device(x_BCHW.device),
+            torch.cuda.graph(self.graph, pool=pool, stream=stream, capture_error_mode="thread_local"),
+        ):
             self.loss = launch(self.x_BCHW, self.y_B, step)
 
     def replay(self, x_BCHW: Tensor, y_B: Tensor) -> Loss:
@@ -93,7 +96,7 @@ class Replays:
                 self.recorded = RecordedStep(self.launch, x_BCHW, y_B, step, self.pool, self.stream)
             except RuntimeError as error:
                 _log.warning("the training step runs without a CUDA graph: %s", error)
-                self.recordable = False
+                self.recorded, self.recordable = None, False
                 return self._launch_apart(x_BCHW, y_B, step)
         return self.recorded.replay(x_BCHW, y_B)
 

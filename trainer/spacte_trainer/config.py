@@ -132,6 +132,18 @@ class TrainConfig(Settings):
         return self
 
 
+HOW = ("compile", "cuda_graphs", "store")
+"""Settings of how a run is carried out and kept, which may change when it is carried on."""
+
+
+def essence(config: TrainConfig) -> dict[str, Any]:
+    """What a run's weights follow from: all settings but `HOW`, those of what it starts from likewise."""
+    found = config.model_dump(exclude=set(HOW))
+    if config.pretrain is not None:
+        found["pretrain"] = essence(config.pretrain)
+    return found
+
+
 def override(config: TrainConfig, changes: Mapping[str, object]) -> TrainConfig:
     """The configuration with fields such as `{"model.heads": 3}` replaced, checked as a whole.
 

@@ -23,6 +23,8 @@ from spacte_trainer.evaluate import Accuracy, accuracy, check_fit
 from spacte_trainer.hardware import keep_freed_memory, resolve_precision
 from spacte_trainer.models import build
 from spacte_trainer.models.compiling import blocks_of, compile_network, release, uncompiled
+from spacte_trainer.native.conv import load_kernels
+from spacte_trainer.native.library import builds_gpu_kernels
 from spacte_trainer.objectives import Loss, SeededDraws, Step
 from spacte_trainer.objectives import build as build_objective
 from spacte_trainer.state import State, load_state, save_state
@@ -91,9 +93,12 @@ class Run:
                 f"{config.method} differentiates a gradient, which a compiled network cannot: leave out compile=true."
             )
         one_gpu = device.type == "cuda" and team.size == 1
+        if device.type == "cuda":
+            load_kernels()
         self.compiled = config.compile is True or (
             config.compile == "auto"
             and one_gpu
+            and builds_gpu_kernels()
             and not self.objective.double_backward
             and bool(blocks_of(self.net))
         )
@@ -229,4 +234,5 @@ def train(
             save_state(folder, config, state)
     if run.compiled:
         release(run.net)
+    run.take = run.step  # lets go of a recording's memory
     return run

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from spacte_trainer.checkpoint import CONFIG_FILE, CheckpointConfig, load_checkpoint, save_checkpoint
-from spacte_trainer.config import TrainConfig
+from spacte_trainer.config import TrainConfig, essence
 from spacte_trainer.data import ImageData, load_data
 from spacte_trainer.evaluate import check_fit, evaluate
 from spacte_trainer.hardware import resolve_precision
@@ -122,7 +122,7 @@ class Workshop:
     def _finished(self, config: TrainConfig, folder: Path) -> MultiHeadNet:
         """The network of a part that was finished before; raises StateError where it is another one's."""
         checkpoint = load_checkpoint(folder, self.device)
-        if TrainConfig.model_validate(checkpoint.config.train) != config:
+        if essence(TrainConfig.model_validate(checkpoint.config.train)) != essence(config):
             raise StateError(f"{folder} holds a model trained with other settings: choose another --out.")
         return checkpoint.net
 

@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 
-from spacte_trainer.config import TrainConfig
+from spacte_trainer.config import TrainConfig, essence
 
 STATE_FILE = "training_state.pt"
 
@@ -57,7 +57,7 @@ def load_state(folder: Path, config: TrainConfig, device: torch.device) -> State
     except (OSError, RuntimeError, pickle.UnpicklingError) as error:
         raise StateError(f"{path} cannot be read ({error}): delete it to start over.") from error
     before = TrainConfig.model_validate_json(found.pop("config"))
-    changed = _differences(before.model_dump(), config.model_dump())
+    changed = _differences(essence(before), essence(config))
     if changed:
         raise StateError(
             f"The run in {folder} was started with other settings ({'; '.join(changed[:3])}): "

@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from spacte_trainer.bench_loops import endless, random_images
+from spacte_trainer.captured import Replays
 from spacte_trainer.config import TrainConfig, override
 from spacte_trainer.data.base import stream
 from spacte_trainer.loop import Meter, Run
@@ -33,11 +34,15 @@ def trained(config: TrainConfig) -> tuple[torch.Tensor, float]:
     data = random_images(config)
     run, meter = Run(config, data, device, Team()), Meter()
     batches = list(itertools.islice(endless(config, data, device), BATCHES))
+    replays = run.take
     for epoch in range(1, EPOCHS + 1):
         noise = stream(config.seed, epoch=epoch, purpose="noise", device=device)
         step = Step(epoch, config.epochs, config.sigma, config.model.num_classes, SeededDraws(noise, device))
         for batch in batches:
             run.batch(batch, step, 0.05, meter)
+    if config.cuda_graphs:
+        assert isinstance(replays, Replays)
+        assert replays.recorded is not None, "nothing was recorded"
     return torch.cat([p.detach().flatten() for p in run.net.parameters()]), meter.means()["loss"][0]
 
 

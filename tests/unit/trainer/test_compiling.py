@@ -8,7 +8,9 @@ from spacte_trainer.models.compiling import blocks_of, compile_network, release,
 
 
 @pytest.mark.slow
-@pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf")  # the tracer looks at it
+@pytest.mark.filterwarnings(
+    "ignore:The .grad attribute of a Tensor that is not a leaf"
+)  # the tracer looks at it
 def test_blocks_are_compiled_in_place_and_released() -> None:
     torch.manual_seed(0)
     net = build(ModelConfig(arch="cifar_resnet14", heads=2, num_classes=3, input_shape=(3, 8, 8)))

@@ -9,9 +9,10 @@ import pytest
 import torch
 from torch import nn
 
-from spacte_trainer.native.conv import fits
+from spacte_trainer.models.cifar_resnet import BasicBlock
+from spacte_trainer.native.conv import fits, load_kernels
 
-pytestmark = pytest.mark.skipif(
+needs_triton = pytest.mark.skipif(
     importlib.util.find_spec("triton") is None, reason="Triton is not installed on this machine"
 )
 
@@ -61,6 +62,13 @@ for channels, out, kernel, stride, size in (
         transposed = gpu_conv.Filter.transposed(weight.contiguous(memory_format=last))
         worst["dx"] = max(worst.get("dx", 0), error(gpu_conv.convolve(dy, transposed), dx))
         worst["dw"] = max(worst.get("dw", 0), error(gpu_conv.weight_gradient(x, dy, kernel), dw))
+    for size, stride in ((7, 2), (9, 1)):
+        odd = normal(1, 16, size, size).to(dtype, memory_format=last)
+        try:
+            gpu_conv.convolve(odd, gpu_conv.Filter.packed(normal(16, 16, 3, 3).to(dtype), stride, 2), stride=stride)
+        except ValueError:
+            continue
+        raise AssertionError("a size that does not divide was taken")
 print(*worst.values())
 """
 
@@ -73,6 +81,7 @@ def errors(device: str, dtype: str, **environment: str) -> list[float]:
     return [float(word) for word in done.stdout.split()]
 
 
+@needs_triton
 @pytest.mark.slow
 def test_the_kernels_convolve_when_they_are_interpreted() -> None:
     """In float16, whose products the interpreter knows; a result is rounded once, a weight's gradient is not."""
@@ -89,12 +98,13 @@ def test_the_kernels_convolve_on_a_gpu() -> None:
     assert dw < 1e-5
 
 
-def test_only_narrow_convolutions_of_a_gpu_are_taken() -> None:
-    """On a CPU PyTorch's own operation is called, and so it is for a symbol of a trace."""
-    conv = nn.Conv2d(16, 16, 3, padding=1, bias=False)
-    assert not fits(conv, torch.zeros(1, 16, 8, 8))
-    traced = torch.fx.symbolic_trace(nn.Sequential(conv))
-    assert [node.op for node in traced.graph.nodes] == ["placeholder", "call_module", "output"]
+def test_a_cpu_and_a_trace_take_pytorchs_operation(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also where the kernels are loaded; in a trace the layers stay layers, as the engine needs them."""
+    monkeypatch.setattr("spacte_trainer.native.conv.Kernels.loaded", True)
+    block = BasicBlock(16, 16, stride=1)
+    assert not fits(block.conv1, torch.zeros(1, 16, 8, 8))
+    called = [node.target for node in torch.fx.symbolic_trace(block).graph.nodes if node.op == "call_module"]
+    assert [name for name in called if "conv" in str(name)] == ["conv1", "conv2"]
 
 
 @pytest.mark.gpu
@@ -102,6 +112,7 @@ def test_only_narrow_convolutions_of_a_gpu_are_taken() -> None:
 def test_a_layer_trains_as_pytorchs_does() -> None:
     from spacte_trainer.native.conv import convolved
 
+    load_kernels()
     torch.manual_seed(0)
     conv = nn.Conv2d(16, 16, 3, padding=1, bias=False).cuda().to(memory_format=torch.channels_last)
     x = torch.randn(4, 16, 8, 8, device="cuda", requires_grad=True)

@@ -6,6 +6,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -16,12 +17,13 @@ from spacte_trainer.checkpoint import WEIGHTS_FILE, load_checkpoint
 from spacte_trainer.config import ConfigError, TrainConfig, override
 from spacte_trainer.data import DataError, load_data
 from spacte_trainer.data.base import Batch, shuffled
-from spacte_trainer.evaluate import accuracy
+from spacte_trainer.evaluate import Evaluation, accuracy, evaluate
 from spacte_trainer.loop import Meter, Run, train
+from spacte_trainer.models import MultiHeadNet
 from spacte_trainer.objectives import Loss, SeededDraws, Step, split
 from spacte_trainer.recipes import load_recipe
 from spacte_trainer.runs import run
-from spacte_trainer.state import STATE_FILE, StateError, load_state
+from spacte_trainer.state import STATE_FILE, State, StateError, load_state, save_state
 from spacte_trainer.team import Team
 from spacte_trainer.watch import EpochReport, Watchers, read_log
 
@@ -306,12 +308,28 @@ def test_a_method_that_differentiates_a_gradient_is_not_compiled():
         Run(config, load_data(config.data, "train"), CPU, Team())
 
 
-def test_weights_are_stored_in_half_the_space_and_measured_as_they_are_stored(tmp_path: Path):
-    config = small(store="bf16")
-    folder = run(config, tmp_path, device=CPU, console=Console(quiet=True))
-    stored = load_file(folder / WEIGHTS_FILE)
-    assert {value.dtype for value in stored.values() if value.is_floating_point()} == {torch.bfloat16}
-    checkpoint = load_checkpoint(folder)
-    data = load_data(config.data, "test")
-    found = accuracy(checkpoint.net, data, CPU, sigma=config.sigma, seed=config.seed)
-    assert found.ensemble == checkpoint.config.metrics["noisy_accuracy"]
+def test_weights_are_stored_in_half_the_space_and_measured_as_they_are_stored(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    seen: list[torch.Tensor] = []
+
+    def measured(net: MultiHeadNet, *args: Any, **options: Any) -> Evaluation:
+        seen.extend(value.clone() for value in net.state_dict().values() if value.is_floating_point())
+        return evaluate(net, *args, **options)
+
+    monkeypatch.setattr("spacte_trainer.runs.evaluate", measured)
+    folder = run(small(store="bf16"), tmp_path, device=CPU, console=Console(quiet=True))
+    stored = [value for value in load_file(folder / WEIGHTS_FILE).values() if value.is_floating_point()]
+    assert {value.dtype for value in stored} == {torch.bfloat16}
+    assert all(torch.equal(value, value.bfloat16().float()) for value in seen)
+    assert len(seen) == len(stored)
+
+
+def test_how_a_run_is_carried_out_may_change_when_it_is_carried_on(tmp_path: Path):
+    """Recording, compiling and the type of the stored weights are no part of what is trained."""
+    config = small()
+    save_state(tmp_path, config, State(1, 0.0, {}, {}))
+    changed = config.model_copy(update={"compile": False, "cuda_graphs": False, "store": "bf16"})
+    assert load_state(tmp_path, changed, CPU) is not None
+    with pytest.raises(StateError, match="seed"):
+        load_state(tmp_path, changed.model_copy(update={"seed": 1}), CPU)

@@ -17,7 +17,7 @@ from spacte_trainer.runs import TRAINING
 from spacte_trainer.state import STATE_FILE
 from spacte_workers.reproduce import cells, report
 from spacte_workers.reproduce.cli import reproduce_app
-from spacte_workers.reproduce.study import Deadline, Study, TimeIsUpError, spread
+from spacte_workers.reproduce.study import Deadline, Study, TimeIsUpError, evenly
 from spacte_workers.reproduce.tables import DIGITS, PUBLISHED_ACR, TABLES, Setting, Table
 
 SMALL = replace(DIGITS, every=80, n=200)
@@ -127,7 +127,7 @@ def test_figures_alone_are_taken_too(whole: Path, tmp_path: Path) -> None:
 
 def test_images_that_are_done_lie_evenly_over_all() -> None:
     chosen = range(0, 10_000, 20)
-    order = spread(chosen)
+    order = evenly(chosen)
     assert sorted(order) == list(chosen)
     for done in (50, 100, 333):
         quarters = [sum(low <= i < low + 2_500 for i in order[:done]) for low in range(0, 10_000, 2_500)]

@@ -16,7 +16,7 @@ _VARIANTS = 64
 def compile_network(net: nn.Module) -> nn.Module:
     """The network with its repeated blocks compiled in place, or compiled as a whole where it has none.
 
-    Blocks of the same shapes share what is compiled. The network's state is its own as before.
+    Blocks of the same shapes share what is compiled. The state's names are those of the network as it was given.
     """
     blocks = blocks_of(net)
     if not blocks:

@@ -1,13 +1,26 @@
 """The narrow 3x3 convolutions of a network in training: on a GPU under bf16 by kernels of ours, else by PyTorch's."""
 
-from functools import cache
-from types import ModuleType
-
 import torch
 from torch import Tensor, nn
 
-WIDEST = 32
-"""Channels up to which our kernels are faster than cuDNN's, which is built for more."""
+from spacte_trainer.native.library import builds_gpu_kernels
+
+NARROW = 32
+"""Channels out up to which our kernels are faster than cuDNN's, which is built for more."""
+
+
+class Kernels:
+    """Whether PyTorch knows our kernels, which a traced network may ask."""
+
+    loaded = False
+
+
+def load_kernels() -> None:
+    """Make the kernels known to PyTorch, `torch.ops.spacte`, where they can be built: before a network is compiled."""
+    if builds_gpu_kernels():
+        from . import conv_operations  # noqa: F401 - registers the operations
+
+        Kernels.loaded = True
 
 
 def convolved(conv: nn.Conv2d, x_BCHW: Tensor) -> Tensor:
@@ -20,23 +33,13 @@ def convolved(conv: nn.Conv2d, x_BCHW: Tensor) -> Tensor:
 def fits(conv: nn.Conv2d, x_BCHW: Tensor) -> bool:
     """Whether our kernels compute this convolution."""
     return (
-        isinstance(x_BCHW, Tensor)  # and no symbol of a trace
+        Kernels.loaded
+        and isinstance(x_BCHW, Tensor)  # and no symbol of a trace
         and x_BCHW.is_cuda
         and conv.in_channels == conv.out_channels
         and conv.in_channels % 16 == 0
-        and conv.in_channels <= WIDEST
+        and conv.in_channels <= NARROW
         and (conv.kernel_size, conv.stride, conv.padding) == ((3, 3), (1, 1), (1, 1))
         and (conv.groups, conv.dilation, conv.bias) == (1, (1, 1), None)
         and torch.is_autocast_enabled("cuda")
-        and operations() is not None
     )
-
-
-@cache
-def operations() -> ModuleType | None:
-    """The kernels as operations of PyTorch, `torch.ops.spacte`; None without Triton."""
-    try:
-        from . import conv_operations
-    except ImportError:
-        return None
-    return conv_operations

@@ -9,6 +9,8 @@ share most of what lies under them, so they can be taken as a group, whose chann
 An output depends on the inputs under its filter alone, in a fixed order of sums: not on its place in the batch.
 """
 
+from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any, Self
 
@@ -22,9 +24,6 @@ CHANNELS = (16, 32, 64)
 CHANNELS_IN = (3, *CHANNELS)
 """What the kernels give and take."""
 
-
-NARROW = 32
-"""Channels out up to which these kernels are faster than cuDNN's, with 3x3 filters."""
 
 DEFAULT = {"BLOCK": 128, "num_warps": 4, "num_stages": 2}
 FORWARD: dict[tuple[int, int, int], dict[str, int]] = {
@@ -87,9 +86,14 @@ class Filter:
         return cls(wide, channels, out, kernel, group)
 
 
-def _launcher(kernel: Any, programs: tuple[int, ...]) -> Any:
-    """The kernel, to be called for that many programs; Triton's own types describe the code inside a kernel."""
-    return kernel[programs]
+def _launcher(kernel: Any, programs: tuple[int, ...], device: torch.device) -> Callable[..., None]:
+    """The kernel, to be called for that many programs; Triton itself launches on whatever device is current."""
+
+    def launch(*arguments: Any, **options: Any) -> None:
+        with torch.cuda.device(device) if device.type == "cuda" else nullcontext():
+            kernel[programs](*arguments, **options)
+
+    return launch
 
 
 def width_of(span: int, channels: int) -> int:
@@ -117,8 +121,15 @@ def convolve(
         other_BCHW: channels_last, of the result's shape and type.
         relu: whether the result passes a ReLU.
         options: BLOCK, num_warps and num_stages in place of the measured ones.
+
+    Raises:
+        ValueError: the maps' size is no multiple of the stride, or the result's width none of the group.
     """
     batch, channels, height, width = x_BCHW.shape
+    if height % stride or width % stride or (width // stride) % weights.group:
+        raise ValueError(
+            f"maps of {height} x {width} do not divide by {stride} and groups of {weights.group}"
+        )
     y_BCHW = torch.empty(
         (batch, weights.out, height // stride, width // stride),
         dtype=x_BCHW.dtype,
@@ -127,7 +138,8 @@ def convolve(
     )
     chosen: dict[str, Any] = options or FORWARD.get((channels, weights.out, weights.group), DEFAULT)
     groups = batch * (height // stride) * (width // stride) // weights.group
-    _launcher(kernels.forward, (triton.cdiv(groups, chosen["BLOCK"]),))(
+    launch = _launcher(kernels.forward, (triton.cdiv(groups, chosen["BLOCK"]),), x_BCHW.device)
+    launch(
         x_BCHW,
         weights.weights,
         x_BCHW if bias_O is None else bias_O,
@@ -169,7 +181,8 @@ def weight_gradient(
     each = triton.cdiv(blocks, PROGRAMS)
     programs = triton.cdiv(blocks, each)
     parts = torch.empty((programs, out, kernel, kernel, channels), dtype=torch.float32, device=x_BCHW.device)
-    _launcher(kernels.weight_gradient, (programs, kernel))(
+    launch = _launcher(kernels.weight_gradient, (programs, kernel), x_BCHW.device)
+    launch(
         x_BCHW,
         dy_BCHW,
         parts,

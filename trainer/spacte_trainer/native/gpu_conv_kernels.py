@@ -40,14 +40,14 @@ def forward(
     of the filters of a group. A weight's place is W0 + channel in * WI + column * WC + row * WR + channel out * WO;
     weights that are PACKED are [KERNEL, WIDTH, GROUP * COUT] instead.
     """
-    NARROW: tl.constexpr = W // GROUP
+    LINE: tl.constexpr = W // GROUP
     SPAN: tl.constexpr = (GROUP - 1) * STRIDE + KERNEL
     m = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
     k = tl.arange(0, WIDTH)
     co = tl.arange(0, GROUP * COUT)
-    column = (m % NARROW) * (STRIDE * GROUP) - KERNEL // 2
-    line = ((m // NARROW) % H) * STRIDE - KERNEL // 2
-    image = m // (H * NARROW)
+    column = (m % LINE) * (STRIDE * GROUP) - KERNEL // 2
+    line = ((m // LINE) % H) * STRIDE - KERNEL // 2
+    image = m // (H * LINE)
     under = column[:, None] + (k // CIN)[None, :]
     inside = (under >= 0) & (under < W * STRIDE) & (k < SPAN * CIN)[None, :] & (m < groups)[:, None]
     start = ((image * (H * STRIDE) + line) * (W * STRIDE) + column) * CIN

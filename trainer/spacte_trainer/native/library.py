@@ -1,7 +1,8 @@
-"""Compiles a C++ source with the machine's own compiler, once, and loads it."""
+"""Kernels made on the machine: C++ by its own compiler, once, and whether Triton could."""
 
 import ctypes
 import hashlib
+import importlib.util
 import os
 import platform
 import shutil
@@ -53,3 +54,10 @@ def _processor() -> str:
     lines = cpuinfo.read_text().splitlines() if cpuinfo.exists() else []
     flags = [line for line in lines if line.startswith(("flags", "Features"))]
     return platform.machine() + (flags[0] if flags else platform.processor())
+
+
+@cache
+def builds_gpu_kernels() -> bool:
+    """Whether kernels for a GPU can be compiled here: there is Triton, and a C compiler for what launches them."""
+    compiler = os.environ.get("CC") or shutil.which("gcc") or shutil.which("clang")
+    return importlib.util.find_spec("triton") is not None and compiler is not None

@@ -128,6 +128,8 @@ class Method(ABC):
     def terms(self, net: nn.Module, x_BCHW: Tensor, y_B: Tensor, step: Step) -> Terms:
         """Losses of every head on every sample.
 
+        What is computed on the host has to be constant within an epoch: on a GPU a step is recorded and replayed.
+
         Args:
             net: a `MultiHeadNet` in train mode, perhaps compiled or wrapped for data parallelism.
             x_BCHW: pixels in [0, 1].

@@ -1,4 +1,4 @@
-"""The fast forms of a network: folded for any device, oneDNN, Winograd and int8 for CPUs, compiled for GPUs.
+"""The fast forms of a network: folded for any device, oneDNN, Winograd and int8 for CPUs, fused and compiled for GPUs.
 
 A form that a backend cannot make (an untraceable module, a private call that this version of PyTorch lacks,
 no compiler) is simply not offered: `forms` gives the fastest first, and the plain one is always there for
@@ -16,7 +16,7 @@ from .checks import logits_of
 from .compiled import compiled_part
 from .folding import finished, fold_batch_norm, layer, trace
 from .form import Encoding, Form, plain
-from .fused_form import kernels_of
+from .fused_form import kernels_of, pays
 from .fusing import fuse
 from .network import Network
 from .onednn import to_onednn
@@ -96,18 +96,23 @@ def _compiled(network: Network, batch: int, rows_NCHW: Tensor, dtype: torch.dtyp
 
 def _fused(network: Network, batch: int, rows_NCHW: Tensor) -> Form | None:
     graphs = _parts(network)
-    if graphs is None:
+    if graphs is None or not pays(fuse(graphs[0])):
         return None
     ready: list[fx.GraphModule] = []
-    for graph in graphs:
-        kernels = kernels_of(fuse(graph))  # they round the float32 weights themselves
+    for graph in (graphs[0], *map(fuse, graphs[1:])):
+        kernels = kernels_of(graph)  # they round the float32 weights themselves
         lower = _in_dtype(graph, torch.bfloat16).to(memory_format=torch.channels_last)
         for name, kernel in kernels.items():
             lower.set_submodule(name, kernel)
         ready.append(finished(lower))
     encoding = Encoding(network.scale_C, network.shift_C, torch.bfloat16)
     form = Form("fused", "bf16", batch, encoding, ready[0], ready[1:])
-    logits_of(form, rows_NCHW[:batch])  # compiles now, so that a failure is met here
+    try:
+        logits_of(form, rows_NCHW[:batch])  # compiles now, so that a failure is met here
+    except Exception as error:
+        raise RuntimeError(
+            f"the kernels do not run: {error}"
+        ) from error  # a compiler fails in any way it likes
     return form
 
 

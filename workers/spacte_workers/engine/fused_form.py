@@ -4,24 +4,48 @@ Layers of few channels run in kernels of ours (`spacte_trainer.native.gpu_conv`)
 """
 
 from collections.abc import Sequence
-from types import ModuleType
 
 import torch
 from torch import Tensor, fx, nn
 
+from spacte_trainer.native.conv import NARROW
+from spacte_trainer.native.library import builds_gpu_kernels
+
 from .fusing import FusedConv, fused_convs
+
+CHANNELS_LAST = torch.channels_last
 
 
 def kernels_of(graph_module: fx.GraphModule) -> dict[str, nn.Module]:
     """The kernel of each fused step of a float32 graph that has one, by the step's name."""
     found: dict[str, nn.Module] = {}
-    own = _own_kernels()
     for node, step in fused_convs(graph_module):
-        if own is not None and _narrow(step.conv, own):
-            found[str(node.target)] = NarrowConv(step, own)
+        if is_narrow(step.conv):
+            found[str(node.target)] = NarrowConv(step)
         elif step.relu and step.conv.bias is not None:
             found[str(node.target)] = CudnnConv(step)
     return found
+
+
+def pays(graph_module: fx.GraphModule) -> bool:
+    """Whether most convolutions of a graph are narrow: a compiler does well with the others."""
+    narrow = [is_narrow(step.conv) for _, step in fused_convs(graph_module)]
+    return 2 * sum(narrow) > len(narrow)
+
+
+def is_narrow(conv: nn.Conv2d) -> bool:
+    """Whether our kernels compute this convolution, and faster than cuDNN's."""
+    size, stride = conv.kernel_size, conv.stride
+    return (
+        builds_gpu_kernels()
+        and size in ((1, 1), (3, 3))
+        and stride in ((1, 1), (2, 2))
+        and conv.padding == (size[0] // 2, size[0] // 2)
+        and (conv.groups, conv.dilation) == (1, (1, 1))
+        and conv.in_channels in (3, 16, 32, 64)
+        and conv.out_channels in (16, 32, 64)
+        and (conv.out_channels <= NARROW or size == (1, 1))
+    )
 
 
 class NarrowConv(nn.Module):
@@ -29,22 +53,28 @@ class NarrowConv(nn.Module):
 
     Args:
         step: what to compute; its weights are rounded to bfloat16.
-        kernels: the module of the kernels.
     """
 
-    def __init__(self, step: FusedConv, kernels: ModuleType) -> None:
+    def __init__(self, step: FusedConv) -> None:
+        from spacte_trainer.native import gpu_conv  # imports Triton
+
         super().__init__()
         conv = step.conv
-        self.kernels = kernels
         self.stride, self.relu = int(conv.stride[0]), step.relu
-        group = kernels.GROUPS.get((conv.in_channels, conv.out_channels, self.stride), 1)
-        self.filter = kernels.Filter.packed(conv.weight.detach().to(torch.bfloat16), self.stride, group)
+        group = gpu_conv.GROUPS.get((conv.in_channels, conv.out_channels, self.stride), 1)
+        self.filter = gpu_conv.Filter.packed(conv.weight.detach().to(torch.bfloat16), self.stride, group)
         self.bias = None if conv.bias is None else conv.bias.detach().float().clone()
+        self.convolve = gpu_conv.convolve
 
     def forward(self, x_BCHW: Tensor, other_BCHW: Tensor | None = None) -> Tensor:
         """relu?(conv(x) + other?)."""
-        return self.kernels.convolve(
-            x_BCHW, self.filter, stride=self.stride, bias_O=self.bias, other_BCHW=other_BCHW, relu=self.relu
+        return self.convolve(
+            x_BCHW.contiguous(memory_format=CHANNELS_LAST),
+            self.filter,
+            stride=self.stride,
+            bias_O=self.bias,
+            other_BCHW=None if other_BCHW is None else other_BCHW.contiguous(memory_format=CHANNELS_LAST),
+            relu=self.relu,
         )
 
 
@@ -55,7 +85,7 @@ class CudnnConv(nn.Module):
         super().__init__()
         conv = step.conv
         weight = conv.weight.detach().to(torch.bfloat16)
-        self.weight = weight.contiguous(memory_format=torch.channels_last)
+        self.weight = weight.contiguous(memory_format=CHANNELS_LAST)
         self.bias = None if conv.bias is None else conv.bias.detach().to(torch.bfloat16)
         self.geometry = (_pair(conv.stride), _pair(conv.padding), _pair(conv.dilation), conv.groups)
 
@@ -66,28 +96,6 @@ class CudnnConv(nn.Module):
         return torch.cudnn_convolution_add_relu(
             x_BCHW, self.weight, other_BCHW, 1.0, self.bias, *self.geometry
         )
-
-
-def _own_kernels() -> ModuleType | None:
-    try:
-        from spacte_trainer.native import gpu_conv
-    except ImportError:  # Triton comes with PyTorch's builds for GPUs
-        return None
-    return gpu_conv
-
-
-def _narrow(conv: nn.Conv2d, kernels: ModuleType) -> bool:
-    """Whether our kernels compute this convolution, and faster than cuDNN's."""
-    size, stride = conv.kernel_size, conv.stride
-    return (
-        size in ((1, 1), (3, 3))
-        and stride in ((1, 1), (2, 2))
-        and conv.padding == (size[0] // 2, size[0] // 2)
-        and (conv.groups, conv.dilation) == (1, (1, 1))
-        and conv.in_channels in kernels.CHANNELS_IN
-        and conv.out_channels in kernels.CHANNELS
-        and (conv.out_channels <= kernels.NARROW or size == (1, 1))
-    )
 
 
 def _pair(values: Sequence[int] | str) -> list[int]:

@@ -66,11 +66,12 @@ def _rows(settings: list[Setting], seeds: tuple[int, ...], folder: Path) -> list
     rows = [headings, ["---"] * len(headings)]
     for setting in settings:
         found = [cell for seed in seeds if (cell := read_cell(folder / setting.place(seed))) is not None]
-        begun = "" if found else missing(setting, seeds, folder)
-        found = found or partial(setting, seeds, folder)
-        acr = spread([cell.acr for cell in found], 3) if found else begun
-        count = f"0 of {len(seeds)} ({begun})" if found and begun else f"{len(found)} of {len(seeds)}"
-        row = [setting.method, count, acr]
+        count, acr = f"{len(found)} of {len(seeds)}", ""
+        if not found:
+            acr, found = begun(setting, seeds, folder)
+            if found:
+                count, acr = f"{count} ({acr})", ""
+        row = [setting.method, count, acr or spread([cell.acr for cell in found], 3)]
         if compared:
             row.append(UNPUBLISHED if setting.published_acr is None else f"{setting.published_acr:.3f}")
         if found:
@@ -80,26 +81,18 @@ def _rows(settings: list[Setting], seeds: tuple[int, ...], folder: Path) -> list
     return [f"| {' | '.join(row)} |" for row in rows]
 
 
-def missing(setting: Setting, seeds: tuple[int, ...], folder: Path) -> str:
-    """How far the first cell that was begun is, or that none was."""
+def begun(setting: Setting, seeds: tuple[int, ...], folder: Path) -> tuple[str, list[Cell]]:
+    """How far the first cell that was begun is, with its figures so far where images are certified."""
     for seed in seeds:
         place = folder / setting.place(seed)
         file = certificates_file(place)
         if file is not None:
-            return f"not done: {len(read_certificates(file))} images certified"
+            done = list(read_certificates(file).values())
+            cells = [cell_of(setting, seed, load_checkpoint(place), done, "")] if done else []
+            return f"not done: {len(done)} images certified", cells
         if epochs := epochs_done(place):
-            return f"not done: {epochs} epochs trained"
-    return "not run"
-
-
-def partial(setting: Setting, seeds: tuple[int, ...], folder: Path) -> list[Cell]:
-    """The figures so far of the first cell some of whose images are certified; those lie evenly over all."""
-    for seed in seeds:
-        place = folder / setting.place(seed)
-        file = certificates_file(place)
-        if file is not None and (done := read_certificates(file)):
-            return [cell_of(setting, seed, load_checkpoint(place), list(done.values()), "")]
-    return []
+            return f"not done: {epochs} epochs trained", []
+    return "not run", []
 
 
 def accuracy(cells: list[Cell], position: int) -> str:

@@ -116,7 +116,7 @@ class Study:
         if self.cifar10 is not None and setting.data != "digits":
             changes["data.source"] = self.cifar10
         if setting.data != "digits":
-            changes["store"] = "bf16"  # a study's folder is carried from machine to machine
+            changes.setdefault("store", "bf16")  # a study's folder is carried from machine to machine
         return override(load_recipe(setting.recipe, setting.sigma), changes)
 
     def trained(self, setting: Setting, seed: int, place: Path, deadline: Deadline) -> Checkpoint:
@@ -140,7 +140,7 @@ class Study:
         data = load_data(self.config(setting, seed).data, "test")
         chosen = range(0, len(data), protocol.every)
         with file.open("a") as lines:
-            for index in (index for index in spread(chosen) if index not in done):
+            for index in (index for index in evenly(chosen) if index not in done):
                 deadline.check()
                 began = time.perf_counter()
                 pixels_CHW, label = image_of(data, index)
@@ -159,7 +159,7 @@ class Study:
         return cell_of(setting, seed, checkpoint, [done[i] for i in chosen], certifier.engine.precision)
 
 
-def spread(chosen: range) -> list[int]:
+def evenly(chosen: range) -> list[int]:
     """The same images in another order: however many of them are done, those lie evenly over all."""
     bits = max(1, (len(chosen) - 1).bit_length())
     return [chosen[i] for i in sorted(range(len(chosen)), key=lambda i: f"{i:0{bits}b}"[::-1])]
