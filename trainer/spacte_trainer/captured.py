@@ -8,6 +8,7 @@ step, so each epoch records its own; that takes about as long as one step withou
 
 import logging
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -41,7 +42,7 @@ class RecordedStep:
         x_BCHW: Tensor,
         y_B: Tensor,
         step: Step,
-        pool: tuple[int, int],
+        pool: Any,
         stream: torch.cuda.Stream,
     ) -> None:
         self.step = step
