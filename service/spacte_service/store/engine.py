@@ -34,7 +34,9 @@ def open_engine(url: str) -> Engine:
     """
     parsed = _parse(url)
     sqlite = parsed.get_backend_name() == "sqlite"
-    engine = create_engine(parsed, **({} if sqlite else {"pool_pre_ping": True, "pool_size": 10}))
+    pooled: dict[str, Any] = {"pool_pre_ping": True, "pool_size": 10}
+    pooled["connect_args"] = {"client_encoding": "utf8"}  # also of a database that was made without one
+    engine = create_engine(parsed, **({} if sqlite else pooled))
     if sqlite:
         _configure_sqlite(engine)
     try:

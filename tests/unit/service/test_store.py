@@ -119,6 +119,20 @@ store.close()
 """
 
 
+@pytest.mark.postgres
+def test_a_database_without_an_encoding(postgres_server):
+    import psycopg
+
+    with psycopg.connect(host=postgres_server, user="spacte", dbname="postgres", autocommit=True) as admin:
+        admin.execute("CREATE DATABASE plain ENCODING 'SQL_ASCII' LOCALE 'C' TEMPLATE template0")
+    store = Store.open(f"postgresql://spacte@/plain?host={postgres_server}")
+    job = a_job()
+    job.notes = {"who": "Zoë"}
+    store.jobs.add(job)
+    assert store.jobs.get("job_0").notes == {"who": "Zoë"}
+    store.close()
+
+
 @pytest.mark.slow
 def test_gateways_that_start_at_once_migrate_once(url):
     command = [sys.executable, "-c", OPENER, url]
