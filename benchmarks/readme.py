@@ -91,7 +91,7 @@ def main() -> int:
     for path, text in texts().items():
         path.write_text(text)
     runs = [read_log(RESULTS / found["log"], found["name"]) for found in results() if found["log"]]
-    plot_runs(runs, [CURVE], title="CIFAR-10 (JPEG-coded), ResNet-20, sigma 0.25, n = 1,000")
+    plot_runs(runs, [CURVE], title="CIFAR-10 (JPEG-coded), sigma 0.25")
     return 0
 
 
