@@ -14,6 +14,12 @@ from itertools import count
 from pathlib import Path
 
 import pytest
+from hypothesis import settings as hypothesis_settings
+
+hypothesis_settings.register_profile(
+    "any machine", deadline=None
+)  # of an example; a busy machine is no failure
+hypothesis_settings.load_profile("any machine")
 
 os.environ.setdefault("RAY_AUTH_MODE", "disabled")  # read when ray is imported
 os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")

@@ -18,7 +18,7 @@ from spacte_client.types import CertificateRecord, ErrorRecord, JobStateEvent
 
 from .conftest import Spacte
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 
 
 @pytest.fixture(scope="module")
@@ -40,7 +40,7 @@ def served(tmp_path_factory: pytest.TempPathFactory, make_checkpoint: Callable[.
             yield "http://" + line.split("http://", 1)[1].split()[0].rstrip("/.")
         finally:
             server.terminate()
-            server.wait(60)
+            server.wait(200)
 
 
 def test_a_job_from_its_submission_to_its_deletion(served: str, tmp_path: Path) -> None:
@@ -54,7 +54,7 @@ def test_a_job_from_its_submission_to_its_deletion(served: str, tmp_path: Path) 
         assert (job.state, job.metadata) == ("queued", {"by": "test"})
         states = [e.state for e in client.jobs.events(job.id) if isinstance(e, JobStateEvent)]
         assert states[-1] == "succeeded"
-        job = client.jobs.wait(job.id, timeout=240)
+        job = client.jobs.wait(job.id, timeout=500)
         counts = job.counts
         assert (counts.total, counts.done, counts.errored, counts.remaining) == (4, 4, 0, 0)
         records = list(client.jobs.results(job.id))
@@ -98,12 +98,12 @@ def test_an_uploaded_file_as_a_job_cancelled_and_resumed(served: str) -> None:
             with pytest.raises(sdk.ConflictError):
                 await client.files.delete(file.id)
             assert (await client.jobs.cancel(job.id)).state in ("cancelling", "cancelled")
-            job = await client.jobs.wait(job.id, timeout=240)
+            job = await client.jobs.wait(job.id, timeout=500)
             assert (job.state, job.counts.total) == ("cancelled", 8)
             kept = [record.index async for record in client.jobs.results(job.id)]
             assert first.index in kept
             await client.jobs.resume(job.id)
-            job = await client.jobs.wait(job.id, timeout=240)
+            job = await client.jobs.wait(job.id, timeout=500)
             assert (job.state, job.counts.done) == ("succeeded", 8)
             found = [record.index async for record in client.jobs.results(job.id)]
             assert sorted(found) == list(range(8))
