@@ -1,6 +1,6 @@
 """Kills parts of a cluster while a job runs, and shows that the job's results are those of an undisturbed run.
 
-    python -m benchmarks.faults --models DIR --out benchmarks/results/faults.md
+    python -m benchmarks.faults --models DIR --keep benchmarks/results/faults.ndjson --out benchmarks/results/faults.md
 
 A Ray head and two nodes with one core each on this machine, a gateway, and a job of 60 digits at n = 20,000. In each
 run one part dies by SIGKILL at a random moment: a sampler of the job, a whole node, the job's driver, or the gateway.
@@ -24,7 +24,7 @@ from spacte_client import Client
 from .job_cluster import GatewayProcess, Nodes, data_folder, wait_until
 
 SEED = "0123456789abcdef0123456789abcdef"
-JOB_S = 300.0
+JOB_S = 900.0
 COMPARED = ("outcome", "label", "radius", "n", "counts", "selection_counts", "p_lower", "image_sha256")
 
 
@@ -42,6 +42,7 @@ class Run:
         twice: images with more than one record.
         differing: images whose record differs from the undisturbed run's.
         attempts: drivers that it took.
+        day: on which it was made.
     """
 
     killed: str
@@ -53,6 +54,7 @@ class Run:
     twice: int
     differing: int
     attempts: int
+    day: str
 
 
 class World:
@@ -216,26 +218,26 @@ def disturbed(world: World, part: str, truth: dict[int, dict[str, Any]]) -> Run:
     )
     attempts = world.progress(job)["attempt"]
     twice = len(indices) - len(set(indices))
-    return Run(part, at, back_s, next_s, job_s, len(set(indices)), twice, differing, attempts)
+    day = f"{datetime.now(UTC):%Y-%m-%d}"
+    return Run(part, at, back_s, next_s, job_s, len(set(indices)), twice, differing, attempts, day)
 
 
 def table(runs: Sequence[Run], quiet_s: float, images: int, n: int, command: str) -> str:
     """The report."""
-    today = f"{datetime.now(UTC):%Y-%m-%d}"
     rows = [
-        f"| {run.killed} | {run.at} | {run.back_s:.1f} | {run.next_s:.1f} | {run.job_s:.0f} | {run.attempts} "
-        f"| {run.results} of {images} | {run.twice} | {run.differing} |"
+        f"| {run.day} | {run.killed} | {run.at} | {run.back_s:.1f} | {run.next_s:.1f} | {run.job_s:.0f} "
+        f"| {run.attempts} | {run.results} of {images} | {run.twice} | {run.differing} |"
         for run in runs
     ]
     return f"""# A job loses nothing, whatever dies
 
-{today}, 2 cores, Intel Xeon with AMX, no GPU. A Ray head and two nodes of one core each on this machine, a gateway, and
-a job of {images} digits at n = {n:,} with a fixed seed. In each run one part dies by SIGKILL at a random moment.
+2 cores, Intel Xeon with AMX, no GPU. A Ray head and two nodes of one core each on this machine, a gateway, and a job of
+{images} digits at n = {n:,} with a fixed seed. In each run one part dies by SIGKILL at a random moment.
 
     {command}
 
-| Killed | Images done then | Part back, s | Next image done, s | Job, s | Drivers | Results | Twice | Differing |
-|---|---|---|---|---|---|---|---|---|
+| Day | Killed | Images done then | Part back, s | Next image done, s | Job, s | Drivers | Results | Twice | Differing |
+|---|---|---|---|---|---|---|---|---|---|
 {chr(10).join(rows)}
 
 The undisturbed job took {quiet_s:.0f} s, most of it the start of its samplers. `Differing`: images whose
@@ -278,7 +280,7 @@ def main() -> None:
         finally:
             world.gateway.stop()
             nodes.shutdown()
-    command = "python -m benchmarks.faults --models DIR"
+    command = "python -m benchmarks.faults --models DIR --keep benchmarks/results/faults.ndjson"
     text = table(runs, quiet_s, options.images, options.n, command)
     print(text)
     if options.out:

@@ -21,7 +21,7 @@ os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
 os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
-START_S = 180.0
+START_S = 400.0
 START_TRIES = 10
 OBJECT_STORE_BYTES = 100 << 20
 
