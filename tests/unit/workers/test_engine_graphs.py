@@ -148,9 +148,9 @@ def test_every_int8_step_is_exact(batch, groups):
     ranges = Ranges(fused)
     ranges.run(batch)
     pixels = next(iter(fused.graph.nodes))
-    clips = ranges.clips(1.0)
-    given = span_codes(clips[pixels].low, clips[pixels].high)
-    quantiser = Quantiser(fused, clips, given, len(batch))
+    spans = ranges.spans()
+    given = span_codes(spans[pixels].low, spans[pixels].high)
+    quantiser = Quantiser(fused, spans, given, len(batch))
     coded, _ = quantiser.run()
     kernels = {str(quantiser.new[node].target): step for node, step in fused_convs(fused)}
     seen, lifted = 0, 0
@@ -176,6 +176,19 @@ def test_every_int8_step_is_exact(batch, groups):
     Comparing(coded).run(Encode(given)(batch).contiguous(memory_format=torch.channels_last))
     assert seen == 8
     assert lifted == 1
+
+
+def test_codes_reach_beyond_the_rows_that_they_were_fitted_to(batch):
+    """Images to come have larger values than those of calibration: they are coded, not cut off."""
+    fused = fuse(fold_batch_norm(trace(settled(Residual()))))
+    ranges = Ranges(fused)
+    ranges.run(batch)
+    spans = ranges.spans()
+    pixels = next(iter(fused.graph.nodes))
+    codes = span_codes(spans[pixels].low, spans[pixels].high)
+    lowest, highest = Decode(codes)(torch.tensor([0.0, 255.0]))
+    assert lowest <= 1.4 * batch.min()
+    assert highest >= 1.4 * batch.max()
 
 
 def test_codes_are_the_nearest():

@@ -19,7 +19,7 @@ from torch import Tensor, fx, nn
 
 from .folding import finished, layer, own_name
 from .fusing import FusedConv
-from .ranges import Clip
+from .ranges import Range
 
 _CODES = 255
 _WEIGHT_CODES = 127
@@ -149,7 +149,7 @@ class Quantiser:
     """
 
     def __init__(
-        self, graph_module: fx.GraphModule, seen: dict[fx.Node, Clip], given: Codes | None, batch: int
+        self, graph_module: fx.GraphModule, seen: dict[fx.Node, Range], given: Codes | None, batch: int
     ) -> None:
         self.root = fx.GraphModule(
             graph_module, graph_module.graph

@@ -6,41 +6,30 @@ from typing import Any
 import torch
 from torch import Tensor, fx
 
-
-@dataclass
-class Range:
-    """What a node's values were on the calibration rows.
-
-    Attributes:
-        low_N, high_N: least and greatest value in each row.
-        low_NC: least value in each row and channel, of 4-d values.
-        shape: of the node's tensor.
-    """
-
-    low_N: Tensor
-    high_N: Tensor
-    low_NC: Tensor | None
-    shape: torch.Size
-
-    def clip(self, share: float) -> "Clip":
-        """The range that holds the extremes of this share of rows.
-
-        A few noisy images have activations far beyond all others; scales that span those would be too coarse
-        for the rest.
-        """
-        low_C = None if self.low_NC is None else self.low_NC.quantile(1 - share, dim=0)
-        low, high = self.low_N.quantile(1 - share).item(), self.high_N.quantile(share).item()
-        return Clip(low, high, low_C, self.shape)
+MARGIN = 1.5
+"""How much further codes reach than calibration rows did. Images to come go beyond those, above all where random
+ones stood in for them, and a value that is cut off costs more than a coarser code."""
 
 
 @dataclass(frozen=True)
-class Clip:
-    """The values of a node that codes have to span; see `Range`."""
+class Range:
+    """What a node's values were on the calibration rows, or what its codes have to span.
+
+    Attributes:
+        low, high: least and greatest value.
+        low_C: least value in each channel, of 4-d values.
+        shape: of the node's tensor.
+    """
 
     low: float
     high: float
     low_C: Tensor | None
     shape: torch.Size
+
+    def wider(self) -> "Range":
+        """The range with its margin."""
+        low_C = None if self.low_C is None else self.low_C * MARGIN
+        return Range(self.low * MARGIN, self.high * MARGIN, low_C, self.shape)
 
 
 class Ranges(fx.Interpreter):
@@ -51,20 +40,19 @@ class Ranges(fx.Interpreter):
         self.seen: dict[fx.Node, Range] = {}
 
     def run_node(self, n: fx.Node) -> Any:
-        """Run the node, and add the ranges of its rows."""
+        """Run the node, and add the range of its values."""
         result = super().run_node(n)
         if isinstance(result, Tensor) and result.is_floating_point() and result.dim() > 1:
-            rows = result.flatten(1)
-            low_NC = result.amin((2, 3)) if result.dim() == 4 else None
-            fresh = Range(rows.amin(1), rows.amax(1), low_NC, result.shape)
+            low_C = result.amin((0, 2, 3)) if result.dim() == 4 else None
+            fresh = Range(result.min().item(), result.max().item(), low_C, result.shape)
             self.seen[n] = fresh if n not in self.seen else _joined(self.seen[n], fresh)
         return result
 
-    def clips(self, share: float) -> dict[fx.Node, Clip]:
-        """What codes have to span for this share of rows."""
-        return {node: seen.clip(share) for node, seen in self.seen.items()}
+    def spans(self) -> dict[fx.Node, Range]:
+        """What codes have to span."""
+        return {node: seen.wider() for node, seen in self.seen.items()}
 
 
 def _joined(a: Range, b: Range) -> Range:
-    low_NC = None if a.low_NC is None or b.low_NC is None else torch.cat([a.low_NC, b.low_NC])
-    return Range(torch.cat([a.low_N, b.low_N]), torch.cat([a.high_N, b.high_N]), low_NC, a.shape)
+    low_C = None if a.low_C is None or b.low_C is None else torch.minimum(a.low_C, b.low_C)
+    return Range(min(a.low, b.low), max(a.high, b.high), low_C, a.shape)
