@@ -32,7 +32,7 @@ def configure_structlog() -> None:
 def configure_logging(settings: Settings) -> None:
     """Write the lines of this process, ours and those of every library, to standard error.
 
-    Tracebacks are plain: those with local variables would show images and keys.
+    Tracebacks are plain: those with local variables would show images and keys. Warnings of Python code are lines too.
     """
     configure_structlog()
     if settings.log_format == "json":
@@ -56,5 +56,6 @@ def configure_logging(settings: Settings) -> None:
     root = logging.getLogger()
     root.handlers = [handler]
     root.setLevel(settings.log_level.upper())
+    logging.captureWarnings(True)
     for name in QUIET:
         logging.getLogger(name).setLevel(logging.WARNING)

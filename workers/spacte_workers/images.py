@@ -7,7 +7,6 @@ stored.
 
 import hashlib
 import io
-import warnings
 from collections.abc import Sequence
 from tokenize import TokenError
 from typing import Any
@@ -144,29 +143,27 @@ def _read_picture(
     data: bytes, expected: tuple[int, ...], resize: bool, convert_channels: bool, max_pixels: int
 ) -> NDArray[Any]:
     channels, height, width = expected
-    with warnings.catch_warnings():
-        warnings.simplefilter("error", Pillow.DecompressionBombWarning)
-        try:
-            picture = Pillow.open(io.BytesIO(data), formats=_FORMATS)
-        except UnidentifiedImageError:
-            raise BadImageError(
-                "The bytes are no image that is read here: send a PNG, JPEG, WebP or npy file."
-            ) from None
-        except (Pillow.DecompressionBombError, Pillow.DecompressionBombWarning):
-            raise BadImageError(
-                f"The image is too large to decode: send at most {max_pixels} pixels."
-            ) from None
-        except (OSError, ValueError, SyntaxError) as error:
-            raise BadImageError("The image's header cannot be read: save the image again.") from error
-        if picture.width * picture.height > max_pixels:
-            raise BadImageError(
-                f"The image has {picture.width} x {picture.height} pixels, more than the {max_pixels} "
-                "decoded here: scale it down."
-            )
-        try:
-            picture.load()
-        except (OSError, ValueError, SyntaxError, EOFError) as error:
-            raise BadImageError("The image is truncated or damaged: save or upload it again.") from error
+    # Pillow warns of large images. The filters of warnings belong to the process, so threads that decode must not set
+    # them; sizes are compared below, and where warnings are errors this one is caught.
+    try:
+        picture = Pillow.open(io.BytesIO(data), formats=_FORMATS)
+    except UnidentifiedImageError:
+        raise BadImageError(
+            "The bytes are no image that is read here: send a PNG, JPEG, WebP or npy file."
+        ) from None
+    except (Pillow.DecompressionBombError, Pillow.DecompressionBombWarning):
+        raise BadImageError(f"The image is too large to decode: send at most {max_pixels} pixels.") from None
+    except (OSError, ValueError, SyntaxError) as error:
+        raise BadImageError("The image's header cannot be read: save the image again.") from error
+    if picture.width * picture.height > max_pixels:
+        raise BadImageError(
+            f"The image has {picture.width} x {picture.height} pixels, more than the {max_pixels} "
+            "decoded here: scale it down."
+        )
+    try:
+        picture.load()
+    except (OSError, ValueError, SyntaxError, EOFError) as error:
+        raise BadImageError("The image is truncated or damaged: save or upload it again.") from error
     return _fit(picture, channels, height, width, resize, convert_channels)
 
 
