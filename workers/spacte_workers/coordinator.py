@@ -174,6 +174,7 @@ class Coordinator:
             return await request.answer
         finally:
             self._requests.discard(request)
+            self._queues.remove(request)
 
     def _expire(self, request: Request[Outcome], run: Certification) -> None:
         try:

@@ -2,7 +2,7 @@
 
 import asyncio
 import math
-from collections import Counter, OrderedDict, deque
+from collections import Counter, OrderedDict
 from collections.abc import Callable, Iterator
 from typing import Any, Generic, Literal, TypeVar
 
@@ -45,7 +45,6 @@ class Request(Generic[OutcomeT]):
         "on_progress",
         "on_start",
         "priority",
-        "queued",
         "run",
         "trace",
     )
@@ -70,7 +69,6 @@ class Request(Generic[OutcomeT]):
         self.next_progress = 0.0
         self.alone = False
         self.losses: Counter[tuple[Phase, int]] = Counter()
-        self.queued: set[Rota] = set()
 
     @property
     def over(self) -> bool:
@@ -92,13 +90,14 @@ class Rota:
     """Requests that may have noises to hand out, in turn; models take turns too. All in constant time."""
 
     def __init__(self) -> None:
-        self._models: OrderedDict[str, deque[Request[Any]]] = OrderedDict()
+        self._models: OrderedDict[str, OrderedDict[Request[Any], None]] = OrderedDict()
+
+    def __len__(self) -> int:
+        return sum(map(len, self._models.values()))
 
     def push(self, request: Request[Any]) -> None:
         """Put a request last in line, unless it is in line."""
-        if self not in request.queued:
-            request.queued.add(self)
-            self._models.setdefault(request.model, deque()).append(request)
+        self._models.setdefault(request.model, OrderedDict()).setdefault(request)
 
     def pop(self, model: str | None) -> Request[Any] | None:
         """Take the first in line for a model, or for the model whose turn it is."""
@@ -110,11 +109,18 @@ class Rota:
         line = self._models.get(model)
         if line is None:
             return None
-        request = line.popleft()
+        request, _ = line.popitem(last=False)
         if not line:
             del self._models[model]
-        request.queued.discard(self)
         return request
+
+    def remove(self, request: Request[Any]) -> None:
+        """Take a request out of line, if it is in line."""
+        line = self._models.get(request.model)
+        if line is not None and request in line:
+            del line[request]
+            if not line:
+                del self._models[request.model]
 
 
 class Queues:
@@ -129,6 +135,15 @@ class Queues:
         """The request may have noises to hand out (again)."""
         self._sure[request.priority].push(request)
         self._maybe[request.priority].push(request)
+
+    def remove(self, request: Request[Any]) -> None:
+        """The request is over. While samplers are busy nothing is popped from the rotas of work that may be wasted."""
+        self._sure[request.priority].remove(request)
+        self._maybe[request.priority].remove(request)
+
+    def __len__(self) -> int:
+        """Places in line that are taken: a request may have two."""
+        return sum(map(len, (*self._sure.values(), *self._maybe.values())))
 
     def in_order(self) -> Iterator[tuple[Rota, bool]]:
         """The rotas in the order in which the next engine job is filled, and whether each speculates."""

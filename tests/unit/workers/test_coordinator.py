@@ -1,12 +1,14 @@
 """Promise: every noise is drawn once for the answer, on whichever samplers there are, and no one waits for ever."""
 
 import asyncio
-from collections.abc import Sequence
+import gc
+import weakref
+from collections.abc import Callable, Sequence
 
 import pytest
 
 from spacte_workers.bench.simulated import SimulatedSampler, simulated_image, simulated_votes
-from spacte_workers.certification import Certification, CertifySpec, DeadlineError, Outcome
+from spacte_workers.certification import Certification, CertifySpec, DeadlineError, Outcome, Progress
 from spacte_workers.coordinator import MAX_LOSSES, BrokenRequestError, Coordinator
 from spacte_workers.counters import Counters
 from spacte_workers.errors import NoWorkersError
@@ -349,3 +351,30 @@ async def test_closing_ends_every_request():
     with pytest.raises(NoWorkersError, match="shutting down"):
         await coordinator.certify("m", IMAGE, spec())
     assert asyncio.all_tasks() == {asyncio.current_task()}
+
+
+async def test_what_is_answered_is_forgotten_however_busy_the_samplers_are():
+    """Idle samplers speculate and so clear the lines of work; busy ones never get that far."""
+    coordinator = Coordinator(job_seconds=0.001)
+    coordinator.add_sampler(Counting(), 1e5)
+    left = iter(range(200))
+    kept: weakref.WeakSet[Callable[[Progress], None]] = weakref.WeakSet()
+
+    async def caller() -> None:
+        for index in left:
+
+            def told(_: Progress) -> None:
+                """Held by the request alone."""
+
+            kept.add(told)
+            await coordinator.certify("m", IMAGE, spec(index, n_max=200), on_progress=told)
+
+    others = [asyncio.create_task(coordinator.certify("m", IMAGE, spec(i, n_max=10**6))) for i in range(3)]
+    await asyncio.gather(*(caller() for _ in range(5)))
+    assert not any(other.done() for other in others)
+    gc.collect()
+    assert len(kept) <= MAX_IN_FLIGHT
+    for other in others:
+        other.cancel()
+    await asyncio.gather(*others, return_exceptions=True)
+    await coordinator.close()
