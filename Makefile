@@ -8,6 +8,8 @@ STAMPS := .stamps
 PROJECTS := $(wildcard */pyproject.toml)
 export UV_LINK_MODE ?= hardlink
 export RAY_ENABLE_UV_RUN_RUNTIME_ENV := 0
+# Where it is set, every process compiles all that it imports anew: seconds for torch alone.
+unexport PYTHONDONTWRITEBYTECODE
 MODEL ?= digits
 PORT ?= 8000
 
