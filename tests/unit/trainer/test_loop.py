@@ -167,9 +167,9 @@ def test_an_interrupted_epoch_is_done_over_and_comes_out_the_same(recipe: str, t
 
 @pytest.mark.slow
 def test_kill_9_and_resume_end_in_the_same_bytes(tmp_path: Path):
-    """A real process, killed in the third of its epochs, then `--resume`: the weights' file is the same."""
+    """A real process, killed in its third epoch, then `--resume`: the weights' file is the same."""
     spacte = [str(Path(sys.executable).with_name("spacte")), "train", "digits-gaussian"]
-    settings = ["--epochs", "6", "--set", "batch=128", "--set", "validate_every=0", "--device", "cpu"]
+    settings = ["--epochs", "4", "--set", "batch=128", "--set", "validate_every=0", "--device", "cpu"]
     whole, cut = tmp_path / "whole", tmp_path / "cut"
     subprocess.run([*spacte, *settings, "--out", str(whole)], check=True, capture_output=True, timeout=240)
 
@@ -194,7 +194,7 @@ def test_kill_9_and_resume_end_in_the_same_bytes(tmp_path: Path):
     resumed = [*spacte, *settings, "--out", str(cut), "--resume"]
     subprocess.run(resumed, check=True, capture_output=True, timeout=240)
     assert (cut / "model.safetensors").read_bytes() == (whole / "model.safetensors").read_bytes()
-    assert [record["epoch"] for record in read_log(log)] == [1, 2, 3, 4, 5, 6]
+    assert [record["epoch"] for record in read_log(log)] == [1, 2, 3, 4]
 
 
 def test_a_run_cannot_be_resumed_with_other_settings(tmp_path: Path):

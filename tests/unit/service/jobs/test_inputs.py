@@ -1,6 +1,7 @@
 """What cannot be certified is a clear problem, and leaves nothing half-made."""
 
 import io
+import math
 import os
 import zipfile
 
@@ -12,6 +13,7 @@ import pytest
 from pydantic import ValidationError
 
 from spacte_service import Settings
+from spacte_service.jobs import reconciler
 from spacte_service.jobs.runner import Seen
 
 
@@ -187,7 +189,8 @@ async def test_a_uri_of_another_machine_that_is_refused_leaves_nothing(make_worl
     assert not (world.settings.data_dir / "jobs").exists()
 
 
-async def test_the_copy_goes_when_no_job_has_it_any_more(make_world, elsewhere):
+async def test_the_copy_goes_when_no_job_has_it_any_more(make_world, elsewhere, monkeypatch):
+    monkeypatch.setattr(reconciler, "HOUSEKEEPING_S", math.inf)  # nobody cleans up but this test
     world = make_world(input_roots="memory://sets")
     job = (await world.create(input={"type": "uri", "uri": "memory://sets/set.npz"})).json()
     (copy,) = (world.settings.data_dir / "fetched").iterdir()
@@ -195,7 +198,9 @@ async def test_the_copy_goes_when_no_job_has_it_any_more(make_world, elsewhere):
     opened = await world.batch.opened()
     await opened.reconciler._clean_up()
     assert copy.exists()
+    await world.until(job["id"], "running")
     await world.http.post(f"/v1/jobs/{job['id']}/cancel")
+    world.runner.drivers[f"{job['id']}-1"] = Seen("stopped")
     await world.until(job["id"], "cancelled")
     assert (await world.http.delete(f"/v1/jobs/{job['id']}")).status_code == 204
     await opened.reconciler._clean_up()
