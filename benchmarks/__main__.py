@@ -8,7 +8,7 @@ they are; `benchmarks.cifar10` makes those from the images. Those with a cluster
 import subprocess
 import sys
 
-SPACTE = ("-c", "from spacte_client.cli import main; main()")
+SPACTE = ("-m", "spacte_client")
 COMMANDS: tuple[tuple[str, ...], ...] = (
     (*SPACTE, "bench", "engine", "--precision", "all", "--rounds", "5"),
     (*SPACTE, "bench", "engine", "--precision", "all", "--rounds", "5", "--arch", "digits_cnn"),

@@ -49,7 +49,7 @@ def head_alone(checkpoint: Checkpoint, head: int, folder: Path) -> Path:
 
 def certify(checkpoint: Path, data: str, out: Path) -> tuple[JobSummary, float]:
     """The summary of a run of the command, and the seconds it took."""
-    command = [sys.executable, "-c", "from spacte_client.cli import main; main()", "certify-dataset"]
+    command = [sys.executable, "-m", "spacte_client", "certify-dataset"]
     options = ["--data", data, "--out", out, "--stride", STRIDE, "--n", NOISES, "--local"]
     started = time.monotonic()
     subprocess.run([*command, str(checkpoint), *map(str, options)], check=True)

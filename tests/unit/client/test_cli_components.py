@@ -198,3 +198,11 @@ def test_help_of_the_installed_command_imports_nothing_heavy() -> None:
     run = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
     assert "Commands:" in run.stdout
     assert run.stdout.splitlines()[-1] == "[]"
+
+
+def test_the_module_is_the_command() -> None:
+    for arguments, status, words in ((["--version"], 0, "spacte"), (["nope"], 2, "No such command 'nope'")):
+        done = subprocess.run(
+            [sys.executable, "-m", "spacte_client", *arguments], capture_output=True, text=True, check=False
+        )
+        assert (done.returncode, words in done.stdout + done.stderr) == (status, True)
