@@ -119,10 +119,14 @@ def test_a_run_that_is_further_elsewhere_is_taken(whole: Path, tmp_path: Path) -
 
 def test_figures_alone_are_taken_too(whole: Path, tmp_path: Path) -> None:
     results = report.write(TABLE, whole, "the command").with_suffix(".json")
-    assert cells.merge(tmp_path, results) == 2
-    assert cells.merge(tmp_path, results) == 0
-    assert report.markdown(TABLE, tmp_path, "the command") == report.markdown(TABLE, whole, "the command")
-    study(tmp_path).work(Stopping(looks=1))  # nothing is left to do
+    first, second = tmp_path / "first", tmp_path / "second"
+    assert cells.merge(first, results) == 2
+    assert cells.merge(first, results) == 0
+    assert cells.merge(second, first) == 2, "from a folder that has no more than figures"
+    assert cells.merge(second, whole) == 2, "which a checkpoint and its certificates are further than"
+    assert cells.merge(second, first) == 0
+    assert report.markdown(TABLE, first, "the command") == report.markdown(TABLE, whole, "the command")
+    study(first).work(Stopping(looks=1))  # nothing is left to do
 
 
 def test_images_that_are_done_lie_evenly_over_all() -> None:

@@ -139,4 +139,6 @@ def _take_figures(folder: Path, results: Path) -> int:
 
 
 def _begun(place: Path) -> bool:
-    return (place / CONFIG_FILE).exists() or any((place / TRAINING).glob(f"**/{STATE_FILE}"))
+    """Whether there is a state of training, a checkpoint or, taken from a `results.json`, figures alone."""
+    found = any((place / file).exists() for file in (CONFIG_FILE, CELL_FILE))
+    return found or any((place / TRAINING).glob(f"**/{STATE_FILE}"))
