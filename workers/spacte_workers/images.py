@@ -143,8 +143,9 @@ def _read_picture(
     data: bytes, expected: tuple[int, ...], resize: bool, convert_channels: bool, max_pixels: int
 ) -> NDArray[Any]:
     channels, height, width = expected
-    # Pillow warns of large images. The filters of warnings belong to the process, so threads that decode must not set
-    # them; sizes are compared below, and where warnings are errors this one is caught.
+    # Beyond its own limit Pillow only warns. The filters that would make an error of it belong to the process, so that
+    # threads must not set them: the size is compared here.
+    max_pixels = min(max_pixels, Pillow.MAX_IMAGE_PIXELS or max_pixels)
     try:
         picture = Pillow.open(io.BytesIO(data), formats=_FORMATS)
     except UnidentifiedImageError:

@@ -14,6 +14,7 @@ from PIL import Image
 
 from spacte_trainer.data import DataConfig, DataError, load_data
 from spacte_trainer.data.base import hold_out, in_order, shuffled, stream
+from spacte_trainer.data.decode import UnreadableImageError, open_image
 from spacte_trainer.data.digits import load_digits
 from spacte_trainer.data.memory import crop_and_flip
 
@@ -212,6 +213,15 @@ def test_unreadable_images_are_named_and_too_many_refused(tmp_path: Path):
     message = folder_error(tmp_path)
     assert message.startswith("2 of 122 images")
     assert "cat/broken.png, dog/text.png" in message
+
+
+@pytest.mark.filterwarnings("ignore::PIL.Image.DecompressionBombWarning")
+def test_an_image_that_pillow_warns_of_is_unreadable(monkeypatch: pytest.MonkeyPatch):
+    data = png(random_image(0))
+    assert open_image(data).size == (4, 4)
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 15)
+    with pytest.raises(UnreadableImageError, match="4 x 4 pixels"):
+        open_image(data)
 
 
 # Parquet files

@@ -129,6 +129,13 @@ def bomb():
     )
 
 
+@pytest.mark.filterwarnings("ignore::PIL.Image.DecompressionBombWarning")
+def test_an_image_that_pillow_warns_of_is_refused_whatever_the_limit(monkeypatch):
+    monkeypatch.setattr(Pillow, "MAX_IMAGE_PIXELS", 47)
+    with pytest.raises(BadImageError, match="6 x 8 pixels, more than the 47"):
+        decode_image(encoded(RGB), input_shape=(3, 8, 6), max_pixels=1_000)
+
+
 def npy_with_header(shape, tail=b""):
     buffer = io.BytesIO()
     np.lib.format.write_array_header_1_0(buffer, {"descr": "|u1", "fortran_order": False, "shape": shape})

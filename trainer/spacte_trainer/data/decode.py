@@ -21,13 +21,14 @@ class UnreadableImageError(Exception):
 
 def open_image(data: bytes) -> Image.Image:
     """The decoded image in mode L (grey) or RGB; raises UnreadableImageError."""
+    bombs = (Image.DecompressionBombError, Image.DecompressionBombWarning)
     try:
         image = Image.open(io.BytesIO(data))
+        if Image.MAX_IMAGE_PIXELS and image.width * image.height > Image.MAX_IMAGE_PIXELS:
+            raise UnreadableImageError(f"{image.width} x {image.height} pixels are more than are decoded")
         image.load()
-    except (UnidentifiedImageError, OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+    except (UnidentifiedImageError, OSError, SyntaxError, ValueError, *bombs) as error:
         raise UnreadableImageError(str(error)) from error
-    except Image.DecompressionBombWarning as warning:
-        raise UnreadableImageError(str(warning)) from warning
     if image.mode in GREY_MODES:
         return image.convert("L")
     if image.mode in COLOUR_MODES:
