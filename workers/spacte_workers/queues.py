@@ -92,9 +92,6 @@ class Rota:
     def __init__(self) -> None:
         self._models: OrderedDict[str, OrderedDict[Request[Any], None]] = OrderedDict()
 
-    def __len__(self) -> int:
-        return sum(map(len, self._models.values()))
-
     def push(self, request: Request[Any]) -> None:
         """Put a request last in line, unless it is in line."""
         self._models.setdefault(request.model, OrderedDict()).setdefault(request)
@@ -140,10 +137,6 @@ class Queues:
         """The request is over. While samplers are busy nothing is popped from the rotas of work that may be wasted."""
         self._sure[request.priority].remove(request)
         self._maybe[request.priority].remove(request)
-
-    def __len__(self) -> int:
-        """Places in line that are taken: a request may have two."""
-        return sum(map(len, (*self._sure.values(), *self._maybe.values())))
 
     def in_order(self) -> Iterator[tuple[Rota, bool]]:
         """The rotas in the order in which the next engine job is filled, and whether each speculates."""
