@@ -179,7 +179,9 @@ def run_distributed(
     os.environ.setdefault("RAY_ENABLE_UV_RUN_RUNTIME_ENV", "0")
     started = not ray.is_initialized()
     if started:
-        ray.init(address=address, include_dashboard=False if address is None else None, log_to_driver=False)
+        # Without "local", Ray would first try the cluster that was the last one on this machine, and for minutes.
+        own = {"address": "local", "include_dashboard": False}
+        ray.init(**({"address": address} if address else own), log_to_driver=False)
     (out / TRAINING).mkdir(parents=True, exist_ok=True)
     (out / PROGRESS_FILE).write_text("")
     trainer = TorchTrainer(

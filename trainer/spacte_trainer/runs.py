@@ -8,6 +8,7 @@ OUT/training/member-0/ ...                  the members of a naive ensemble, lik
 
 import platform
 from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -15,6 +16,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from spacte_trainer.alone import alone
 from spacte_trainer.checkpoint import CONFIG_FILE, CheckpointConfig, load_checkpoint, save_checkpoint
 from spacte_trainer.config import TrainConfig, essence
 from spacte_trainer.data import ImageData, load_data
@@ -143,15 +145,17 @@ def run(
     `resume` carries it on.
 
     Raises:
-        StateError: `out` holds a run and `resume` is off, or it is another run's.
+        StateError: `out` holds a run and `resume` is off, it is another run's, or a process is at work on it.
         ConfigError, DataError: see `loop.train` and `data.load_data`.
     """
     config = resolve_precision(config, device)
+    team = team or Team()
     check_new(out, resume=resume)
-    workshop = Workshop(config, device, console, team or Team(), watcher)
-    workshop.produce(config, out, config.recipe)
-    if workshop.team.rank == 0:
-        write_samples(out, workshop.test_data)
+    with alone(out / TRAINING) if team.rank == 0 else nullcontext():
+        workshop = Workshop(config, device, console, team, watcher)
+        workshop.produce(config, out, config.recipe)
+        if team.rank == 0:
+            write_samples(out, workshop.test_data)
     return out
 
 

@@ -138,7 +138,8 @@ class Terminal:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self.progress.stop()
+        if self.console.is_terminal:  # elsewhere it would leave an empty line
+            self.progress.stop()
 
     def batch(self, epoch: int, done: int, total: int, meter: "Meter") -> None:
         now = time.monotonic()

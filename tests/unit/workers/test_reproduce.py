@@ -12,6 +12,7 @@ import torch
 from rich.console import Console
 from typer.testing import CliRunner
 
+from spacte_trainer.alone import alone
 from spacte_trainer.recipes import load_recipe
 from spacte_trainer.runs import TRAINING
 from spacte_trainer.state import STATE_FILE
@@ -127,6 +128,19 @@ def test_figures_alone_are_taken_too(whole: Path, tmp_path: Path) -> None:
     assert cells.merge(second, first) == 0
     assert report.markdown(TABLE, first, "the command") == report.markdown(TABLE, whole, "the command")
     study(first).work(Stopping(looks=1))  # nothing is left to do
+
+
+def test_a_cell_that_another_process_works_on_is_left_to_it(whole: Path, tmp_path: Path) -> None:
+    first, second = ((setting, 0) for setting in TABLE.settings)
+    shutil.copytree(whole / SETTING.place(0), tmp_path / SETTING.place(0))
+    (tmp_path / SETTING.place(0) / cells.CELL_FILE).unlink()
+    place = tmp_path / second[0].place(0)
+    ours = study(tmp_path)
+    with alone(place):
+        ours.work(Deadline(time.monotonic() + 3600))
+    assert ours.elsewhere == [second]
+    assert cells.read_cell(tmp_path / first[0].place(0)) is not None
+    assert cells.read_cell(place) is None
 
 
 def test_images_that_are_done_lie_evenly_over_all() -> None:

@@ -1,23 +1,32 @@
-"""CIFAR-10 with ResNet-20, sized for a CPU: 15 epochs of three to five minutes on two cores. All ours.
+"""CIFAR-10 with ResNet-20, sized for a CPU: 25 epochs of two to three minutes on two cores. All ours.
 
-The objectives keep the settings that are published for ResNet-110.
+The objectives keep the settings that are published for ResNet-110, but for SPACTE-Gaussian's. Under the published
+threshold for sigma 0.25 so small a network finds two samples in five hard, in the last epoch as in the first ones, and
+halves what it would learn from them; here the threshold stays where it begins, at the loss of a guess. And it draws one
+noise a sample, as the single model does: in the same time it sees twice as many crops and flips.
 """
 
 from spacte_trainer.config import OneCycleSchedule, TrainConfig
-from spacte_trainer.objectives import ObjectiveConfig
+from spacte_trainer.objectives import ObjectiveConfig, spacte
 from spacte_trainer.recipes.base import recipe
 from spacte_trainer.recipes.cifar10 import HEADS, cifar10, network
 from spacte_trainer.recipes.methods import OBJECTIVES, SIGMAS, SPACTE
+from spacte_trainer.recipes.methods import gaussian as one_draw
+
+LAMBDA_LAST = 2.3
+"""lambda_T of SPACTE-Gaussian, at every sigma; the first epoch's is ln 10."""
 
 
 def short(method: str, objective: ObjectiveConfig, sigma: float, *, heads: int = 1) -> TrainConfig:
-    """ResNet-20 for 15 epochs under a one-cycle schedule."""
-    return cifar10(method, objective, sigma, heads=heads).model_copy(
+    """ResNet-20 for 25 epochs under a one-cycle schedule."""
+    config = cifar10(method, objective, sigma, heads=heads)
+    return config.model_copy(
         update={
             "recipe": f"cifar10-resnet20-{method}-{sigma}",
             "model": network(20, heads),
+            "optimizer": config.optimizer.model_copy(update={"lr": 0.2}),
             "schedule": OneCycleSchedule(),
-            "epochs": 15,
+            "epochs": 25,
         }
     )
 
@@ -25,7 +34,7 @@ def short(method: str, objective: ObjectiveConfig, sigma: float, *, heads: int =
 @recipe("cifar10-resnet20-spacte-gaussian", SIGMAS)
 def spacte_gaussian(sigma: float) -> TrainConfig:
     """SPACTE-Gaussian, ResNet-20 with five heads, CPU-sized."""
-    return short("spacte-gaussian", SPACTE["gaussian"](sigma), sigma, heads=HEADS)
+    return short("spacte-gaussian", spacte(one_draw(sigma), LAMBDA_LAST), sigma, heads=HEADS)
 
 
 @recipe("cifar10-resnet20-spacte-consistency", SIGMAS)

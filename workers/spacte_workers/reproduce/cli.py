@@ -44,8 +44,8 @@ def reproduce(
 ) -> None:
     """Train what a table misses, certify it, and print ours beside the published values.
 
-    A slice ends after --minutes and the next call goes on where it stopped; the folder can be carried to another
-    machine, and folders from several machines are joined with --merge.
+    A slice ends after --minutes and the next call goes on where it stopped. Several calls may share a folder, each
+    then works on other cells; it can be carried to another machine, and folders from several are joined with --merge.
     """
     wait_passively()
     from rich.console import Console
@@ -97,6 +97,8 @@ def reproduce(
         try:
             study.work(deadline)
             left = ""
+            if study.elsewhere:
+                left = f"Left out {len(study.elsewhere)} cells that another process is at work on."
         except TimeIsUpError:
             left = "The time is up: the same command goes on from here." if minutes else ""
     results = write(chosen, place, command)

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from spacte_trainer.alone import BusyFolderError, alone
 from spacte_trainer.checkpoint import CONFIG_FILE, Checkpoint, load_checkpoint
 from spacte_trainer.config import TrainConfig, override
 from spacte_trainer.data import ImageData, load_data
@@ -79,6 +80,7 @@ class Study:
         changes: settings of the recipes to replace, as `--set` does.
         wanted: which cells this call works on; all are shown.
         finished: called after each finished cell.
+        elsewhere: cells that were left out, because another process works on them.
     """
 
     table: Table
@@ -89,13 +91,14 @@ class Study:
     changes: Mapping[str, object] = field(default_factory=dict)
     wanted: Callable[[Setting, int], bool] = lambda _setting, _seed: True
     finished: Callable[[Setting, int], None] = lambda _setting, _seed: None
+    elsewhere: list[tuple[Setting, int]] = field(default_factory=list)
 
     def cells(self) -> Iterator[tuple[Setting, int]]:
         """All cells, in the order in which they are worked on: the whole table under one seed after the other."""
         return ((setting, seed) for seed in self.table.seeds for setting in self.table.settings)
 
     def work(self, deadline: Deadline) -> None:
-        """Finish the wanted cells one after the other.
+        """Finish the wanted cells one after the other, but for those that another process is at work on.
 
         Raises:
             TimeIsUpError: not all are done.
@@ -106,9 +109,15 @@ class Study:
             if not self.wanted(setting, seed) or read_cell(place) is not None:
                 continue
             deadline.check()
-            checkpoint = self.trained(setting, seed, place, deadline)
-            write_cell(place, self.certified(setting, seed, place, checkpoint, deadline))
-            self.finished(setting, seed)
+            try:
+                with alone(place):
+                    if read_cell(place) is None:
+                        checkpoint = self.trained(setting, seed, place, deadline)
+                        write_cell(place, self.certified(setting, seed, place, checkpoint, deadline))
+            except BusyFolderError:
+                self.elsewhere.append((setting, seed))
+            else:
+                self.finished(setting, seed)
 
     def config(self, setting: Setting, seed: int) -> TrainConfig:
         """The recipe of a cell; the test split is looked at once, when all is trained."""

@@ -1,0 +1,59 @@
+"""Two processes never train into one folder."""
+
+import io
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from rich.console import Console
+
+from spacte_trainer.alone import BusyFolderError, alone
+from spacte_trainer.recipes import load_recipe
+from spacte_trainer.runs import TRAINING, run
+from spacte_trainer.watch import Terminal
+
+HOLDER = """
+import sys, time
+from pathlib import Path
+from spacte_trainer.alone import alone
+
+with alone(Path(sys.argv[1])):
+    print("held", flush=True)
+    time.sleep(600)
+"""
+
+
+def test_a_folder_belongs_to_one_process_until_it_ends(tmp_path: Path):
+    folder = tmp_path / "new"
+    with subprocess.Popen(
+        [sys.executable, "-c", HOLDER, str(folder)], stdout=subprocess.PIPE, text=True
+    ) as holder:
+        assert holder.stdout is not None
+        assert holder.stdout.readline() == "held\n"
+        with (
+            pytest.raises(BusyFolderError, match=r"Another process is at work in .*new: wait for it"),
+            alone(folder),
+        ):
+            pass
+        holder.kill()
+    with alone(folder):
+        pass
+
+
+def test_a_run_is_refused_where_another_is_at_work(tmp_path: Path):
+    console = Console(quiet=True)
+    with alone(tmp_path / TRAINING), pytest.raises(BusyFolderError):
+        run(
+            load_recipe("digits-gaussian"), tmp_path, device=torch.device("cpu"), console=console, resume=True
+        )
+    assert not (tmp_path / "config.json").exists()
+
+
+def test_a_log_file_gets_no_empty_lines(tmp_path: Path):
+    console = Console(file=io.StringIO())
+    with Terminal(console, 3, "a run"):
+        pass
+    assert isinstance(console.file, io.StringIO)
+    assert not console.file.getvalue()
