@@ -96,7 +96,7 @@ async def run(arguments: argparse.Namespace) -> int:
 async def _watch_parent(stop: asyncio.Event) -> None:
     """Stop when the process that started this one is gone."""
     parent = os.getppid()
-    while os.getppid() == parent:
+    while os.getppid() == parent and not stop.is_set():
         with suppress(TimeoutError):
             async with asyncio.timeout(PARENT_EVERY_S):
                 await stop.wait()
