@@ -58,7 +58,7 @@ STOCKS = {
 
 def prepare(stock: Stock) -> None:
     """Train the model, unless it is there."""
-    if (stock.folder / "config.json").exists():
+    if (stock.folder / "config.json").exists() and held_out(stock):
         hint = "; delete the folder to train it anew" if stock.recipe else ""
         print(f"Model found in {stock.folder}{hint}.", flush=True)
         return
@@ -68,7 +68,7 @@ def prepare(stock: Stock) -> None:
         )
     print(f"Training {stock.recipe} into {stock.folder}: five heads, sigma 0.25.", flush=True)
     started = time.monotonic()
-    subprocess.run(spacte("train", stock.recipe, "--out", str(stock.folder)), check=True)
+    subprocess.run(spacte("train", stock.recipe, "--out", str(stock.folder), "--resume"), check=True)
     print(f"Trained in {time.monotonic() - started:.0f} s.", flush=True)
 
 

@@ -4,7 +4,6 @@ Its version is the SHA-256 over the bytes of `config.json` followed by those of 
 """
 
 import hashlib
-import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -14,6 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from safetensors import SafetensorError
 from safetensors.torch import load, save
 
+from spacte_trainer.files import replace_file
 from spacte_trainer.models import ModelConfig, MultiHeadNet, build
 
 CONFIG_FILE = "config.json"
@@ -75,9 +75,7 @@ def save_checkpoint(
     weights = save(state)
     text = (config.model_dump_json(indent=2) + "\n").encode()
     for name, data in ((WEIGHTS_FILE, weights), (CONFIG_FILE, text)):
-        part = folder / f".{name}.{os.getpid()}.part"
-        part.write_bytes(data)
-        part.replace(folder / name)
+        replace_file(folder / name, data)
     return _version(text, weights)
 
 

@@ -147,7 +147,8 @@ def essence(config: TrainConfig) -> dict[str, Any]:
 def override(config: TrainConfig, changes: Mapping[str, object]) -> TrainConfig:
     """The configuration with fields such as `{"model.heads": 3}` replaced, checked as a whole.
 
-    Changing `epochs` moves the drops of a step schedule in proportion, unless they are changed too. A field
+    Changing `epochs` moves what happens after so many of them in proportion, unless it is changed too: the drops of a
+    step schedule, and the epoch from which a method's deferred term counts. A field
     that a `pretrain` run has to share (the data, sigma, the seed) is changed there as well.
 
     Raises:
@@ -156,7 +157,9 @@ def override(config: TrainConfig, changes: Mapping[str, object]) -> TrainConfig:
     derived: dict[str, object] = {}
     epochs = changes.get("epochs")
     if isinstance(epochs, int):
-        derived["schedule"] = config.schedule.stretched(epochs / config.epochs)
+        ratio = epochs / config.epochs
+        derived["schedule"] = config.schedule.stretched(ratio)
+        derived["objective.base"] = config.objective.base.stretched(ratio)
     if config.pretrain is not None:
         shared = {key: value for key, value in changes.items() if key.split(".")[0] in SHARED}
         derived["pretrain"] = override(config.pretrain, shared)

@@ -27,6 +27,8 @@ from spacte_trainer.config import ConfigError, TrainConfig
 from spacte_trainer.data import load_data
 from spacte_trainer.evaluate import check_fit
 from spacte_trainer.hardware import choose_device, resolve_precision
+from spacte_trainer.loop import check_batch
+from spacte_trainer.objectives import build as build_objective
 from spacte_trainer.runs import TRAINING, check_new, run
 from spacte_trainer.team import Team
 
@@ -139,6 +141,7 @@ def work(options: dict[str, str]) -> None:
     device = get_device()
     if isinstance(device, list):
         device = device[0]
+    os.chdir(options["folder"])  # Ray's own would not be the one that relative paths of data start from
     team = DistributedTeam(device)
     out = Path(options["out"])
     with (out / PROGRESS_FILE).open("a", buffering=1) as progress:
@@ -171,30 +174,41 @@ def run_distributed(
     """
     out = out.absolute()
     check_new(out, resume=resume)
-    if config.batch < workers:
-        raise ConfigError(f"A batch of {config.batch} cannot be shared by {workers} workers: take fewer.")
-    check_fit(config.model, load_data(config.data, "train"))
+    objective = build_objective(config.objective)
+    if objective.double_backward:
+        raise ConfigError(
+            f"{config.method} differentiates a gradient, which workers cannot share: leave out --workers."
+        )
+    data = load_data(config.data, "train")
+    check_fit(config.model, data)
+    check_batch(config, objective, len(data), workers)
     chosen = choose_device(device)
     config = resolve_precision(config, chosen)
     os.environ.setdefault("RAY_ENABLE_UV_RUN_RUNTIME_ENV", "0")
     started = not ray.is_initialized()
     if started:
         # Without "local", Ray would first try the cluster that was the last one on this machine, and for minutes.
-        own = {"address": "local", "include_dashboard": False}
-        ray.init(**({"address": address} if address else own), log_to_driver=False)
-    (out / TRAINING).mkdir(parents=True, exist_ok=True)
-    (out / PROGRESS_FILE).write_text("")
-    trainer = TorchTrainer(
-        work,
-        train_loop_config={"config": config.model_dump_json(), "out": str(out)},
-        scaling_config=ScalingConfig(num_workers=workers, use_gpu=chosen.type == "cuda"),
-        run_config=RunConfig(
-            name="ray",
-            storage_path=str(out / TRAINING),
-            failure_config=FailureConfig(max_failures=RESTARTS),
-        ),
-    )
+        dashboard = None if address else False
+        ray.init(address=address or "local", include_dashboard=dashboard, log_to_driver=False)
     try:
+        if address is None:
+            check_room("GPU" if chosen.type == "cuda" else "CPU", workers)
+        (out / TRAINING).mkdir(parents=True, exist_ok=True)
+        (out / PROGRESS_FILE).write_text("")
+        trainer = TorchTrainer(
+            work,
+            train_loop_config={
+                "config": config.model_dump_json(),
+                "out": str(out),
+                "folder": str(Path.cwd()),
+            },
+            scaling_config=ScalingConfig(num_workers=workers, use_gpu=chosen.type == "cuda"),
+            run_config=RunConfig(
+                name="ray",
+                storage_path=str(out / TRAINING),
+                failure_config=FailureConfig(max_failures=RESTARTS, controller_failure_limit=RESTARTS),
+            ),
+        )
         with following(out / PROGRESS_FILE):
             trainer.fit()
     except ray.train.TrainingFailedError as error:
@@ -203,6 +217,15 @@ def run_distributed(
         if started:
             ray.shutdown()
     return out
+
+
+def check_room(kind: str, workers: int) -> None:
+    """Raise ConfigError where this machine has fewer CPUs or GPUs than workers, which Ray would wait for."""
+    there = int(ray.cluster_resources().get(kind, 0))
+    if there < workers:
+        raise ConfigError(
+            f"{workers} workers need {workers} {kind}s and there are {there}: take fewer workers."
+        )
 
 
 @contextmanager

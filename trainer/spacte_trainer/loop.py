@@ -1,8 +1,8 @@
 """Trains one network: for each batch, for each piece that the objective cuts from it, one SGD step.
 
     spacte train digits-spacte-gaussian --out runs/digits
-    spacte train cifar10-resnet20-spacte-gaussian --data parquet:../shared/data/cifar10 --out runs/cifar
-    spacte train cifar10-resnet20-spacte-gaussian --out runs/cifar --resume      after it was interrupted
+    spacte train cifar10-resnet20-spacte-gaussian-0.25 --data parquet:PATH --out runs/cifar
+    the same with --resume, after it was interrupted
 
 The loop knows no method: the objective does (`objectives/`). Within an epoch it reads nothing back from the
 device, save what a progress display asks for about once a second.
@@ -25,7 +25,7 @@ from spacte_trainer.models import build
 from spacte_trainer.models.compiling import blocks_of, compile_network, release, uncompiled
 from spacte_trainer.native.conv import load_kernels
 from spacte_trainer.native.library import builds_gpu_kernels
-from spacte_trainer.objectives import Loss, SeededDraws, Step
+from spacte_trainer.objectives import Loss, Objective, SeededDraws, Step
 from spacte_trainer.objectives import build as build_objective
 from spacte_trainer.state import State, load_state, save_state
 from spacte_trainer.team import Team
@@ -48,6 +48,14 @@ class Meter:
     def means(self) -> dict[str, list[float]]:
         """The mean of each part, as a list with one number for each of its elements; waits for the device."""
         return {name: (total / self.steps).reshape(-1).tolist() for name, total in self.sums.items()}
+
+
+def check_batch(config: TrainConfig, objective: Objective, images: int, workers: int) -> None:
+    """Raise ConfigError where a worker's share of a loader batch cannot be cut into the objective's pieces."""
+    batch, pieces = min(config.batch, images), objective.method.pieces
+    if batch // workers < pieces:
+        shared = f"shared by {workers} workers and cut into {pieces}" if workers > 1 else f"cut into {pieces}"
+        raise ConfigError(f"A batch of {batch} images cannot be {shared}: raise --set batch, or add images.")
 
 
 class Run:
@@ -81,13 +89,17 @@ class Run:
         self.data = train_data
         self.device = device
         self.team = team
-        self.net = build(config.model)
+        try:
+            self.net = build(config.model)
+        except ValueError as error:
+            raise ConfigError(str(error)) from error
         if start is not None:
             self.net.load_state_dict(start)
         self.net.to(device)
         if config.channels_last:
             self.net.to(memory_format=torch.channels_last)
         self.objective = build_objective(config.objective)
+        check_batch(config, self.objective, len(train_data), team.size)
         if config.compile is True and self.objective.double_backward:
             raise ConfigError(
                 f"{config.method} differentiates a gradient, which a compiled network cannot: leave out compile=true."

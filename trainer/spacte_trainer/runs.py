@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
+from pydantic import ValidationError
 
 from spacte_trainer.alone import alone
 from spacte_trainer.checkpoint import CONFIG_FILE, CheckpointConfig, load_checkpoint, save_checkpoint
@@ -124,7 +125,11 @@ class Workshop:
     def _finished(self, config: TrainConfig, folder: Path) -> MultiHeadNet:
         """The network of a part that was finished before; raises StateError where it is another one's."""
         checkpoint = load_checkpoint(folder, self.device)
-        if essence(TrainConfig.model_validate(checkpoint.config.train)) != essence(config):
+        try:
+            same = essence(TrainConfig.model_validate(checkpoint.config.train)) == essence(config)
+        except ValidationError:  # imported, or of another version
+            same = False
+        if not same:
             raise StateError(f"{folder} holds a model trained with other settings: choose another --out.")
         return checkpoint.net
 
@@ -173,8 +178,6 @@ def network_of(config: TrainConfig) -> ModelConfig:
 
 def describe(config: TrainConfig, class_names: Sequence[str], metrics: dict[str, float]) -> CheckpointConfig:
     """What the checkpoint of a run says of it."""
-    import torch
-
     return CheckpointConfig(
         model=network_of(config),
         class_names=tuple(class_names),

@@ -23,9 +23,11 @@ def write_samples(folder: Path, data: ImageData, count: int = COUNT) -> None:
     place.mkdir(parents=True, exist_ok=True)
     shuffled_N = torch.randperm(len(data), generator=torch.Generator().manual_seed(0))
     chosen_N = shuffled_N[:count].sort().values
-    for batch in data.batches([chosen_N], torch.device("cpu")):
-        pixels_NHWC = (batch.x_BCHW * 255).round().to(torch.uint8).permute(0, 2, 3, 1)
-        for index, label, pixels_HWC in zip(chosen_N.tolist(), batch.y_B.tolist(), pixels_NHWC, strict=True):
+    for index in chosen_N.tolist():
+        for batch in data.batches(
+            [torch.tensor([index])], torch.device("cpu")
+        ):  # none where it is unreadable
+            pixels_HWC = (batch.x_BCHW[0] * 255).round().to(torch.uint8).permute(1, 2, 0)
             grey = pixels_HWC.shape[2] == 1
             picture = Image.fromarray((pixels_HWC[:, :, 0] if grey else pixels_HWC).numpy())
-            picture.save(place / f"{index:05d}-{label}.png")
+            picture.save(place / f"{index:05d}-{int(batch.y_B[0])}.png")

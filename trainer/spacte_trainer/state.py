@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from pydantic import ValidationError
 
 from spacte_trainer.config import TrainConfig, essence
 
@@ -54,9 +55,9 @@ def load_state(folder: Path, config: TrainConfig, device: torch.device) -> State
         return None
     try:
         found = torch.load(path, map_location=device, weights_only=True)
-    except (OSError, RuntimeError, pickle.UnpicklingError) as error:
+        before = TrainConfig.model_validate_json(found.pop("config"))
+    except (OSError, EOFError, RuntimeError, KeyError, pickle.UnpicklingError, ValidationError) as error:
         raise StateError(f"{path} cannot be read ({error}): delete it to start over.") from error
-    before = TrainConfig.model_validate_json(found.pop("config"))
     changed = _differences(essence(before), essence(config))
     if changed:
         raise StateError(

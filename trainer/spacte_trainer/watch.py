@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 from spacte_trainer.evaluate import Accuracy
+from spacte_trainer.files import replace_file
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -82,7 +83,7 @@ class Log:
     def epoch(self, report: EpochReport) -> None:
         record = asdict(report) | {"validation": report.validation and report.validation.model_dump()}
         kept = [line for line in read_log(self.path) if line["epoch"] < report.epoch]
-        self.path.write_text("".join(json.dumps(line) + "\n" for line in [*kept, record]))
+        replace_file(self.path, "".join(json.dumps(line) + "\n" for line in [*kept, record]).encode())
         for name, value in scalars(report).items():
             self.writer.add_scalar(name, value, report.epoch)
         self.writer.flush()
@@ -128,7 +129,6 @@ class Terminal:
             TextColumn("{task.fields[losses]}"),
             console=console,
         )
-        self.epochs_done = 0
         self.task = self.progress.add_task(title, total=None, losses="")
         self.total_epochs = epochs
 

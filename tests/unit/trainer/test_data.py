@@ -4,6 +4,7 @@ import io
 import json
 import struct
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -176,6 +177,14 @@ def folder_error(path: Path, split: str = "train", **options: object) -> str:
     return str(caught.value)
 
 
+def test_a_folder_too_small_to_hold_anything_out_is_refused(tmp_path: Path):
+    for name in ("cat", "dog"):
+        (tmp_path / name).mkdir()
+        for i in range(9):
+            (tmp_path / name / f"{i}.png").write_bytes(png(random_image(i)))
+    assert "No class has ten images" in folder_error(tmp_path, "test")
+
+
 def test_folder_errors_name_the_remedy(tmp_path: Path):
     assert "There is no folder" in folder_error(tmp_path / "nowhere")
     assert "no class folders" in folder_error(tmp_path)
@@ -227,7 +236,7 @@ def test_an_image_that_pillow_warns_of_is_unreadable(monkeypatch: pytest.MonkeyP
 # Parquet files
 
 
-def write_parquet(file: Path, labels: list[int], column: str = "img", names: list[str] | None = None) -> None:
+def write_parquet(file: Path, labels: list[Any], column: str = "img", names: list[str] | None = None) -> None:
     rows = [{"bytes": png(random_image(i)), "path": f"{i}.png"} for i in range(len(labels))]
     table = pa.table({column: rows, "label": labels})
     if names:
@@ -266,6 +275,10 @@ def test_parquet_errors_name_the_remedy(tmp_path: Path):
     assert "no image of class '1'" in parquet_error(tmp_path)
     write_parquet(tmp_path / "train-0.parquet", [-1, 0])
     assert "labels from -1" in parquet_error(tmp_path)
+    write_parquet(tmp_path / "train-0.parquet", [0, None])
+    assert "1 rows of" in parquet_error(tmp_path)
+    write_parquet(tmp_path / "train-0.parquet", ["cat", "dog"])
+    assert "of type string: number the classes" in parquet_error(tmp_path)
 
 
 @pytest.mark.shared
@@ -317,6 +330,17 @@ def test_imagenet_counts_unreadable_files_while_it_reads(tmp_path: Path):
     data = load_data(DataConfig(source=f"imagenet:{tmp_path}", loader_processes=0), "test")
     with pytest.raises(DataError, match=r"1 of 4 images .*n02/1\.png"):
         list(data.batches(in_order(4, 4), CPU))
+
+
+def test_a_file_that_cannot_be_opened_is_one_that_cannot_be_read(tmp_path: Path):
+    write_imagenet(tmp_path)
+    (tmp_path / "val" / "n02" / "1.png").unlink()
+    (tmp_path / "val" / "n02" / "1.png").symlink_to(tmp_path / "nowhere.png")
+    data = load_data(DataConfig(source=f"imagenet:{tmp_path}", loader_processes=0), "test")
+    with pytest.raises(DataError, match=r"1 of 4 images .*n02/1\.png"):
+        list(data.batches(in_order(4, 4), CPU))
+    with pytest.raises(DataError, match="1 of 4 images"):
+        load_data(DataConfig(source=f"folder:{tmp_path}", image_size=8, channels=3), "test")
 
 
 def test_imagenet_flat_validation_folder_is_explained(tmp_path: Path):

@@ -10,13 +10,16 @@ from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
 
+import numpy as np
 import pytest
 import torch
 import typer
+from PIL import Image
 from typer.testing import CliRunner
 
 from spacte_trainer.cli import train_app
 from spacte_trainer.config import ConfigError, override
+from spacte_trainer.data.digits import load_digits
 from spacte_trainer.recipes import load_recipe
 from spacte_trainer.team import Team
 from spacte_trainer.watch import read_log
@@ -82,6 +85,26 @@ def test_two_workers_make_the_steps_of_one(script: ModuleType, tmp_path: Path):
 def spacte(out: Path, *options: str) -> list[str]:
     settings = ["--epochs", "4", "--set", "batch=256", "--set", "validate_every=0", "--device", "cpu"]
     return [SPACTE, "train", "digits-gaussian", *settings, "--out", str(out), *options]
+
+
+def a_folder(path: Path) -> Path:
+    """The first digits of each class as files below `path`/digits."""
+    images, labels = load_digits("train")
+    for label in range(10):
+        (path / "digits" / str(label)).mkdir(parents=True)
+        for index in np.flatnonzero(labels == label)[:20]:
+            Image.fromarray(images[index, 0]).save(path / "digits" / str(label) / f"{index}.png")
+    return path
+
+
+@pytest.mark.ray
+@pytest.mark.cluster
+@pytest.mark.slow
+def test_data_named_from_the_folder_of_the_command_are_found(tmp_path: Path):
+    """Ray's workers have a working directory of their own."""
+    options = ["--workers", "2", "--data", "folder:digits", "--epochs", "1"]
+    subprocess.run(spacte(tmp_path / "out", *options), check=True, cwd=a_folder(tmp_path), timeout=280)
+    assert (tmp_path / "out" / "config.json").exists()
 
 
 @pytest.fixture(scope="module")
@@ -164,8 +187,29 @@ def test_more_workers_than_images_a_step_is_refused(tmp_path: Path):
     from spacte_trainer.distributed import run_distributed
 
     config = override(load_recipe("digits-gaussian"), {"batch": 2})
-    with pytest.raises(ConfigError, match="A batch of 2 cannot be shared by 3 workers"):
+    with pytest.raises(ConfigError, match="A batch of 2 images cannot be shared by 3 workers"):
         run_distributed(config, tmp_path, workers=3)
+    taught = override(load_recipe("digits-spacte-gaussian"), {"batch": 4})
+    with pytest.raises(ConfigError, match="shared by 4 workers and cut into 2"):
+        run_distributed(taught, tmp_path, workers=4)
+
+
+def test_a_method_whose_gradients_cannot_be_shared_is_refused(tmp_path: Path):
+    from spacte_trainer.distributed import run_distributed
+
+    with pytest.raises(ConfigError, match=r"differentiates a gradient.*leave out --workers"):
+        run_distributed(load_recipe("digits-drt-gaussian"), tmp_path, workers=2)
+
+
+def test_more_workers_than_the_machine_has_room_for_are_refused(monkeypatch: pytest.MonkeyPatch):
+    from spacte_trainer import distributed
+
+    monkeypatch.setattr(distributed.ray, "cluster_resources", lambda: {"CPU": 2.0})
+    distributed.check_room("CPU", 2)
+    with pytest.raises(ConfigError, match="4 workers need 4 CPUs and there are 2: take fewer"):
+        distributed.check_room("CPU", 4)
+    with pytest.raises(ConfigError, match="there are 0"):
+        distributed.check_room("GPU", 1)
 
 
 @pytest.mark.parametrize("missing", ["ray", "ray.train"])

@@ -5,6 +5,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -204,10 +205,38 @@ def test_a_run_cannot_be_resumed_with_other_settings(tmp_path: Path):
         trained(small(epochs=3, **{"optimizer.lr": 0.2}), tmp_path)
 
 
-def test_a_damaged_state_is_named(tmp_path: Path):
-    (tmp_path / STATE_FILE).write_bytes(b"nonsense")
+@pytest.mark.parametrize("content", [b"nonsense", b""])
+def test_a_damaged_state_is_named(content: bytes, tmp_path: Path):
+    (tmp_path / STATE_FILE).write_bytes(content)
     with pytest.raises(StateError, match="delete it to start over"):
         trained(small(), tmp_path)
+
+
+def test_a_state_of_another_version_is_named(tmp_path: Path):
+    torch.save({"config": '{"recipe": "of old"}', "epoch": 1}, tmp_path / STATE_FILE)
+    with pytest.raises(StateError, match="delete it to start over"):
+        trained(small(), tmp_path)
+
+
+def test_a_model_that_was_not_trained_here_is_not_carried_on(
+    tmp_path: Path, make_checkpoint: Callable[[Path], str]
+):
+    make_checkpoint(tmp_path)
+    with pytest.raises(StateError, match="trained with other settings: choose another --out"):
+        run(small(), tmp_path, device=CPU, console=Console(quiet=True), resume=True)
+
+
+@pytest.mark.parametrize(
+    ("changes", "sentence"),
+    [
+        ({"batch": 1}, "A batch of 1 images cannot be cut into 2: raise --set batch"),
+        ({"model.arch": "cifar_resnet21"}, r"depth 6n\+2, not 21"),
+        ({"model.arch": "vgg"}, "There is no architecture 'vgg'"),
+    ],
+)
+def test_what_cannot_be_trained_is_said_beforehand(changes: dict[str, object], sentence: str, tmp_path: Path):
+    with pytest.raises(ConfigError, match=sentence):
+        trained(small(**changes), tmp_path)
 
 
 # Composition

@@ -92,6 +92,23 @@ def test_every_recipe_is_complete_and_survives_json(name: str):
         assert len(build_network(config.model).heads) == config.model.heads
 
 
+def test_a_deferred_term_begins_at_the_same_part_of_a_shorter_run():
+    """MACER at sigma 1 has its robustness term after the first drop of the rate (METHODS section 7)."""
+    config = load_recipe("cifar10-resnet110-macer-1.0")
+    assert config.objective.base.defer_epochs == 199  # type: ignore[union-attr]
+    short = override(config, {"epochs": 110})
+    assert short.objective.base.defer_epochs == 50  # type: ignore[union-attr]
+    assert short.schedule.drops_after[0] == 50  # type: ignore[union-attr]
+    chosen = override(config, {"epochs": 110, "objective.base.defer_epochs": 7})
+    assert chosen.objective.base.defer_epochs == 7  # type: ignore[union-attr]
+
+
+@pytest.mark.parametrize("sigma", [0.0, -0.25, float("nan"), float("inf")])
+def test_a_noise_level_that_is_none_is_refused(sigma: float):
+    with pytest.raises(RecipeError, match="give --sigma a number above 0"):
+        load_recipe("digits-gaussian", sigma)
+
+
 def test_drt_starts_from_an_ensemble_of_its_own_shape():
     config = load_recipe("cifar10-resnet110-drt-gaussian-0.5")
     assert config.pretrain is not None

@@ -133,10 +133,16 @@ def in_order(size: int, batch: int) -> list[Tensor]:
 
 
 def hold_out(labels_N: Tensor, split: Split) -> Tensor:
-    """Indices of a split of a set that has no splits: every tenth image of each class is for testing."""
+    """Indices of a split of a set that has no splits: every tenth image of each class is for testing.
+
+    Raises:
+        DataError: the test split would be empty.
+    """
     test = torch.zeros(len(labels_N), dtype=torch.bool)
     for label in labels_N.unique():
         test[(labels_N == label).nonzero().squeeze(1)[9::10]] = True
+    if split == "test" and not test.any():
+        raise DataError("No class has ten images, so that none can be held out: add images, or a test split.")
     return (test if split == "test" else ~test).nonzero().squeeze(1)
 
 

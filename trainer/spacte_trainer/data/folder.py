@@ -66,5 +66,10 @@ def _read(config: DataConfig, path: Path, class_names: list[str]) -> MemoryData:
         if name not in class_names:
             raise DataError(f"{path} has a class {name!r} that the training split lacks: add it there too.")
         for file in files:
-            gatherer.add(str(file.relative_to(path)), file.read_bytes(), class_names.index(name))
+            try:
+                data = file.read_bytes()
+            except OSError:
+                gatherer.skipped.append(str(file.relative_to(path)))
+            else:
+                gatherer.add(str(file.relative_to(path)), data, class_names.index(name))
     return gatherer.finish(class_names)

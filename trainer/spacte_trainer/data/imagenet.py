@@ -40,7 +40,7 @@ class _Files(Dataset[tuple[int, Tensor | None]]):
     def __getitem__(self, index: int) -> tuple[int, Tensor | None]:
         try:
             image = open_image(self.files[index].read_bytes()).convert("RGB")
-        except UnreadableImageError:
+        except (UnreadableImageError, OSError):
             return index, None
         if self.seed is None:
             return index, TEST(image)

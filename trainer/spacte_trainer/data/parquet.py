@@ -45,8 +45,8 @@ def load(config: DataConfig, split: Split) -> MemoryData:
             zip(table.column(image_column), table.column("label"), strict=True)
         ):
             data, number = image.as_py(), label.as_py()
-            if data is None or data["bytes"] is None or number is None:
-                raise DataError(f"Row {row} of {file.name} has no image or no label: remove the row.")
+            if data is None or data["bytes"] is None:
+                raise DataError(f"Row {row} of {file.name} has no image: remove the row.")
             gatherer.add(f"{file.name}[{row}]", data["bytes"], number)
     found = gatherer.finish(class_names)
     if path.is_file():
@@ -62,6 +62,7 @@ def _open(file: Path) -> tuple[Any, str]:
         if column in table.column_names and "label" in table.column_names:
             kind = table.schema.field(column).type
             if pa.types.is_struct(kind) and kind.get_field_index("bytes") >= 0:
+                _check_labels(file, table)
                 return table.select([column, "label"]), column
     raise DataError(
         f"{file} has columns {', '.join(table.column_names)}: "
@@ -76,6 +77,15 @@ def _read(file: Path, columns: list[str] | None = None) -> Any:
         raise DataError(f"{file} is not a parquet file that can be read ({error}): replace it.") from error
 
 
+def _check_labels(file: Path, table: Any) -> None:
+    """Raise DataError where the labels are no integers, or some are missing."""
+    labels = table.column("label")
+    if not pa.types.is_integer(labels.type):
+        raise DataError(f"The labels in {file} are of type {labels.type}: number the classes from 0.")
+    if labels.null_count:
+        raise DataError(f"{labels.null_count} rows of {file} have no label: remove them.")
+
+
 def _class_names(files: list[Path]) -> list[str]:
     """Names from the hub's metadata, else "0" .. "K-1" up to the largest label of the training files."""
     labels = [_read(file, columns=["label"]) for file in files]
@@ -85,5 +95,7 @@ def _class_names(files: list[Path]) -> list[str]:
         names = features["label"].get("names")
         if names:
             return names
-    highest = max(max(table.column("label").to_pylist()) for table in labels)
+    for file, table in zip(files, labels, strict=True):
+        _check_labels(file, table)
+    highest = max((max(table.column("label").to_pylist(), default=-1) for table in labels), default=-1)
     return [str(number) for number in range(highest + 1)]

@@ -110,6 +110,10 @@ class MethodConfig(BaseModel, ABC):
     def build(self) -> "Method":
         """The method with these hyper-parameters."""
 
+    def stretched(self, ratio: float) -> Self:  # noqa: ARG002 - one signature for all
+        """The same for a run `ratio` times as long; itself unless something waits for an epoch."""
+        return self
+
     def under_teaching(self) -> Self:
         """The form that SPACTE publishes for this method; itself unless the two differ."""
         return self

@@ -1,7 +1,7 @@
 """MACER (Zhai et al. 2020; METHODS section 7): maximise the certified radius itself, without an attack."""
 
 import math
-from typing import Literal
+from typing import Literal, Self
 
 import torch
 from pydantic import Field
@@ -21,6 +21,10 @@ class MacerConfig(MethodConfig):
     beta: float = Field(default=16.0, gt=0, description="Inverse temperature of the robustness term alone.")
     gamma: float = Field(default=8.0, gt=0, description="Hinge: samples beyond it drop out of that term.")
     defer_epochs: int = Field(default=0, ge=0, description="lbd is 0 up to and including this epoch.")
+
+    def stretched(self, ratio: float) -> Self:
+        """The robustness term begins after the same part of a run `ratio` times as long."""
+        return self.model_copy(update={"defer_epochs": round(ratio * self.defer_epochs)})
 
     def build(self) -> "Macer":
         """The method with these hyper-parameters."""

@@ -1,6 +1,7 @@
 """Named configurations: `load_recipe("digits-spacte-gaussian")`. One file a data set, one function each."""
 
 import difflib
+import math
 
 from spacte_trainer.config import TrainConfig
 from spacte_trainer.recipes import cifar10, cifar10_resnet20, digits, imagenet
@@ -26,6 +27,8 @@ def load_recipe(name: str, sigma: float | None = None) -> TrainConfig:
     Raises:
         RecipeError: there is no such recipe, or it has no settings for this sigma.
     """
+    if sigma is not None and not 0 < sigma < math.inf:
+        raise RecipeError(f"A noise level of {sigma} cannot be trained with: give --sigma a number above 0.")
     levels = {} if name in ENTRIES else _levels(name)
     if levels:
         if sigma is None:

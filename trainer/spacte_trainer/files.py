@@ -1,0 +1,14 @@
+"""Files that are there as a whole or not at all, also after a power cut."""
+
+import os
+from pathlib import Path
+
+
+def replace_file(path: Path, data: bytes) -> None:
+    """Write `data` in place of what is at `path`: readers, and whoever comes after a crash, see the old or the new."""
+    part = path.with_name(f".{path.name}.{os.getpid()}.part")
+    with part.open("wb") as file:
+        file.write(data)
+        file.flush()
+        os.fsync(file.fileno())
+    part.replace(path)
