@@ -1,1 +1,4 @@
-"""The trainer: multi-head networks, objectives, circular teaching, the training loop and checkpoints."""
+"""The trainer: multi-head networks, objectives, circular teaching, the training loop and checkpoints.
+
+Docstrings cite formulas and settings by section: METHODS is `docs/methods.md`.
+"""

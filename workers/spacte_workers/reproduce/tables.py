@@ -1,4 +1,4 @@
-"""Which cells a table has, how they are certified, and what was published for them (METHODS 3.8)."""
+"""Which cells a table has, how they are certified, and what was published for them (docs/methods.md, 3.8)."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -38,7 +38,7 @@ class Setting:
     Attributes:
         data: `digits`, or `cifar10-NETWORK`.
         method: of the recipe DATA-METHOD-SIGMA, or DATA-METHOD for the digits.
-        published_acr: None where METHODS gives no value.
+        published_acr: None where docs/methods.md gives no value.
     """
 
     data: str
