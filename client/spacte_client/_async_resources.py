@@ -9,10 +9,12 @@ from typing import Any, Unpack
 from . import _calls as calls
 from . import _calls_jobs as job_calls
 from ._connection import AsyncConnection
+from ._exceptions import APIError
 from ._job_streams import Event, Events, Record, Results, aentries
 from ._options import CertifyOptions
 from ._pages import AsyncPage
 from ._resources import wait_before_look
+from ._retries import Patience
 from ._uploads import Upload, opened
 from .types import CertifyParams, File, Job, JobInput, JobState, JobSummary, Model
 
@@ -113,11 +115,18 @@ class AsyncJobs:
     async def wait(self, job_id: str, *, timeout: float | None = None, poll: float | None = None) -> Job:  # noqa: ASYNC109 - the blocking twin's name
         """The job once it has ended; see `Jobs.wait`."""
         until = None if timeout is None else time.monotonic() + timeout
-        while True:
-            job, hint = await self._connection.send(job_calls.poll_job(job_id))
-            if job.ended:
-                return job
+        patience = Patience()
+        job, hint = await self._connection.send(job_calls.poll_job(job_id))
+        while not job.ended:
             await asyncio.sleep(wait_before_look(job, poll, hint, until))
+            try:
+                job, hint = await self._connection.send(job_calls.poll_job(job_id))
+                patience.answered()
+            except APIError as error:
+                if not patience.lasts(error):
+                    raise
+                hint = None
+        return job
 
     def results(
         self, job_id: str, *, after: int | None = None, follow: bool = False

@@ -39,6 +39,10 @@ class Call(Generic[T]):
     Attributes:
         read: the answer from a response whose body has been read.
         answers: statuses of 400 and above that are answers all the same.
+        draws: whether noise is drawn for it, which a gateway gives up when the caller does. Another attempt would
+            start from zero under another seed, and drawing again until it is decided in time would use up alpha.
+        deadline_s: when the gateway is to answer, in seconds from the request.
+        when_late: what to do where no answer comes in time, for the message.
     """
 
     method: str
@@ -51,6 +55,9 @@ class Call(Generic[T]):
     files: Mapping[str, Any] | None = None
     timeout: httpx2.Timeout | None = None
     answers: frozenset[int] = frozenset()
+    draws: bool = False
+    deadline_s: float | None = None
+    when_late: str = "pass a longer `timeout`"
 
 
 def get(path: str, read: Callable[[httpx2.Response], T], **more: Any) -> Call[T]:
@@ -104,25 +111,25 @@ def certify(
     image: bytes | FileImage, options: Mapping[str, Any], *, key: str | None, timeout: Timeout | None
 ) -> Call[Certificate]:
     """`POST /v1/certify`."""
-    body = _body(image, checked(CertifyParams, options, "certify"))
-    return post("/v1/certify", answer(Certificate), key=key, timeout=_timeout(timeout), **body)
+    drawing = _drawing(image, checked(CertifyParams, options, "certify"), timeout)
+    return post("/v1/certify", answer(Certificate), key=key, **drawing)
 
 
 def certify_stream(
     image: bytes | FileImage, options: Mapping[str, Any], *, timeout: Timeout | None
 ) -> Call[None]:
     """`POST /v1/certify/stream`; its answer is read event by event."""
-    body = _body(image, checked(CertifyParams, options, "certify_stream"))
+    drawing = _drawing(image, checked(CertifyParams, options, "certify_stream"), timeout)
     accept = {"Accept": "text/event-stream, application/problem+json"}
-    return post("/v1/certify/stream", lambda _: None, headers=accept, timeout=_timeout(timeout), **body)
+    return post("/v1/certify/stream", lambda _: None, headers=accept, **drawing)
 
 
 def predict(
     image: bytes | FileImage, options: Mapping[str, Any], *, timeout: Timeout | None
 ) -> Call[Prediction]:
     """`POST /v1/predict`."""
-    body = _body(image, checked(PredictParams, options, "predict"))
-    return post("/v1/predict", answer(Prediction), timeout=_timeout(timeout), **body)
+    drawing = _drawing(image, checked(PredictParams, options, "predict"), timeout)
+    return post("/v1/predict", answer(Prediction), **drawing)
 
 
 def list_models() -> Call[list[Model]]:
@@ -151,13 +158,26 @@ def health() -> Call[Health]:
     return get("/readyz", answer(Health), answers=frozenset({503}))
 
 
+def _drawing(image: bytes | FileImage, params: PredictParams, timeout: Timeout | None) -> dict[str, Any]:
+    """What the calls that have noise drawn have in common."""
+    deadline_ms = params.deadline_ms if isinstance(params, CertifyParams) else None
+    when_late = "pass a longer `timeout` or a smaller `n`"
+    if deadline_ms is not None:
+        when_late = "pass a `timeout` that leaves the gateway more time beyond its `deadline_ms`"
+    elif isinstance(params, CertifyParams):
+        when_late = "pass a longer `timeout`, or a `deadline_ms` to get what is proven by then"
+    return {
+        **_body(image, params),
+        "timeout": None if timeout is None else as_timeout(timeout),
+        "draws": True,
+        "deadline_s": None if deadline_ms is None else deadline_ms / 1000,
+        "when_late": when_late,
+    }
+
+
 def _body(image: bytes | FileImage, params: PredictParams) -> dict[str, Any]:
     """Options that were given, and no others: the rest are the gateway's defaults."""
     given = params.model_dump(mode="json", exclude_unset=True)
     if isinstance(image, FileImage):
         return {"json": given | {"image": image.model_dump()}}
     return {"form": {"params": json.dumps(given)}, "files": {"image": ("image", image)}}
-
-
-def _timeout(timeout: Timeout | None) -> httpx2.Timeout | None:
-    return None if timeout is None else as_timeout(timeout)

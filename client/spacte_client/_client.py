@@ -31,9 +31,12 @@ class Client:
         base_url: the gateway's address. Default: the environment's `SPACTE_BASE_URL`, then
             `http://127.0.0.1:8000`.
         api_key: sent as a bearer token. Default: the environment's `SPACTE_API_KEY`, then none.
-        timeout: seconds for each attempt's answer, or an `httpx2.Timeout`. Default: 600, and 5 to connect.
+        timeout: seconds for each attempt's answer, or an `httpx2.Timeout`. Default: 600, or a minute beyond a
+            `deadline_ms` where that is more; and 5 to connect.
         max_retries: further attempts where the connection fails or the gateway answers 408, 429, 500, 502,
-            503 or 504; each after 0.5 s to 8 s, or when the gateway's `Retry-After` says.
+            503 or 504; each after 0.5 s to 8 s, or when the gateway's `Retry-After` says. Certifying and
+            predicting are not tried again where no answer came in time, by our clock or a proxy's (504): that
+            would draw other noises from the start, and drawing until it is decided in time would use up alpha.
         transport: an `httpx2` transport in place of the network, for tests and special needs.
 
     Raises:

@@ -51,7 +51,7 @@ class Connection:
         self._http.close()
 
     def _attempt(self, call: Call[Any], *, stream: bool) -> httpx2.Response:
-        attempts = Attempts(self.settings.max_retries)
+        attempts = Attempts(self.settings.max_retries, draws=call.draws)
         while True:
             try:
                 return self._exchange(call, stream=stream)
@@ -64,7 +64,7 @@ class Connection:
 
     def _exchange(self, call: Call[Any], *, stream: bool) -> httpx2.Response:
         request = self._http.build_request(**_arguments(self.settings, call))
-        with transport_errors(self.settings):
+        with transport_errors(self.settings, call):
             response = self._http.send(request, stream=stream)
             if is_answer(call, response):
                 return response
@@ -98,7 +98,7 @@ class AsyncConnection:
         await self._http.aclose()
 
     async def _attempt(self, call: Call[Any], *, stream: bool) -> httpx2.Response:
-        attempts = Attempts(self.settings.max_retries)
+        attempts = Attempts(self.settings.max_retries, draws=call.draws)
         while True:
             try:
                 return await self._exchange(call, stream=stream)
@@ -111,7 +111,7 @@ class AsyncConnection:
 
     async def _exchange(self, call: Call[Any], *, stream: bool) -> httpx2.Response:
         request = self._http.build_request(**_arguments(self.settings, call))
-        with transport_errors(self.settings):
+        with transport_errors(self.settings, call):
             response = await self._http.send(request, stream=stream)
             if is_answer(call, response):
                 return response
@@ -135,7 +135,7 @@ def _arguments(settings: Settings, call: Call[Any]) -> dict[str, Any]:
         "json": call.json,
         "data": call.form,
         "files": call.files,
-        "timeout": call.timeout or settings.timeout,
+        "timeout": settings.limits(call.timeout, call.deadline_s),
     }
 
 
@@ -156,8 +156,8 @@ def unexpected(response: httpx2.Response) -> APIError:
 
 
 @contextmanager
-def transport_errors(settings: Settings) -> Generator[None]:
-    """Raise what httpx2 raises as errors of this package, with the remedy."""
+def transport_errors(settings: Settings, call: Call[Any]) -> Generator[None]:
+    """Raise what httpx2 raises while `call` is made as errors of this package, with the remedy."""
     try:
         yield
     except httpx2.ConnectTimeout as error:
@@ -167,8 +167,8 @@ def transport_errors(settings: Settings) -> Generator[None]:
         ) from error
     except httpx2.TimeoutException as error:
         raise APITimeoutError(
-            f"{settings.base_url} did not answer in time; pass a longer `timeout`, or a `deadline_ms` to get "
-            "what is proven by then."
+            f"{settings.base_url} did not answer in time; {call.when_late}.",
+            sent=isinstance(error, httpx2.ReadTimeout),
         ) from error
     except httpx2.ConnectError as error:
         if "CERTIFICATE_VERIFY_FAILED" in str(error):

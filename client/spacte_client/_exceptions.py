@@ -78,7 +78,15 @@ class APIConnectionError(APIError):
 
 
 class APITimeoutError(APIConnectionError):
-    """No answer within the timeout."""
+    """No answer within the timeout.
+
+    Attributes:
+        sent: whether the request was sent, so that the gateway may have been at work on it.
+    """
+
+    def __init__(self, message: str, *, sent: bool = False) -> None:
+        super().__init__(message)
+        self.sent = sent
 
 
 class APIResponseError(APIError):

@@ -15,7 +15,13 @@ from pydantic import TypeAdapter, ValidationError
 from ._calls import Call
 from ._calls_jobs import get_job, job_events, job_results
 from ._connection import AsyncConnection, Connection, transport_errors
-from ._exceptions import APIConnectionError, APIResponseError
+from ._exceptions import (
+    APIConnectionError,
+    APIError,
+    APIResponseError,
+    APITimeoutError,
+    ServiceUnavailableError,
+)
 from ._retries import Attempts
 from .types import CertificateRecord, ErrorRecord, JobEvent, JobProgressEvent, JobRecord, JobStateEvent
 
@@ -31,6 +37,8 @@ Entry_co = TypeVar("Entry_co", covariant=True)
 _RECORD: TypeAdapter[Any] = TypeAdapter(JobRecord)
 _EVENT: TypeAdapter[Any] = TypeAdapter(JobEvent)
 _EVENT_KINDS = ("state", "progress")
+_PASSING = (APIConnectionError, ServiceUnavailableError)
+"""What a feed that was open once is taken up again after: the gateway may be starting again."""
 
 
 class Feed(Protocol[Raw, Entry_co]):
@@ -126,51 +134,96 @@ class Events:
             raise _unreadable(f"The job sent an event {raw.event!r}") from error
 
 
+class _Course:
+    """What both kinds of loop know of a feed's connections: when to look at the job, and how long to pause."""
+
+    def __init__(self, feed: Feed[Any, Any], max_retries: int) -> None:
+        self.feed = feed
+        self.attempts = Attempts(max_retries)
+        self.opened = False
+        self.silent = False
+        """The last connection said nothing for as long as a read may take: the job may be slow, or the line dead."""
+        self.ended = False
+
+    def pause_after(self, error: APIError, *, reading: bool) -> float:
+        """Seconds until the next connection.
+
+        The silence of a job that goes on is no failure.
+
+        Args:
+            reading: whether the feed was open, and no other request under way.
+
+        Raises:
+            APIError: `error`, where there is to be no further one.
+        """
+        late = isinstance(error, APITimeoutError) and error.sent
+        self.silent = late and reading and self.feed.follows and not self.ended
+        delay = 0.0 if self.silent else self.attempts.delay_after(error)
+        if delay is None or not self.opened:
+            raise error
+        return delay
+
+
 def entries(connection: Connection, feed: Feed[Raw, Entry_co]) -> Iterator[Entry_co]:
     """The entries of `feed`, over as many connections as it takes.
 
     Raises:
         APIConnectionError: the connection broke once more than the settings allow without anything in between.
+        ServiceUnavailableError: likewise, as the gateway did not come back.
     """
-    attempts = Attempts(connection.settings.max_retries)
+    course = _Course(feed, connection.settings.max_retries)
     while True:
-        response = connection.open(feed.call())
+        response, reading = None, False
         try:
-            with transport_errors(connection.settings):
+            if course.silent:
+                course.ended = connection.send(get_job(feed.job_id)).ended
+            call = feed.call()
+            response = connection.open(call)
+            course.opened = reading = True
+            with transport_errors(connection.settings, call):
                 for raw in feed.split(response):
-                    attempts.failed = 0
+                    course.attempts.failed = 0
                     entry = feed.take(raw)
                     if entry is not None:
                         yield entry
+            reading = False
             if not feed.follows or connection.send(get_job(feed.job_id)).ended:
                 return
-            delay = _delay(attempts, _ended_early())
-        except APIConnectionError as error:
-            delay = _delay(attempts, error)
+            delay = course.pause_after(_ended_early(), reading=False)
+        except _PASSING as error:
+            delay = course.pause_after(error, reading=reading)
         finally:
-            response.close()
+            if response is not None:
+                response.close()
         time.sleep(delay)
 
 
 async def aentries(connection: AsyncConnection, feed: Feed[Raw, Entry_co]) -> AsyncIterator[Entry_co]:
     """The entries of `feed`, over as many connections as it takes; see `entries`."""
-    attempts = Attempts(connection.settings.max_retries)
+    course = _Course(feed, connection.settings.max_retries)
     while True:
-        response = await connection.open(feed.call())
+        response, reading = None, False
         try:
-            with transport_errors(connection.settings):
+            if course.silent:
+                course.ended = (await connection.send(get_job(feed.job_id))).ended
+            call = feed.call()
+            response = await connection.open(call)
+            course.opened = reading = True
+            with transport_errors(connection.settings, call):
                 async for raw in feed.asplit(response):
-                    attempts.failed = 0
+                    course.attempts.failed = 0
                     entry = feed.take(raw)
                     if entry is not None:
                         yield entry
+            reading = False
             if not feed.follows or (await connection.send(get_job(feed.job_id))).ended:
                 return
-            delay = _delay(attempts, _ended_early())
-        except APIConnectionError as error:
-            delay = _delay(attempts, error)
+            delay = course.pause_after(_ended_early(), reading=False)
+        except _PASSING as error:
+            delay = course.pause_after(error, reading=reading)
         finally:
-            await response.aclose()
+            if response is not None:
+                await response.aclose()
         await asyncio.sleep(delay)
 
 
@@ -182,10 +235,3 @@ def _unreadable(what: str) -> APIResponseError:
 
 def _ended_early() -> APIConnectionError:
     return APIConnectionError("The gateway closed the stream although the job goes on; ask again.")
-
-
-def _delay(attempts: Attempts, error: APIConnectionError) -> float:
-    delay = attempts.delay_after(error)
-    if delay is None:
-        raise error
-    return delay

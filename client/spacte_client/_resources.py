@@ -8,10 +8,11 @@ from typing import Any, Unpack
 from . import _calls as calls
 from . import _calls_jobs as job_calls
 from ._connection import Connection
-from ._exceptions import WaitTimeoutError
+from ._exceptions import APIError, WaitTimeoutError
 from ._job_streams import Event, Events, Record, Results, entries
 from ._options import CertifyOptions
 from ._pages import Page
+from ._retries import Patience
 from ._uploads import Upload, opened
 from .types import CertifyParams, File, Job, JobInput, JobState, JobSummary, Model
 
@@ -134,6 +135,8 @@ class Jobs:
     def wait(self, job_id: str, *, timeout: float | None = None, poll: float | None = None) -> Job:
         """The job once it has ended, in whichever state.
 
+        A gateway that goes away in the meantime, as for a restart, is waited for up to five minutes.
+
         Args:
             timeout: seconds to wait at the most.
             poll: seconds between two looks; the gateway's hint where None.
@@ -142,11 +145,18 @@ class Jobs:
             WaitTimeoutError: it has not ended in time. The job goes on.
         """
         until = None if timeout is None else time.monotonic() + timeout
-        while True:
-            job, hint = self._connection.send(job_calls.poll_job(job_id))
-            if job.ended:
-                return job
+        patience = Patience()
+        job, hint = self._connection.send(job_calls.poll_job(job_id))
+        while not job.ended:
             time.sleep(wait_before_look(job, poll, hint, until))
+            try:
+                job, hint = self._connection.send(job_calls.poll_job(job_id))
+                patience.answered()
+            except APIError as error:
+                if not patience.lasts(error):
+                    raise
+                hint = None
+        return job
 
     def results(self, job_id: str, *, after: int | None = None, follow: bool = False) -> Iterator[Record]:
         """Finished images, resumed where they were when the connection breaks.

@@ -14,8 +14,12 @@ API_KEY_VARIABLE = "SPACTE_API_KEY"
 DEFAULT_BASE_URL = "http://127.0.0.1:8000"
 
 CONNECT_TIMEOUT_S = 5.0
-DEFAULT_TIMEOUT = httpx2.Timeout(600.0, connect=CONNECT_TIMEOUT_S)
+_DEFAULT_S = 600.0
+DEFAULT_TIMEOUT = httpx2.Timeout(_DEFAULT_S, connect=CONNECT_TIMEOUT_S)
 """Ten minutes for an answer, as 100,000 noises on a CPU take minutes; five seconds to connect."""
+
+DEADLINE_MARGIN_S = 60.0
+"""How long after its `deadline_ms` an answer is still awaited by default: it has waited its turn, and travels."""
 
 DEFAULT_MAX_RETRIES = 2
 
@@ -30,6 +34,14 @@ class Settings:
     api_key: str | None = field(repr=False)
     timeout: httpx2.Timeout
     max_retries: int
+    timeout_given: bool = True
+
+    def limits(self, timeout: httpx2.Timeout | None, deadline_s: float | None) -> httpx2.Timeout:
+        """The limits of an attempt: the call's own, the client's, or by default what leaves a deadline its time."""
+        if timeout is not None or self.timeout_given or deadline_s is None:
+            return timeout or self.timeout
+        seconds = max(_DEFAULT_S, deadline_s + DEADLINE_MARGIN_S)
+        return httpx2.Timeout(seconds, connect=CONNECT_TIMEOUT_S)
 
     def headers(self) -> dict[str, str]:
         """What goes with every request."""
@@ -57,6 +69,7 @@ def settings(
         _api_key(api_key or os.environ.get(API_KEY_VARIABLE)),
         as_timeout(timeout) if timeout is not None else DEFAULT_TIMEOUT,
         max_retries,
+        timeout_given=timeout is not None,
     )
 
 

@@ -122,7 +122,7 @@ class CertifyStream:
             self._response.close()
 
     def _read(self, response: httpx2.Response) -> Iterator[StreamEvent]:
-        with transport_errors(self._connection.settings):
+        with transport_errors(self._connection.settings, self._call):
             for raw in httpx2.EventSource(response):
                 event = self._state.take(raw)
                 if event is not None:
@@ -174,7 +174,7 @@ class AsyncCertifyStream:
             await self._response.aclose()
 
     async def _read(self, response: httpx2.Response) -> AsyncIterator[StreamEvent]:
-        with transport_errors(self._connection.settings):
+        with transport_errors(self._connection.settings, self._call):
             async for raw in httpx2.EventSource(response):
                 event = self._state.take(raw)
                 if event is not None:

@@ -4,7 +4,8 @@ import asyncio
 import binascii
 import json
 import math
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncGenerator, Awaitable, Callable, Generator
+from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, Generic, TypeVar
@@ -26,7 +27,7 @@ from spacte_client.types import (
     PredictRequest,
 )
 
-from .forms import read_form
+from .forms import parse_form, read_form
 from .problems import ProblemError, field_error, validation_failed
 
 P = TypeVar("P", bound=PredictParams)
@@ -111,6 +112,25 @@ class BodyReader:
         """
         return await self._read(request, _job_json, _no_form)
 
+    @asynccontextmanager
+    async def upload(self, request: Request) -> AsyncGenerator[UploadFile]:
+        """The file of an upload's form. It may be large: the time limit is for each piece of it.
+
+        Raises:
+            ProblemError: it cannot be read, or there is no file.
+        """
+        if _kind(request) != "multipart/form-data":
+            raise ProblemError("unsupported_media_type", "Send multipart/form-data with the part `file`.")
+        with _arriving(f"Nothing of the body came for {self.timeout_s:g} s; send the file again."):
+            form = await parse_form(request, self.timeout_s)
+        try:
+            file = form.get("file")
+            if not isinstance(file, UploadFile):
+                raise field_error("/file", "Send `file` as a file part, with a file name.")
+            yield file
+        finally:
+            await form.close()
+
     async def _whole(self, asked: _Asked[P]) -> Work[P]:
         """The request with the bytes of all its images."""
         found: dict[str, bytes] = {}
@@ -130,28 +150,36 @@ class BodyReader:
         from_json: Callable[[bytes], T],
         from_form: Callable[[FormData], Awaitable[T]],
     ) -> T:
-        kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
-        try:
+        kind = _kind(request)
+        late = f"The body did not arrive within {self.timeout_s:g} s; send it faster or make it smaller."
+        with _arriving(late):
             async with asyncio.timeout(self.timeout_s):
                 if kind == "multipart/form-data":
                     async with read_form(request) as form:
                         return await from_form(form)
                 raw = await request.body()
-        except TimeoutError:
-            sentence = (
-                f"The body did not arrive within {self.timeout_s:g} s; send it faster or make it smaller."
-            )
-            raise ProblemError("bad_request", sentence) from None
-        except ClientDisconnect:
-            raise ProblemError(
-                "bad_request", "The connection was closed before the body had arrived."
-            ) from None
         if kind and kind != "application/json" and not kind.endswith("+json"):
             sentence = f"Send application/json or multipart/form-data, not {kind[:64]}."
             raise ProblemError("unsupported_media_type", sentence)
         if len(raw) <= SMALL:
             return from_json(raw)
         return await to_thread.run_sync(from_json, raw, limiter=self.threads)
+
+
+def _kind(request: Request) -> str:
+    return request.headers.get("content-type", "").partition(";")[0].strip().lower()
+
+
+@contextmanager
+def _arriving(late: str) -> Generator[None]:
+    """Raise as a problem that a body did not come in time, for which `late` is the sentence, or at all."""
+    try:
+        yield
+    except TimeoutError:
+        raise ProblemError("bad_request", late) from None
+    except ClientDisconnect:
+        sentence = "The connection was closed before the body had arrived."
+        raise ProblemError("bad_request", sentence) from None
 
 
 def _job_json(raw: bytes) -> JobRequest:

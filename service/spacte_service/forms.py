@@ -1,5 +1,6 @@
 """Multipart forms, read to their end or refused: a form that is cut off leaves no open file behind."""
 
+import asyncio
 from collections.abc import AsyncGenerator
 from contextlib import aclosing, asynccontextmanager
 
@@ -37,20 +38,40 @@ class _WholeForm(MultiPartParser):
 
 @asynccontextmanager
 async def read_form(request: Request) -> AsyncGenerator[FormData]:
-    """The request's multipart form; its files are closed afterwards.
-
-    Raises:
-        ProblemError: 400, it is malformed, cut off or has too many parts.
-    """
-    try:
-        async with aclosing(request.stream()) as stream:
-            limits = {"max_files": MOST_FILES, "max_fields": MOST_FIELDS}
-            form = await _WholeForm(request.headers, stream, **limits).parse()
-    except MultiPartException as error:
-        reason = error.message[:1].lower() + error.message[1:].rstrip(".")
-        sentence = f"The form cannot be read: {reason}; check how it was encoded."
-        raise ProblemError("bad_request", sentence) from None
+    """The request's multipart form; its files are closed afterwards. Raises as `parse_form`."""
+    form = await parse_form(request)
     try:
         yield form
     finally:
         await form.close()
+
+
+async def parse_form(request: Request, idle_s: float | None = None) -> FormData:
+    """The request's multipart form; the caller closes it.
+
+    Args:
+        request: whose body has not been read.
+        idle_s: how long the next piece of the body may take; for ever where None.
+
+    Raises:
+        ProblemError: 400, it is malformed, cut off or has too many parts.
+        TimeoutError: nothing came for `idle_s`.
+    """
+    try:
+        async with aclosing(_pieces(request, idle_s)) as stream:
+            limits = {"max_files": MOST_FILES, "max_fields": MOST_FIELDS}
+            return await _WholeForm(request.headers, stream, **limits).parse()
+    except MultiPartException as error:
+        reason = error.message[:1].lower() + error.message[1:].rstrip(".")
+        sentence = f"The form cannot be read: {reason}; check how it was encoded."
+        raise ProblemError("bad_request", sentence) from None
+
+
+async def _pieces(request: Request, idle_s: float | None) -> AsyncGenerator[bytes]:
+    async with aclosing(request.stream()) as stream:
+        while True:
+            async with asyncio.timeout(idle_s):
+                piece = await anext(stream, None)
+            if piece is None:
+                return
+            yield piece

@@ -46,9 +46,13 @@ class Gateway:
         self.in_flight = 0
 
     async def start(self) -> None:
-        """Start the workers; returns once requests can be answered."""
+        """Start the workers; returns once requests can be answered. Where that fails, nothing runs on."""
         await self.backend.start()
-        await self.batch.start()
+        try:
+            await self.batch.start()
+        except BaseException:
+            await self.stop()
+            raise
 
     async def stop(self) -> None:
         """Let go of the workers."""

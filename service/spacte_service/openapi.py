@@ -43,6 +43,13 @@ def json_body(model: type[BaseModel]) -> dict[str, Any]:
     return {"requestBody": {"required": True, "content": {"application/json": {"schema": schema}}}}
 
 
+def file_body(description: str) -> dict[str, Any]:
+    """`openapi_extra=` of a route that reads a form of one `file` by itself."""
+    file = {"type": "string", "contentMediaType": "application/octet-stream", "description": description}
+    form = {"type": "object", "required": ["file"], "properties": {"file": file}}
+    return {"requestBody": {"required": True, "content": {"multipart/form-data": {"schema": form}}}}
+
+
 def either_body(params: type[BaseModel], *requests: type[BaseModel]) -> dict[str, Any]:
     """`openapi_extra=` of a route that takes JSON (one of `requests`), or a form of `image` and `params`."""
     _body_models.update((params, *requests))

@@ -84,7 +84,7 @@ class Settings(BaseSettings):
     max_client_batch_size: int = Field(
         default=32,
         ge=1,
-        description="Most images in one prediction request.",
+        description="Most images in one prediction request; --max-concurrent-per-caller bounds them, too.",
         json_schema_extra=panel("Limits"),
     )
     max_body_bytes: int = Field(
@@ -318,6 +318,11 @@ class Settings(BaseSettings):
         """The host names that the service goes by; empty for any."""
         return _split(self.allowed_hosts)
 
+    @property
+    def most_images(self) -> int:
+        """Images in one prediction request: each takes a place, and a caller has only so many."""
+        return min(self.max_client_batch_size, self.max_concurrent_per_caller or self.max_client_batch_size)
+
     def origins(self) -> list[str]:
         """The origins whose pages may call."""
         return _split(self.cors_origins)
@@ -357,7 +362,7 @@ class Settings(BaseSettings):
             "body_timeout_s",
             "allow_client_seed",
         )
-        values = {name: getattr(self, name) for name in names}
+        values = {name: getattr(self, name) for name in names} | {"max_client_batch_size": self.most_images}
         return {name: value for name, value in values.items() if value is not None} | {
             "api_key_needed": self.has_keys
         }

@@ -117,6 +117,12 @@ def verify(
     resize: Annotated[
         bool, typer.Option("--resize", help="Resize the image, as the request asked for.")
     ] = False,
+    device: Annotated[
+        str | None,
+        typer.Option(
+            help="Where to draw, best the kind of device that certified: cpu, cuda ... [cuda where there is one]"
+        ),
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Findings as JSON.")] = False,
 ) -> None:
     """Recompute label, bound and radius of a certificate, offline; exit status 1 where they do not fit."""
@@ -131,7 +137,7 @@ def verify(
     for where, one in certificates:
         findings = check(one)
         if replay is not None and image is not None and not findings:
-            findings = _replay(one, replay, image, resize)
+            findings = _replay(one, replay, image, resize, device)
         wrong += bool(findings)
         if as_json:
             typer.echo(json.dumps({"id": one.id, "fits": not findings, "findings": findings}))
@@ -202,20 +208,24 @@ def _json(where: str, line: str) -> Any:
         ) from error
 
 
-def _replay(certificate: Any, checkpoint: Path, image: Path, resize: bool) -> list[str]:
+def _replay(certificate: Any, checkpoint: Path, image: Path, resize: bool, device: str | None) -> list[str]:
     from spacte_trainer.checkpoint import CheckpointError, load_checkpoint
+    from spacte_trainer.config import ConfigError
+    from spacte_trainer.hardware import choose_device
 
+    from .answers import software_versions
     from .engine import Engine, EngineError
     from .images import BadImageError, decode_image, image_sha256
     from .verify import replay
 
     try:
+        place = choose_device(device)
         loaded = load_checkpoint(checkpoint)
         net = loaded.config.model
         pixels = decode_image(image.read_bytes(), input_shape=net.input_shape, resize=resize)
     except OSError as error:
         raise typer.TyperException(f"{image} cannot be read: {error}.") from error
-    except (CheckpointError, BadImageError) as error:
+    except (CheckpointError, ConfigError, BadImageError) as error:
         raise typer.TyperException(str(error)) from error
     findings: list[str] = []
     if loaded.version != certificate.model_version:
@@ -226,10 +236,23 @@ def _replay(certificate: Any, checkpoint: Path, image: Path, resize: bool) -> li
         findings.append("image_sha256: the image is another one than was certified.")
     if len(certificate.counts) != net.num_classes:
         findings.append(f"counts: the model has {net.num_classes} classes, not {len(certificate.counts)}.")
+    if certificate.k_consensus is not None and certificate.k_consensus > net.heads:
+        findings.append(
+            f"k_consensus: {certificate.k_consensus} heads are to agree, but the model has {net.heads}."
+        )
     if findings:
         return findings
     try:
-        engine = Engine.from_checkpoint(loaded, precision=certificate.precision, sigma=certificate.sigma)
-    except EngineError as error:
+        engine = Engine.from_checkpoint(
+            loaded, precision=certificate.precision, device=place, sigma=certificate.sigma
+        )
+        findings = replay(certificate, engine, pixels)
+    except (EngineError, BadImageError) as error:
         raise typer.TyperException(f"The votes cannot be drawn again here: {error}") from error
-    return replay(certificate, engine, pixels)
+    if findings:
+        made, here = certificate.versions.get("torch", "an unknown version"), software_versions()["torch"]
+        findings.append(
+            f"replay: drawn on {place.type} with torch {here}, certified with torch {made}; another kind of device "
+            "(--device) or another version may flip a few votes near ties."
+        )
+    return findings

@@ -175,6 +175,7 @@ class Coordinator:
         finally:
             self._requests.discard(request)
             self._queues.remove(request)
+            self._fill_soon()  # it may have been in the way of others, as one without time left is
 
     def _expire(self, request: Request[Outcome], run: Certification) -> None:
         try:

@@ -6,12 +6,23 @@ import time
 import uuid
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
-from spacte_client.types import Bound, Certificate, Noise, Precision, Prediction
+from pydantic import ValidationError
+
+from spacte_client.types import (
+    Bound,
+    Certificate,
+    CertifyParams,
+    Noise,
+    Precision,
+    Prediction,
+    PredictParams,
+)
 
 from . import answers
 from .certification import Certification, CertifySpec
+from .errors import BadParameterError
 from .images import from_array, image_sha256
 from .noise.table import noise_table
 from .prediction import PredictionRun, PredictSpec
@@ -20,6 +31,8 @@ from .units import Image
 if TYPE_CHECKING:
     import torch
     from torch import nn
+
+Params = TypeVar("Params", bound=PredictParams)
 
 _SHARD_SECONDS = 0.2
 """How long a shard takes at most: a deadline is looked at between shards."""
@@ -127,30 +140,47 @@ class LocalCertifier:
             seed: 32 hex digits; default fresh. Choosing among seeds forfeits the guarantee.
 
         Raises:
+            BadParameterError: an option is out of its range, which is that of the service.
             BadImageError: the image does not fit the model or the noise.
             DeadlineError: the deadline passed before anything was proven.
         """
+        params = self._checked(
+            CertifyParams,
+            n0=n0,
+            n=n,
+            alpha=alpha,
+            bound=bound,
+            noise=noise,
+            target_radius=target_radius,
+            tolerance=tolerance,
+            deadline_ms=deadline_ms,
+            k_consensus=k_consensus,
+            seed=seed,
+        )
         pixels = from_array(image, input_shape=self.engine.input_shape)
         started = time.perf_counter()
         spec = CertifySpec(
             sigma=self.sigma,
             num_classes=self.engine.num_classes,
             pixels=math.prod(pixels.shape),
-            n0=n0,
-            n_max=n,
-            alpha=alpha,
-            bound=bound,
-            noise=noise,
-            seed=seed or secrets.token_hex(16),
-            k_consensus=k_consensus,
-            target_radius=target_radius,
-            tolerance=tolerance,
-            deadline=deadline_ms is not None,
-            noise_error=self._noise_error(noise),
+            n0=params.n0,
+            n_max=params.n,
+            alpha=params.alpha,
+            bound=params.bound,
+            noise=params.noise,
+            seed=params.seed or secrets.token_hex(16),
+            k_consensus=params.k_consensus,
+            target_radius=params.target_radius,
+            tolerance=params.tolerance,
+            deadline=params.deadline_ms is not None,
+            noise_error=self._noise_error(params.noise),
         )
         run = Certification(spec)
         while not run.done:
-            if deadline_ms is not None and (time.perf_counter() - started) * 1000 >= deadline_ms:
+            if (
+                params.deadline_ms is not None
+                and (time.perf_counter() - started) * 1000 >= params.deadline_ms
+            ):
                 run.expire()
                 break
             self._advance(run, pixels)
@@ -161,7 +191,7 @@ class LocalCertifier:
             id=f"req_{uuid.uuid4().hex}",
             image_sha256=image_sha256(pixels),
             elapsed_ms=(time.perf_counter() - started) * 1000,
-            deadline_ms=deadline_ms,
+            deadline_ms=params.deadline_ms,
         )
 
     def predict(
@@ -178,16 +208,19 @@ class LocalCertifier:
 
         Arguments and errors as for `certify`.
         """
+        params = self._checked(
+            PredictParams, n=n, alpha=alpha, noise=noise, k_consensus=k_consensus, seed=seed
+        )
         pixels = from_array(image, input_shape=self.engine.input_shape)
         started = time.perf_counter()
         spec = PredictSpec(
             sigma=self.sigma,
             num_classes=self.engine.num_classes,
-            n=n,
-            alpha=alpha,
-            noise=noise,
-            seed=seed or secrets.token_hex(16),
-            k_consensus=k_consensus,
+            n=params.n,
+            alpha=params.alpha,
+            noise=params.noise,
+            seed=params.seed or secrets.token_hex(16),
+            k_consensus=params.k_consensus,
         )
         run = PredictionRun(spec)
         while not run.done:
@@ -206,6 +239,26 @@ class LocalCertifier:
         votes = self.engine.votes_many([(pixels, shard) for shard in shards])
         for shard, counted in zip(shards, votes, strict=True):
             run.give(shard, counted)
+
+    def _checked(self, kind: type[Params], **options: Any) -> Params:
+        """The options as the service would take them.
+
+        Raises:
+            BadParameterError: it would not; the sentence names the option.
+        """
+        try:
+            params = kind.model_validate(options)
+        except ValidationError as error:
+            first = error.errors(include_url=False)[0]
+            name = ".".join(str(part) for part in first["loc"])
+            wanted = first["msg"].removeprefix("Input ")
+            raise BadParameterError(name, f"`{name}` {wanted}, and is {first['input']!r}.") from None
+        heads = self.engine.heads
+        if params.k_consensus is not None and params.k_consensus > heads:
+            raise BadParameterError(
+                "k_consensus", f"The model has {heads} heads: ask for a `k_consensus` of at most {heads}."
+            )
+        return params
 
     def _noise_error(self, noise: Noise) -> float:
         if noise == "float":

@@ -113,11 +113,17 @@ class ModelStore:
     def refresh(self, name: str) -> Entry:
         """Read the config and the version of one model again, without its weights.
 
+        Where they cannot be read, the entry's `reason` says why; a version that answers goes on answering.
+
         Raises:
             ModelNotFoundError: no model of that name is or was in the folder.
         """
         folder = next((folder for folder in self._folders() if folder.name == name), None)
-        return self._read(name, folder) if folder else self.entry(name)
+        if folder is not None:
+            return self._read(name, folder)
+        entry = self.entry(name)
+        self.failed(name, f"{entry.folder} holds no checkpoint any more: put it back.")
+        return entry
 
     def entry(self, name: str) -> Entry:
         """What is known of a name.
@@ -139,7 +145,7 @@ class ModelStore:
 
         Raises:
             ModelNotFoundError: no such name, or none named where several are served.
-            ModelNotReadyError: it is there, but not loaded.
+            ModelNotReadyError: it is there, but not loaded; or none is named, and all are loading yet.
         """
         if name is None:
             name = self._only_one()
@@ -153,8 +159,10 @@ class ModelStore:
         return [entry.served for entry in self._entries.values() if entry.served]
 
     def loading(self, name: str) -> None:
-        """Say that a version of this name is being loaded. One that already answers goes on answering."""
-        self.entry(name).state = "loading"
+        """Say that a version of this name is being loaded. One that already answers goes on: it stays `ready`."""
+        entry = self.entry(name)
+        if entry.served is None:
+            entry.state = "loading"
 
     def ready(self, name: str, served: ServedModel) -> ServedModel | None:
         """Point the name at a loaded version, and return the one that answered before."""
@@ -215,8 +223,9 @@ class ModelStore:
         except CheckpointError as error:
             self.failed(name, str(error))
         else:
+            entry.reason = ""
             if entry.state == "failed":
-                entry.state, entry.reason = "unloaded", ""
+                entry.state = "unloaded"
         return entry
 
     def _only_one(self) -> str:
@@ -228,6 +237,8 @@ class ModelStore:
         names = self.names()
         if len(names) == 1:
             return names[0]
+        if any(entry.state == "loading" for entry in self._entries.values()):
+            raise ModelNotReadyError("The models are still loading: try again in a moment.", "loading")
         raise ModelNotFoundError(
             f"No model is served: put a checkpoint folder into {self.folder} and load it."
         )

@@ -93,6 +93,7 @@ class Runtime:
         self._max_pixels = max_pixels
         self._coordinator = Coordinator(patience_s=patience_s, observer=observer)
         self._changing = asyncio.Lock()
+        self._leaving: list[ServedModel] = []
         self._start_wait_s = start_wait_s
         self._loading: asyncio.Task[None] | None = None
 
@@ -156,27 +157,9 @@ class Runtime:
             NoWorkersError: there is no sampler to load it.
         """
         async with self._changing:
-            entry = await asyncio.to_thread(self._store.refresh, name)
-            if entry.config is None or entry.version is None or entry.state == "failed":
-                raise ModelLoadError(entry.reason)
-            if entry.config.sigma == 0:
-                reason = f"Model {name} was trained without noise: train one with a sigma above 0."
-                self._store.failed(name, reason)
-                raise ModelLoadError(reason)
-            if entry.served and entry.served.version == entry.version:
-                return
-            files = ModelFiles(model_key(name, entry.version), entry.folder, entry.version, self._precision)
-            config, version = entry.config, entry.version
-            self._store.loading(name)
-            try:
-                report = await self._pool.load(files)
-            except Exception as error:
-                self._store.failed(name, str(error))
-                raise
-            served = ServedModel(name, version, entry.folder, config, report.precision)
-            before = self._store.ready(name, served)
-            if before is not None:
-                await self._retire(before)
+            before = await self._replace(name)
+        if before is not None:
+            await self._retire(before)
 
     async def unload(self, name: str) -> None:
         """Stop serving a model; requests that run on it are answered first.
@@ -186,8 +169,8 @@ class Runtime:
         """
         async with self._changing:
             before = self._store.unloaded(name)
-            if before is not None:
-                await self._retire(before)
+        if before is not None:
+            await self._retire(before)
 
     def ready(self) -> dict[str, str]:
         """Checks by name, each `ok` or a sentence on what is wrong."""
@@ -320,9 +303,41 @@ class Runtime:
             raise BadParameterError("seed", "The seed is drawn by the service: leave it out.")
         return params.seed
 
+    async def _replace(self, name: str) -> ServedModel | None:
+        """Point a name at what its folder holds now, and return the version that answered before."""
+        entry = await asyncio.to_thread(self._store.refresh, name)
+        if entry.config is None or entry.version is None or entry.reason:
+            raise ModelLoadError(entry.reason)
+        if entry.config.sigma == 0:
+            reason = f"Model {name} was trained without noise: train one with a sigma above 0."
+            self._store.failed(name, reason)
+            raise ModelLoadError(reason)
+        if entry.served and entry.served.version == entry.version:
+            return None
+        files = ModelFiles(model_key(name, entry.version), entry.folder, entry.version, self._precision)
+        config, version = entry.config, entry.version
+        self._store.loading(name)
+        try:
+            report = await self._pool.load(files)
+        except Exception as error:
+            self._store.failed(name, str(error))
+            raise
+        return self._store.ready(name, ServedModel(name, version, entry.folder, config, report.precision))
+
     async def _retire(self, model: ServedModel) -> None:
-        await model.unused()
-        await self._pool.unload(model.key)
+        """Have the samplers forget a version once its last request is answered; others are loaded meanwhile.
+
+        The same version may be served again by then, or be on its way out a second time with requests of its own.
+        """
+        self._leaving.append(model)
+        try:
+            await model.unused()
+        finally:
+            self._leaving.remove(model)
+        async with self._changing:
+            needed = [*self._store.all_served(), *self._leaving]
+            if model.key not in [other.key for other in needed]:
+                await self._pool.unload(model.key)
 
 
 class _Clock:

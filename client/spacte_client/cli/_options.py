@@ -112,13 +112,25 @@ def image_of(name: str) -> str | bytes:
 
 @contextmanager
 def output(path: Path | None) -> "Generator[Callable[[str], object]]":
-    """A function that writes to a new file of that name, or to stdout."""
+    """A function that writes to stdout, or to a file that takes the place of `path` once it is whole.
+
+    Until then, and where something fails, what is at `path` stays. A pipe or a device is written to as it is.
+    """
     if path is None:
         yield lambda text: typer.echo(text, nl=False)
         return
+    target = path.resolve()
+    whole = target.is_file() or not target.exists()
+    part = target.with_name(f"{target.name}.part") if whole else target
     try:
-        file = path.open("w", encoding="utf-8", newline="")
+        file = part.open("w", encoding="utf-8", newline="")
     except OSError as error:
         raise typer.TyperException(f"Cannot write {path}: {error.strerror}; check the folder.") from error
-    with file:
-        yield file.write
+    try:
+        with file:
+            yield file.write
+        if whole:
+            part.replace(target)
+    finally:
+        if whole:
+            part.unlink(missing_ok=True)

@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING
 
 import typer
 
-from spacte_client._exceptions import NotFoundError, SpacteError
+from spacte_client._exceptions import APIError, NotFoundError, SpacteError
+from spacte_client._retries import Patience
 
 if TYPE_CHECKING:
     from spacte_client._client import Client
@@ -93,6 +94,15 @@ def _counts(client: "Client", job_id: str) -> "Iterator[tuple[JobCounts, float |
             raise
     except SpacteError:
         pass
-    while not (job := client.jobs.get(job_id)).ended:
+    patience = Patience()
+    while True:
+        try:
+            job = client.jobs.get(job_id)
+            patience.answered()
+            if job.ended:
+                return
+        except APIError as error:
+            if not patience.lasts(error):
+                raise
         yield job.counts, None
         sleep(POLL_S)

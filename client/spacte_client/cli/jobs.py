@@ -164,7 +164,10 @@ def delete(job_id: JobId, base_url: opt.BaseUrl = None, api_key: opt.ApiKey = No
 def results(
     job_id: JobId,
     out: Annotated[
-        Path | None, typer.Option("--out", "-o", help="Write to this file; .tsv gives the field's columns.")
+        Path | None,
+        typer.Option(
+            "--out", "-o", help="Write to this file, once all is there; .tsv gives the field's columns."
+        ),
     ] = None,
     tsv: Annotated[
         bool, typer.Option("--tsv", help="Columns idx label predict radius correct time.")

@@ -18,6 +18,9 @@ ABSTAIN = -1
 MAX_SAMPLES = 10_000_000
 """The largest `n` or `n0` in the schema; an operator usually sets a lower limit (see `GET /v1/info`)."""
 
+MAX_RADIUS = 1e6
+"""The largest radius or tolerance that can be asked for: far beyond any image, and exact to 6 digits."""
+
 Bound = Literal["clopper_pearson", "two_class"]
 Noise = Literal["grid", "float"]
 Precision = Literal["fp32", "bf16", "int8"]
@@ -84,10 +87,16 @@ class CertifyParams(PredictParams):
     target_radius: float | None = Field(
         default=None,
         gt=0,
+        le=MAX_RADIUS,
+        allow_inf_nan=False,
         description="Stop as soon as this L2 radius is shown, or shown to be out of reach.",
     )
     tolerance: float | None = Field(
-        default=None, gt=0, description="Stop when drawing on to `n` can add less than this to the radius."
+        default=None,
+        gt=0,
+        le=MAX_RADIUS,
+        allow_inf_nan=False,
+        description="Stop when drawing on to `n` can add less than this to the radius.",
     )
     deadline_ms: int | None = Field(
         default=None, ge=1, le=86_400_000, description="Answer by then with the radius that is proven so far."

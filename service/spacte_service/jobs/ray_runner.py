@@ -8,9 +8,11 @@ calls is called directly; supervisors, job table and logs are the same.
 import asyncio
 import logging
 import shlex
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from importlib import import_module
-from typing import Any
+from typing import Any, TypeVar
 
 from .runner import Seen, Stage, UnreachableError
 
@@ -22,8 +24,15 @@ STAGES: dict[str, Stage] = {
     "STOPPED": "stopped",
 }
 
+T = TypeVar("T")
+
 ANSWER_S = 20.0
 """A cluster that has not answered by then is unreachable."""
+
+REQUEST_S = 10.0
+"""A request to the job API that has been silent for so long is given up, and its thread is free again."""
+
+THREADS = 2
 
 
 class RayJobsRunner:
@@ -31,6 +40,8 @@ class RayJobsRunner:
 
     def __init__(self) -> None:
         self._jobs: _OverHttp | _InProcess | None = None
+        # Not the loop's own threads, which requests need: a cluster that is frozen must not take them.
+        self._threads = ThreadPoolExecutor(THREADS, thread_name_prefix="ray-jobs")
 
     async def submit(self, submission_id: str, command: Sequence[str]) -> None:
         """Start a driver, unless it has been submitted already.
@@ -61,27 +72,32 @@ class RayJobsRunner:
     async def close(self) -> None:
         """Drivers run on."""
         self._jobs = None
+        self._threads.shutdown(wait=False, cancel_futures=True)
 
     async def _ask(self, verb: str, *arguments: str) -> Any:
         try:
             async with asyncio.timeout(ANSWER_S):
                 if self._jobs is None:
-                    self._jobs = await _connect()
+                    self._jobs = await _connect(self._threads)
                 return await getattr(self._jobs, verb)(*arguments)
         except (OSError, RuntimeError, TimeoutError, ValueError) as error:
             self._jobs = None  # the cluster may come back at another address
             raise UnreachableError(str(error).strip() or type(error).__name__) from error
 
 
-async def _connect() -> "_OverHttp | _InProcess":
+async def _connect(threads: ThreadPoolExecutor) -> "_OverHttp | _InProcess":
     import ray
 
     if not ray.is_initialized():
         raise ConnectionError("Ray is not connected")
     node: Any = _part_of_ray("_private.worker").global_worker.node
     if node.webui_url:
-        return await asyncio.to_thread(_OverHttp, f"http://{node.webui_url}")
-    return _InProcess(node)
+        return await _in_thread(threads, _OverHttp, f"http://{node.webui_url}", threads)
+    return _InProcess(node, threads)
+
+
+async def _in_thread(threads: ThreadPoolExecutor, function: Callable[..., T], *arguments: Any) -> T:
+    return await asyncio.get_running_loop().run_in_executor(threads, function, *arguments)
 
 
 def _part_of_ray(name: str) -> Any:
@@ -89,20 +105,32 @@ def _part_of_ray(name: str) -> Any:
     return import_module(f"ray.{name}")
 
 
+def _client(url: str) -> Any:
+    """Ray's client, but its requests end: Ray waits for their answers without a limit."""
+    from ray.job_submission import JobSubmissionClient
+
+    class Client(JobSubmissionClient):
+        def _do_request(self, *arguments: Any, **options: Any) -> Any:
+            parent: Any = super()
+            return parent._do_request(*arguments, **({"timeout": REQUEST_S} | options))  # noqa: SLF001  the parent's own, without its loose types
+
+    return Client(url)
+
+
 class _OverHttp:
     """The public client; it blocks, so each call goes to a thread."""
 
-    def __init__(self, url: str) -> None:
-        from ray.job_submission import JobSubmissionClient
-
-        self._client = JobSubmissionClient(url)
+    def __init__(self, url: str, threads: ThreadPoolExecutor) -> None:
+        self._client = _client(url)
+        self._threads = threads
 
     async def submit(self, submission_id: str, entrypoint: str) -> None:
-        await asyncio.to_thread(self._client.submit_job, entrypoint=entrypoint, submission_id=submission_id)
+        submit = partial(self._client.submit_job, entrypoint=entrypoint, submission_id=submission_id)
+        await _in_thread(self._threads, submit)
 
     async def look(self, submission_id: str) -> tuple[str, str] | None:
         try:
-            job = await asyncio.to_thread(self._client.get_job_info, submission_id)
+            job = await _in_thread(self._threads, self._client.get_job_info, submission_id)
         except RuntimeError as error:
             if "status code 404" in str(error):
                 return None
@@ -110,13 +138,14 @@ class _OverHttp:
         return str(job.status.value), job.message or ""
 
     async def stop(self, submission_id: str) -> None:
-        await asyncio.to_thread(self._client.stop_job, submission_id)
+        await _in_thread(self._threads, self._client.stop_job, submission_id)
 
 
 class _InProcess:
     """What the job API calls behind its HTTP door; its background tasks live on this event loop."""
 
-    def __init__(self, node: Any) -> None:
+    def __init__(self, node: Any, threads: ThreadPoolExecutor) -> None:
+        self._threads = threads
         module = _part_of_ray("dashboard.modules.job.job_manager")
         logging.getLogger(module.__name__).setLevel(logging.WARNING)
         gcs = _part_of_ray("_raylet").GcsClient(address=node.gcs_address)
@@ -130,4 +159,4 @@ class _InProcess:
         return None if info is None else (str(info.status.value), info.message or "")
 
     async def stop(self, submission_id: str) -> None:
-        await asyncio.to_thread(self._manager.stop_job, submission_id)
+        await _in_thread(self._threads, self._manager.stop_job, submission_id)

@@ -42,6 +42,9 @@ STOP_AFTER_S = 20.0
 AWAY_S = 30.0
 """A runner that does not answer for so long has lost its drivers, unless one holds its folder's lock."""
 
+BEGINNING_S = 60.0
+"""A driver may take so long to import what it needs, before it holds its folder's lock and says anything."""
+
 MAX_ATTEMPTS = 10
 """Drivers of one job that are started without anyone asking."""
 
@@ -189,6 +192,8 @@ class Reconciler:
                 progress = await self._in_thread(self._workplace.folder(row.id).progress)
                 error: dict[str, str] = progress["error"]
                 await self._move(row, "failed", error=(error["code"], error["detail"]))
+            case _ if await self._is_whole(row):  # a driver of an earlier attempt came to the end of it
+                await self._move(row, "succeeded", started_at=row.started_at or datetime.now(UTC))
             case _:
                 reason = seen.message.partition(", last available logs")[0].partition("\n")[0][:300]
                 sentence = f"The driver died ({reason or seen.stage}); resume the job to carry on."
@@ -199,9 +204,10 @@ class Reconciler:
         """The runner knows nothing of the driver; as long as it holds its lock, it lives all the same."""
         if await self._at_work(row):
             return
-        if await self._last_word(row) == "succeeded":
+        word = await self._last_word(row)
+        if word == "succeeded":
             await self._move(row, "succeeded")
-        else:
+        elif word is not None or _age(row) > BEGINNING_S:
             await self._move(row, "interrupted", error=("cluster_lost", sentence))
 
     async def _while_away(self, row: "JobRow", error: UnreachableError) -> None:
@@ -231,6 +237,12 @@ class Reconciler:
             return None
         await self._take_counts(row)
         return progress["state"]
+
+    async def _is_whole(self, row: "JobRow") -> bool:
+        """Whether every image of the job is finished, whichever driver did it."""
+        await self._take_counts(row)
+        progress = await self._in_thread(self._workplace.folder(row.id).progress)
+        return sum(progress.get("counts", {}).get(name, 0) for name in COUNTED) >= row.total
 
     async def _at_work(self, row: "JobRow") -> bool:
         return await self._in_thread(self._workplace.folder(row.id).at_work)

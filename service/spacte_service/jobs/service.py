@@ -197,6 +197,9 @@ class JobService:
         models = self._backend.models()
         ready = [model for model in models if model.state == "ready"]
         if name is None:
+            if not ready and any(model.state == "loading" for model in models):
+                sentence = "The models are still loading; try again in a moment."
+                raise ProblemError("model_loading", sentence, retry_after_s=2.0)
             if len(ready) != 1:
                 there = ", ".join(model.name for model in ready) or "none"
                 raise ProblemError("model_not_found", f"Name the model; those served are: {there}.")

@@ -104,8 +104,8 @@ async def predict(
         gateway.admission.refuse_early(visit)
         work = await gateway.bodies.predict(request)
         gateway.check_limits(work.params)
-        if len(work.images) > gateway.settings.max_client_batch_size:
-            sentence = f"Send at most {gateway.settings.max_client_batch_size} images in one request."
+        if len(work.images) > gateway.settings.most_images:
+            sentence = f"Send at most {gateway.settings.most_images} images in one request."
             raise field_error("/images", sentence)
         if work.batch and work.params.seed is not None:
             raise field_error("/seed", "A seed belongs to one image; send the images one by one.")

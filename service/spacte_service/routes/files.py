@@ -4,13 +4,12 @@ from functools import partial
 from typing import Annotated
 
 from anyio import to_thread
-from fastapi import APIRouter, Depends, Query, UploadFile
-from fastapi import File as FormFile
+from fastapi import APIRouter, Depends, Query, Request
 
 from spacte_client.types import File, FileList
 from spacte_service.auth import identify
 from spacte_service.gateway import TheGateway
-from spacte_service.openapi import problems
+from spacte_service.openapi import file_body, problems
 
 router = APIRouter(
     prefix="/v1/files", tags=["files"], dependencies=[Depends(identify)], responses=problems(401)
@@ -20,16 +19,18 @@ Limit = Annotated[int, Query(ge=1, le=100, description="Entries in one page.")]
 After = Annotated[str | None, Query(description="The last id of the page before.")]
 
 
-@router.post("", responses=problems(400, 413, 415, 422, 503))
-async def upload_file(
-    file: Annotated[UploadFile, FormFile(description="An npz, zip, parquet or image file.")],
-    gateway: TheGateway,
-) -> File:
+@router.post(
+    "",
+    responses=problems(400, 413, 415, 422, 503),
+    openapi_extra=file_body("An npz, zip, parquet or image file."),
+)
+async def upload_file(request: Request, gateway: TheGateway) -> File:
     """Upload an npz, a zip of images, a parquet file or an image. The same bytes are kept once."""
     with gateway.work():
-        batch = await gateway.batch.opened()
-        add = partial(batch.uploads.add, file.file, file.filename)
-        return await to_thread.run_sync(add, limiter=gateway.batch.threads)
+        async with gateway.bodies.upload(request) as file:
+            batch = await gateway.batch.opened()
+            add = partial(batch.uploads.add, file.file, file.filename)
+            return await to_thread.run_sync(add, limiter=gateway.batch.threads)
 
 
 @router.get("", responses=problems(404, 422))

@@ -38,7 +38,7 @@ def get_samples(name: str, gateway: TheGateway) -> SampleList:
     responses=problems(403, 404, 503),
 )
 async def load_model(name: str, gateway: TheGateway) -> Model:
-    """Load a model, or replace it by what its folder holds now; its `state` says when it is done.
+    """Load a model, or replace it by what its folder holds now; its `state` and `version` say when it is done.
 
     The version that answers goes on answering until every sampler has loaded and checked the new one, so that
     no request is dropped.

@@ -109,6 +109,28 @@ def test_results_to_stdout_and_to_files(spacte: Spacte, tmp_path: Path) -> None:
     assert "check the folder" in run.err
 
 
+def test_a_file_of_results_is_replaced_as_a_whole_or_not_at_all(
+    spacte: Spacte, slept: list[float], tmp_path: Path
+) -> None:
+    out, link = tmp_path / "out.ndjson", tmp_path / "link.ndjson"
+    out.write_text("hours of work\n")
+    link.symlink_to(out)
+    broken = Script(lines(record(0)), b"", b"", b"", broken=4)
+    for handler in (
+        Recorder(problem(404, "job_not_found")),
+        Recorder(httpx2.ConnectError("refused")),
+        broken,
+    ):
+        assert spacte("jobs", "results", "job_1", "--out", str(link), handler=handler).status == 1
+        assert out.read_text() == "hours of work\n"
+    assert spacte("jobs", "results", "job_1", "-o", str(link), handler=Script(lines(record(3)))).status == 0
+    assert json.loads(out.read_text())["index"] == 3
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["link.ndjson", "out.ndjson"]
+    assert link.is_symlink()
+    assert spacte("jobs", "results", "job_1", "-o", "/dev/null", handler=Script(lines(record(3)))).status == 0
+    assert Path("/dev/null").is_char_device()
+
+
 def test_events_are_lines_of_json(spacte: Spacte) -> None:
     script = Script(
         sse(("state", STATE), ("progress", COUNTS)), job(state="failed"), kind="text/event-stream"
@@ -181,6 +203,14 @@ def test_waiting_goes_on_by_asking_when_the_events_break(spacte: Spacte, slept: 
     assert run.status == 0
     assert run.out.startswith("job_1 succeeded")
     assert watched.paths[-1] == "GET /v1/jobs/job_1"
+
+
+def test_waiting_by_asking_outlives_a_restart_of_the_gateway(spacte: Spacte, slept: list[float]) -> None:
+    events = problem(500, "internal")
+    recorder = Recorder(
+        job(), events, events, events, *[httpx2.ConnectError("refused")] * 4, job(state="succeeded")
+    )
+    assert spacte("jobs", "wait", "job_1", handler=recorder).status == 0
 
 
 def test_a_job_that_does_not_exist_is_one_sentence(spacte: Spacte) -> None:

@@ -234,16 +234,16 @@ def test_waiting_ends_in_time_and_says_that_the_job_goes_on(ask: Ask, slept: lis
 class Breaking(httpx2.SyncByteStream, httpx2.AsyncByteStream):
     """Lines, and then a broken connection."""
 
-    def __init__(self, body: bytes) -> None:
-        self.body = body
+    def __init__(self, body: bytes, error: Exception | None = None) -> None:
+        self.body, self.error = body, error or httpx2.RemoteProtocolError("cut")
 
     def __iter__(self) -> Any:
         yield self.body
-        raise httpx2.RemoteProtocolError("cut")
+        raise self.error
 
     async def __aiter__(self) -> Any:
         yield self.body
-        raise httpx2.RemoteProtocolError("cut")
+        raise self.error
 
 
 def lines(*records: dict[str, Any]) -> bytes:

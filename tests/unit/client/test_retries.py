@@ -1,6 +1,7 @@
 """Attempts: which failures are tried again, after how long, and that every attempt is the same request."""
 
 import logging
+from typing import Any
 
 import httpx2
 import pytest
@@ -59,6 +60,76 @@ def test_what_cannot_pass_is_not_tried_again(ask: Ask, slept: list[float], failu
         ask(recorder, lambda c: c.info())
     assert len(recorder.requests) == 1
     assert slept == []
+
+
+DRAWING = pytest.mark.parametrize(
+    "draw", [lambda c: c.certify(b"image", target_radius=0.5), lambda c: c.predict(b"image")]
+)
+
+
+@DRAWING
+@pytest.mark.parametrize("failure", [httpx2.ReadTimeout("slow"), httpx2.Response(504)], ids=str)
+def test_noises_that_took_too_long_are_not_drawn_again(
+    ask: Ask, slept: list[float], draw: Any, failure: httpx2.Response | Exception
+) -> None:
+    """Each attempt draws under another seed: to draw until it is decided in time is to try alpha several times."""
+    recorder = Recorder(failure)
+    with pytest.raises(sdk.APIError):
+        ask(recorder, draw)
+    assert len(recorder.requests) == 1
+    assert slept == []
+
+
+@DRAWING
+@pytest.mark.parametrize(
+    "failure",
+    [
+        httpx2.ConnectError("refused"),
+        httpx2.ConnectTimeout("slow"),
+        httpx2.WriteTimeout("slow"),
+        problem(503, "no_workers"),
+    ],
+    ids=str,
+)
+def test_noises_that_were_never_drawn_are_asked_for_again(
+    ask: Ask, slept: list[float], draw: Any, failure: httpx2.Response | Exception
+) -> None:
+    recorder = Recorder(failure)
+    with pytest.raises(sdk.APIError):
+        ask(recorder, draw)
+    assert len(recorder.requests) == 3
+
+
+@pytest.mark.parametrize(
+    ("draw", "remedy"),
+    [
+        (lambda c: c.certify(b"image"), "or a `deadline_ms` to get"),
+        (lambda c: c.certify(b"image", deadline_ms=5), "more time beyond its `deadline_ms`"),
+        (lambda c: c.predict(b"image"), "or a smaller `n`"),
+    ],
+)
+def test_an_answer_that_is_late_has_a_remedy_that_is_open(ask: Ask, draw: Any, remedy: str) -> None:
+    with pytest.raises(sdk.APITimeoutError, match=remedy):
+        ask(Recorder(httpx2.ReadTimeout("slow")), draw)
+
+
+@pytest.mark.parametrize(
+    ("client", "call", "read"),
+    [
+        ({}, {}, 600),
+        ({}, {"deadline_ms": 1_000}, 600),
+        ({}, {"deadline_ms": 900_000}, 960),
+        ({"timeout": 600}, {"deadline_ms": 900_000}, 600),
+        ({}, {"deadline_ms": 900_000, "timeout": 7}, 7),
+    ],
+)
+def test_an_answer_is_awaited_beyond_its_deadline_unless_the_caller_says_otherwise(
+    ask: Ask, client: dict[str, Any], call: dict[str, Any], read: float
+) -> None:
+    recorder = Recorder(CERTIFICATE)
+    ask(recorder, lambda c: c.certify(b"image", **call), **client)
+    assert recorder.last.extensions["timeout"]["read"] == read
+    assert recorder.last.extensions["timeout"]["connect"] == 5
 
 
 def test_the_last_failure_is_raised(ask: Ask, slept: list[float]) -> None:
@@ -136,7 +207,7 @@ def test_a_retry_is_logged(ask: Ask, slept: list[float], caplog: pytest.LogCaptu
         (httpx2.ConnectError("[SSL: CERTIFICATE_VERIFY_FAILED] x"), sdk.APIConnectionError, "SSL_CERT_FILE"),
         (httpx2.ConnectError("[SSL: WRONG_VERSION_NUMBER] x"), sdk.APIConnectionError, "an http address"),
         (httpx2.ConnectTimeout("slow"), sdk.APITimeoutError, "check the address"),
-        (httpx2.ReadTimeout("slow"), sdk.APITimeoutError, "deadline_ms"),
+        (httpx2.ReadTimeout("slow"), sdk.APITimeoutError, "pass a longer `timeout`."),
         (httpx2.ReadError(""), sdk.APIConnectionError, "ReadError"),
     ],
     ids=str,

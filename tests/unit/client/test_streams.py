@@ -85,6 +85,16 @@ def test_opening_is_retried(follow: Follow, slept: list[float]) -> None:
     assert len(recorder.requests) == 2
 
 
+def test_a_stream_that_took_too_long_is_not_begun_again(follow: Follow, slept: list[float]) -> None:
+    recorder = Recorder(httpx2.ReadTimeout("slow"))
+    with pytest.raises(sdk.APITimeoutError, match="deadline_ms"):
+        follow(recorder)
+    assert len(recorder.requests) == 1
+    body = Cut(sse(STARTED), httpx2.ReadTimeout("silence"))
+    with pytest.raises(sdk.APITimeoutError, match="deadline_ms"):
+        follow(cut(body))
+
+
 def test_a_refused_stream_raises_the_problem(follow: Follow) -> None:
     with pytest.raises(sdk.BadRequestError) as caught:
         follow(Recorder(problem(400, "bad_image", "Send a PNG.")))

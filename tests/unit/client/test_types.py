@@ -45,6 +45,14 @@ def test_a_request_refuses_an_unknown_field_and_an_answer_keeps_it() -> None:
     assert certificate.model_dump()["new_field"] == 1
 
 
+@pytest.mark.parametrize("name", ["target_radius", "tolerance"])
+def test_a_radius_is_one_that_can_be_rounded_to_its_digits(name: str) -> None:
+    assert types.CertifyParams.model_validate({name: 1e6})
+    for beyond in (1e22, float("inf"), float("nan")):
+        with pytest.raises(ValidationError):
+            types.CertifyParams.model_validate({name: beyond})
+
+
 def test_a_certificate_survives_the_wire() -> None:
     certificate = types.Certificate.model_validate(CERTIFICATE)
     assert types.Certificate.model_validate_json(certificate.model_dump_json()) == certificate

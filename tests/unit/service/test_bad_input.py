@@ -139,6 +139,8 @@ BAD_BODIES: dict[str, tuple[bytes, int, str, str | None]] = {
     "n as a fraction": (body(n=10.5), 422, "validation_failed", "/n"),
     "n0 = 0": (body(n0=0), 422, "validation_failed", "/n0"),
     "n0 beyond the operator's limit": (body(n0=200_000), 422, "validation_failed", "/n0"),
+    "target radius beyond any": (body(target_radius=1e22), 422, "validation_failed", "/target_radius"),
+    "tolerance beyond any": (body(tolerance=1e22), 422, "validation_failed", "/tolerance"),
     "alpha = 0": (body(alpha=0), 422, "validation_failed", "/alpha"),
     "alpha = 1": (body(alpha=1), 422, "validation_failed", "/alpha"),
     "alpha negative": (body(alpha=-0.1), 422, "validation_failed", "/alpha"),
@@ -296,10 +298,14 @@ async def test_a_body_that_never_ends_is_cut_off(
     await assert_still_serving(http)
 
 
+@pytest.mark.parametrize("limit", ["max_client_batch_size", "max_concurrent_per_caller"])
 async def test_more_images_than_a_batch_may_hold_are_refused(
-    make_http: Callable[[Settings], httpx2.AsyncClient],
+    make_http: Callable[[Settings], httpx2.AsyncClient], limit: str
 ) -> None:
-    http = make_http(Settings(max_client_batch_size=2))
+    """Nor does it help to come back with more than a caller may have at a time."""
+    changes: dict[str, Any] = {limit: 2}
+    http = make_http(Settings(**changes))
+    assert (await http.get("/v1/info")).json()["limits"]["max_client_batch_size"] == 2
     image = {"type": "base64", "data": base64.b64encode(grey()).decode()}
     answer = await http.post("/v1/predict", json={"images": [image] * 3})
     assert "at most 2" in assert_problem(answer, 422, "validation_failed").detail

@@ -1,5 +1,6 @@
 """Promises of uploads: the same bytes once, told by their bytes, kept while a job needs them."""
 
+import asyncio
 import io
 import threading
 from concurrent.futures import ThreadPoolExecutor
@@ -171,3 +172,75 @@ async def test_an_image_whose_bytes_are_gone_is_not_found(http, tmp_path, png):
     kept.unlink()
     gone = await http.post("/v1/certify", json=asking(image["id"]))
     assert (gone.status_code, gone.json()["code"]) == (404, "file_not_found")
+
+
+FORM = {"Content-Type": "multipart/form-data; boundary=x"}
+HEAD = b'--x\r\nContent-Disposition: form-data; name="file"; filename="set.npz"\r\n\r\n'
+TAIL = b"\r\n--x--\r\n"
+
+
+class Body:
+    """A form that comes piece by piece, and knows how much of it was taken."""
+
+    def __init__(self, *pieces, pause_s=0.0):
+        self.pieces = pieces
+        self.pause_s = pause_s
+        self.taken = 0
+
+    async def __aiter__(self):
+        for piece in self.pieces:
+            self.taken += 1
+            yield piece
+            await asyncio.sleep(self.pause_s)
+
+
+@pytest.fixture
+async def serving(backend, tmp_path):
+    """Makes applications with other settings; gives each one's gateway and a client."""
+    opened = []
+
+    def make(**settings):
+        app = create_app(Settings(data_dir=tmp_path / "data", **settings), backend)
+        http = httpx2.AsyncClient(transport=httpx2.ASGITransport(app=app), base_url="http://testserver")
+        opened.append((app.state.gateway, http))
+        return opened[-1]
+
+    yield make
+    for gateway, http in opened:
+        await http.aclose()
+        await gateway.batch.stop()
+
+
+async def test_who_may_not_upload_is_told_so_before_the_body_is_read(serving):
+    _, http = serving(api_keys=f"alice:user:{'0' * 64}")
+    body = Body(HEAD, npz(), TAIL)
+    answer = await http.post("/v1/files", content=body, headers=FORM)
+    assert (answer.status_code, answer.json()["code"], body.taken) == (401, "unauthenticated", 0)
+
+
+async def test_a_gateway_that_drains_reads_no_upload(serving):
+    gateway, http = serving()
+    gateway.drain()
+    body = Body(HEAD, npz(), TAIL)
+    answer = await http.post("/v1/files", content=body, headers=FORM)
+    assert (answer.status_code, answer.json()["code"], body.taken) == (503, "draining", 0)
+
+
+async def test_an_upload_may_take_long_but_not_stand_still(serving, until):
+    """It counts as work in flight, which a gateway that shuts down waits for."""
+    gateway, http = serving(body_timeout_s=1.0)
+    steady = Body(HEAD, *(bytes([byte]) for byte in npz()[:12]), npz()[12:], TAIL, pause_s=0.1)
+    uploading = asyncio.create_task(http.post("/v1/files", content=steady, headers=FORM))
+    await until(lambda: steady.taken)
+    assert gateway.in_flight == 1
+    assert (await uploading).status_code == 200
+    silent = Body(HEAD, b"PK", TAIL, pause_s=60.0)
+    answer = await http.post("/v1/files", content=silent, headers=FORM)
+    assert (answer.status_code, answer.json()["code"]) == (400, "bad_request")
+    assert "1 s" in answer.json()["detail"]
+    assert gateway.in_flight == 0
+
+
+async def test_an_upload_is_a_form(http):
+    answer = await http.post("/v1/files", content=npz())
+    assert (answer.status_code, answer.json()["code"]) == (415, "unsupported_media_type")

@@ -14,6 +14,7 @@ import uvicorn
 from spacte_service import Settings, create_app
 from spacte_service.metrics_server import MetricsServer
 from spacte_service.server import Server, bind
+from spacte_service.store import StoreError
 
 
 @pytest.fixture
@@ -79,3 +80,22 @@ async def test_a_signal_ends_a_start_that_takes_long(
     assert server.should_exit
     assert not server.started
     assert capsys.readouterr().out == ""
+
+
+async def test_workers_do_not_outlive_a_start_that_fails(
+    backend: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    done: list[str] = []
+
+    async def start() -> None:
+        done.append("started")
+
+    async def stop() -> None:
+        done.append("stopped")
+
+    monkeypatch.setattr(backend, "start", start)
+    monkeypatch.setattr(backend, "stop", stop)
+    gateway = create_app(Settings(database="mysql://here/x"), backend).state.gateway
+    with pytest.raises(StoreError):
+        await gateway.start()
+    assert done == ["started", "stopped"]

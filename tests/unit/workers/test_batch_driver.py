@@ -201,6 +201,45 @@ async def test_a_broken_driver_fails_and_keeps_what_it_had(tmp_path, checkpoint,
     assert without_times(folder) == undisturbed
 
 
+async def test_progress_that_cannot_be_written_for_a_while_is_no_failure(
+    tmp_path, checkpoint, flaky, monkeypatch, caplog
+):
+    from spacte_workers.batch import driver
+
+    refusals = [OSError("no space left")] * 2
+
+    def write_json(path, value):
+        if refusals:
+            raise refusals.pop()
+        write(path, value)
+
+    write = driver.write_json
+    monkeypatch.setattr(driver, "write_json", write_json)
+    monkeypatch.setattr(driver, "TICK_S", 0.0)
+    folder = a_folder(tmp_path, a_spec(checkpoint))
+    assert await a_driver(folder, flaky).run() == "succeeded"
+    assert folder.progress()["state"] == "succeeded"
+    assert [record.message for record in caplog.records].count(
+        "progress cannot be written: no space left"
+    ) == 1
+
+
+@pytest.mark.parametrize("state", ["interrupted", "cancelled"])
+async def test_a_driver_that_waits_for_another_one_hears_when_it_is_to_stop(tmp_path, checkpoint, state):
+    folder = a_folder(tmp_path, a_spec(checkpoint))
+    stop = asyncio.Event()
+    with folder.locked():
+        waiting = asyncio.create_task(run_folder(folder, LocalPool(1), stop=stop))
+        await asyncio.sleep(0.05)
+        if state == "cancelled":
+            folder.cancel_file.touch()
+        else:
+            stop.set()
+        async with asyncio.timeout(20):
+            assert await waiting == state
+    assert folder.progress() == {}  # which are the other one's words
+
+
 async def test_bad_rows_are_results_with_their_reason(tmp_path, checkpoint):
     images = np.random.default_rng(1).random((4, 1, 8, 8)).astype(np.float32)
     images[1] = 7.0

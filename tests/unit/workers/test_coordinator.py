@@ -378,3 +378,15 @@ async def test_what_is_answered_is_forgotten_however_busy_the_samplers_are():
         other.cancel()
     await asyncio.gather(*others, return_exceptions=True)
     await coordinator.close()
+
+
+async def test_a_request_without_time_left_is_in_the_way_of_no_other():
+    coordinator = Coordinator()
+    coordinator.add_sampler(Counting(), 10_000)
+    late = asyncio.create_task(coordinator.certify("m", IMAGE, spec(0, deadline=True), deadline_s=0.0))
+    other = asyncio.create_task(coordinator.certify("m", IMAGE, spec(1)))
+    with pytest.raises(DeadlineError):
+        await late
+    async with asyncio.timeout(20):
+        assert await other == alone(spec(1))
+    await coordinator.close()

@@ -7,6 +7,7 @@ from torch import nn
 
 from spacte_workers import LocalCertifier
 from spacte_workers.certification import DeadlineError
+from spacte_workers.errors import BadParameterError
 from spacte_workers.images import BadImageError, from_array, image_sha256
 
 SHAPE = (1, 8, 8)
@@ -79,8 +80,38 @@ def test_stopping_rules(certifier):
     reached = certifier.certify(PIXELS, n=100_000, target_radius=1e-3)
     assert reached.stop_reason in {"target", "futility"}
     assert reached.n < 100_000
+    assert certifier.certify(PIXELS, n=1_000, target_radius=1e6).stop_reason == "futility"
     with pytest.raises(DeadlineError, match="allow more time"):
         certifier.certify(PIXELS, n0=5_000_000, n=10, deadline_ms=1)
+
+
+@pytest.mark.parametrize(
+    ("option", "value"),
+    [
+        ("alpha", 1.5),
+        ("alpha", float("nan")),
+        ("n", 0),
+        ("n0", 0),
+        ("bound", "none"),
+        ("noise", "pink"),
+        ("target_radius", -1.0),
+        ("target_radius", 1e22),
+        ("tolerance", float("inf")),
+        ("deadline_ms", 0),
+        ("k_consensus", 0),
+        ("k_consensus", 2),
+        ("seed", "1"),
+        ("seed", ""),
+    ],
+)
+def test_options_are_held_to_the_service_s_ranges(certifier, option, value):
+    with pytest.raises(BadParameterError, match=f"`{option}`") as caught:
+        certifier.certify(PIXELS, **{option: value})
+    assert caught.value.field == option
+    assert str(caught.value).endswith(".")
+    if option in ("alpha", "n", "noise", "k_consensus", "seed"):
+        with pytest.raises(BadParameterError):
+            certifier.predict(PIXELS, **{option: value})
 
 
 def test_a_bare_module_must_be_described():

@@ -141,3 +141,22 @@ async def test_a_version_in_use_is_waited_for(folder: Path) -> None:
         await asyncio.sleep(0)
         assert not waiting.done()
     await asyncio.wait_for(waiting, 1)
+
+
+def test_a_version_that_answers_is_ready_while_another_is_loaded(folder: Path) -> None:
+    store = ModelStore(folder)
+    store.scan()
+    store.ready("a", served(store, "a"))
+    store.loading("a")
+    assert [model.state for model in store.listing()] == ["ready", "unloaded"]
+
+
+def test_without_a_name_models_that_are_loading_yet_are_waited_for(folder: Path) -> None:
+    store = ModelStore(folder)
+    store.scan()
+    store.loading("b")
+    with pytest.raises(ModelNotReadyError, match="try again") as caught:
+        store.served(None)
+    assert caught.value.state == "loading"
+    store.ready("a", served(store, "a"))
+    assert store.served(None).name == "a"

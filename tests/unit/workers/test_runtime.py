@@ -2,6 +2,7 @@
 
 import asyncio
 import io
+import shutil
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -19,6 +20,7 @@ from spacte_workers.runtime import (
     BadImageError,
     BadParameterError,
     DeadlineExceededError,
+    ModelLoadError,
     ModelNotFoundError,
     ModelNotReadyError,
     NoWorkersError,
@@ -221,14 +223,84 @@ async def test_a_replacement_drops_no_request(folder: Path, make_checkpoint: Cal
     assert short.model_version == new != old
 
 
-async def test_a_replacement_that_is_broken_leaves_the_old_version_answering(folder: Path) -> None:
+def cut_weights(model: Path) -> None:
+    weights = model / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:64])
+
+
+@pytest.mark.parametrize(
+    ("break_it", "reason"),
+    [
+        (cut_weights, "damaged"),
+        (lambda model: (model / "config.json").write_text("{"), r"config\.json"),
+        (lambda model: (model / "model.safetensors").unlink(), r"model\.safetensors"),
+        (shutil.rmtree, "put it back"),
+    ],
+    ids=["cut", "config", "weights", "gone"],
+)
+async def test_a_replacement_that_is_broken_leaves_the_old_version_answering(
+    folder: Path, make_checkpoint: Callable[..., str], break_it: Callable[[Path], None], reason: str
+) -> None:
     async with running(folder) as runtime:
-        weights = folder / "digits" / "model.safetensors"
-        weights.write_bytes(weights.read_bytes()[:64])
-        with pytest.raises(Exception, match="damaged"):
-            await runtime.load("digits")
+        break_it(folder / "digits")
+        for _ in range(2):
+            with pytest.raises(ModelLoadError, match=reason):
+                await runtime.load("digits")
         assert runtime.models()[0].state == "ready"
         await runtime.certify(an_image(), ask(n=20), request_id="req")
+        version = make_checkpoint(folder / "digits", seed=5)
+        await runtime.load("digits")
+        assert runtime.models()[0].version == version
+
+
+class Keeping(LocalPool):
+    """Remembers what it was told to forget."""
+
+    def __init__(self) -> None:
+        super().__init__(1)
+        self.forgotten: list[str] = []
+
+    async def unload(self, key: str) -> None:
+        """Forget a model."""
+        self.forgotten.append(key)
+        await super().unload(key)
+
+
+async def test_models_are_changed_while_old_versions_answer_their_last_requests(
+    folder: Path, make_checkpoint: Callable[..., str]
+) -> None:
+    """And a version is forgotten only when it neither answers nor has a request left."""
+    make_checkpoint(folder / "other", seed=1)
+    pool = Keeping()
+    runtime = Runtime(folder, pool, precision="fp32")
+    await runtime.start()
+    first = runtime.model("digits")
+    leaving: list[asyncio.Task[None]] = []
+
+    async def replace(seed: int) -> None:
+        version = make_checkpoint(folder / "digits", seed=seed)
+        leaving.append(asyncio.create_task(runtime.load("digits")))
+        async with asyncio.timeout(60):
+            while runtime.model("digits").version != version:  # noqa: ASYNC110
+                await asyncio.sleep(0.01)
+
+    try:
+        with first.used():
+            await replace(5)
+            async with asyncio.timeout(60):
+                await runtime.unload("other")
+            second = runtime.model("digits")
+            with second.used():
+                await replace(0)
+                assert runtime.model("digits").key == first.key
+                await replace(5)
+            await asyncio.gather(*leaving[1:])
+            assert first.key not in pool.forgotten  # a request of its first time runs yet
+        await asyncio.gather(*leaving)
+        assert pool.forgotten[1:] == [first.key]
+        await runtime.certify(an_image(), ask(n=20), request_id="req")
+    finally:
+        await runtime.stop()
 
 
 async def test_unload_and_load_again(folder: Path) -> None:

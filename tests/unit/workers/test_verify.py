@@ -115,6 +115,21 @@ def test_an_abstention_fits():
         ({"n_max": 10_000}, "n"),
         ({"target_radius": 0.1}, "looks"),
         ({"tolerance": 0.1}, "p_lower"),
+        ({"p_lower": float("nan")}, "p_lower"),
+        ({"sigma": float("nan")}, "sigma"),
+        ({"sigma": float("inf")}, "sigma"),
+        ({"sigma": 13.0}, "sigma"),
+        ({"sigma": 1e-300}, "sigma"),
+        ({"noise_error": float("nan")}, "noise_error"),
+        ({"target_radius": 1e22}, "target_radius"),
+        ({"target_radius": float("nan")}, "target_radius"),
+        ({"tolerance": float("inf")}, "tolerance"),
+        ({"seed": "no seed"}, "seed"),
+        ({"k_consensus": 0}, "k_consensus"),
+        ({"image_index": -1}, "image_index"),
+        ({"n_max": 0}, "n_max"),
+        ({"n_max": 10**400}, "n_max"),
+        ({"counts": [0, 10**400, 0], "n": 10**400, "n_max": 10**400}, "counts"),
     ],
 )
 def test_a_changed_certificate_does_not_fit(changes, named):
@@ -141,7 +156,7 @@ def test_a_radius_rounded_up_does_not_fit():
 @pytest.mark.parametrize("changes", [{"seed": "d" * 32}, {"image_index": 1}])
 def test_a_replay_finds_other_noise(changes):
     findings = replay(made().model_copy(update=changes), Engine(), IMAGE)
-    assert findings[-1].startswith("counts: drawn again, ")
+    assert findings[-2].startswith("counts: drawn again, ")
 
 
 def test_a_replay_finds_invented_votes():
@@ -150,7 +165,12 @@ def test_a_replay_finds_invented_votes():
     forged = certificate.model_copy(update={"counts": [a - 10, b + 10, c]})
     seen = []
     assert replay(forged, Engine(), IMAGE, seen.append) == [
-        "counts: drawn again, 10 of 1500 votes went to another class."
+        "counts: drawn again, 10 of 1500 votes went to another class.",
+        f"replay: the counts drawn again give the same label and radius, class 1 and {certificate.radius:g}.",
     ]
+    claimed = forged.model_copy(update={"radius": 0.5})
+    assert replay(claimed, Engine(), IMAGE)[-1] == (
+        f"replay: the counts drawn again give class 1 and a radius of {certificate.radius:g}, in place of 0.5."
+    )
     assert seen[-1] == 1_530
     assert json.loads(forged.model_dump_json())["n"] == 1_500

@@ -4,6 +4,7 @@ import json
 import subprocess
 import sys
 
+import numpy as np
 import pytest
 from typer.testing import CliRunner
 
@@ -95,6 +96,55 @@ def test_a_missing_file_and_half_a_replay(tmp_path, certificate):
     assert verify(file).exit_code == 1
     file.write_text(json.dumps(certificate))
     assert verify(file, "--replay", tmp_path).exit_code == 1
+
+
+@pytest.mark.parametrize(
+    "odd",
+    [
+        {"p_lower": float("nan")},
+        {"sigma": 13.0},
+        {"seed": "zz"},
+        {"target_radius": 1e30},
+        {"k_consensus": 0},
+    ],
+)
+def test_an_odd_certificate_is_a_finding(tmp_path, certificate, odd):
+    file = tmp_path / "cert.json"
+    file.write_text(json.dumps({**certificate, **odd}))
+    result = verify(file)
+    assert result.exit_code == 1
+    assert isinstance(result.exception, SystemExit), result.exception
+    assert result.output.startswith(f"{next(iter(odd))}: ")
+
+
+def test_a_replay(tmp_path):
+    """A genuine certificate replays; where votes moved, the sentences say what that may come from and comes to."""
+    from spacte_workers import LocalCertifier
+
+    checkpoint = digits_checkpoint(tmp_path / "digits")
+    pixels = np.arange(64, dtype=np.uint8).reshape(1, 8, 8) * 4
+    np.save(tmp_path / "image.npy", pixels)
+    local = LocalCertifier(checkpoint, precision="fp32", device="cpu", batch=64)
+    found = local.certify(pixels, n0=20, n=200, alpha=0.01)
+    file = tmp_path / "cert.json"
+    file.write_text(found.model_dump_json())
+    options = ["--replay", checkpoint, "--image", tmp_path / "image.npy", "--device"]
+    assert verify(file, *options, "cpu").exit_code == 0
+    assert "no device 'abacus'" in str(verify(file, *options, "abacus").exception)
+
+    above = found.model_copy(update={"k_consensus": 9})
+    file.write_text(above.model_dump_json())
+    result = verify(file, *options, "cpu")
+    assert result.exit_code == 1
+    assert result.output.startswith("k_consensus: 9 heads are to agree, but the model has 2.")
+
+    other = found.model_copy(update={"seed": "e" * 32, "versions": {"torch": "1.0"}})
+    file.write_text(other.model_dump_json())
+    result = verify(file, *options, "cpu")
+    assert result.exit_code == 1
+    assert "drawn again, " in result.output
+    assert "replay: the counts drawn again give" in result.output
+    assert "certified with torch 1.0; another kind of device (--device)" in result.output
 
 
 def digits_checkpoint(folder, dataset="digits"):

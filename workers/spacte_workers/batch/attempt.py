@@ -2,8 +2,9 @@
 
 import asyncio
 import math
+import time
 from collections.abc import Callable
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from dataclasses import replace
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
@@ -24,6 +25,7 @@ PREDECESSOR_S = 90.0
 """How long to wait for the lock: Ray ends a driver whose cluster is gone after a minute."""
 
 LOOK_S = 0.5
+KNOCK_S = 0.2
 
 OnProgress = Callable[[dict[str, Any]], None]
 
@@ -57,17 +59,42 @@ async def run_folder(
     """
     stop = stop or asyncio.Event()
     spec = folder.spec()
-    with folder.locked(wait_s):
-        watch = asyncio.create_task(_watch_cancel(folder, stop))
-        try:
-            state = await _certify(folder, spec, pool, attempt, stop, on_progress)
-        except (InputError, JobFolderError, RuntimeFault) as error:
-            _say(folder, attempt, "failed", error)
-            raise
-        finally:
-            watch.cancel()
-        await asyncio.to_thread(export, folder)
+    watch = asyncio.create_task(_watch_cancel(folder, stop))
+    try:
+        with ExitStack() as alone:
+            if not await _lock(alone, folder, stop, wait_s):
+                return _stopped(folder)  # unsaid: the folder is another driver's
+            try:
+                state = await _certify(folder, spec, pool, attempt, stop, on_progress)
+            except (InputError, JobFolderError, RuntimeFault) as error:
+                _say(folder, attempt, "failed", error)
+                raise
+            await asyncio.to_thread(export, folder)
+    finally:
+        watch.cancel()
     return state
+
+
+async def _lock(alone: ExitStack, folder: JobFolder, stop: asyncio.Event, wait_s: float) -> bool:
+    """Lock the folder for as long as `alone` is open; False where `stop` came while another driver had it.
+
+    Raises:
+        JobFolderError: another driver is still at work after `wait_s` seconds.
+    """
+    deadline = time.monotonic() + wait_s
+    while True:
+        try:
+            alone.enter_context(folder.locked())
+        except JobFolderError:
+            if stop.is_set():
+                return False
+            if time.monotonic() >= deadline:
+                raise
+        else:
+            return True
+        with suppress(TimeoutError):
+            async with asyncio.timeout(KNOCK_S):
+                await stop.wait()
 
 
 async def _certify(
@@ -89,7 +116,7 @@ async def _certify(
     )
     try:
         if not await _started(runtime, stop):
-            return _say(folder, attempt, "cancelled" if folder.cancel_file.exists() else "interrupted")
+            return _say(folder, attempt, _stopped(folder))
         spec, shape = await asyncio.to_thread(_settle_model, runtime, folder, spec)
         source = await asyncio.to_thread(open_source, spec.input, shape)
         try:
@@ -140,6 +167,10 @@ def _settle_model(
         write_json(folder.spec_file, spec.to_json())
     channels, height, width = served.config.model.input_shape
     return spec, (channels, height, width)
+
+
+def _stopped(folder: JobFolder) -> State:
+    return "cancelled" if folder.cancel_file.exists() else "interrupted"
 
 
 async def _watch_cancel(folder: JobFolder, stop: asyncio.Event) -> None:

@@ -213,9 +213,15 @@ class Driver:
                 await asyncio.sleep(WAIT_FOR_SAMPLERS_S)
 
     async def _tick(self, over: asyncio.Event) -> None:
-        """Say how far it is, again and again."""
+        """Say how far it is, again and again; a folder that cannot be written now may be in a moment."""
+        warned = False
         while not over.is_set():
-            await self._report("running")
+            try:
+                await self._report("running")
+            except OSError as error:
+                if not warned:
+                    _log.warning("progress cannot be written: %s", error)
+                warned = True
             with suppress(TimeoutError):
                 async with asyncio.timeout(TICK_S):
                     await over.wait()

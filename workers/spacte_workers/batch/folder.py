@@ -11,7 +11,6 @@ lock             held by the driver at work
 import fcntl
 import json
 import os
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -127,21 +126,16 @@ class JobFolder:
         return read_json(self.progress_file) or {}
 
     @contextmanager
-    def locked(self, wait_s: float = 0.0) -> Iterator[None]:
+    def locked(self) -> Iterator[None]:
         """Be the only driver. The system lets go of the lock however the process ends.
 
         Raises:
-            JobFolderError: another driver is still at work after `wait_s` seconds.
+            JobFolderError: another driver is at work.
         """
         fd = os.open(self.lock_file, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
         try:
-            deadline = time.monotonic() + wait_s
-            while not _try_lock(fd):
-                if time.monotonic() >= deadline:
-                    raise JobFolderError(
-                        f"Another driver is at work in {self.path}: wait for it, or stop it."
-                    )
-                time.sleep(0.2)
+            if not _try_lock(fd):
+                raise JobFolderError(f"Another driver is at work in {self.path}: wait for it, or stop it.")
             yield
         finally:
             os.close(fd)

@@ -96,6 +96,7 @@ class RayPool:
         self._shape = Shape("cpu", 1)
         self._seats: list[Seat] = []
         self._tasks: list[asyncio.Task[None]] = []
+        self._tended: list[asyncio.Task[None]] = []
         self._held: dict[str, Held] = {}
         self._shelf = ImageShelf()
         self._changing = asyncio.Lock()
@@ -120,9 +121,7 @@ class RayPool:
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
-        seats, self._seats = self._seats, []
-        for seat in seats:
-            seat.end()
+        await self._give_up_seats()
         self._held.clear()
         await self._connection.close()
 
@@ -189,8 +188,26 @@ class RayPool:
         while True:
             await asyncio.sleep(_RECOUNT_EVERY_S)
             nodes = await asyncio.to_thread(_nodes)
+            await self._reshape(nodes)
             self._take_seats(nodes)
             self._move_one(nodes)
+
+    async def _reshape(self, nodes: list[dict[str, Any]]) -> None:
+        """Begin anew where the first GPUs join before any sampler is up, as where an autoscaler brings them."""
+        shape = _shape(nodes, self._threads)
+        nobody_yet = not self._held and all(seat.pid is None for seat in self._seats)
+        if shape.device != self._shape.device and nobody_yet:
+            await self._give_up_seats()
+            self._shape = shape
+
+    async def _give_up_seats(self) -> None:
+        tended, self._tended = self._tended, []
+        for task in tended:
+            task.cancel()
+        await asyncio.gather(*tended, return_exceptions=True)
+        seats, self._seats = self._seats, []
+        for seat in seats:
+            seat.end()
 
     def _take_seats(self, nodes: list[dict[str, Any]]) -> None:
         rooms = self._shape.rooms(nodes)
@@ -201,7 +218,7 @@ class RayPool:
         while len(self._seats) < wanted:
             # One without a home waits for a node, and Ray's autoscaler sees it waiting.
             self._seats.append(self._seat(f"sampler-{len(self._seats)}", next(homes, None)))
-            self._tasks.append(asyncio.create_task(self._seats[-1].tend()))
+            self._tended.append(asyncio.create_task(self._seats[-1].tend()))
 
     def _move_one(self, nodes: list[dict[str, Any]]) -> None:
         """Where a node has room and another is too full, as after a loss: move a sampler, if others serve."""

@@ -20,6 +20,9 @@ from numpy.typing import NDArray
 COLUMN_BITS = 16
 THRESHOLD_BITS = 64
 MASS_BITS = COLUMN_BITS + THRESHOLD_BITS
+MIN_SIGMA = 0.006
+"""Smallest sigma in units of [0, 1] pixels: below it the cdf's series would need more digits, soon without end."""
+
 MAX_SIGMA = 12.0
 """Largest sigma in units of [0, 1] pixels: beyond it the values would not fit the table's columns."""
 
@@ -61,14 +64,14 @@ def noise_table(sigma: float) -> NoiseTable:
     """The table for one noise level, made once (about 0.1 s at sigma 0.25).
 
     Args:
-        sigma: noise sd in units of [0, 1] pixels, 0 < sigma <= 12.
+        sigma: noise sd in units of [0, 1] pixels, 0.006 <= sigma <= 12.
 
     Raises:
         ValueError: sigma is outside that range.
     """
-    if not 0 < sigma <= MAX_SIGMA:
+    if not MIN_SIGMA <= sigma <= MAX_SIGMA:
         raise ValueError(
-            f"sigma is {sigma:g}, but grid noise needs 0 < sigma <= {MAX_SIGMA:g}; use noise='float'."
+            f"sigma is {sigma:g}, but grid noise needs {MIN_SIGMA:g} <= sigma <= {MAX_SIGMA:g}; use noise='float'."
         )
     above_zero, tail = _upper_half(sigma)
     masses = _integer_masses(above_zero)

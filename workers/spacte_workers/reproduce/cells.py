@@ -7,10 +7,15 @@ FOLDER/CELL/cell.json                     the figures, once all images are certi
 
 import json
 import shutil
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Iterable
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from typing import Any, Literal
 
+from spacte_client.types import Precision
+from spacte_trainer.alone import LOCK_FILE, BusyFolderError, alone
 from spacte_trainer.checkpoint import CONFIG_FILE, read_config
+from spacte_trainer.files import replace_file
 from spacte_trainer.runs import TRAINING
 from spacte_trainer.state import STATE_FILE
 from spacte_trainer.watch import LOG_FILE, read_log
@@ -42,17 +47,35 @@ class Cell:
 
 @dataclass(frozen=True)
 class Certified:
-    """The certificate of one image, as far as a table needs it; an abstention is not correct."""
+    """The certificate of one image, as far as a table needs it; an abstention is not correct.
+
+    Attributes:
+        precision: of the votes, part of the function certified; None in folders of before it was kept.
+    """
 
     index: int
     correct: bool
     radius: float
     seconds: float
+    precision: Precision | None = None
+
+
+@dataclass(frozen=True)
+class Merged:
+    """What came of taking another study's cells.
+
+    Attributes:
+        taken: how many were further there.
+        busy: places that were left out, because another process is at work in them here.
+    """
+
+    taken: int = 0
+    busy: list[str] = field(default_factory=list[str])
 
 
 def write_cell(place: Path, cell: Cell) -> None:
     """Keep the figures."""
-    (place / CELL_FILE).write_text(json.dumps(asdict(cell), indent=2) + "\n")
+    replace_file(place / CELL_FILE, (json.dumps(asdict(cell), indent=2) + "\n").encode())
 
 
 def read_cell(place: Path) -> Cell | None:
@@ -80,9 +103,15 @@ def read_certificates(file: Path) -> dict[int, Certified]:
 
 def write_certificates(file: Path, certificates: dict[int, Certified]) -> None:
     """Replace the file as a whole."""
-    part = file.with_suffix(".part")
-    part.write_text("".join(json.dumps(asdict(one)) + "\n" for one in certificates.values()))
-    part.replace(file)
+    replace_file(file, "".join(json.dumps(asdict(one)) + "\n" for one in certificates.values()).encode())
+
+
+def precision_of(certificates: Iterable[Certified]) -> Precision | Literal["auto"]:
+    """The precision that a cell is certified at on whatever machine, since it was begun at it."""
+    for one in certificates:
+        if one.precision is not None:
+            return one.precision
+    return "auto"
 
 
 def epochs_done(place: Path) -> int:
@@ -98,44 +127,65 @@ def progress(place: Path) -> tuple[bool, int, bool, int]:
     return (place / CELL_FILE).exists(), certified, file is not None, epochs_done(place)
 
 
-def merge(folder: Path, other: Path) -> int:
-    """Take from another study's folder the cells that are further there; returns how many.
+def merge(folder: Path, other: Path) -> Merged:
+    """Take from another study's folder the cells that are further there.
 
-    Two copies of a cell with the same checkpoint share their certificates. Of a study's `results.json`, the figures
-    of the cells that are not finished here are taken, without checkpoints.
+    Two copies of a cell with the same checkpoint share their certificates, those at one precision. Of a study's
+    `results.json`, the figures of the cells that are not finished here are taken, without checkpoints.
     """
     if other.is_file():
-        return _take_figures(folder, other)
-    taken = 0
-    for theirs in sorted(path for path in other.iterdir() if path.is_dir()):
-        ours = folder / theirs.name
-        known, new = certificates_file(ours), certificates_file(theirs)
-        joined: dict[int, Certified] = {}
-        if known is not None and new is not None and known.name == new.name:
-            joined = read_certificates(new) | read_certificates(known)
-            if len(joined) > len(read_certificates(known)):
-                taken += 1
-        elif _begun(theirs) and progress(theirs) > progress(ours):
-            shutil.rmtree(ours, ignore_errors=True)
-            shutil.copytree(theirs, ours)
-            taken += 1
-        if joined and known is not None:
-            write_certificates(known, joined)
-            if not (ours / CELL_FILE).exists() and (theirs / CELL_FILE).exists():
-                shutil.copy(theirs / CELL_FILE, ours / CELL_FILE)
-    return taken
+        figures = {found["place"]: found for found in json.loads(other.read_text())["cells"]}
+        return _each(folder, list(figures), lambda place: _take_figures(place, figures[place.name]))
+    begun = [path.name for path in sorted(other.iterdir()) if path.is_dir() and _begun(path)]
+    return _each(folder, begun, lambda place: _take(place, other / place.name))
 
 
-def _take_figures(folder: Path, results: Path) -> int:
-    taken = 0
-    for found in json.loads(results.read_text())["cells"]:
-        place = folder / found.pop("place")
-        del found["data"], found["radii"]
-        if read_cell(place) is None:
-            place.mkdir(parents=True, exist_ok=True)
-            write_cell(place, Cell(**{**found, "certified": tuple(found["certified"])}))
-            taken += 1
-    return taken
+def _each(folder: Path, places: Iterable[str], take: Callable[[Path], bool]) -> Merged:
+    """Take cell after cell, alone in each."""
+    taken, busy = 0, list[str]()
+    for name in places:
+        try:
+            with alone(folder / name):
+                taken += take(folder / name)
+        except BusyFolderError:
+            busy.append(name)
+    return Merged(taken, busy)
+
+
+def _take(ours: Path, theirs: Path) -> bool:
+    known, new = certificates_file(ours), certificates_file(theirs)
+    if known is None or new is None or known.name != new.name:
+        further = progress(theirs) > progress(ours)
+        if further:
+            _replace_contents(ours, theirs)
+        return further
+    here, there = read_certificates(known), read_certificates(new)
+    precision = precision_of([*here.values(), *there.values()])
+    alike = {i: one for i, one in there.items() if one.precision in (None, precision)}
+    joined = alike | here
+    if joined:
+        write_certificates(known, joined)
+        if alike == there and not (ours / CELL_FILE).exists() and (theirs / CELL_FILE).exists():
+            replace_file(ours / CELL_FILE, (theirs / CELL_FILE).read_bytes())
+    return len(joined) > len(here)
+
+
+def _replace_contents(ours: Path, theirs: Path) -> None:
+    """Put a copy of another cell in place of ours, but for the lock: whoever waits for it waits for this file."""
+    for path in ours.iterdir():
+        if path.is_dir():
+            shutil.rmtree(path)
+        elif path.name != LOCK_FILE:
+            path.unlink()
+    shutil.copytree(theirs, ours, ignore=shutil.ignore_patterns(LOCK_FILE), dirs_exist_ok=True)
+
+
+def _take_figures(place: Path, found: dict[str, Any]) -> bool:
+    if read_cell(place) is not None:
+        return False
+    fields = {name: value for name, value in found.items() if name not in ("place", "data", "radii")}
+    write_cell(place, Cell(**{**fields, "certified": tuple(found["certified"])}))
+    return True
 
 
 def _begun(place: Path) -> bool:

@@ -65,7 +65,12 @@ def reproduce(
             raise typer.TyperException(
                 f"There is no {other}: name a folder that `spacte reproduce` filled, or its results.json."
             )
-        typer.echo(f"{take(place, other)} cells were further in {other}.")
+        merged = take(place, other)
+        typer.echo(f"{merged.taken} cells were further in {other}.")
+        if merged.busy:
+            typer.echo(
+                f"Left out {', '.join(merged.busy)}, as another process is at work there: merge again when it is done."
+            )
 
     chosen = TABLES[table](network)
 
@@ -100,7 +105,13 @@ def reproduce(
             if study.elsewhere:
                 left = f"Left out {len(study.elsewhere)} cells that another process is at work on."
         except TimeIsUpError:
-            left = "The time is up: the same command goes on from here." if minutes else ""
+            left = "The time is up: the same command goes on from here."
+            if not deadline.finished:
+                left = (
+                    "The time is up, and no epoch and no certificate was finished in it: "
+                    f"take more than --minutes {minutes:g}, as the same command would begin at the same place."
+                )
+            left = left if minutes else ""
     results = write(chosen, place, command)
     console.print(results.read_text(), markup=False)
     console.print(f"{left} {results} holds this table.".strip(), markup=False)

@@ -6,7 +6,9 @@ from dataclasses import asdict
 from pathlib import Path
 
 from spacte_trainer.checkpoint import load_checkpoint
+from spacte_trainer.files import replace_file
 from spacte_workers.statistics.bounds import clopper_pearson_lower, clopper_pearson_upper
+from spacte_workers.statistics.rounding import round_down
 
 from .cells import Cell, certificates_file, epochs_done, read_cell, read_certificates
 from .figures import cell_of
@@ -43,8 +45,8 @@ def write(table: Table, folder: Path, command: str) -> Path:
         if (cell := read_cell(folder / setting.place(seed))) is not None
     ]
     body = {"title": table.title, "command": command, "cells": cells}
-    (folder / "results.json").write_text(json.dumps(body, indent=2) + "\n")
-    (folder / "results.md").write_text(markdown(table, folder, command))
+    replace_file(folder / "results.json", (json.dumps(body, indent=2) + "\n").encode())
+    replace_file(folder / "results.md", markdown(table, folder, command).encode())
     return folder / "results.md"
 
 
@@ -71,7 +73,7 @@ def _rows(settings: list[Setting], seeds: tuple[int, ...], folder: Path) -> list
             acr, found = begun(setting, seeds, folder)
             if found:
                 count, acr = f"{count} ({acr})", ""
-        row = [setting.method, count, acr or spread([cell.acr for cell in found], 3)]
+        row = [setting.method, count, acr or spread([cell.acr for cell in found], 3, proven=True)]
         if compared:
             row.append(UNPUBLISHED if setting.published_acr is None else f"{setting.published_acr:.3f}")
         if found:
@@ -104,7 +106,8 @@ def accuracy(cells: list[Cell], position: int) -> str:
     return f"{spread([100 * value for value in values], 1)} [{100 * float(low):.1f}, {100 * float(high):.1f}]"
 
 
-def spread(values: list[float], digits: int) -> str:
-    """Mean and standard deviation; the value alone where there is one."""
-    mean = f"{statistics.mean(values):.{digits}f}"
-    return f"{mean} ± {statistics.stdev(values):.{digits}f}" if len(values) > 1 else mean
+def spread(values: list[float], digits: int, *, proven: bool = False) -> str:
+    """Mean and standard deviation; the value alone where there is one. A mean of proven radii is rounded down."""
+    mean = statistics.mean(values)
+    text = f"{round_down(mean, digits) if proven else mean:.{digits}f}"
+    return f"{text} ± {statistics.stdev(values):.{digits}f}" if len(values) > 1 else text

@@ -16,13 +16,16 @@ from spacte_trainer.config import TrainConfig, override
 from spacte_trainer.data import ImageData, load_data
 from spacte_trainer.recipes import load_recipe
 from spacte_trainer.runs import run
+from spacte_trainer.state import StateError
 from spacte_trainer.watch import EpochReport
+from spacte_workers.engine import EngineError
 from spacte_workers.local import LocalCertifier
 
 from .cells import (
     Cell,
     Certified,
     certificates_file,
+    precision_of,
     read_cell,
     read_certificates,
     write_cell,
@@ -47,11 +50,11 @@ class Deadline:
 
     Attributes:
         end: in `time.monotonic` seconds.
-        epochs: that were finished within the slice.
+        finished: epochs and certificates that the slice came to, which is what the next one goes on from.
     """
 
     end: float
-    epochs: int = 0
+    finished: int = 0
     seconds: float = 0.0
 
     def check(self) -> None:
@@ -67,7 +70,7 @@ class Deadline:
 
     def epoch(self, report: EpochReport) -> None:
         """Remember how long an epoch takes."""
-        self.epochs += 1
+        self.finished += 1
         self.seconds = report.seconds
 
 
@@ -145,7 +148,14 @@ class Study:
             raise RuntimeError("a trained cell has a checkpoint")
         done = read_certificates(file)
         write_certificates(file, done)  # drops what an interruption cut short
-        certifier = LocalCertifier(place, device=self.device)
+        precision = precision_of(done.values())
+        try:
+            certifier = LocalCertifier(place, precision=precision, device=self.device)
+        except EngineError as error:
+            raise StateError(
+                f"{place} was begun at precision {precision}, which cannot be had here ({error}): go on with it where "
+                f"it was begun, or remove its {file.name}."
+            ) from error
         data = load_data(self.config(setting, seed).data, "test")
         chosen = range(0, len(data), protocol.every)
         with file.open("a") as lines:
@@ -162,9 +172,11 @@ class Study:
                     seed=hashlib.blake2b(name.encode(), digest_size=16).hexdigest(),
                 )
                 correct = not found.abstained and found.label == label
-                done[index] = Certified(index, correct, found.radius, time.perf_counter() - began)
+                seconds = time.perf_counter() - began
+                done[index] = Certified(index, correct, found.radius, seconds, found.precision)
                 lines.write(json.dumps(asdict(done[index])) + "\n")
                 lines.flush()
+                deadline.finished += 1
         return cell_of(setting, seed, checkpoint, [done[i] for i in chosen], certifier.engine.precision)
 
 

@@ -187,6 +187,7 @@ def test_one_checkpoint_under_two_names(tmp_path, checkpoint):
     ("state", "asked", "status", "code"),
     [
         ("loading", {"model": "digits"}, 503, "model_loading"),
+        ("loading", {}, 503, "model_loading"),
         ("unloaded", {"model": "digits"}, 404, "model_not_found"),
         ("unloaded", {}, 404, "model_not_found"),
     ],

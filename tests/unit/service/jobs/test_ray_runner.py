@@ -1,6 +1,8 @@
 """Drivers as Ray jobs, as far as no Ray is needed: what a cluster says is understood, and that it says nothing, too."""
 
 import asyncio
+import socket
+from concurrent.futures import ThreadPoolExecutor
 from types import SimpleNamespace
 
 import pytest
@@ -9,6 +11,12 @@ import ray
 from spacte_service.jobs import ray_runner
 from spacte_service.jobs.ray_runner import RayJobsRunner
 from spacte_service.jobs.runner import Seen, UnreachableError
+
+
+@pytest.fixture
+def threads():
+    with ThreadPoolExecutor(1) as threads:
+        yield threads
 
 
 class Table:
@@ -55,7 +63,7 @@ async def test_a_cluster_that_fails_is_unreachable_and_looked_for_anew(monkeypat
     monkeypatch.setattr(broken, "look", fails)
     found = iter([broken, whole])
 
-    async def connect():
+    async def connect(_):
         return next(found)
 
     monkeypatch.setattr(ray_runner, "_connect", connect)
@@ -79,13 +87,38 @@ async def test_a_cluster_that_does_not_answer_is_unreachable(monkeypatch):
         await runner.look("it")
 
 
+class Untouched(ThreadPoolExecutor):
+    """Threads that belong to others."""
+
+    def submit(self, *_, **__):
+        raise AssertionError("a thread of the loop's own was taken")
+
+
+async def test_a_dashboard_that_is_frozen_takes_no_thread_for_long(monkeypatch):
+    """It takes connections and never answers; requests need the loop's own threads."""
+    monkeypatch.setattr(ray_runner, "REQUEST_S", 0.2)
+    monkeypatch.setattr(ray, "is_initialized", lambda: True)
+    asyncio.get_running_loop().set_default_executor(Untouched(1))
+    runner = RayJobsRunner()
+    with socket.create_server(("127.0.0.1", 0)) as frozen:
+        node = SimpleNamespace(webui_url=f"127.0.0.1:{frozen.getsockname()[1]}")
+        worker = SimpleNamespace(global_worker=SimpleNamespace(node=node))
+        monkeypatch.setattr(ray_runner, "_part_of_ray", lambda _: worker)
+        for _ in range(ray_runner.THREADS + 1):
+            with pytest.raises(UnreachableError, match="timed out"):
+                await runner.look("it")
+    await runner.close()
+    with pytest.raises(UnreachableError, match="after shutdown"):
+        await runner.look("it")
+
+
 async def test_without_a_cluster_nothing_is_reachable(monkeypatch):
     monkeypatch.setattr(ray, "is_initialized", lambda: False)
     with pytest.raises(UnreachableError, match="not connected"):
         await RayJobsRunner().look("it")
 
 
-async def test_the_job_api_over_http(monkeypatch):
+async def test_the_job_api_over_http(monkeypatch, threads):
     class Client:
         """In the place of Ray's own."""
 
@@ -107,7 +140,7 @@ async def test_the_job_api_over_http(monkeypatch):
             self.asked.append(submission_id)
 
     monkeypatch.setattr("ray.job_submission.JobSubmissionClient", Client)
-    jobs = ray_runner._OverHttp("http://127.0.0.1:8265")
+    jobs = ray_runner._OverHttp("http://127.0.0.1:8265", threads)
     assert jobs._client.url == "http://127.0.0.1:8265"
     assert await jobs.look("known") == ("FAILED", "")
     assert await jobs.look("unknown") is None

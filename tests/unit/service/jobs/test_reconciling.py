@@ -12,6 +12,7 @@ async def test_a_job_whose_cluster_is_gone(make_world, policy, after):
     world = make_world(resume_jobs=policy)
     job = (await world.create()).json()
     await world.until(job["id"], "running")
+    world.says(job["id"], "running", {})
     world.runner.drivers.clear()
     job = (
         await world.until(job["id"], "interrupted")
@@ -28,6 +29,7 @@ async def test_a_job_whose_cluster_is_gone(make_world, policy, after):
 async def test_a_driver_that_outlives_its_cluster_is_left_alone(world):
     job = (await world.create()).json()
     await world.until(job["id"], "running")
+    world.says(job["id"], "running", {})
     with world.folder(job["id"]).locked():
         world.runner.drivers.clear()
         await asyncio.sleep(0.2)
@@ -35,6 +37,35 @@ async def test_a_driver_that_outlives_its_cluster_is_left_alone(world):
         await asyncio.sleep(0.1)
         assert (await world.job(job["id"]))["state"] == "running"
     await world.until_second_driver(job["id"])
+
+
+async def test_a_driver_that_has_only_begun_is_not_lost(world, monkeypatch):
+    """Another gateway's, for instance: this one's runner knows nothing of it, and it has no lock yet."""
+    job = (await world.create()).json()
+    await world.until(job["id"], "running")
+    world.runner.drivers.clear()
+    for _ in range(5):
+        await (await world.batch.opened()).reconciler.look()
+    assert (await world.job(job["id"]))["state"] == "running"
+    monkeypatch.setattr("spacte_service.jobs.reconciler.BEGINNING_S", 0.0)
+    await world.until_second_driver(job["id"])
+
+
+@pytest.mark.parametrize(("finished", "state"), [(5, "succeeded"), (4, "failed")])
+async def test_a_job_that_an_earlier_driver_finished_has_succeeded(make_world, finished, state):
+    """The second one could not have the folder while the first one was at work in it."""
+    world = make_world(resume_jobs="never")
+    job = (await world.create()).json()
+    await world.until(job["id"], "running")
+    world.says(job["id"], "interrupted", {})
+    world.runner.drivers[f"{job['id']}-1"] = Seen("failed", "exit code 1")
+    await world.until(job["id"], "interrupted")
+    await world.http.post(f"/v1/jobs/{job['id']}/resume")
+    await world.until_second_driver(job["id"])
+    world.says(job["id"], "succeeded", world.finish(job["id"], range(finished)), attempt=1)
+    world.runner.drivers[f"{job['id']}-2"] = Seen("failed", "exit code 1")
+    job = await world.until(job["id"], state)
+    assert job["counts"]["certified"] == finished
 
 
 async def test_a_cluster_that_is_away_for_a_moment_changes_nothing(world):
@@ -138,6 +169,7 @@ async def test_a_cluster_that_stays_away_interrupts_its_jobs(make_world, monkeyp
     world = make_world(resume_jobs="never")
     job = (await world.create()).json()
     await world.until(job["id"], "running")
+    world.says(job["id"], "running", {})
     world.runner.away = True
     job = await world.until(job["id"], "interrupted")
     assert job["error"] == {"code": "cluster_lost", "detail": "The cluster does not answer."}
