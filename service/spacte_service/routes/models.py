@@ -35,7 +35,7 @@ def get_samples(name: str, gateway: TheGateway) -> SampleList:
     "/models/{name}/load",
     status_code=202,
     dependencies=[Depends(require_admin)],
-    responses=problems(403, 404, 503),
+    responses=problems(400, 403, 404, 503),
 )
 async def load_model(name: str, gateway: TheGateway) -> Model:
     """Load a model, or replace it by what its folder holds now; its `state` and `version` say when it is done.
