@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 COLUMN_BITS = 16
 THRESHOLD_BITS = 64
 MASS_BITS = COLUMN_BITS + THRESHOLD_BITS
-MIN_SIGMA = 0.006
+MIN_SIGMA = 0.001
 """Smallest sigma in units of [0, 1] pixels: below it the cdf's series would need more digits, soon without end."""
 
 MAX_SIGMA = 12.0
@@ -64,7 +64,7 @@ def noise_table(sigma: float) -> NoiseTable:
     """The table for one noise level, made once (about 0.1 s at sigma 0.25).
 
     Args:
-        sigma: noise sd in units of [0, 1] pixels, 0.006 <= sigma <= 12.
+        sigma: noise sd in units of [0, 1] pixels, 0.001 <= sigma <= 12.
 
     Raises:
         ValueError: sigma is outside that range.
