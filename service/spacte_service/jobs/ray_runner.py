@@ -8,7 +8,7 @@ calls is called directly; supervisors, job table and logs are the same.
 import asyncio
 import logging
 import shlex
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Coroutine, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from importlib import import_module
@@ -71,7 +71,7 @@ class RayJobsRunner:
 
     async def close(self) -> None:
         """Drivers run on."""
-        self._jobs = None
+        await self._let_go()
         self._threads.shutdown(wait=False, cancel_futures=True)
 
     async def _ask(self, verb: str, *arguments: str) -> Any:
@@ -81,8 +81,13 @@ class RayJobsRunner:
                     self._jobs = await _connect(self._threads)
                 return await getattr(self._jobs, verb)(*arguments)
         except (OSError, RuntimeError, TimeoutError, ValueError) as error:
-            self._jobs = None  # the cluster may come back at another address
+            await self._let_go()  # the cluster may come back at another address
             raise UnreachableError(str(error).strip() or type(error).__name__) from error
+
+    async def _let_go(self) -> None:
+        jobs, self._jobs = self._jobs, None
+        if jobs is not None:
+            await jobs.close()
 
 
 async def _connect(threads: ThreadPoolExecutor) -> "_OverHttp | _InProcess":
@@ -140,6 +145,9 @@ class _OverHttp:
     async def stop(self, submission_id: str) -> None:
         await _in_thread(self._threads, self._client.stop_job, submission_id)
 
+    async def close(self) -> None:
+        """Nothing of it runs by itself."""
+
 
 class _InProcess:
     """What the job API calls behind its HTTP door; its background tasks live on this event loop."""
@@ -150,6 +158,23 @@ class _InProcess:
         logging.getLogger(module.__name__).setLevel(logging.WARNING)
         gcs = _part_of_ray("_raylet").GcsClient(address=node.gcs_address)
         self._manager: Any = module.JobManager(gcs, node.get_logs_dir_path())
+        self._watches: set[asyncio.Task[Any] | None] = set()
+        self._manager._monitor_job = self._kept(self._manager._monitor_job)  # noqa: SLF001
+
+    def _kept(
+        self, watch: Callable[..., Coroutine[Any, Any, None]]
+    ) -> Callable[..., Coroutine[Any, Any, None]]:
+        """Ray's watch over a driver, so that it can be ended: it would start another Ray after ours has ended."""
+
+        async def kept(*arguments: Any, **options: Any) -> None:
+            task = asyncio.current_task()
+            self._watches.add(task)
+            try:
+                await watch(*arguments, **options)
+            finally:
+                self._watches.discard(task)
+
+        return kept
 
     async def submit(self, submission_id: str, entrypoint: str) -> None:
         await self._manager.submit_job(entrypoint=entrypoint, submission_id=submission_id)
@@ -160,3 +185,10 @@ class _InProcess:
 
     async def stop(self, submission_id: str) -> None:
         await _in_thread(self._threads, self._manager.stop_job, submission_id)
+
+    async def close(self) -> None:
+        """End what runs on this event loop; the drivers and their supervisors run on."""
+        watches = [task for task in self._watches if task is not None]
+        for task in watches:
+            task.cancel()
+        await asyncio.gather(*watches, return_exceptions=True)

@@ -32,6 +32,9 @@ class Table:
     async def stop(self, submission_id):
         self.stopped.append(submission_id)
 
+    async def close(self):
+        """Nothing runs."""
+
 
 @pytest.mark.parametrize(
     ("status", "stage", "ended"),
@@ -149,3 +152,37 @@ async def test_the_job_api_over_http(monkeypatch, threads):
     await jobs.submit("known", "python x")
     await jobs.stop("known")
     assert jobs._client.asked == [{"entrypoint": "python x", "submission_id": "known"}, "known"]
+
+
+class Manager:
+    """Ray's, as far as it watches over what it has started."""
+
+    def __init__(self, *_):
+        self.tasks = []
+
+    async def submit_job(self, *, entrypoint, submission_id):
+        self.tasks.append(asyncio.create_task(self._monitor_job(submission_id, job_supervisor=entrypoint)))
+
+    async def get_job_info(self, _):
+        return None
+
+    async def _monitor_job(self, job_id, job_supervisor=None):
+        await asyncio.sleep(3600)
+
+
+async def test_nothing_of_rays_runs_on_this_loop_once_the_runner_is_closed(monkeypatch, threads):
+    """A watch over a driver that outlived Ray would start another one, and wait for it in the middle of the loop."""
+    parts = {
+        "dashboard.modules.job.job_manager": SimpleNamespace(__name__="of-ray", JobManager=Manager),
+        "_raylet": SimpleNamespace(GcsClient=lambda address: address),
+    }
+    monkeypatch.setattr(ray_runner, "_part_of_ray", parts.__getitem__)
+    node = SimpleNamespace(gcs_address="here", get_logs_dir_path=lambda: "/nowhere")
+    runner = RayJobsRunner()
+    runner._jobs = jobs = ray_runner._InProcess(node, threads)
+    await runner.submit("job-1", ["a", "command"])
+    (watch,) = jobs._manager.tasks
+    await asyncio.sleep(0)
+    assert not watch.done()
+    await runner.close()
+    assert watch.cancelled()
