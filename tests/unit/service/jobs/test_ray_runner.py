@@ -180,7 +180,7 @@ async def test_nothing_of_rays_runs_on_this_loop_once_the_runner_is_closed(monke
     node = SimpleNamespace(gcs_address="here", get_logs_dir_path=lambda: "/nowhere")
     runner = RayJobsRunner()
     runner._jobs = jobs = ray_runner._InProcess(node, threads)
-    await runner.submit("job-1", ["a", "command"])
+    await jobs.submit("job-1", "a command")
     (watch,) = jobs._manager.tasks
     await asyncio.sleep(0)
     assert not watch.done()
