@@ -9,7 +9,6 @@ from typing import Any, Unpack
 from . import _calls as calls
 from . import _calls_jobs as job_calls
 from ._connection import AsyncConnection
-from ._exceptions import APIError
 from ._job_streams import Event, Events, Record, Results, aentries
 from ._options import CertifyOptions
 from ._pages import AsyncPage
@@ -119,13 +118,9 @@ class AsyncJobs:
         job, hint = await self._connection.send(job_calls.poll_job(job_id))
         while not job.ended:
             await asyncio.sleep(wait_before_look(job, poll, hint, until))
-            try:
+            hint = None
+            with patience:
                 job, hint = await self._connection.send(job_calls.poll_job(job_id))
-                patience.answered()
-            except APIError as error:
-                if not patience.lasts(error):
-                    raise
-                hint = None
         return job
 
     def results(

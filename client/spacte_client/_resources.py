@@ -8,7 +8,7 @@ from typing import Any, Unpack
 from . import _calls as calls
 from . import _calls_jobs as job_calls
 from ._connection import Connection
-from ._exceptions import APIError, WaitTimeoutError
+from ._exceptions import WaitTimeoutError
 from ._job_streams import Event, Events, Record, Results, entries
 from ._options import CertifyOptions
 from ._pages import Page
@@ -149,13 +149,9 @@ class Jobs:
         job, hint = self._connection.send(job_calls.poll_job(job_id))
         while not job.ended:
             time.sleep(wait_before_look(job, poll, hint, until))
-            try:
+            hint = None
+            with patience:
                 job, hint = self._connection.send(job_calls.poll_job(job_id))
-                patience.answered()
-            except APIError as error:
-                if not patience.lasts(error):
-                    raise
-                hint = None
         return job
 
     def results(self, job_id: str, *, after: int | None = None, follow: bool = False) -> Iterator[Record]:

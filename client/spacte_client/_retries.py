@@ -46,16 +46,23 @@ def took_too_long(error: APIError) -> bool:
 
 
 class Patience:
-    """How long a gateway that has answered once may be away while something of it is waited for."""
+    """How long a gateway that has answered once may be away while something of it is waited for.
+
+    `with patience:` goes around a request. An error of a gateway that is away is dropped, until that lasts too long.
+    """
 
     def __init__(self) -> None:
         self._since: float | None = None
 
-    def answered(self) -> None:
-        """It is there."""
-        self._since = None
+    def __enter__(self) -> None:
+        pass
 
-    def lasts(self, error: APIError) -> bool:
+    def __exit__(self, _kind: object, error: BaseException | None, _trace: object) -> bool:
+        if error is None:
+            self._since = None
+        return isinstance(error, APIError) and self._lasts(error)
+
+    def _lasts(self, error: APIError) -> bool:
         """Whether `error` is that of a gateway that is away, as during a restart, and not for too long by now."""
         now = time.monotonic()
         self._since = now if self._since is None else self._since

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import typer
 
-from spacte_client._exceptions import APIError, NotFoundError, SpacteError
+from spacte_client._exceptions import NotFoundError, SpacteError
 from spacte_client._retries import Patience
 
 if TYPE_CHECKING:
@@ -96,13 +96,9 @@ def _counts(client: "Client", job_id: str) -> "Iterator[tuple[JobCounts, float |
         pass
     patience = Patience()
     while True:
-        try:
+        with patience:
             job = client.jobs.get(job_id)
-            patience.answered()
-            if job.ended:
-                return
-        except APIError as error:
-            if not patience.lasts(error):
-                raise
+        if job.ended:
+            return
         yield job.counts, None
         sleep(POLL_S)
