@@ -25,10 +25,17 @@ def alone(folder: Path) -> Iterator[None]:
     """
     folder.mkdir(parents=True, exist_ok=True)
     with (folder / LOCK_FILE).open("ab") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
+        if not try_lock(file.fileno()):
             raise BusyFolderError(
                 f"Another process is at work in {folder}: wait for it, stop it, or choose another folder."
-            ) from None
+            )
         yield
+
+
+def try_lock(fd: int) -> bool:
+    """Lock an open file for this process alone until it is closed; False where another one has it."""
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True

@@ -8,7 +8,6 @@ cancel           there once someone asked the driver to stop
 lock             held by the driver at work
 """
 
-import fcntl
 import json
 import os
 from collections.abc import Iterator
@@ -18,9 +17,10 @@ from pathlib import Path
 from typing import Any, Literal
 
 from spacte_client.types import CertifyParams, Precision
+from spacte_trainer.alone import try_lock
+from spacte_trainer.files import replace_file
 
 from .inputs import InputSpec
-from .results import sync_folder
 
 SCHEMA_VERSION = 1
 
@@ -134,7 +134,7 @@ class JobFolder:
         """
         fd = os.open(self.lock_file, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
         try:
-            if not _try_lock(fd):
+            if not try_lock(fd):
                 raise JobFolderError(f"Another driver is at work in {self.path}: wait for it, or stop it.")
             yield
         finally:
@@ -147,7 +147,7 @@ class JobFolder:
         except FileNotFoundError:
             return False
         try:
-            return not _try_lock(fd)
+            return not try_lock(fd)
         finally:
             os.close(fd)
 
@@ -167,23 +167,9 @@ def same_job(begun: JobSpec, asked: JobSpec, *, seeded: bool) -> bool:
     return replace(asked, id=begun.id) == begun
 
 
-def _try_lock(fd: int) -> bool:
-    try:
-        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    return True
-
-
 def write_json(path: Path, value: dict[str, Any]) -> None:
     """Replace a file as a whole: whoever reads it sees the old or the new one, also after a crash."""
-    new = path.with_name(f".{path.name}.{os.getpid()}")
-    with new.open("wb") as file:
-        file.write(json.dumps(value, indent=1).encode() + b"\n")
-        file.flush()
-        os.fsync(file.fileno())
-    new.replace(path)
-    sync_folder(path.parent)
+    replace_file(path, json.dumps(value, indent=1).encode() + b"\n")
 
 
 def read_json(path: Path) -> dict[str, Any] | None:

@@ -11,6 +11,8 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from spacte_trainer.files import sync_folder
+
 Record = dict[str, Any]
 """One line: the fields of `spacte_client.types.JobRecord`."""
 
@@ -40,9 +42,8 @@ class ResultsLog:
             os.ftruncate(self._fd, end)
         os.lseek(self._fd, end, os.SEEK_SET)
         os.fsync(self._fd)
-        sync_folder(
-            path.parent
-        )  # a file that was created is only there for certain once its folder is written
+        # A file that was created is only there for certain once its folder is written.
+        sync_folder(path.parent)
 
     def append(self, records: Sequence[Record]) -> None:
         """Write records and wait until the disk has them; only then are they counted.
@@ -102,12 +103,3 @@ def _parse(line: bytes) -> Record | None:
         and record.get("outcome") in OUTCOMES
     )
     return record if whole else None
-
-
-def sync_folder(folder: Path) -> None:
-    """Wait until the disk has the names in a folder."""
-    fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(fd)
-    finally:
-        os.close(fd)
