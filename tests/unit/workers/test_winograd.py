@@ -12,7 +12,7 @@ from spacte_workers.engine.folding import trace
 from spacte_workers.engine.form import plain
 from spacte_workers.engine.fusing import FusedConv, fuse, fused_convs
 from spacte_workers.engine.network import take_apart
-from spacte_workers.engine.winograd import Link, WinogradChain, to_winograd, winograd_library
+from spacte_workers.engine.winograd import WinogradChain, to_winograd, winograd_library
 
 needs_kernel = pytest.mark.skipif(winograd_library() is None, reason="no AVX-512, or no compiler")
 
@@ -67,8 +67,8 @@ def test_values(rows, channels_in, channels, height, width, residual, relu, bias
     other = maps(rows, channels, height, width, seed=2) if residual else None
     given = [x] if other is None else [x, other]
     before = [value.clone() for value in given]
-    link = Link(step, 0, 1 if residual else None, (height, width))
-    made = WinogradChain([link], len(given), winograd_library())(*given)
+    takes = [(0, 1 if residual else None)]
+    made = WinogradChain([step], takes, [(height, width)], len(given), winograd_library())(*given)
     wanted = exact(step, x, other)
     assert made.is_contiguous(memory_format=torch.channels_last)
     assert error(made, wanted) < 1.2e-6
@@ -128,15 +128,15 @@ def test_a_network_of_chains_keeps_the_function():
 @needs_kernel
 def test_few_maps_serve_a_long_chain():
     step = a_step(16, 16)
-    links = [Link(step, 0, None, (8, 8))]
+    takes = [(0, None)]
     for i in range(1, 20, 2):  # blocks of two layers, each with the block's input as residual
-        links += [Link(step, i, None, (8, 8)), Link(step, i + 1, i, (8, 8))]
-    chain = WinogradChain(links, 1, winograd_library())
+        takes += [(i, None), (i + 1, i)]
+    chain = WinogradChain([step] * len(takes), takes, [(8, 8)] * len(takes), 1, winograd_library())
     assert len(chain.own) == 2
     x = maps(3, 16, 8, 8)
     values = [x.double()]
-    for link in links:
-        values.append(exact(step, values[link.source], None if link.other is None else values[link.other]))
+    for source, other in takes:
+        values.append(exact(step, values[source], None if other is None else values[other]))
     assert error(chain(x), values[-1]) < 1e-5
 
 
@@ -144,8 +144,8 @@ def test_few_maps_serve_a_long_chain():
 def test_a_row_is_its_own():
     """Bit for bit: whatever its neighbours, its place, the size of the batch and the number of threads."""
     first, second = a_step(32, 64), a_step(64, 64, seed=1)
-    links = [Link(first, 0, None, (8, 12)), Link(second, 1, None, (8, 12)), Link(second, 2, 1, (8, 12))]
-    chain = WinogradChain(links, 1, winograd_library())
+    takes = [(0, None), (1, None), (2, 1)]
+    chain = WinogradChain([first, second, second], takes, [(8, 12)] * 3, 1, winograd_library())
     x = maps(101, 32, 8, 12)
     together = chain(x)
     order = torch.randperm(len(x), generator=torch.Generator().manual_seed(0))

@@ -1,4 +1,4 @@
-"""The fast forms of a network: folded for any device, oneDNN, Winograd and int8 for CPUs, fused and compiled for GPUs.
+"""A network's fast forms: folded for any device; oneDNN, Winograd, AMX, int8 for CPUs; fused, compiled for GPUs.
 
 A form that a backend cannot make (an untraceable module, a private call that this version of PyTorch lacks,
 no compiler) is simply not offered: `forms` gives the fastest first, and the plain one is always there for
@@ -8,16 +8,18 @@ float32.
 import logging
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from typing import cast
 
 import torch
 from torch import Tensor, fx, nn
 
+from .amx import amx_library, floats_to_amx
 from .checks import logits_of
 from .compiled import compiled_part
 from .folding import finished, fold_batch_norm, layer, trace
 from .form import Encoding, Form, plain
 from .fused_form import kernels_of, pays
-from .fusing import fuse
+from .fusing import fuse, is_last_linear
 from .network import Network
 from .onednn import to_onednn
 from .quantised import quantised
@@ -49,10 +51,13 @@ def forms(
         else:
             if precision == "fp32":
                 makers["winograd"] = lambda: _winograd(network, batch, rows_NCHW)
+            else:
+                makers["amx"] = lambda: _amx(network, batch, rows_NCHW)
             makers["onednn"] = lambda: _onednn(network, batch, rows_NCHW, dtype)
         makers["folded"] = lambda: _folded(network, batch, dtype)
     elif not rows_NCHW.is_cuda:
-        makers["int8"] = lambda: _int8(network, batch, rows_NCHW)
+        makers["amx"] = lambda: _int8(network, batch, rows_NCHW, amx=True)
+        makers["int8"] = lambda: _int8(network, batch, rows_NCHW, amx=False)
     if precision == "fp32":
         makers["plain"] = lambda: plain(network, batch)
     for name, make in makers.items():
@@ -147,9 +152,30 @@ def _winograd(network: Network, batch: int, rows_NCHW: Tensor) -> Form | None:
     return Form("winograd", "fp32", batch, encoding, ready[0], ready[1:])
 
 
-def _int8(network: Network, batch: int, rows_NCHW: Tensor) -> Form | None:
+def _amx(network: Network, batch: int, rows_NCHW: Tensor) -> Form | None:
+    """The form of oneDNN in bfloat16, except for the convolutions that our own kernel computes."""
     graphs = _parts(network)
-    return None if graphs is None else quantised(network, [fuse(graph) for graph in graphs], batch, rows_NCHW)
+    if graphs is None:
+        return None
+    encoding = Encoding(network.scale_C, network.shift_C, torch.bfloat16)
+    fused = [fuse(graph) for graph in graphs]
+    some_rows = encoding(rows_NCHW[:2]).contiguous(memory_format=torch.channels_last)
+    features = fused[0](some_rows.float())
+    given = [some_rows.float(), *(features for _ in fused[1:])]
+    replaced = [floats_to_amx(graph, rows) for graph, rows in zip(fused, given, strict=True)]
+    if not any(replaced):
+        return None
+    trunk, *heads = (_in_dtype(graph, torch.bfloat16) for graph in fused)
+    features = trunk(some_rows)
+    ready = [to_onednn(trunk, some_rows, batch), *(to_onednn(head, features, batch) for head in heads)]
+    return Form("amx", "bf16", batch, encoding, ready[0], ready[1:])
+
+
+def _int8(network: Network, batch: int, rows_NCHW: Tensor, *, amx: bool) -> Form | None:
+    graphs = _parts(network)
+    if graphs is None or (amx and amx_library() is None):
+        return None
+    return quantised(network, [fuse(graph) for graph in graphs], batch, rows_NCHW, amx=amx)
 
 
 class _Float32Linear(nn.Module):
@@ -170,9 +196,8 @@ def _in_dtype(graph_module: fx.GraphModule, dtype: torch.dtype) -> fx.GraphModul
         return graph_module
     last: dict[str, nn.Linear] = {}
     for node in graph_module.graph.nodes:
-        step = layer(graph_module, node)
-        if isinstance(step, nn.Linear) and all(user.op == "output" for user in node.users):
-            last[str(node.target)] = step
+        if is_last_linear(graph_module, node):
+            last[str(node.target)] = cast(nn.Linear, layer(graph_module, node))
             graph_module.set_submodule(str(node.target), nn.Identity())
     graph_module.to(dtype)
     for name, step in last.items():

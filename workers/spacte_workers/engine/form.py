@@ -42,7 +42,7 @@ class Form:
     """One way to compute a network.
 
     Attributes:
-        name: for reports: `plain`, `folded`, `onednn`, `winograd`, `int8`, `fused`, `compiled`.
+        name: for reports: `plain`, `folded`, `onednn`, `winograd`, `amx`, `int8`, `fused`, `compiled`.
         precision: the arithmetic, part of the function that is certified.
         batch: rows of each call; every call has exactly this many.
         encoding: of the trunk's input, which is in channels_last order.

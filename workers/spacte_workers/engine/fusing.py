@@ -1,5 +1,6 @@
 """convolution (+ residual) (+ ReLU) as one step of the graph, for backends that compute it in one kernel."""
 
+from collections.abc import Sequence
 from typing import cast
 
 import torch
@@ -44,6 +45,25 @@ def fused_convs(graph_module: fx.GraphModule) -> list[tuple[fx.Node, FusedConv]]
     """The fused steps in the order in which they run."""
     steps = ((node, layer(graph_module, node)) for node in graph_module.graph.nodes)
     return [(node, step) for node, step in steps if isinstance(step, FusedConv)]
+
+
+def is_global_average(node: fx.Node) -> bool:
+    """Whether the node is the mean over height and width, [B, C] of [B, C, H, W]."""
+    arguments = [*node.args[1:], *node.kwargs.values()]
+    is_mean = (node.op == "call_method" and node.target == "mean") or (
+        node.op == "call_function" and node.target is torch.mean
+    )
+    if not is_mean or len(arguments) != 1 or set(node.kwargs) - {"dim"}:
+        return False
+    dims = arguments[0]
+    return isinstance(dims, tuple | list) and sorted(cast(Sequence[int], dims)) in ([2, 3], [-2, -1])
+
+
+def is_last_linear(graph_module: fx.GraphModule, node: fx.Node) -> bool:
+    """Whether the node is a linear layer that makes a result of the graph."""
+    return isinstance(layer(graph_module, node), nn.Linear) and all(
+        user.op == "output" for user in node.users
+    )
 
 
 def _wrap_convolutions(graph_module: fx.GraphModule) -> None:

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, fx, nn
 
 from .folding import finished, layer, own_name
-from .fusing import FusedConv
+from .fusing import FusedConv, is_global_average
 from .ranges import Range
 
 _CODES = 255
@@ -52,11 +52,13 @@ class Int8Conv(nn.Module):
         conv = step.conv
         self.stride, self.dilation = list(conv.stride), list(conv.dilation)
         self.padding, self.groups = [int(p) for p in conv.padding], conv.groups
+        channels, height, width = shape_BCHW[1:]
+        self.source_shape = (channels, height, width)
         weight = conv.weight.float()
         scale_O = weight.abs().amax((1, 2, 3)).clamp_min(1e-12) / _WEIGHT_CODES
-        codes = (weight / scale_O[:, None, None, None]).round().to(torch.int8)
+        self.codes = (weight / scale_O[:, None, None, None]).round().to(torch.int8)
         self.weight = torch.ops.onednn.qconv_prepack(
-            codes, scale_O, source.scale, source.zero, self.stride, self.padding, self.dilation, self.groups,
+            self.codes, scale_O, source.scale, source.zero, self.stride, self.padding, self.dilation, self.groups,
             list(shape_BCHW),
         )  # fmt: skip
         self.scale_O, self.zero_O = scale_O, torch.zeros(len(scale_O), dtype=torch.int32)
@@ -124,6 +126,18 @@ class Scale(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """The values."""
         return x * self.scale
+
+
+class AverageCodes(nn.Module):
+    """The average over height and width; the codes have no zero and no lift."""
+
+    def __init__(self, scale: float) -> None:
+        super().__init__()
+        self.scale = scale
+
+    def forward(self, x_BCHW: Tensor) -> Tensor:
+        """Values, float32 [B, C]."""
+        return x_BCHW.to(torch.float32).mean((2, 3)).mul_(self.scale)
 
 
 class PoolCodes(nn.Module):
@@ -225,6 +239,10 @@ class Quantiser:
         source = cast(fx.Node, node.args[0])
         codes = cast(Codes, self.codes[source])
         lifted = codes.lift_C is not None
+        if is_global_average(node) and not lifted and not codes.zero:
+            self.new[node] = self._call(f"average_{node.name}", AverageCodes(codes.scale), self.new[source])
+            self.codes[node] = None
+            return
         values = self._call(f"decode_{source.name}", Decode(codes, scaled=lifted), self.new[source])
         average = self.graph.node_copy(node, lambda n: values if n is source else self._float(n))
         scale = Scale(1.0 if lifted else codes.scale)

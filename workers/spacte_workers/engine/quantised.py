@@ -3,6 +3,7 @@
 import torch
 from torch import Tensor, fx
 
+from .amx import codes_to_amx
 from .form import Encoding, Form
 from .fusing import fused_convs
 from .int8 import Codes, Quantiser, span_codes
@@ -10,14 +11,17 @@ from .network import Network
 from .ranges import Ranges
 
 
-def quantised(network: Network, graphs: list[fx.GraphModule], batch: int, rows_NCHW: Tensor) -> Form | None:
-    """The int8 form; None where there is nothing to quantise.
+def quantised(
+    network: Network, graphs: list[fx.GraphModule], batch: int, rows_NCHW: Tensor, *, amx: bool
+) -> Form | None:
+    """The int8 form; None where there is nothing to quantise, or nothing that its kernels compute.
 
     Args:
         network: what is computed.
         graphs: its trunk and heads as fused graphs, in float32.
         batch: rows of each later call.
         rows_NCHW: calibration rows, pixels in [0, 1] plus noise.
+        amx: whether our own kernel takes the steps that it can; oneDNN takes the rest.
     """
     if not any(fused_convs(graph) for graph in graphs):
         return None
@@ -43,4 +47,7 @@ def quantised(network: Network, graphs: list[fx.GraphModule], batch: int, rows_N
     coded_heads = [
         Quantiser(head, span, between, batch).run()[0] for head, span in zip(heads, spans[1:], strict=True)
     ]
-    return Form("int8", "int8", batch, encoding, coded_trunk, coded_heads)
+    if not amx:
+        return Form("int8", "int8", batch, encoding, coded_trunk, coded_heads)
+    replaced = [codes_to_amx(graph) for graph in (coded_trunk, *coded_heads)]
+    return Form("amx", "int8", batch, encoding, coded_trunk, coded_heads) if any(replaced) else None

@@ -10,7 +10,6 @@ maps then stay in the cache.
 import ctypes
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import cast
 
@@ -19,7 +18,8 @@ from torch import Tensor, fx, nn
 
 from spacte_trainer.native.library import compiled
 
-from .folding import finished, layer, own_name
+from .chains import Takes, chains, places, put
+from .folding import finished, layer
 from .fusing import FusedConv, shapes
 
 POINTS = (0.0, 0.625, -0.625, 1.5, -1.5)
@@ -44,56 +44,50 @@ class _Map(ctypes.Structure):
     _fields_ = (("data", ctypes.c_void_p), ("values", ctypes.c_int64))
 
 
-@dataclass(frozen=True)
-class Link:
-    """One layer of a chain.
-
-    Attributes:
-        step: what it computes.
-        source, other: numbers of the values that it takes: first the chain's inputs, then each layer's result.
-        size: height and width of its maps.
-    """
-
-    step: FusedConv
-    source: int
-    other: int | None
-    size: tuple[int, int]
-
-
 class WinogradChain(nn.Module):
     """Layers one after the other, the last one's result is the chain's; its inputs are left as they are.
 
     Args:
-        links: the layers in their order; every result but the last is used in the chain alone.
+        steps: the layers in their order; every result but the last is used in the chain alone.
+        takes: the values that each of them takes.
+        sizes: height and width of each one's maps.
         inputs: how many values the chain is given.
         library: the compiled kernel.
     """
 
-    def __init__(self, links: Sequence[Link], inputs: int, library: ctypes.CDLL) -> None:
+    def __init__(
+        self,
+        steps: Sequence[FusedConv],
+        takes: Sequence[Takes],
+        sizes: Sequence[tuple[int, int]],
+        inputs: int,
+        library: ctypes.CDLL,
+    ) -> None:
         super().__init__()
         library.spacte_winograd_scratch.restype = ctypes.c_int64
         library.spacte_winograd.restype = None
         self.library = library
-        convs = [link.step.conv for link in links]
+        convs = [step.conv for step in steps]
         self.weights = [transformed(conv.weight) for conv in convs]
         none = (torch.zeros(conv.out_channels) for conv in convs)
         self.biases = [next(none) if conv.bias is None else conv.bias.float() for conv in convs]
-        self.shape = (convs[-1].out_channels, *links[-1].size)
+        shapes = [(conv.out_channels, *size) for conv, size in zip(convs, sizes, strict=True)]
+        self.shape = shapes[-1]
         self.largest = max(
-            conv.in_channels * math.prod(link.size) for conv, link in zip(convs, links, strict=True)
+            conv.in_channels * math.prod(size) for conv, size in zip(convs, sizes, strict=True)
         )
-        place, self.own = _places(links, inputs)
-        self.layers = (_Layer * len(links))()
-        for i, link in enumerate(links):
+        place, own = places(takes, shapes, inputs)
+        self.own = [math.prod(shape) for shape in own]
+        self.layers = (_Layer * len(steps))()
+        for i, (source, other) in enumerate(takes):
             self.layers[i] = _Layer(
                 self.weights[i].data_ptr(),
                 self.biases[i].data_ptr(),
                 convs[i].in_channels,
-                convs[i].out_channels,
-                *link.size,
-                link.step.relu,
-                place[link.source],
-                -1 if link.other is None else place[link.other],
+                *shapes[i],
+                steps[i].relu,
+                place[source],
+                -1 if other is None else place[other],
                 place[inputs + i],
             )
 
@@ -132,12 +126,16 @@ def to_winograd(graph_module: fx.GraphModule, some_rows: Tensor) -> bool:
         Whether there were any.
     """
     library = winograd_library()
+    if library is None:
+        return False
     seen = shapes(graph_module, some_rows)
-    runs = _chains(graph_module, seen) if library is not None else []
-    for run in runs:
-        _replace(graph_module, run, seen, cast(ctypes.CDLL, library))
+    found = chains(graph_module, lambda node: _fits(graph_module, node, seen))
+    for chain in found:
+        steps = [cast(FusedConv, layer(graph_module, node)) for node in chain.steps]
+        sizes = [(height, width) for _, _, height, width in (seen[node] for node in chain.steps)]
+        put(graph_module, chain, WinogradChain(steps, chain.takes, sizes, len(chain.given), library))
     finished(graph_module)
-    return bool(runs)
+    return bool(found)
 
 
 def transformed(weight_OIHW: Tensor) -> Tensor:
@@ -162,74 +160,6 @@ def fits(step: nn.Module | None, shape_BCHW: torch.Size) -> bool:
     )
 
 
-def _chains(graph_module: fx.GraphModule, seen: dict[fx.Node, torch.Size]) -> list[list[fx.Node]]:
-    """Runs of steps that the kernel computes, of which only the last one's result is used elsewhere."""
-    runs: list[list[fx.Node]] = [[]]
-    for node in graph_module.graph.nodes:
-        source = node.args[0] if node.args else None
-        if isinstance(source, fx.Node) and fits(layer(graph_module, node), seen.get(source, torch.Size())):
-            runs[-1].append(node)
-        elif runs[-1]:
-            runs.append([])
-    chains: list[list[fx.Node]] = []
-    for run in runs:
-        while run:
-            length = next(n for n in range(len(run), 0, -1) if _closed(run[:n]))
-            chains.append(run[:length])
-            run = run[length:]
-    return chains
-
-
-def _closed(run: list[fx.Node]) -> bool:
-    return all(user in run for node in run[:-1] for user in node.users)
-
-
-def _replace(
-    graph_module: fx.GraphModule, run: list[fx.Node], seen: dict[fx.Node, torch.Size], library: ctypes.CDLL
-) -> None:
-    """Put one chain in the place of a run of steps."""
-    arguments = [cast(fx.Node, value) for node in run for value in node.args]
-    given = list(dict.fromkeys(value for value in arguments if value not in run))
-    number = {node: i for i, node in enumerate([*given, *run])}
-    links: list[Link] = []
-    for node in run:
-        source, *others = (cast(fx.Node, value) for value in node.args)
-        step = cast(FusedConv, layer(graph_module, node))
-        height, width = seen[source][2:]
-        links.append(Link(step, number[source], number[others[0]] if others else None, (height, width)))
-    name = own_name(graph_module, f"{run[0].target}_chain")
-    graph_module.add_submodule(name, WinogradChain(links, len(given), library))
-    with graph_module.graph.inserting_before(run[-1]):
-        chain = graph_module.graph.call_module(name, tuple(given))
-    seen[chain] = seen[run[-1]]
-    run[-1].replace_all_uses_with(chain)
-    for node in reversed(run):
-        graph_module.graph.erase_node(node)
-
-
-def _places(links: Sequence[Link], inputs: int) -> tuple[list[int], list[int]]:
-    """Where each value lies: inputs and the chain's result outside, the others in as few maps as will do.
-
-    Returns:
-        The number of each value's map, and the sizes of the maps inside, which are numbered after the others.
-    """
-    last_use = {value: i for i, link in enumerate(links) for value in (link.source, link.other)}
-    place, sizes, free = list(range(inputs)), list[int](), list[int]()
-    for i, link in enumerate(links):
-        if i == len(links) - 1:
-            place.append(inputs)
-            break
-        values = link.step.conv.out_channels * math.prod(link.size)
-        overwritten = link.other is not None and link.other >= inputs and last_use[link.other] == i
-        if link.other is not None and overwritten and link.other != link.source:
-            free.append(place[link.other])  # written over as it is read
-        fitting = [number for number in free if sizes[number - inputs - 1] == values]
-        if fitting:
-            place.append(fitting[0])
-            free.remove(fitting[0])
-        else:
-            sizes.append(values)
-            place.append(inputs + len(sizes))
-        if link.source >= inputs and last_use[link.source] == i:
-            free.append(place[link.source])
-    return place, sizes
+def _fits(graph_module: fx.GraphModule, node: fx.Node, seen: dict[fx.Node, torch.Size]) -> bool:
+    source = node.args[0] if node.args else None
+    return isinstance(source, fx.Node) and fits(layer(graph_module, node), seen.get(source, torch.Size()))

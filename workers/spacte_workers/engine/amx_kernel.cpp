@@ -1,0 +1,366 @@
+// Convolutions of 8-bit codes or of bfloat16 maps by the matrix units of recent CPUs (AMX), several layers at a time.
+//
+// Sixteen images go through all layers together, whose maps then stay in the second-level cache. The sixteen rows of
+// a tile are one pixel of sixteen images: a row holds 64 bytes of that pixel and of those to its right, which is what
+// a filter's line covers, so that every shape, stride and border is the same case. A map of the sixteen
+// lies as [height + 2][16 images][width + 2][channels] with a border of zeros. Rows of a tile never meet: an image's result
+// is its own, whatever its place in the batch.
+//
+// Sums of codes are exact; those of bfloat16 are float32, added in a fixed order. What follows a convolution (scale,
+// bias, residual, ReLU, rounding) is done to each block of four tiles while the matrix unit is at the next one.
+
+#if !defined(__AMX_INT8__) || !defined(__AMX_BF16__) || !defined(__AVX512BF16__) || !defined(__AVX512BW__)
+#error "this kernel is written for AMX and AVX-512"
+#endif
+
+#include <immintrin.h>
+#include <omp.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <cstdint>
+#include <cstring>
+
+extern "C" {
+
+// relu?(convolution of `source` * scale + bias + `other` * other_scale?) into `target`, with `kernel` x `kernel` weights
+// (1 or 3) and as much padding as keeps the size at stride 1. The three are numbers of maps, `other` may be -1 and may
+// be the target. `height` and `width` are the result's. Codes are clamped to 0..255, which is their ReLU.
+// With kernel 0 it is the average over `height` x `width` places, the sum times `other_scale`, in float32 into an outer map.
+struct Layer {
+  const char* weight;  // tiles of [channels / 16][kernel][chunks] * 1,024 bytes, a chunk being 64 bytes of a line
+  const float* scale;  // [channels], of codes
+  const float* bias;   // [channels]
+  double other_scale;
+  int64_t channels_in, channels, height, width, kernel, stride, relu, shape, source, other, target;
+};
+
+// A map of one image. With data it lies outside as [batch, height, width, channels], else in the scratch memory.
+struct Map {
+  char* data;
+  int64_t channels, height, width;
+  int64_t border;  // the code of zero
+};
+}
+
+namespace {
+
+constexpr int64_t kImages = 16, kLine = 64, kTileBytes = 1024, kLanes = 16;
+
+inline int64_t rounded_up(int64_t bytes) { return (bytes + kLine - 1) / kLine * kLine; }
+
+struct Codes {
+  typedef uint8_t Value;
+};
+
+struct Floats {
+  typedef uint16_t Value;  // bfloat16
+};
+
+template <class Kind>
+int64_t row_bytes(const Map& map) {
+  // A tile may read up to 63 bytes more than a filter covers. An odd number of lines spreads rows over the cache.
+  return rounded_up((map.width + 2) * map.channels * sizeof(typename Kind::Value) + kLine - 1) | kLine;
+}
+
+template <class Kind>
+int64_t map_bytes(const Map& map) {
+  return (map.height + 2) * kImages * row_bytes<Kind>(map);
+}
+
+// What the four tiles of a block of sums are: four places of 16 channels, or two places of 32. With one place to a row of
+// the matrix unit, a filter's line has to be loaded for each. Where the 64 bytes hold the line of the next place, too, one
+// load serves both: they are told apart by their weights, which the second has moved along by a place.
+enum Shape { kFour, kFourInPairs, kTwoWide };
+
+#define SPACTE_ALWAYS inline __attribute__((always_inline))
+
+// One step: a chunk of a filter's line, for four tiles of sums.
+#define SPACTE_STEP(KIND, PRODUCT)                                                                        \
+  template <Shape SHAPE>                                                                                  \
+  SPACTE_ALWAYS void step(KIND, const char* const a[4], const char* b, const char* second, int64_t stride) { \
+    _tile_loadd(6, b, kLine);                                                                             \
+    _tile_loadd(4, a[0], stride);                                                                         \
+    PRODUCT(0, 4, 6);                                                                                     \
+    _tile_loadd(5, a[1], stride);                                                                         \
+    if (SHAPE == kFour) {                                                                                 \
+      PRODUCT(1, 5, 6);                                                                                   \
+      _tile_loadd(7, a[2], stride);                                                                       \
+      PRODUCT(2, 7, 6);                                                                                   \
+      _tile_loadd(4, a[3], stride);                                                                       \
+      PRODUCT(3, 4, 6);                                                                                   \
+    } else {                                                                                              \
+      _tile_loadd(7, second, kLine);                                                                      \
+      PRODUCT(1, 4, 7);                                                                                   \
+      PRODUCT(2, 5, 6);                                                                                   \
+      PRODUCT(3, 5, 7);                                                                                   \
+    }                                                                                                     \
+  }
+SPACTE_STEP(Codes, _tile_dpbusd)
+SPACTE_STEP(Floats, _tile_dpbf16ps)
+
+// A block whose sums are there, and what is left to do: to finish its images from `next` on.
+struct Block {
+  const char* sums;   // [4][16 images][16]
+  const char* other;  // of the first image and place
+  char* target;
+  int64_t places;  // that count: at the right edge some may lie outside
+  int64_t next;
+};
+
+// What the finishing of a layer's blocks has in common.
+template <class Kind, Shape SHAPE>
+struct Finish {
+  static constexpr bool wide = SHAPE == kTwoWide;
+  __m512 scale[4], bias[4], other_scale;
+  int64_t other_image, target_image, pixel;  // bytes from image to image, and from place to place
+  bool relu;
+
+  Finish(const Layer& layer, int64_t channel, int64_t other_image, int64_t target_image, int64_t pixel)
+      : other_scale(_mm512_set1_ps(float(layer.other_scale))),
+        other_image(other_image),
+        target_image(target_image),
+        pixel(pixel),
+        relu(layer.relu) {
+    for (int t = 0; t < 4; ++t) {
+      const int64_t c = channel + (wide ? t % 2 * kLanes : 0);
+      scale[t] = layer.scale ? _mm512_loadu_ps(layer.scale + c) : _mm512_setzero_ps();
+      bias[t] = _mm512_loadu_ps(layer.bias + c);
+    }
+  }
+};
+
+template <bool OTHER, Shape SHAPE>
+SPACTE_ALWAYS void finish(const Finish<Codes, SHAPE>& with, const Block& block, int64_t n) {
+  constexpr bool wide = SHAPE == kTwoWide;
+  __m512i y[4];
+#pragma GCC unroll 4
+  for (int t = 0; t < 4; ++t) {
+    const __m512i sum = _mm512_load_si512(block.sums + t * kTileBytes + n * kLine);
+    __m512 value = _mm512_fmadd_ps(_mm512_cvtepi32_ps(sum), with.scale[t], with.bias[t]);
+    if (OTHER) {
+      const char* from = block.other + n * with.other_image + (wide ? t / 2 : t) * with.pixel + (wide ? t % 2 * kLanes : 0);
+      const __m512i codes = _mm512_cvtepu8_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(from)));
+      value = _mm512_fmadd_ps(_mm512_cvtepi32_ps(codes), with.other_scale, value);
+    }
+    y[t] = _mm512_cvtps_epi32(value);
+  }
+  // Packing leaves each tile's codes in four places: the last step puts them together.
+  const __m512i order = _mm512_set_epi32(15, 11, 7, 3, 14, 10, 6, 2, 13, 9, 5, 1, 12, 8, 4, 0);
+  const __m512i packed = _mm512_permutexvar_epi32(
+      order, _mm512_packus_epi16(_mm512_packs_epi32(y[0], y[1]), _mm512_packs_epi32(y[2], y[3])));
+  char* const to = block.target + n * with.target_image;
+  const __m128i parts[4] = {_mm512_castsi512_si128(packed), _mm512_extracti32x4_epi32(packed, 1),
+                            _mm512_extracti32x4_epi32(packed, 2), _mm512_extracti32x4_epi32(packed, 3)};
+  if (with.pixel == (wide ? 2 : 1) * kLanes && block.places == (wide ? 2 : 4)) {
+    _mm512_storeu_si512(to, packed);
+  } else {
+#pragma GCC unroll 4
+    for (int t = 0; t < 4; ++t) {
+      const int64_t place = wide ? t / 2 : t;
+      if (place < block.places)
+        _mm_storeu_si128(reinterpret_cast<__m128i*>(to + place * with.pixel + (wide ? t % 2 * kLanes : 0)), parts[t]);
+    }
+  }
+}
+
+SPACTE_ALWAYS __m512 widened(const char* from) {
+  const __m512i bits = _mm512_cvtepu16_epi32(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(from)));
+  return _mm512_castsi512_ps(_mm512_slli_epi32(bits, 16));
+}
+
+template <bool OTHER, Shape SHAPE>
+SPACTE_ALWAYS void finish(const Finish<Floats, SHAPE>& with, const Block& block, int64_t n) {
+  constexpr bool wide = SHAPE == kTwoWide;
+#pragma GCC unroll 4
+  for (int t = 0; t < 4; ++t) {
+    const int64_t place = wide ? t / 2 : t, at = place * with.pixel + (wide ? t % 2 * kLanes * 2 : 0);
+    if (place >= block.places) continue;
+    __m512 value = _mm512_add_ps(_mm512_load_ps(block.sums + t * kTileBytes + n * kLine), with.bias[t]);
+    if (OTHER) value = _mm512_add_ps(value, widened(block.other + n * with.other_image + at));
+    if (with.relu) value = _mm512_max_ps(_mm512_setzero_ps(), value);  // no number stays none
+    _mm256_storeu_si256(reinterpret_cast<__m256i*>(block.target + n * with.target_image + at),
+                        reinterpret_cast<__m256i>(_mm512_cvtneps_pbh(value)));
+  }
+}
+
+// Where a pixel of the first image lies, and the bytes from image to image.
+struct Place {
+  char* base;
+  int64_t line, image, pixel;  // bytes from row to row, image to image, pixel to pixel
+
+  char* at(int64_t y, int64_t x) const { return base + y * line + x * pixel; }
+};
+
+template <class Kind>
+Place place(const Map& map, char* inner, int64_t first) {
+  const int64_t pixel = map.channels * sizeof(typename Kind::Value);
+  if (map.data) {
+    const int64_t line = map.width * pixel, image = map.height * line;
+    return {map.data + first * image, line, image, pixel};
+  }
+  const int64_t row = row_bytes<Kind>(map);
+  return {inner + kImages * row + pixel, kImages * row, row, pixel};  // past the border
+}
+
+template <class Kind, Shape SHAPE, bool OTHER>
+void convolve(const Layer& layer, const Place& source, const Place& other, const Place& target, int64_t images,
+              char* scratch) {
+  constexpr int64_t across = SHAPE == kTwoWide ? 2 : 4, deep = SHAPE == kTwoWide ? 2 : 1;
+  constexpr int64_t loads = SHAPE == kFour ? 4 : 2;
+  const int64_t chunks = rounded_up(layer.kernel * source.pixel) / kLine, steps = layer.kernel * chunks;
+  const int64_t border = layer.kernel / 2, share = (kImages + steps - 1) / steps;
+  const int64_t weights = steps * kTileBytes * (SHAPE == kFour ? 1 : 2);
+  for (int64_t tile = 0; tile < layer.channels / kLanes; tile += deep) {
+    const char* const weight = layer.weight + tile / deep * weights;
+    const int64_t channel_bytes = tile * kLanes * sizeof(typename Kind::Value);
+    const Finish<Kind, SHAPE> with(layer, tile * kLanes, other.image, target.image, target.pixel);
+    Block last{nullptr, nullptr, nullptr, 0, images};
+    char *sums = scratch, *free = scratch + 4 * kTileBytes;
+    for (int64_t y = 0; y < layer.height; ++y)
+      for (int64_t x = 0; x < layer.width; x += across) {
+        _tile_zero(0);
+        _tile_zero(1);
+        _tile_zero(2);
+        _tile_zero(3);
+        const char* a[4];
+        for (int64_t p = 0; p < loads; ++p)
+          a[p] = source.at(y * layer.stride - border,
+                           std::min(x + p * across / loads, layer.width - 1) * layer.stride - border);
+        const char* b = weight;
+        for (int64_t line = 0; line < layer.kernel; ++line)
+          for (int64_t chunk = 0; chunk < chunks; ++chunk, b += kTileBytes) {
+            const char* here[4];
+            for (int64_t p = 0; p < loads; ++p) here[p] = a[p] + line * source.line + chunk * kLine;
+            step<SHAPE>(Kind{}, here, b, b + steps * kTileBytes, source.image);
+            for (const int64_t until = std::min(last.next + share, images); last.next < until; ++last.next)
+              finish<OTHER>(with, last, last.next);  // of the block before, while the matrix unit is at this one
+          }
+        _tile_stored(0, sums, kLine);
+        _tile_stored(1, sums + kTileBytes, kLine);
+        _tile_stored(2, sums + 2 * kTileBytes, kLine);
+        _tile_stored(3, sums + 3 * kTileBytes, kLine);
+        last = {sums, OTHER ? other.at(y, x) + channel_bytes : nullptr, target.at(y, x) + channel_bytes,
+                std::min(across, layer.width - x), 0};
+        std::swap(sums, free);
+      }
+    for (; last.next < images; ++last.next) finish<OTHER>(with, last, last.next);
+  }
+}
+
+// Sixteen pixels of codes at a time would do more than the average needs: it is one in a hundred of the work.
+void average(const Layer& layer, const Place& source, float* target, int64_t images, Codes) {
+  for (int64_t n = 0; n < images; ++n)
+    for (int64_t c = 0; c < layer.channels; c += kLanes) {
+      __m512i sum = _mm512_setzero_si512();
+      for (int64_t y = 0; y < layer.height; ++y)
+        for (int64_t x = 0; x < layer.width; ++x) {
+          const char* from = source.at(y, x) + n * source.image + c;
+          sum = _mm512_add_epi32(
+              sum, _mm512_cvtepu8_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(from))));
+        }
+      const __m512 scale = _mm512_set1_ps(float(layer.other_scale));
+      _mm512_storeu_ps(target + n * layer.channels + c, _mm512_mul_ps(_mm512_cvtepi32_ps(sum), scale));
+    }
+}
+
+void average(const Layer& layer, const Place& source, float* target, int64_t images, Floats) {
+  for (int64_t n = 0; n < images; ++n)
+    for (int64_t c = 0; c < layer.channels; c += kLanes) {
+      __m512 sum = _mm512_setzero_ps();
+      for (int64_t y = 0; y < layer.height; ++y)
+        for (int64_t x = 0; x < layer.width; ++x)
+          sum = _mm512_add_ps(sum, widened(source.at(y, x) + n * source.image + c * 2));
+      const __m512 scale = _mm512_set1_ps(float(layer.other_scale));
+      _mm512_storeu_ps(target + n * layer.channels + c, _mm512_mul_ps(sum, scale));
+    }
+}
+
+struct alignas(64) TileConfig {
+  uint8_t palette = 1, start_row = 0, reserved[14] = {};
+  uint16_t bytes[16] = {64, 64, 64, 64, 64, 64, 64, 64};
+  uint8_t rows[16] = {16, 16, 16, 16, 16, 16, 16, 16};
+};
+
+template <class Kind>
+int64_t scratch_bytes(const Map* maps, int64_t map_count) {
+  int64_t total = 2 * 4 * kTileBytes + kLine;
+  for (int64_t i = 0; i < map_count; ++i) total += maps[i].data ? 0 : map_bytes<Kind>(maps[i]);
+  return total;
+}
+
+template <class Kind>
+void run(const Layer* layers, int64_t layer_count, const Map* maps, int64_t map_count, const int64_t* copies,
+         int64_t copy_count, int64_t images, int64_t threads, char* scratch) {
+  const int64_t each = scratch_bytes<Kind>(maps, map_count), groups = (images + kImages - 1) / kImages;
+#pragma omp parallel num_threads(threads)
+  {
+    char* const mine = scratch + omp_get_thread_num() * each;
+    char* const sums = mine + (kLine - reinterpret_cast<uintptr_t>(mine) % kLine) % kLine;
+    TileConfig before, config;
+    _tile_storeconfig(&before);
+    _tile_loadconfig(&config);
+    const auto inner = [&](int64_t number) {
+      char* at = sums + 2 * 4 * kTileBytes;
+      for (int64_t i = 0; i < number; ++i) at += maps[i].data ? 0 : map_bytes<Kind>(maps[i]);
+      return at;
+    };
+    for (int64_t i = 0; i < map_count; ++i)
+      if (!maps[i].data) std::memset(inner(i), int(maps[i].border), map_bytes<Kind>(maps[i]));
+#pragma omp for schedule(dynamic)
+    for (int64_t g = 0; g < groups; ++g) {
+      const int64_t first = g * kImages, here = std::min(images - first, kImages);
+      for (int64_t i = 0; i < copy_count; ++i) {  // pairs: an outer map, and the inner one that it is copied to
+        const Map &from_map = maps[copies[2 * i]], &to_map = maps[copies[2 * i + 1]];
+        const Place from = place<Kind>(from_map, nullptr, first), to = place<Kind>(to_map, inner(copies[2 * i + 1]), 0);
+        for (int64_t y = 0; y < to_map.height; ++y)
+          for (int64_t n = 0; n < here; ++n)
+            std::memcpy(to.at(y, 0) + n * to.image, from.at(y, 0) + n * from.image, from.line);
+      }
+      for (int64_t i = 0; i < layer_count; ++i) {
+        const Layer& layer = layers[i];
+        const auto at = [&](int64_t number) { return place<Kind>(maps[number], inner(number), first); };
+        const Place source = at(layer.source);
+        if (!layer.kernel) {
+          average(layer, source, reinterpret_cast<float*>(maps[layer.target].data) + first * layer.channels, here, Kind{});
+          continue;
+        }
+        const bool has_other = layer.other >= 0;
+        const auto by_shape = layer.shape == kTwoWide
+                                  ? (has_other ? convolve<Kind, kTwoWide, true> : convolve<Kind, kTwoWide, false>)
+                              : layer.shape == kFourInPairs
+                                  ? (has_other ? convolve<Kind, kFourInPairs, true> : convolve<Kind, kFourInPairs, false>)
+                                  : (has_other ? convolve<Kind, kFour, true> : convolve<Kind, kFour, false>);
+        by_shape(layer, source, has_other ? at(layer.other) : Place{}, at(layer.target), here, sums);
+      }
+    }
+    if (before.palette)
+      _tile_loadconfig(&before);
+    else
+      _tile_release();
+  }
+}
+
+}  // namespace
+
+extern "C" {
+
+// Asks the system for the tiles, once a process; whether it gives them.
+int spacte_amx_allowed() {
+  constexpr long kAskForState = 0x1023, kTileData = 18;
+  return syscall(SYS_arch_prctl, kAskForState, kTileData) == 0;
+}
+
+// Bytes of scratch memory that a thread needs.
+int64_t spacte_amx_scratch(const Map* maps, int64_t map_count, int64_t is_float) {
+  return is_float ? scratch_bytes<Floats>(maps, map_count) : scratch_bytes<Codes>(maps, map_count);
+}
+
+// The layers, in this order, for all images.
+void spacte_amx(const Layer* layers, int64_t layer_count, const Map* maps, int64_t map_count, const int64_t* copies,
+                int64_t copy_count, int64_t images, int64_t threads, char* scratch, int64_t is_float) {
+  const auto by_kind = is_float ? run<Floats> : run<Codes>;
+  by_kind(layers, layer_count, maps, map_count, copies, copy_count, images, threads, scratch);
+}
+}
