@@ -13,6 +13,8 @@ from hypothesis import strategies as st
 from scipy.special import ndtri
 from scipy.stats import chisquare, kstest
 
+from spacte_trainer.native.library import compiled
+from spacte_workers.noise import native
 from spacte_workers.noise.gaussian import GaussianNoise
 from spacte_workers.noise.grid import GridNoise
 from spacte_workers.noise.native import NativeGrid, native_library
@@ -205,12 +207,22 @@ def test_normals_are_normal():
     assert abs(pairs[0, 1]) < 5 / 50_000**0.5
 
 
-@pytest.mark.parametrize("pixels", [1, 7, 64, 75, 3_072])
+@pytest.fixture
+def threads():
+    before = torch.get_num_threads()
+    yield torch.set_num_threads
+    torch.set_num_threads(before)
+
+
+@pytest.mark.parametrize("pixels", [1, 7, 64, 75, 129, 641, 3_072])
 @pytest.mark.parametrize("dtype", [torch.int16, torch.float32, torch.bfloat16, torch.uint8])
-def test_the_compiled_kernel_gives_the_same_bits(pixels, dtype):
-    library = native_library()
+@pytest.mark.parametrize("count", [1, 3, None])
+def test_the_compiled_kernel_gives_the_same_bits(pixels, dtype, count, threads):
+    """On any number of threads, and from a compiler without OpenMP."""
+    library = native_library() if count else compiled(native._SOURCE, "-ffp-contract=off")
     if library is None:
         pytest.skip("no C++ compiler is installed")
+    threads(count or 2)
     table = noise_table(0.25)
     rows = row_names(SOURCE, Phase.ESTIMATION, 5, 45)
     generator = torch.Generator().manual_seed(0)

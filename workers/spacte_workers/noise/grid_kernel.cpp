@@ -20,15 +20,17 @@ namespace {
 constexpr uint32_t kMultiplier0 = 0xD2511F53u, kMultiplier1 = 0xCD9E8D57u;
 constexpr uint32_t kWeyl0 = 0x9E3779B9u, kWeyl1 = 0xBB67AE85u;
 constexpr uint32_t kSharedBlocks = 1u << 31;
-constexpr int kChunk = 64;  // blocks computed side by side
+constexpr int kChunk = 64, kSmallChunk = 16;  // blocks computed side by side, fewer for small images
+constexpr int64_t kPartsEach = 4;
 
 struct Row {
   uint32_t k0, k1, c2, c3, sample;
 };
 
+template <int CHUNK>
 inline void philox_chunk(const Row& row, uint32_t first_block, uint32_t (*__restrict out)[kChunk]) {
-  uint32_t c0[kChunk], c1[kChunk], c2[kChunk], c3[kChunk];
-  for (int i = 0; i < kChunk; ++i) {
+  uint32_t c0[CHUNK], c1[CHUNK], c2[CHUNK], c3[CHUNK];
+  for (int i = 0; i < CHUNK; ++i) {
     c0[i] = first_block + i;
     c1[i] = row.sample;
     c2[i] = row.c2;
@@ -36,7 +38,7 @@ inline void philox_chunk(const Row& row, uint32_t first_block, uint32_t (*__rest
   }
   uint32_t k0 = row.k0, k1 = row.k1;
   for (int round = 0; round < 10; ++round) {
-    for (int i = 0; i < kChunk; ++i) {
+    for (int i = 0; i < CHUNK; ++i) {
       const uint64_t p0 = static_cast<uint64_t>(kMultiplier0) * c0[i];
       const uint64_t p1 = static_cast<uint64_t>(kMultiplier1) * c2[i];
       c0[i] = static_cast<uint32_t>(p1 >> 32) ^ c1[i] ^ k0;
@@ -79,22 +81,28 @@ struct Table {
   int64_t first_shared;
 };
 
-// rows [R, 5]; image [U, P] with unit [R] naming each row's image; out [R, P] of the type that `kind` names:
-// 0 int16 (x itself), 1 float32, 2 bfloat16, 3 uint8. scale and shift are [P].
-FOR_EACH_CPU void spacte_grid_noise(const int64_t* rows, int64_t row_count, int64_t pixels, const Table* table,
-                                    const int16_t* image, const int64_t* unit, const float* scale,
-                                    const float* shift, int32_t kind, void* out) {
+}
+
+namespace {
+
+// The rows from `first` on, up to `end`; the arguments are those of the function at the end.
+FOR_EACH_CPU void draw_rows(int64_t first, int64_t end, const int64_t* rows, int64_t pixels, const Table* table,
+                            const int16_t* image, const int64_t* unit, const float* scale, const float* shift,
+                            int32_t kind, void* out) {
   const int64_t blocks = (pixels + 7) / 8;
   std::vector<uint16_t> column(8 * (blocks + kChunk));
   std::vector<int16_t> noisy(pixels);
   uint32_t words[4][kChunk];
-  for (int64_t r = 0; r < row_count; ++r) {
+  for (int64_t r = first; r < end; ++r) {
     const int64_t* name = rows + 5 * r;
     const Row row{static_cast<uint32_t>(name[0]), static_cast<uint32_t>(name[1]), static_cast<uint32_t>(name[2]),
                   static_cast<uint32_t>(name[3]), static_cast<uint32_t>(name[4])};
     // Lane l of block b belongs to pixel l * blocks + b: low halves of the four words, then high halves.
     for (int64_t b = 0; b < blocks; b += kChunk) {
-      philox_chunk(row, static_cast<uint32_t>(b), words);
+      if (blocks - b <= kSmallChunk)
+        philox_chunk<kSmallChunk>(row, static_cast<uint32_t>(b), words);
+      else
+        philox_chunk<kChunk>(row, static_cast<uint32_t>(b), words);
       const int64_t here = blocks - b < kChunk ? blocks - b : kChunk;
       for (int lane = 0; lane < 4; ++lane) {
         uint16_t* low = column.data() + lane * blocks + b;
@@ -140,4 +148,17 @@ FOR_EACH_CPU void spacte_grid_noise(const int64_t* rows, int64_t row_count, int6
   }
 }
 
-}  // extern "C"
+}  // namespace
+
+// rows [R, 5]; image [U, P] with unit [R] naming each row's image; out [R, P] of the type that `kind` names:
+// 0 int16 (x itself), 1 float32, 2 bfloat16, 3 uint8. scale and shift are [P]. A row's bits are its own, whatever the
+// number of threads; without OpenMP there is one.
+extern "C" void spacte_grid_noise(const int64_t* rows, int64_t row_count, int64_t pixels, const Table* table,
+                                  const int16_t* image, const int64_t* unit, const float* scale, const float* shift,
+                                  int32_t kind, void* out, int64_t threads) {
+  const int64_t parts = kPartsEach * threads;  // several for each thread, which may get more or less of its core
+#pragma omp parallel for num_threads(threads) schedule(dynamic)
+  for (int64_t part = 0; part < parts; ++part)
+    draw_rows(row_count * part / parts, row_count * (part + 1) / parts, rows, pixels, table, image, unit, scale, shift,
+              kind, out);
+}

@@ -74,10 +74,11 @@ class NativeGrid:
             ctypes.c_void_p(shift_P.data_ptr()),
             ctypes.c_int32(_KINDS[out_RP.dtype]),
             ctypes.c_void_p(out_RP.data_ptr()),
+            ctypes.c_int64(torch.get_num_threads()),
         )
         return out_RP
 
 
 def native_library() -> ctypes.CDLL | None:
-    """The compiled kernel; None where there is no compiler."""
-    return compiled(_SOURCE, "-ffp-contract=off")
+    """The compiled kernel, for several threads where the compiler has OpenMP; None where there is no compiler."""
+    return compiled(_SOURCE, "-ffp-contract=off", "-fopenmp") or compiled(_SOURCE, "-ffp-contract=off")
