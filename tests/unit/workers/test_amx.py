@@ -1,5 +1,7 @@
 """Promise: matrix units compute the plain convolutions up to one rounding of a result, row by row and bit by bit."""
 
+import time
+
 import pytest
 import torch
 from torch import nn
@@ -8,6 +10,7 @@ from torch.nn import functional
 from spacte_workers.engine import amx, build
 from spacte_workers.engine.amx import AmxChain, Layer, amx_library, codes_to_amx, floats_to_amx
 from spacte_workers.engine.calibration import noisy_rows
+from spacte_workers.engine.ceilings import multiply_adds_per_second
 from spacte_workers.engine.checks import is_one_function, logits_of
 from spacte_workers.engine.folding import trace
 from spacte_workers.engine.form import plain
@@ -176,6 +179,21 @@ def test_inputs_of_another_kind_are_refused():
         chain(torch.zeros(2, 16, 4, 4))
     with pytest.raises(ValueError, match="is not the chain's"):
         chain(torch.zeros(2, 16, 4, 5, dtype=torch.uint8))
+
+
+@needs_kernel
+@pytest.mark.parametrize(("precision", "dtype"), [("int8", torch.uint8), ("bf16", torch.bfloat16)])
+def test_no_product_of_the_library_is_faster_than_the_bare_ones(precision, dtype):
+    task, work = amx.bare_products(dtype)
+    times = []
+    for _ in range(5):
+        started = time.perf_counter()
+        task()
+        times.append(time.perf_counter() - started)
+    assert multiply_adds_per_second(precision, torch.device("cpu")) < 3 * work / min(
+        times
+    )  # others may be at work
+    assert 1e10 < work / min(times) < 1e14
 
 
 class Tangled(nn.Module):

@@ -26,6 +26,7 @@ Shape = tuple[int, int, int]
 
 _SOURCE = Path(__file__).with_name("amx_kernel.cpp")
 _LANES, _LINE, _IMAGES = 16, 64, 16
+_PRODUCTS, _PARTS_EACH = 4096, 64
 _FOUR, _FOUR_IN_PAIRS, _TWO_WIDE = range(3)
 _MOST_BYTES = 1 << 20
 """Of a map of sixteen images: with two or three of them a core's second-level cache is full."""
@@ -165,6 +166,24 @@ def amx_library() -> ctypes.CDLL | None:
     """The compiled kernel; None on a machine without AMX or without a compiler."""
     library = compiled(_SOURCE, "-march=native", "-fopenmp", "-ffp-contract=off")
     return library if library is not None and library.spacte_amx_allowed() else None
+
+
+def bare_products(dtype: torch.dtype) -> tuple[Callable[[], None], int] | None:
+    """Products in the matrix units alone, on all threads, and their multiply-adds: what no kernel can exceed.
+
+    Args:
+        dtype: uint8 or bfloat16.
+
+    Returns:
+        None on a machine without them.
+    """
+    library, threads = amx_library(), torch.get_num_threads()
+    if library is None:
+        return None
+    parts = _PARTS_EACH * threads
+    given = [ctypes.c_int64(number) for number in (parts, threads, dtype == torch.bfloat16)]
+    work = parts * _PRODUCTS * _LANES * _IMAGES * (_LINE // dtype.itemsize)
+    return lambda: library.spacte_amx_products(*given), work
 
 
 def codes_to_amx(graph_module: fx.GraphModule) -> bool:

@@ -46,7 +46,7 @@ struct Map {
 
 namespace {
 
-constexpr int64_t kImages = 16, kLine = 64, kTileBytes = 1024, kLanes = 16;
+constexpr int64_t kImages = 16, kLine = 64, kTileBytes = 1024, kLanes = 16, kProductsEach = 4096;
 
 inline int64_t rounded_up(int64_t bytes) { return (bytes + kLine - 1) / kLine * kLine; }
 
@@ -283,6 +283,26 @@ struct alignas(64) TileConfig {
   uint8_t rows[16] = {16, 16, 16, 16, 16, 16, 16, 16};
 };
 
+// A thread's tiles, all of 16 rows, while this object lives; then they are as they were.
+class Tiles {
+ public:
+  Tiles() {
+    const TileConfig mine;
+    _tile_storeconfig(&before_);
+    _tile_loadconfig(&mine);
+  }
+
+  ~Tiles() {
+    if (before_.palette)
+      _tile_loadconfig(&before_);
+    else
+      _tile_release();
+  }
+
+ private:
+  TileConfig before_;
+};
+
 template <class Kind>
 int64_t scratch_bytes(const Map* maps, int64_t map_count) {
   int64_t total = 2 * 4 * kTileBytes + kLine;
@@ -298,9 +318,7 @@ void run(const Layer* layers, int64_t layer_count, const Map* maps, int64_t map_
   {
     char* const mine = scratch + omp_get_thread_num() * each;
     char* const sums = mine + (kLine - reinterpret_cast<uintptr_t>(mine) % kLine) % kLine;
-    TileConfig before, config;
-    _tile_storeconfig(&before);
-    _tile_loadconfig(&config);
+    const Tiles tiles;
     const auto inner = [&](int64_t number) {
       char* at = sums + 2 * 4 * kTileBytes;
       for (int64_t i = 0; i < number; ++i) at += maps[i].data ? 0 : map_bytes<Kind>(maps[i]);
@@ -335,10 +353,6 @@ void run(const Layer* layers, int64_t layer_count, const Map* maps, int64_t map_
         by_shape(layer, source, has_other ? at(layer.other) : Place{}, at(layer.target), here, sums);
       }
     }
-    if (before.palette)
-      _tile_loadconfig(&before);
-    else
-      _tile_release();
   }
 }
 
@@ -350,6 +364,30 @@ extern "C" {
 int spacte_amx_allowed() {
   constexpr long kAskForState = 0x1023, kTileData = 18;
   return syscall(SYS_arch_prctl, kAskForState, kTileData) == 0;
+}
+
+// `parts` times kProductsEach products of tiles that are there already: what the matrix units can do at most.
+void spacte_amx_products(int64_t parts, int64_t threads, int64_t is_float) {
+#pragma omp parallel num_threads(threads)
+  {
+    const Tiles tiles;
+    _tile_zero(4);
+    _tile_zero(6);
+#pragma omp for schedule(dynamic)
+    for (int64_t part = 0; part < parts; ++part)
+      for (int64_t i = 0; i < kProductsEach; i += 4)
+        if (is_float) {
+          _tile_dpbf16ps(0, 4, 6);
+          _tile_dpbf16ps(1, 4, 6);
+          _tile_dpbf16ps(2, 4, 6);
+          _tile_dpbf16ps(3, 4, 6);
+        } else {
+          _tile_dpbusd(0, 4, 6);
+          _tile_dpbusd(1, 4, 6);
+          _tile_dpbusd(2, 4, 6);
+          _tile_dpbusd(3, 4, 6);
+        }
+  }
 }
 
 // Bytes of scratch memory that a thread needs.

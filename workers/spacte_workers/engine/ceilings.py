@@ -1,8 +1,9 @@
 """What this machine can do at most: multiply-adds per second in each precision, and bytes moved.
 
-A ceiling is the best that the library behind the forms reaches on a few large products of different shape. One
-shape is not enough: CPUs with matrix units (AMX) need tall products or convolutions to be kept busy, and reach
-not half of their rate in a square product that would fill a vector unit.
+A ceiling is the best that the library behind the forms reaches on a few large products of different shape, and on
+CPUs with matrix units (AMX) the rate of bare products of tiles, without a load or a store. One shape is not enough:
+those units need tall products or convolutions to be kept busy, and reach not half of their rate in a square product
+that would fill a vector unit.
 """
 
 import statistics
@@ -13,6 +14,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from .amx import bare_products
+
 _LINEAR = {"cpu": ((1024, 1024, 1024), (4096, 1024, 1024)), "cuda": ((8192, 8192, 8192),)}
 """Rows, inputs and outputs of the linear layers."""
 
@@ -21,6 +24,7 @@ _CONVOLUTIONS = {"cpu": ((32, 128, 32), (16, 512, 28)), "cuda": ((256, 128, 32),
 
 _PROBE = {"cpu": 512, "cuda": 4096}  # a smaller one would time a GPU's launches
 _REPEATS = 5
+_AMX = {"bf16": torch.bfloat16, "int8": torch.uint8}
 
 
 def multiply_adds_per_second(precision: str, device: torch.device) -> float:
@@ -52,7 +56,7 @@ def synchronize(device: torch.device) -> None:
         torch.cuda.synchronize(device)
 
 
-def _rate(task: Callable[[], Tensor], work: float, device: torch.device) -> float:
+def _rate(task: Callable[[], object], work: float, device: torch.device) -> float:
     """Work per second, the median of a few runs after one to warm up."""
     times: list[float] = []
     with torch.inference_mode():
@@ -65,8 +69,11 @@ def _rate(task: Callable[[], Tensor], work: float, device: torch.device) -> floa
     return work / statistics.median(times[1:])
 
 
-def _products(precision: str, device: torch.device) -> Iterator[tuple[Callable[[], Tensor], int]]:
+def _products(precision: str, device: torch.device) -> Iterator[tuple[Callable[[], object], int]]:
     """Products with their multiply-adds."""
+    bare = bare_products(_AMX[precision]) if device.type == "cpu" and precision in _AMX else None
+    if bare is not None:
+        yield bare
     for rows, inputs, outputs in _LINEAR[device.type]:
         yield _linear(precision, device, rows, inputs, outputs), rows * inputs * outputs
     if precision != "int8":
