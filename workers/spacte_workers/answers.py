@@ -10,6 +10,9 @@ from spacte_trainer.versions import installed_version
 from .certification import CertifySpec, Outcome
 from .prediction import PredictOutcome, PredictSpec
 
+KERNELS = "kernels"
+"""Where a certificate's `versions` say which kernels computed the votes."""
+
 _VERSIONED = ("spacte-workers", "torch", "numpy", "scipy")
 
 
@@ -22,12 +25,14 @@ class ModelIdentity:
         version: SHA-256 over the checkpoint.
         class_names: one name per class.
         precision: arithmetic of the votes, part of the function.
+        kernels: which kernels compute it; others round a little differently.
     """
 
     name: str
     version: str
     class_names: tuple[str, ...]
     precision: Precision
+    kernels: str
 
 
 @cache
@@ -88,7 +93,7 @@ def certificate(
         looks=outcome.looks,
         seed=spec.seed,
         image_index=spec.image_index,
-        versions=dict(software_versions()),
+        versions={**software_versions(), KERNELS: model.kernels},
         created_at=datetime.now(UTC),
         elapsed_ms=elapsed_ms,
         queue_ms=queue_ms,

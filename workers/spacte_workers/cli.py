@@ -213,8 +213,8 @@ def _replay(certificate: Any, checkpoint: Path, image: Path, resize: bool, devic
     from spacte_trainer.config import ConfigError
     from spacte_trainer.hardware import choose_device
 
-    from .answers import software_versions
-    from .engine import Engine, EngineError
+    from .answers import KERNELS, software_versions
+    from .engine import EngineError
     from .images import BadImageError, decode_image, image_sha256
     from .verify import replay
 
@@ -243,16 +243,37 @@ def _replay(certificate: Any, checkpoint: Path, image: Path, resize: bool, devic
     if findings:
         return findings
     try:
-        engine = Engine.from_checkpoint(
-            loaded, precision=certificate.precision, device=place, sigma=certificate.sigma
-        )
+        engine = _engine_of(certificate, loaded, place)
         findings = replay(certificate, engine, pixels)
     except (EngineError, BadImageError) as error:
         raise typer.TyperException(f"The votes cannot be drawn again here: {error}") from error
     if findings:
-        made, here = certificate.versions.get("torch", "an unknown version"), software_versions()["torch"]
+        made = {name: certificate.versions.get(name, "unknown") for name in ("torch", KERNELS)}
         findings.append(
-            f"replay: drawn on {place.type} with torch {here}, certified with torch {made}; another kind of device "
-            "(--device) or another version may flip a few votes near ties."
+            f"replay: drawn on {place.type} with torch {software_versions()['torch']} and kernels {engine.kernels}, "
+            f"certified with torch {made['torch']} and kernels {made[KERNELS]}; another kind of device (--device), "
+            "another version or other kernels may flip a few votes near ties."
         )
     return findings
+
+
+def _engine_of(certificate: Any, checkpoint: Any, device: Any) -> Any:
+    """An engine like the one that drew the certificate's votes; with other kernels where those do not run here."""
+    from .answers import KERNELS
+    from .engine import Engine, EngineError
+
+    def engine(kernels: str | None) -> Engine:
+        return Engine.from_checkpoint(
+            checkpoint,
+            precision=certificate.precision,
+            device=device,
+            sigma=certificate.sigma,
+            kernels=kernels,
+        )
+
+    try:
+        return engine(certificate.versions.get(KERNELS))
+    except EngineError:
+        if KERNELS not in certificate.versions:
+            raise
+        return engine(None)

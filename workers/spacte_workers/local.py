@@ -107,7 +107,9 @@ class LocalCertifier:
                 examples=examples,
             )
         self.sigma = sigma
-        self._identity = answers.ModelIdentity(name, version, class_names, self.engine.precision)
+        self._identity = answers.ModelIdentity(
+            name, version, class_names, self.engine.precision, self.engine.kernels
+        )
 
     def certify(
         self,

@@ -33,7 +33,7 @@ class ServedModel:
         version: SHA-256 over the checkpoint.
         folder: where the checkpoint is.
         config: what the checkpoint says about itself.
-        precision: the arithmetic in which it votes, known once a sampler has loaded it.
+        precision, kernels: the arithmetic in which it votes, and what computes it, known once a sampler has loaded it.
     """
 
     name: str
@@ -41,6 +41,7 @@ class ServedModel:
     folder: Path
     config: "CheckpointConfig"
     precision: Precision
+    kernels: str
     _users: int = field(default=0, init=False)
     _idle: asyncio.Event = field(default_factory=asyncio.Event, init=False)
 
@@ -52,7 +53,9 @@ class ServedModel:
     @property
     def identity(self) -> ModelIdentity:
         """What an answer says about the model."""
-        return ModelIdentity(self.name, self.version, tuple(self.config.class_names), self.precision)
+        return ModelIdentity(
+            self.name, self.version, tuple(self.config.class_names), self.precision, self.kernels
+        )
 
     @contextmanager
     def used(self) -> Generator["ServedModel"]:

@@ -32,6 +32,7 @@ class ModelFiles:
         version: the SHA-256 that its bytes must have.
         precision: arithmetic of the votes, or `auto` for the sampler's choice.
         batch: rows that are computed together, or None for the sampler's choice.
+        kernels: which kernels vote, or None for the sampler's choice.
     """
 
     key: str
@@ -39,13 +40,15 @@ class ModelFiles:
     version: str
     precision: Precision | Literal["auto"] = "auto"
     batch: int | None = None
+    kernels: str | None = None
 
     def as_chosen(self, report: "LoadReport") -> "ModelFiles":
         """To be loaded as another sampler has loaded it.
 
-        A certificate is about one function: all samplers vote in the same arithmetic and the same batches.
+        A certificate is about one function: all samplers vote in the same arithmetic, the same batches and with the
+        same kernels, whose roundings differ.
         """
-        return replace(self, precision=report.precision, batch=report.batch)
+        return replace(self, precision=report.precision, batch=report.batch, kernels=report.kernels)
 
     def moved_to(self, folder: Path) -> "ModelFiles":
         """The same checkpoint in another folder."""
@@ -61,6 +64,7 @@ class LoadReport:
         device: `cpu`, or the accelerator's name.
         rate: measured speed in noises a second.
         batch: rows that are always computed together.
+        kernels: which kernels vote.
         seconds: how long loading and checking took.
     """
 
@@ -68,6 +72,7 @@ class LoadReport:
     device: str
     rate: float
     batch: int
+    kernels: str
     seconds: float
 
 
@@ -147,7 +152,9 @@ def open_engine(model: ModelFiles, device: str | None = None) -> "Engine":
     if checkpoint.version != model.version:
         raise ModelLoadError("The checkpoint changed while it was being loaded: load it again.")
     try:
-        return Engine.from_checkpoint(checkpoint, precision=model.precision, batch=model.batch, device=device)
+        return Engine.from_checkpoint(
+            checkpoint, precision=model.precision, batch=model.batch, kernels=model.kernels, device=device
+        )
     except (
         RuntimeError,
         ValueError,
@@ -181,7 +188,10 @@ class LocalSampler:
         engine = await loop.run_in_executor(self._thread, open_engine, model, self._device)
         self._engines[model.key] = engine
         seconds = loop.time() - started
-        return LoadReport(engine.precision, str(engine.device), engine.measured_rate, engine.batch, seconds)
+        device = str(engine.device)
+        return LoadReport(
+            engine.precision, device, engine.measured_rate, engine.batch, engine.kernels, seconds
+        )
 
     def unload(self, key: str) -> None:
         """Forget a model."""

@@ -322,7 +322,8 @@ class Runtime:
         except Exception as error:
             self._store.failed(name, str(error))
             raise
-        return self._store.ready(name, ServedModel(name, version, entry.folder, config, report.precision))
+        served = ServedModel(name, version, entry.folder, config, report.precision, report.kernels)
+        return self._store.ready(name, served)
 
     async def _retire(self, model: ServedModel) -> None:
         """Have the samplers forget a version once its last request is answered; others are loaded meanwhile.

@@ -190,7 +190,9 @@ class Certificate(AnswerModel):
     image_index: int = Field(
         default=0, description="The image's position in its request or job; enters the noise key."
     )
-    versions: dict[str, str] = Field(description="Versions of the software that made it.")
+    versions: dict[str, str] = Field(
+        description="Versions of the software that made it, and which kernels computed the votes."
+    )
     created_at: datetime = Field(description="When it was made, UTC.")
     elapsed_ms: float = Field(description="From the request's arrival to its answer.")
     queue_ms: float = Field(description="Part of `elapsed_ms` before the first noise was drawn.")

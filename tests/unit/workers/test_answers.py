@@ -7,7 +7,7 @@ from spacte_workers import answers
 from spacte_workers.certification import CertifySpec, Outcome
 from spacte_workers.prediction import PredictOutcome, PredictSpec
 
-MODEL = answers.ModelIdentity("digits", "f" * 64, ("zero", "one", "two"), "bf16")
+MODEL = answers.ModelIdentity("digits", "f" * 64, ("zero", "one", "two"), "bf16", "plain")
 SPEC = CertifySpec(
     sigma=0.25,
     num_classes=3,
@@ -42,7 +42,8 @@ def test_a_certificate_carries_the_question_and_the_answer():
     assert (c.stop_reason, c.looks, c.elapsed_ms, c.queue_ms) == ("target", 8, 5.0, 1.0)
     assert (c.model, c.model_version, c.precision) == ("digits", "f" * 64, "bf16")
     assert abs((datetime.now(UTC) - c.created_at).total_seconds()) < 60
-    assert set(c.versions) == {"spacte-workers", "torch", "numpy", "scipy"}
+    assert set(c.versions) == {"spacte-workers", "torch", "numpy", "scipy", "kernels"}
+    assert c.versions["kernels"] == MODEL.kernels
     assert Certificate.model_validate_json(c.model_dump_json()) == c
 
 

@@ -113,6 +113,14 @@ def test_a_precision_that_votes_otherwise_is_refused(net):
         engine_of(net, precision="int8", min_agreement=1.01)
 
 
+def test_the_kernels_of_another_engine_vote_or_none(net, engine):
+    """Samplers of one certificate share a function, to its last rounding."""
+    assert engine.kernels != "folded"
+    assert engine_of(net, kernels="folded").kernels == "folded"
+    with pytest.raises(EngineError, match="The kernels 'abacus' do not run here"):
+        engine_of(net, kernels="abacus")
+
+
 def test_int8_needs_convolutions():
     with pytest.raises(EngineError, match="int8 cannot be computed"):
         engine_of(nn.Sequential(nn.Flatten(), nn.Linear(60, CLASSES)), precision="int8")

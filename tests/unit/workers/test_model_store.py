@@ -25,7 +25,7 @@ def served(store: ModelStore, name: str) -> ServedModel:
     entry = store.entry(name)
     assert entry.config is not None
     assert entry.version is not None
-    return ServedModel(name, entry.version, entry.folder, entry.config, "fp32")
+    return ServedModel(name, entry.version, entry.folder, entry.config, "fp32", "plain")
 
 
 def test_sub_folders_with_a_checkpoint_are_models(folder: Path) -> None:

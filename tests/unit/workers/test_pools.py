@@ -123,21 +123,21 @@ async def test_a_pool_that_is_not_started_has_no_workers(model: ModelFiles) -> N
 async def test_all_samplers_load_as_the_first_one_chose_or_none_keeps_the_model(
     model: ModelFiles,
 ) -> None:
-    asked: list[tuple[str, int | None]] = []
+    asked: list[tuple[str, int | None, str | None]] = []
     kept: set[str] = set()
 
     def sampler(name: str, works: bool) -> tuple[Callable[..., object], Callable[[str], None]]:
         async def load(files: ModelFiles) -> LoadReport:
-            asked.append((files.precision, files.batch))
+            asked.append((files.precision, files.batch, files.kernels))
             if not works:
                 raise ModelLoadError("out of memory")
             kept.add(name)
-            return LoadReport("bf16", "cpu", 1.0, 64, 0.0)
+            return LoadReport("bf16", "cpu", 1.0, 64, "amx", 0.0)
 
         return load, lambda key: kept.discard(name)
 
     await load_in_turn(model, [sampler("a", True), sampler("b", True)])
-    assert asked == [("auto", None), ("bf16", 64)]
+    assert asked == [("auto", None, None), ("bf16", 64, "amx")]
     assert kept == {"a", "b"}
     kept.clear()
     with pytest.raises(ModelLoadError, match="out of memory"):

@@ -12,7 +12,7 @@ from spacte_workers.noise.table import noise_table
 from spacte_workers.units import Votes
 from spacte_workers.verify import check, replay
 
-MODEL = answers.ModelIdentity("m", "f" * 64, ("a", "b", "c"), "fp32")
+MODEL = answers.ModelIdentity("m", "f" * 64, ("a", "b", "c"), "fp32", "plain")
 IMAGE = simulated_image([0.1, 0.8, 0.1])
 RULES = [
     {},

@@ -36,7 +36,7 @@ def certificate():
         shard = run.next_shard(200)
         assert shard is not None
         run.give(shard, Votes(simulated_votes(shard, (0.1, 0.8, 0.1)), 0.01))
-    model = answers.ModelIdentity("m", "f" * 64, ("a", "b", "c"), "fp32")
+    model = answers.ModelIdentity("m", "f" * 64, ("a", "b", "c"), "fp32", "plain")
     return answers.certificate(
         spec, run.outcome(), model, id="req_1", image_sha256="0" * 64, elapsed_ms=5.0
     ).model_dump(mode="json")
@@ -138,13 +138,19 @@ def test_a_replay(tmp_path):
     assert result.exit_code == 1
     assert result.output.startswith("k_consensus: 9 heads are to agree, but the model has 2.")
 
-    other = found.model_copy(update={"seed": "e" * 32, "versions": {"torch": "1.0"}})
+    strange = found.model_copy(update={"versions": {**found.versions, "kernels": "abacus"}})
+    file.write_text(strange.model_dump_json())
+    assert (
+        verify(file, *options, "cpu").exit_code == 0
+    )  # with the kernels that there are, whose votes are the same here
+
+    other = found.model_copy(update={"seed": "e" * 32, "versions": {"torch": "1.0", "kernels": "abacus"}})
     file.write_text(other.model_dump_json())
     result = verify(file, *options, "cpu")
     assert result.exit_code == 1
     assert "drawn again, " in result.output
     assert "replay: the counts drawn again give" in result.output
-    assert "certified with torch 1.0; another kind of device (--device)" in result.output
+    assert "certified with torch 1.0 and kernels abacus; another kind of device (--device)" in result.output
 
 
 def digits_checkpoint(folder, dataset="digits"):

@@ -109,7 +109,9 @@ class SamplerActor:
             engine = open_engine(model.moved_to(Path(folder)), self._device)
         self._engines[model.key] = engine
         device, seconds = _device_name(self._device), time.perf_counter() - started
-        return LoadReport(engine.precision, device, engine.measured_rate, engine.batch, seconds)
+        return LoadReport(
+            engine.precision, device, engine.measured_rate, engine.batch, engine.kernels, seconds
+        )
 
     @ray.method(concurrency_group="control")
     def unload(self, key: str) -> None:

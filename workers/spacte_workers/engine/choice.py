@@ -43,6 +43,11 @@ _NOT_ONE_FUNCTION = (
     "statistics in eval mode, so that it is one fixed function."
 )
 
+_NO_SUCH_KERNELS = (
+    "The kernels '{}' do not run here, and others would vote a little differently: use a processor of the same kind, "
+    "with a C++ compiler."
+)
+
 
 @dataclass(frozen=True)
 class Choice:
@@ -67,6 +72,7 @@ def choose(
     *,
     allow_int8: bool,
     min_agreement: float,
+    kernels: str | None = None,
 ) -> Choice:
     """Choose the form that is to vote.
 
@@ -77,9 +83,10 @@ def choose(
         rows: calibration rows for a batch size, see `calibration.noisy_rows`.
         allow_int8: whether `auto` may try int8.
         min_agreement: smallest share of calibration rows with float32's vote.
+        kernels: the name of the form, if no other will do.
 
     Raises:
-        EngineError: the module is not one fixed function, or the precision asked for does not fit it.
+        EngineError: the module is not one fixed function, or the precision or form asked for does not fit it.
     """
     size = batch or expected_batch(network, rows(1)[:2])
     rows_NCHW = rows(size)
@@ -87,7 +94,7 @@ def choose(
     votes_N = logits_of(reference, rows_NCHW).argmax(1)
     tried: dict[str, float] = {}
     for name in [precision] if precision != "auto" else offered(rows_NCHW.device, allow_int8=allow_int8):
-        found = _first_true(network, name, size, rows_NCHW, votes_N, min_agreement)
+        found = _first_true(network, name, size, rows_NCHW, votes_N, min_agreement, kernels)
         if found is None:
             continue
         form, tried[name] = found
@@ -96,6 +103,8 @@ def choose(
     else:
         if not tried and not is_one_function(reference, rows_NCHW):
             raise EngineError(_NOT_ONE_FUNCTION)
+        if not tried and kernels is not None:
+            raise EngineError(_NO_SUCH_KERNELS.format(kernels))
         raise EngineError(_refusal(precision, tried, min_agreement))
     if batch is None:
         form = _faster_batch(network, form, rows)
@@ -150,12 +159,18 @@ def rows_per_second(form: Form, rows_NCHW: Tensor, seconds: float = 0.2) -> floa
 
 
 def _first_true(
-    network: Network, precision: str, size: int, rows_NCHW: Tensor, votes_N: Tensor, min_agreement: float
+    network: Network,
+    precision: str,
+    size: int,
+    rows_NCHW: Tensor,
+    votes_N: Tensor,
+    min_agreement: float,
+    kernels: str | None,
 ) -> tuple[Form, float] | None:
     """The fastest form that is one function and agrees with float32; else the last that is one."""
     found: tuple[Form, float] | None = None
     half = len(rows_NCHW) // 2
-    for form in forms(network, precision, size, rows_NCHW[:half]):
+    for form in forms(network, precision, size, rows_NCHW[:half], only=kernels):
         if is_one_function(form, rows_NCHW):
             # int8's scales come from the first half, the comparison from the second.
             found = form, agreement(form, rows_NCHW[half:], votes_N[half:])

@@ -59,15 +59,16 @@ class Engine:
         sigma: noise level at which precisions are compared; the one it will be used at is best.
         examples: uint8 [M, C, H, W], images on which precisions are compared; default random ones.
         min_agreement: smallest share of noisy rows on which a precision must vote as float32 does.
+        kernels: the name of the kernels that have to vote, those of another engine; default the fastest here.
 
     Attributes:
-        precision, batch, device: what was chosen.
+        precision, batch, device, kernels: what was chosen.
         vote_agreement: share of calibration rows with float32's vote, 1 for plain float32.
         measured_rate: samples per second of one engine on this machine, noise and counting included.
 
     Raises:
         EngineError: the module's answer does not have the shape stated, a row's vote depends on its
-            neighbours, or the precision asked for does not fit the module or the machine.
+            neighbours, or the precision or the kernels asked for do not fit the module or the machine.
     """
 
     def __init__(
@@ -83,6 +84,7 @@ class Engine:
         sigma: float = _DEFAULT_SIGMA,
         examples: Any = None,
         min_agreement: float = MIN_AGREEMENT,
+        kernels: str | None = None,
     ) -> None:
         channels, height, width = input_shape
         self.input_shape = (channels, height, width)
@@ -95,13 +97,16 @@ class Engine:
             torch.backends.cudnn.deterministic = True
         self._noise_steps: dict[tuple[str, float], NoiseStep] = {}
         self._busy = threading.Lock()
-        self.choice = self._choose(module, precision, batch, allow_int8, sigma, examples, min_agreement)
+        self.choice = self._choose(
+            module, precision, batch, allow_int8, sigma, examples, min_agreement, kernels
+        )
         self.form = self.choice.form
         self.forms = [self.form] if self.choice.small is None else [self.form, self.choice.small]
         graphs = self.device.type == "cuda"
         self._captures = Captures(self.form, num_classes, _SLOTS) if graphs else None
         self.precision: Precision = self.form.precision
         self.batch = self.form.batch
+        self.kernels = self.form.name
         self.vote_agreement = self.choice.vote_agreement
         self.measured_rate = self._measure(sigma)
 
@@ -115,6 +120,7 @@ class Engine:
         batch: int | None = None,
         allow_int8: bool = False,
         sigma: float | None = None,
+        kernels: str | None = None,
     ) -> "Engine":
         """The engine of a trained network, compared at its own sigma and on embedded data if it has them."""
         config = checkpoint.config
@@ -133,6 +139,7 @@ class Engine:
             allow_int8=allow_int8,
             sigma=sigma or config.sigma or _DEFAULT_SIGMA,
             examples=examples,
+            kernels=kernels,
         )
 
     @property
@@ -202,12 +209,21 @@ class Engine:
         sigma: float,
         examples: Any,
         min_agreement: float,
+        kernels: str | None,
     ) -> Choice:
         frozen = copy.deepcopy(module).eval().requires_grad_(requires_grad=False).to(self.device)
         rows = functools.partial(noisy_rows, self.input_shape, sigma, images=examples, device=self.device)
         with torch.inference_mode():
             network = take_apart(frozen, rows(1)[:2], self.num_classes)
-            return choose(network, precision, batch, rows, allow_int8=allow_int8, min_agreement=min_agreement)
+            return choose(
+                network,
+                precision,
+                batch,
+                rows,
+                allow_int8=allow_int8,
+                min_agreement=min_agreement,
+                kernels=kernels,
+            )
 
     def _count(self, units: list[tuple[Image, Shard]]) -> list[list[int]]:
         """Counts of shards that share kind of noise, sigma and k: one list of K for each."""
