@@ -1,6 +1,7 @@
 """Promise: what is loaded is one fixed function, in a precision that votes as float32 does, or it is refused."""
 
 import copy
+import functools
 import itertools
 from dataclasses import replace
 
@@ -145,6 +146,23 @@ def test_batch_size_is_measured_and_then_fixed(net):
     assert engine.votes(an_image(), Shard(SOURCE, Phase.ESTIMATION, 0, 300)).counts == (
         engine_of(net, batch=16).votes(an_image(), Shard(SOURCE, Phase.ESTIMATION, 0, 300)).counts
     )
+
+
+@pytest.mark.parametrize("size", [64, 256])
+def test_another_batch_size_is_offered_in_int8_too(net, size):
+    """The scales come from the same rows, however many a batch of the other size would have."""
+    from spacte_workers.engine import choice
+    from spacte_workers.engine.build import forms
+    from spacte_workers.engine.calibration import noisy_rows
+    from spacte_workers.engine.network import take_apart
+
+    rows = functools.partial(noisy_rows, SHAPE, 0.25)
+    with torch.inference_mode():
+        network = take_apart(net, rows(1)[:2], CLASSES)
+        form = next(forms(network, "int8", 128, rows(128)[: len(rows(128)) // 2]))
+        other = choice._same_at(network, form, size, rows)
+    assert other is not None
+    assert (other.batch, other.name) == (size, form.name)
 
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16", "int8"])

@@ -206,8 +206,10 @@ def _small_form(network: Network, form: Form, rows: Rows) -> Form | None:
 def _same_at(network: Network, form: Form, size: int, rows: Rows) -> Form | None:
     """The same form for another batch size; None unless it gives the same logits, bit for bit."""
     rows_NCHW = rows(max(size, form.batch))
-    offered_forms = forms(network, form.precision, size, rows_NCHW[: len(rows_NCHW) // 2], only=form.name)
-    for other in offered_forms:
+    calibration = rows(
+        form.batch
+    )  # int8's scales, which are part of the function, came from their first half
+    for other in forms(network, form.precision, size, calibration[: len(calibration) // 2], only=form.name):
         same = torch.equal(logits_of(other, rows_NCHW), logits_of(form, rows_NCHW))
         if same and is_one_function(other, rows_NCHW):
             return other
