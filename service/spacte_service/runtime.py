@@ -2,6 +2,7 @@
 
 from spacte_workers.counters import Observer
 from spacte_workers.runtime import Runtime
+from spacte_workers.units import PrecisionRule
 
 from .settings import Settings
 
@@ -20,6 +21,7 @@ def make_runtime(settings: Settings, observer: Observer) -> Runtime:
         settings.models,
         pool,
         precision=settings.precision,
+        rule=PrecisionRule(settings.allow_int8, settings.min_agreement),
         allow_client_seed=settings.allow_client_seed,
         max_pixels=settings.max_pixels,
         observer=observer,

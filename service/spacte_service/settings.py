@@ -9,6 +9,8 @@ from pydantic import Field, field_validator, model_validator
 from pydantic.config import JsonDict
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
+from spacte_workers.units import MIN_AGREEMENT
+
 from .keys import Key, keys_from_text
 
 KIB = 1024
@@ -54,6 +56,13 @@ class Settings(BaseSettings):
     precision: Literal["auto", "fp32", "bf16", "int8"] = Field(
         default="auto",
         description="Arithmetic of the votes; `auto` takes the fastest that the model passes its check in.",
+    )
+    allow_int8: bool = Field(default=False, description="Let `auto` choose int8, on CPUs.")
+    min_agreement: float = Field(
+        default=MIN_AGREEMENT,
+        ge=0,
+        le=1,
+        description="The check: smallest share of noisy images on which a precision must vote as float32 does.",
     )
 
     n_max: int = Field(

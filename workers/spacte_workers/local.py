@@ -26,7 +26,7 @@ from .errors import BadParameterError
 from .images import from_array, image_sha256
 from .noise.table import noise_table
 from .prediction import PredictionRun, PredictSpec
-from .units import Image
+from .units import MIN_AGREEMENT, Image
 
 if TYPE_CHECKING:
     import torch
@@ -52,6 +52,7 @@ class LocalCertifier:
         device: a torch device; default the first GPU, else the CPU.
         batch: rows of a batch; default by measurement.
         allow_int8: whether `auto` may choose int8.
+        min_agreement: smallest share of noisy rows on which a precision must vote as float32 does.
         examples: uint8 [M, C, H, W], images on which precisions are compared; default random ones.
 
     Raises:
@@ -70,6 +71,7 @@ class LocalCertifier:
         device: "str | torch.device | None" = None,
         batch: int | None = None,
         allow_int8: bool = False,
+        min_agreement: float = MIN_AGREEMENT,
         examples: Any = None,
     ) -> None:
         from .engine import Engine
@@ -87,7 +89,9 @@ class LocalCertifier:
                 device=device,
                 batch=batch,
                 allow_int8=allow_int8,
+                min_agreement=min_agreement,
                 sigma=sigma,
+                examples=examples,
             )
         else:
             if sigma is None or num_classes is None or input_shape is None:
@@ -103,6 +107,7 @@ class LocalCertifier:
                 device=device,
                 batch=batch,
                 allow_int8=allow_int8,
+                min_agreement=min_agreement,
                 sigma=sigma,
                 examples=examples,
             )

@@ -7,7 +7,7 @@ import asyncio
 import os
 from collections.abc import Awaitable, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, Protocol
 
@@ -16,7 +16,7 @@ from spacte_client.types import Precision
 from .engine.memory import keep_memory
 from .errors import ModelLoadError, NoWorkersError
 from .tracing import drawing
-from .units import Sampler, SamplerLostError, Votes, Work, traces_of
+from .units import PrecisionRule, Sampler, SamplerLostError, Votes, Work, traces_of
 
 if TYPE_CHECKING:
     from .engine import Engine
@@ -31,6 +31,7 @@ class ModelFiles:
         folder: the checkpoint.
         version: the SHA-256 that its bytes must have.
         precision: arithmetic of the votes, or `auto` for the sampler's choice.
+        rule: what the sampler may choose.
         batch: rows that are computed together, or None for the sampler's choice.
         kernels: which kernels vote, or None for the sampler's choice.
     """
@@ -39,6 +40,7 @@ class ModelFiles:
     folder: Path
     version: str
     precision: Precision | Literal["auto"] = "auto"
+    rule: PrecisionRule = field(default_factory=PrecisionRule)
     batch: int | None = None
     kernels: str | None = None
 
@@ -153,7 +155,13 @@ def open_engine(model: ModelFiles, device: str | None = None) -> "Engine":
         raise ModelLoadError("The checkpoint changed while it was being loaded: load it again.")
     try:
         return Engine.from_checkpoint(
-            checkpoint, precision=model.precision, batch=model.batch, kernels=model.kernels, device=device
+            checkpoint,
+            precision=model.precision,
+            allow_int8=model.rule.allow_int8,
+            min_agreement=model.rule.min_agreement,
+            batch=model.batch,
+            kernels=model.kernels,
+            device=device,
         )
     except (
         RuntimeError,

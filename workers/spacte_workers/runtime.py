@@ -40,7 +40,7 @@ from .model_store import ModelStore, ServedModel, model_key
 from .pools import Census, ModelFiles, Pool
 from .queues import Priority
 from .specs import certify_spec, predict_spec
-from .units import Image
+from .units import Image, PrecisionRule
 
 __all__ = [
     "BadImageError",
@@ -66,6 +66,7 @@ class Runtime:
         models: one checkpoint folder, or a folder of them.
         pool: where the noises are drawn: `LocalPool()` or `spacte_workers.cluster.RayPool(...)`.
         precision: arithmetic of the votes, `auto`, `fp32`, `bf16` or `int8`.
+        rule: what samplers may choose.
         allow_client_seed: let a caller choose the seed. Choosing among seeds makes false certificates
             likelier, so this is for tests and replays.
         max_pixels: largest height times width of an image that is decoded at all.
@@ -80,6 +81,7 @@ class Runtime:
         pool: Pool,
         *,
         precision: Precision | Literal["auto"] = "auto",
+        rule: PrecisionRule | None = None,
         allow_client_seed: bool = False,
         max_pixels: int = MAX_PIXELS,
         start_wait_s: float = 120.0,
@@ -89,6 +91,7 @@ class Runtime:
         self._store = ModelStore(Path(models))
         self._pool = pool
         self._precision: Precision | Literal["auto"] = precision
+        self._rule = rule or PrecisionRule()
         self._allow_client_seed = allow_client_seed
         self._max_pixels = max_pixels
         self._coordinator = Coordinator(patience_s=patience_s, observer=observer)
@@ -314,7 +317,13 @@ class Runtime:
             raise ModelLoadError(reason)
         if entry.served and entry.served.version == entry.version:
             return None
-        files = ModelFiles(model_key(name, entry.version), entry.folder, entry.version, self._precision)
+        files = ModelFiles(
+            model_key(name, entry.version),
+            entry.folder,
+            entry.version,
+            self._precision,
+            self._rule,
+        )
         config, version = entry.config, entry.version
         self._store.loading(name)
         try:

@@ -58,6 +58,7 @@ class Workplace:
         """The command line of a driver for a job's present attempt."""
         command = [sys.executable, "-m", "spacte_workers.batch.main", str(self.folder(row.id).path)]
         command += ["--attempt", str(row.attempt)]
+        command += ["--min-agreement", repr(self._settings.min_agreement)]
         most = self._settings.job_samplers_max
         if most is not None:
             command += ["--samplers", str(most)]

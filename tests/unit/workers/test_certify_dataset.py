@@ -11,6 +11,7 @@ import pytest
 from typer.testing import CliRunner, Result
 
 from spacte_workers.batch.cli import certify_dataset_app
+from spacte_workers.engine import choice
 
 SEED = "00112233445566778899aabbccddeeff"
 IMAGES = 5
@@ -77,6 +78,23 @@ def test_every_image_in_three_files(checkpoint: Path, data: Path, tmp_path: Path
     at_zero = summary["certified_accuracy"][0]
     assert set(at_zero) == {"radius", "value", "low", "high"}
     assert at_zero["low"] <= at_zero["value"] <= at_zero["high"]
+
+
+def test_what_auto_may_choose(
+    checkpoint: Path, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    agreed = {"fp32": 1.0, "bf16": 0.95, "int8": 0.91}
+    monkeypatch.setattr(choice, "agreement", lambda form, *_: agreed[form.precision])
+    monkeypatch.setattr(choice, "probe", lambda name, *_: {"fp32": 1, "bf16": 2, "int8": 9}[name])
+    for options, chosen in (
+        ([], "fp32"),
+        (["--min-agreement", ".9"], "bf16"),
+        (["--min-agreement", ".9", "--allow-int8"], "int8"),
+    ):
+        out = tmp_path / chosen
+        assert run(checkpoint, data, out, *options).exit_code == 0
+        assert {record["precision"] for record in records(out).values()} == {chosen}
+    assert "--min-agreement" in run(checkpoint, data, tmp_path / "none", "--min-agreement", "2").output
 
 
 def test_what_may_be_claimed_of_all_images_together(checkpoint: Path, data: Path, tmp_path: Path) -> None:

@@ -7,6 +7,7 @@ from torch import nn
 
 from spacte_workers import LocalCertifier
 from spacte_workers.certification import DeadlineError
+from spacte_workers.engine import Engine
 from spacte_workers.errors import BadParameterError
 from spacte_workers.images import BadImageError, from_array, image_sha256
 
@@ -42,6 +43,21 @@ def test_a_certificate_says_everything(certifier):
     assert answer.image_sha256 == image_sha256(from_array(PIXELS, input_shape=SHAPE))
     again = certifier.certify(PIXELS, n0=20, n=500, alpha=0.01, seed="ab" * 16)
     assert (again.counts, again.radius, again.label) == (answer.counts, answer.radius, answer.label)
+
+
+def test_a_checkpoint_is_compared_on_the_images_given(tmp_path, make_checkpoint, monkeypatch):
+    seen = []
+    monkeypatch.setattr(Engine, "__init__", lambda _, *args, **options: seen.append(options) or fail())
+    make_checkpoint(tmp_path / "digits")
+    with pytest.raises(StopIteration):
+        LocalCertifier(tmp_path / "digits", examples=PIXELS[None], min_agreement=0.7, allow_int8=True)
+    assert seen[0]["examples"] is not None
+    assert seen[0]["examples"].shape == (1, *SHAPE)
+    assert (seen[0]["min_agreement"], seen[0]["allow_int8"]) == (0.7, True)
+
+
+def fail():
+    raise StopIteration
 
 
 def test_seeds_are_fresh_by_default(certifier):

@@ -14,6 +14,7 @@ import pytest_asyncio
 from PIL import Image as Pillow
 
 from spacte_client.types import CertifyParams, PredictParams
+from spacte_workers.engine import choice
 from spacte_workers.images import from_array
 from spacte_workers.pools import LocalPool
 from spacte_workers.runtime import (
@@ -26,7 +27,7 @@ from spacte_workers.runtime import (
     NoWorkersError,
     Runtime,
 )
-from spacte_workers.units import Image
+from spacte_workers.units import Image, PrecisionRule
 
 SEED = "00112233445566778899aabbccddeeff"
 
@@ -57,7 +58,7 @@ def folder(tmp_path: Path, make_checkpoint: Callable[..., str]) -> Path:
 
 @asynccontextmanager
 async def running(folder: Path, samplers: int = 1, **options: Any) -> AsyncIterator[Runtime]:
-    runtime = Runtime(folder, LocalPool(samplers), precision="fp32", **options)
+    runtime = Runtime(folder, LocalPool(samplers), **{"precision": "fp32", **options})
     await runtime.start()
     try:
         yield runtime
@@ -186,6 +187,24 @@ async def test_a_model_trained_without_noise_is_refused(
     async with running(tmp_path) as runtime:
         assert runtime.models()[0].state == "failed"
         assert runtime.ready()["models"] != "ok"
+
+
+@pytest.mark.parametrize(
+    ("rule", "chosen"),
+    [
+        (PrecisionRule(), "fp32"),
+        (PrecisionRule(min_agreement=0.9), "bf16"),
+        (PrecisionRule(allow_int8=True, min_agreement=0.9), "int8"),
+    ],
+)
+async def test_what_an_operator_allows_auto_to_choose(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, rule: PrecisionRule, chosen: str
+) -> None:
+    agreed = {"fp32": 1.0, "bf16": 0.95, "int8": 0.91}
+    monkeypatch.setattr(choice, "agreement", lambda form, *_: agreed[form.precision])
+    monkeypatch.setattr(choice, "probe", lambda name, *_: {"fp32": 1, "bf16": 2, "int8": 9}[name])
+    async with running(folder, precision="auto", rule=rule) as runtime:
+        assert (await runtime.certify(an_image(), ask(), request_id="req_1")).precision == chosen
 
 
 async def test_without_models_it_is_not_ready(tmp_path: Path) -> None:

@@ -10,6 +10,7 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 from spacte_workers.errors import RuntimeFault
+from spacte_workers.units import PrecisionRule
 
 from .driver import Driver
 from .folder import JobFolder, JobFolderError, JobSpec, write_json
@@ -38,6 +39,7 @@ async def run_folder(
     stop: asyncio.Event | None = None,
     on_progress: OnProgress | None = None,
     wait_s: float = PREDECESSOR_S,
+    rule: PrecisionRule | None = None,
 ) -> State:
     """Certify what a job's folder still lacks, and export what there is.
 
@@ -48,6 +50,7 @@ async def run_folder(
         stop: set it to stop between images; the folder's `cancel` file does the same.
         on_progress: called with the contents of `progress.json`.
         wait_s: how long to wait for another driver to let go.
+        rule: what samplers may choose.
 
     Returns:
         `succeeded` when every image is finished; `cancelled` or `interrupted` when stopped.
@@ -65,7 +68,7 @@ async def run_folder(
             if not await _lock(alone, folder, stop, wait_s):
                 return _stopped(folder)  # unsaid: the folder is another driver's
             try:
-                state = await _certify(folder, spec, pool, attempt, stop, on_progress)
+                state = await _certify(folder, spec, pool, attempt, stop, on_progress, rule)
             except (InputError, JobFolderError, RuntimeFault) as error:
                 _say(folder, attempt, "failed", error)
                 raise
@@ -104,6 +107,7 @@ async def _certify(
     attempt: int,
     stop: asyncio.Event,
     on_progress: OnProgress | None,
+    rule: PrecisionRule | None,
 ) -> State:
     from spacte_workers.runtime import Runtime
 
@@ -111,6 +115,7 @@ async def _certify(
         spec.checkpoint,
         pool,
         precision=spec.precision,
+        rule=rule,
         allow_client_seed=True,
         start_wait_s=math.inf,  # a busy cluster has room for us some day
     )

@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
+from spacte_workers.units import MIN_AGREEMENT, PrecisionRule
+
 if TYPE_CHECKING:
     from spacte_client.types import JobSummary
 
@@ -52,6 +54,17 @@ def certify_dataset(
     precision: Annotated[
         Literal["auto", "fp32", "bf16", "int8"], typer.Option(help="Arithmetic of the votes.")
     ] = "auto",
+    allow_int8: Annotated[
+        bool, typer.Option("--allow-int8", help="Let `auto` choose int8, on CPUs.")
+    ] = False,
+    min_agreement: Annotated[
+        float,
+        typer.Option(
+            min=0,
+            max=1,
+            help="Smallest share of noisy images on which a precision must vote as float32 does.",
+        ),
+    ] = MIN_AGREEMENT,
     seed: Annotated[
         str | None, typer.Option(help="128-bit seed in hex; drawn by default, and kept in job.json.")
     ] = None,
@@ -95,7 +108,8 @@ def certify_dataset(
     if "://" in data:
         data = str(_fetched(data, folder.path))
     spec = _spec(checkpoint, _input(data, split, stride, limit, data_root), params, precision)
-    state = _run(folder, spec, seed is not None, address, samplers, local=local)
+    rule = PrecisionRule(allow_int8, min_agreement)
+    state = _run(folder, spec, seed is not None, address, samplers, rule, local=local)
     summary = _summary(folder)
     if as_json:
         typer.echo(summary.model_dump_json(indent=1))
@@ -169,6 +183,7 @@ def _run(
     seeded: bool,
     address: str | None,
     samplers: int | None,
+    rule: PrecisionRule,
     *,
     local: bool,
 ) -> "State":
@@ -197,7 +212,7 @@ def _run(
         loop.add_signal_handler(signal.SIGTERM, stop.set)
         pool = make_pool("local" if local else "ray", address, samplers)
         with shown() as show:
-            return await run_folder(folder, pool, stop=stop, on_progress=show, wait_s=1.0)
+            return await run_folder(folder, pool, stop=stop, on_progress=show, wait_s=1.0, rule=rule)
 
     try:
         if folder.spec_file.exists():

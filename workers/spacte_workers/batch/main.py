@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from spacte_workers.errors import RuntimeFault
+from spacte_workers.units import MIN_AGREEMENT, PrecisionRule
 
 from .attempt import run_folder
 from .folder import JobFolder, JobFolderError
@@ -82,7 +83,13 @@ async def run(arguments: argparse.Namespace) -> int:
             at_least=arguments.at_least,
             share=arguments.share,
         )
-        state = await run_folder(JobFolder(arguments.folder), pool, attempt=arguments.attempt, stop=stop)
+        state = await run_folder(
+            JobFolder(arguments.folder),
+            pool,
+            attempt=arguments.attempt,
+            stop=stop,
+            rule=PrecisionRule(min_agreement=arguments.min_agreement),
+        )
     except (InputError, JobFolderError, RuntimeFault) as error:
         _log.error("%s", error)
         return 1
@@ -114,6 +121,12 @@ def main() -> None:
     parser.add_argument("--at-least", type=int, default=1, help="samplers to ask the cluster for in any case")
     parser.add_argument(
         "--share", type=float, default=BATCH_SHARE, help="part of a device that a sampler reserves"
+    )
+    parser.add_argument(
+        "--min-agreement",
+        type=float,
+        default=MIN_AGREEMENT,
+        help="share of noisy images on which the job's precision must vote as float32 does",
     )
     parser.add_argument("--with-parent", action="store_true", help="stop when the parent process is gone")
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")

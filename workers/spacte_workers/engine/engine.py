@@ -15,7 +15,7 @@ from torch import nn
 from spacte_client.types import Precision
 from spacte_workers.images import wrong_shape
 from spacte_workers.noise.philox import row_names
-from spacte_workers.units import Image, NoiseSource, Phase, Shard, Votes
+from spacte_workers.units import MIN_AGREEMENT, Image, NoiseSource, Phase, Shard, Votes
 
 from .calibration import noisy_rows
 from .captured import Captures
@@ -29,9 +29,6 @@ from .noisy import NoiseStep
 
 if TYPE_CHECKING:
     from spacte_trainer.checkpoint import Checkpoint
-
-MIN_AGREEMENT = 0.98
-"""Smallest share of calibration rows on which a precision must vote as float32 does."""
 
 _DEFAULT_SIGMA = 0.25
 _RATE_SEED = "5eed" * 8
@@ -120,12 +117,13 @@ class Engine:
         batch: int | None = None,
         allow_int8: bool = False,
         sigma: float | None = None,
+        examples: Any = None,
+        min_agreement: float = MIN_AGREEMENT,
         kernels: str | None = None,
     ) -> "Engine":
         """The engine of a trained network, compared at its own sigma and on embedded data if it has them."""
         config = checkpoint.config
-        examples = None
-        if config.dataset == "digits":
+        if examples is None and config.dataset == "digits":
             from spacte_trainer.data.digits import load_digits
 
             examples = load_digits("train")[0]
@@ -139,6 +137,7 @@ class Engine:
             allow_int8=allow_int8,
             sigma=sigma or config.sigma or _DEFAULT_SIGMA,
             examples=examples,
+            min_agreement=min_agreement,
             kernels=kernels,
         )
 

@@ -29,6 +29,7 @@ async def test_a_job_from_its_creation_to_its_end(world):
     assert spec.checkpoint != str(world.settings.models / "digits")
     command = world.runner.commands[f"{job['id']}-1"]
     assert command[1:5] == ["-m", "spacte_workers.batch.main", str(world.folder(job["id"]).path), "--attempt"]
+    assert command[command.index("--min-agreement") + 1] == str(world.settings.min_agreement)
     counts = world.finish(job["id"], [1, 0, 2])
     world.says(job["id"], "running", counts)
     await world.certified(job["id"], 3)
