@@ -260,7 +260,9 @@ def _replay(certificate: Any, checkpoint: Path, image: Path, resize: bool, devic
 def _engine_of(certificate: Any, checkpoint: Any, device: Any) -> Any:
     """An engine like the one that drew the certificate's votes; with other kernels where those do not run here."""
     from .answers import KERNELS
-    from .engine import Engine, EngineError
+    from .engine import Engine
+    from .engine.errors import NoSuchKernelsError
+    from .engine.kernels import kernels_before_named
 
     def engine(kernels: str | None) -> Engine:
         return Engine.from_checkpoint(
@@ -268,12 +270,12 @@ def _engine_of(certificate: Any, checkpoint: Any, device: Any) -> Any:
             precision=certificate.precision,
             device=device,
             sigma=certificate.sigma,
+            min_agreement=0.0,  # how well it agrees was for those to say who certified
             kernels=kernels,
         )
 
+    named = certificate.versions.get(KERNELS) or kernels_before_named(certificate.precision, device)
     try:
-        return engine(certificate.versions.get(KERNELS))
-    except EngineError:
-        if KERNELS not in certificate.versions:
-            raise
+        return engine(named)
+    except NoSuchKernelsError:
         return engine(None)

@@ -53,10 +53,11 @@ class LocalCertifier:
         batch: rows of a batch; default by measurement.
         allow_int8: whether `auto` may choose int8.
         min_agreement: smallest share of noisy rows on which a precision must vote as float32 does.
-        examples: uint8 [M, C, H, W], images on which precisions are compared; default random ones.
+        examples: uint8 [M, C, H, W], images on which precisions are compared and to which int8 is fitted, for a module;
+            default random ones. A checkpoint has its own, so that whoever replays a certificate has them, too.
 
     Raises:
-        ValueError: something that only a checkpoint could supply is missing.
+        ValueError: something that only a checkpoint could supply is missing, or is given beside one.
         EngineError: the module is not one fixed function.
     """
 
@@ -79,6 +80,8 @@ class LocalCertifier:
         if isinstance(module_or_checkpoint, str | Path):
             from spacte_trainer.checkpoint import load_checkpoint
 
+            if examples is not None:
+                raise ValueError("A checkpoint is compared on images of its own: leave examples out.")
             checkpoint = load_checkpoint(Path(module_or_checkpoint))
             name, version = checkpoint.folder.name, checkpoint.version
             class_names = tuple(checkpoint.config.class_names)
@@ -91,7 +94,6 @@ class LocalCertifier:
                 allow_int8=allow_int8,
                 min_agreement=min_agreement,
                 sigma=sigma,
-                examples=examples,
             )
         else:
             if sigma is None or num_classes is None or input_shape is None:

@@ -1,7 +1,6 @@
 """Promise: what is loaded is one fixed function, in a precision that votes as float32 does, or it is refused."""
 
 import copy
-import functools
 import itertools
 from dataclasses import replace
 
@@ -11,6 +10,7 @@ import torch
 from torch import nn
 
 from spacte_workers.engine import EngineError
+from spacte_workers.engine.errors import NoSuchKernelsError
 from spacte_workers.images import BadImageError, from_array
 from spacte_workers.units import Phase, Shard
 
@@ -116,10 +116,22 @@ def test_a_precision_that_votes_otherwise_is_refused(net):
 
 def test_the_kernels_of_another_engine_vote_or_none(net, engine):
     """Samplers of one certificate share a function, to its last rounding."""
-    assert engine.kernels != "folded"
-    assert engine_of(net, kernels="folded").kernels == "folded"
-    with pytest.raises(EngineError, match="The kernels 'abacus' do not run here"):
-        engine_of(net, kernels="abacus")
+    form, _, instructions = engine.kernels.partition("/")
+    assert form != "folded"
+    other = engine_of(net, kernels=f"folded/{instructions}")
+    assert (other.form.name, other.kernels) == ("folded", f"folded/{instructions}")
+    for strange in (f"abacus/{instructions}", "folded/beads", "abacus", ""):
+        with pytest.raises(
+            NoSuchKernelsError, match=f"The kernels '{strange.removesuffix('/' + instructions)}"
+        ):
+            engine_of(net, kernels=strange)
+
+
+def test_a_limit_on_instructions_makes_other_kernels(engine, net, monkeypatch):
+    monkeypatch.setenv("ONEDNN_MAX_CPU_ISA", "AVX2")
+    with pytest.raises(NoSuchKernelsError):
+        engine_of(net, kernels=engine.kernels)
+    assert engine_of(net).kernels == engine.kernels + " up to avx2"
 
 
 def test_int8_needs_convolutions():
@@ -148,21 +160,27 @@ def test_batch_size_is_measured_and_then_fixed(net):
     )
 
 
-@pytest.mark.parametrize("size", [64, 256])
-def test_another_batch_size_is_offered_in_int8_too(net, size):
-    """The scales come from the same rows, however many a batch of the other size would have."""
+@pytest.mark.parametrize("precision", ["fp32", "bf16", "int8"])
+@pytest.mark.parametrize("size", [64, 128, 256])
+def test_another_sampler_loads_what_the_first_one_chose(net, monkeypatch, precision, size):
+    """The very same function, whichever batch size a race chose on the first: scales, logits and counts."""
     from spacte_workers.engine import choice
-    from spacte_workers.engine.build import forms
-    from spacte_workers.engine.calibration import noisy_rows
-    from spacte_workers.engine.network import take_apart
+    from spacte_workers.engine.calibration import calibration
+    from spacte_workers.engine.checks import logits_of
 
-    rows = functools.partial(noisy_rows, SHAPE, 0.25)
+    monkeypatch.setitem(choice._VALUES_IN_FLIGHT, "cpu", 1 << 15)  # a batch of 128, but for the race
+    monkeypatch.setattr(choice, "rows_per_second", lambda form, _: 1e6 if form.batch == size else 1e5)
+    allowed = {"precision": precision, "allow_int8": True, "min_agreement": 0.9}
+    first = engine_of(net, batch=None, **allowed)
+    assert first.batch == size
+    other = engine_of(net, batch=first.batch, kernels=first.kernels, **allowed)
+    assert other.form.encoding == first.form.encoding
+    rows = calibration(SHAPE, 0.3).compared
     with torch.inference_mode():
-        network = take_apart(net, rows(1)[:2], CLASSES)
-        form = next(forms(network, "int8", 128, rows(128)[: len(rows(128)) // 2]))
-        other = choice._same_at(network, form, size, rows)
-    assert other is not None
-    assert (other.batch, other.name) == (size, form.name)
+        assert torch.equal(logits_of(other.form, rows), logits_of(first.form, rows))
+    shard = Shard(SOURCE, Phase.ESTIMATION, 0, 3_000)
+    assert other.votes(an_image(), shard).counts == first.votes(an_image(), shard).counts
+    assert other.vote_agreement == first.vote_agreement
 
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16", "int8"])
@@ -173,7 +191,7 @@ def test_logits_hang_on_neither_batch_size_nor_threads(net, precision):
     from spacte_workers.engine.checks import logits_of
     from spacte_workers.engine.network import take_apart
 
-    rows = noisy_rows(SHAPE, 0.25, 128)
+    rows = noisy_rows(SHAPE, 0.25, 256)
     found = []
     with torch.inference_mode():
         network = take_apart(net, rows[:2], CLASSES)

@@ -262,7 +262,7 @@ def test_parts_are_used_only_if_they_make_up_the_whole(batch):
 @pytest.mark.parametrize("whole", [False, True])
 def test_every_form_is_one_function_close_to_the_plain_one(precision, whole):
     net = settled(Normalised(Affine()))
-    rows = noisy_rows((3, 12, 12), 0.25, 16)
+    rows = noisy_rows((3, 12, 12), 0.25, 256)
     module = nn.Sequential(net.normalize, net.backbone, net.heads[0]) if whole else net
     network = take_apart(module, rows[:2], 5)
     reference = logits_of(plain(network, 16), rows)

@@ -179,7 +179,7 @@ class Small(nn.Module):
 def network():
     torch.manual_seed(0)
     net = Small().eval().requires_grad_(requires_grad=False)
-    rows = noisy_rows((3, 8, 8), 0.25, 16)
+    rows = noisy_rows((3, 8, 8), 0.25, 256)
     return take_apart(net, rows[:2], 5), rows
 
 

@@ -153,6 +153,42 @@ def test_a_replay(tmp_path):
     assert "certified with torch 1.0 and kernels abacus; another kind of device (--device)" in result.output
 
 
+def replayed(tmp_path, change, **options):
+    """The result of replaying a certificate of a digit, changed before it is written down."""
+    from spacte_workers import LocalCertifier
+
+    checkpoint = digits_checkpoint(tmp_path / "digits")
+    pixels = np.arange(64, dtype=np.uint8).reshape(1, 8, 8) * 4
+    np.save(tmp_path / "image.npy", pixels)
+    found = LocalCertifier(checkpoint, device="cpu", **options).certify(pixels, n0=20, n=3_000, alpha=0.01)
+    file = tmp_path / "cert.json"
+    file.write_text(change(found).model_dump_json())
+    return verify(file, "--replay", checkpoint, "--image", tmp_path / "image.npy", "--device", "cpu")
+
+
+def test_a_replay_of_a_certificate_that_names_no_kernels(tmp_path, monkeypatch):
+    """Those of its time draw the votes again, not faster ones that came later."""
+    from spacte_workers.engine import build
+
+    def unnamed(found):
+        assert found.versions["kernels"].startswith("onednn/")
+        monkeypatch.undo()
+        return found.model_copy(update={"versions": {"torch": "1.0"}})
+
+    monkeypatch.setattr(build, "floats_to_amx", lambda *_: False)
+    result = replayed(tmp_path, unnamed, precision="bf16", batch=256)
+    assert result.exit_code == 0, result.output
+
+
+def test_a_replay_asks_for_no_agreement(tmp_path, monkeypatch):
+    """What was allowed to vote is settled: the replay is about which votes there were."""
+    from spacte_workers.engine import choice
+
+    monkeypatch.setattr(choice, "agreement", lambda *_: 0.5)
+    result = replayed(tmp_path, lambda found: found, precision="int8", min_agreement=0.4)
+    assert result.exit_code == 0, result.output
+
+
 def digits_checkpoint(folder, dataset="digits"):
     from spacte_trainer.checkpoint import CheckpointConfig, save_checkpoint
     from spacte_workers.bench.networks import config_of, settled_network

@@ -1,5 +1,6 @@
 """The networks that the engine is measured on, and what a noisy sample costs them at least."""
 
+import math
 from dataclasses import dataclass
 from typing import Literal
 
@@ -11,8 +12,7 @@ from spacte_trainer.models.normalization import Normalization
 from spacte_workers.engine.calibration import noisy_rows
 
 _SEED = 20_260_101
-_SETTLING_BATCHES = 10
-_ROWS = 64
+_ROWS, _SETTLING_ROWS, _MAX_VALUES = 64, 256, 1 << 25
 
 
 @dataclass(frozen=True)
@@ -63,10 +63,10 @@ def settled_network(config: ModelConfig, sigma: float) -> MultiHeadNet:
             layer.momentum = None  # an average over all batches seen
             layer.reset_running_stats()
             layer.train()
-        rows = noisy_rows(config.input_shape, sigma, _ROWS // 2)
-        for _ in range(1 if len(rows) >= _SETTLING_BATCHES * _ROWS else 2):
-            for x_BCHW in rows.split(_ROWS):
-                net(x_BCHW)
+        few = max(_ROWS, _MAX_VALUES // math.prod(config.input_shape) // _ROWS * _ROWS)
+        rows = noisy_rows(config.input_shape, sigma, min(_SETTLING_ROWS, few))
+        for x_BCHW in (*rows.split(_ROWS), *rows.split(_ROWS)):
+            net(x_BCHW)
     return net.eval()
 
 

@@ -5,6 +5,7 @@ go through all layers that follow one another, a chain, and their maps stay in t
 """
 
 import ctypes
+import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,6 +22,8 @@ from .folding import finished, layer
 from .fusing import FusedConv, is_global_average, is_last_linear, shapes
 from .int8 import AverageCodes, Int8Conv
 
+_log = logging.getLogger(__name__)
+
 Shape = tuple[int, int, int]
 """Channels, height and width."""
 
@@ -36,10 +39,7 @@ class _Layer(ctypes.Structure):
     _fields_ = (
         *((name, ctypes.c_void_p) for name in ("weight", "scale", "bias")),
         ("other_scale", ctypes.c_double),
-        *(
-            (name, ctypes.c_int64)
-            for name in ("channels_in", "channels", "height", "width", "kernel", "stride")
-        ),
+        *((name, ctypes.c_int64) for name in ("channels", "height", "width", "kernel", "stride")),
         *((name, ctypes.c_int64) for name in ("relu", "shape", "source", "other", "target")),
     )
 
@@ -59,7 +59,7 @@ class Layer:
         weight_OIKK: int8 codes or bfloat16, 1 x 1 or 3 x 3; None for the average.
         scale_O: what a sum of codes is multiplied by; None in bfloat16.
         bias_O: float32, in units of the result.
-        other_scale: of a residual of codes; of the average, 1 for plain values.
+        other_scale: of a residual of codes; of the sum of all places, for an average.
         stride: of the convolution, which is padded so that 1 keeps the size.
         relu: codes have it in any case, they are clamped to 0..255.
         source_shape, shape: of its source and its result; an average has one place.
@@ -99,12 +99,19 @@ class AmxChain(nn.Module):
         super().__init__()
         library.spacte_amx_scratch.restype = ctypes.c_int64
         library.spacte_amx.restype = None
+        if any(made.weight_OIKK is None for made in layers[:-1]):
+            raise ValueError("an average ends a chain")
         self.library, self.dtype = library, dtype
         self.shape = layers[-1].shape
         self.averaged = layers[-1].weight_OIKK is None
         self.kept: list[Tensor] = []  # what the kernel reads in place
         place, own = places(takes, [made.shape for made in layers], len(inputs))
-        border = {source: made.border for made, (source, _) in zip(layers, takes, strict=True)}
+        border: dict[int, int] = {}
+        for made, (source, _) in zip(layers, takes, strict=True):
+            if made.weight_OIKK is not None and border.setdefault(source, made.border) != made.border:
+                raise ValueError("a value has one code of zero")
+        if any(code for source, code in border.items() if source >= len(inputs)):
+            raise ValueError("only what a chain is given may have a code of zero other than 0")
         outside = len(inputs) + 1
         self.inside = [_Map(None, *shape, 0) for shape in own]
         self.inside += [_Map(None, *shape, border.get(i, 0)) for i, shape in enumerate(inputs)]
@@ -118,7 +125,6 @@ class AmxChain(nn.Module):
             self.layers[i] = _Layer(
                 *map(self._address, (weight, made.scale_O, made.bias_O)),
                 made.other_scale,
-                made.source_shape[0],
                 *(made.source_shape if made.weight_OIKK is None else made.shape),
                 0 if made.weight_OIKK is None else made.weight_OIKK.shape[-1],
                 made.stride,
@@ -163,9 +169,17 @@ class AmxChain(nn.Module):
 
 
 def amx_library() -> ctypes.CDLL | None:
-    """The compiled kernel; None on a machine without AMX or without a compiler."""
+    """The compiled kernel; None on a machine without AMX or a compiler, or where the system refuses the tiles.
+
+    It refuses them to a process of which a thread has a stack for signals that could not hold them.
+    """
     library = compiled(_SOURCE, "-march=native", "-fopenmp", "-ffp-contract=off")
-    return library if library is not None and library.spacte_amx_allowed() else None
+    if library is not None and not library.spacte_amx_allowed():
+        _log.warning(
+            "the system refuses this process the tiles of AMX: a signal stack may be too small for them"
+        )
+        return None
+    return library
 
 
 def bare_products(dtype: torch.dtype) -> tuple[Callable[[], None], int] | None:
@@ -181,7 +195,8 @@ def bare_products(dtype: torch.dtype) -> tuple[Callable[[], None], int] | None:
     if library is None:
         return None
     parts = _PARTS_EACH * threads
-    given = [ctypes.c_int64(number) for number in (parts, threads, dtype == torch.bfloat16)]
+    given = [ctypes.c_int64(number) for number in (_PRODUCTS, parts, threads, dtype == torch.bfloat16)]
+    library.spacte_amx_products.restype = None
     work = parts * _PRODUCTS * _LANES * _IMAGES * (_LINE // dtype.itemsize)
     return lambda: library.spacte_amx_products(*given), work
 
@@ -215,12 +230,10 @@ def layer_of_codes(graph_module: fx.GraphModule, node: fx.Node) -> Layer | None:
     if isinstance(step, AverageCodes):
         maker = layer(graph_module, node.args[0])
         shape = _result_shape(maker, maker.codes, maker.source_shape) if isinstance(maker, Int8Conv) else None
-        return None if shape is None else _average(shape, step.scale, torch.uint8)
-    if (
-        not isinstance(step, Int8Conv)
-        or step.made is None
-        or (len(node.args) == 2) != (step.other is not None)
-    ):
+        return None if shape is None or not node.users else _average(shape, step.scale, torch.uint8)
+    if not isinstance(step, Int8Conv) or step.made is None or step.made.zero:
+        return None
+    if (len(node.args) == 2) != (step.other is not None):
         return None
     shape = _result_shape(step, step.codes, step.source_shape)
     if shape is None or not _both_small(step.source_shape, shape, torch.uint8):
@@ -253,7 +266,11 @@ def layer_of_floats(
         return None
     _, channels, height, width = seen[source]
     source_shape = channels, height, width
-    if is_global_average(node) and all(is_last_linear(graph_module, user) for user in node.users):
+    if (
+        is_global_average(node)
+        and node.users
+        and all(is_last_linear(graph_module, user) for user in node.users)
+    ):
         return _average(source_shape, 1.0, torch.bfloat16)
     if not isinstance(step, FusedConv):
         return None

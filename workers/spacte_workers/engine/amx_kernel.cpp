@@ -3,7 +3,7 @@
 // Sixteen images go through all layers together, whose maps then stay in the second-level cache. The sixteen rows of
 // a tile are one pixel of sixteen images: a row holds 64 bytes of that pixel and of those to its right, which is what
 // a filter's line covers, so that every shape, stride and border is the same case. A map of the sixteen
-// lies as [height + 2][16 images][width + 2][channels] with a border of zeros. Rows of a tile never meet: an image's result
+// lies as [height + 2][16 images][width + 2][channels] with a border that stands for zeros. Rows of a tile never meet: an image's result
 // is its own, whatever its place in the batch.
 //
 // Sums of codes are exact; those of bfloat16 are float32, added in a fixed order. What follows a convolution (scale,
@@ -33,7 +33,7 @@ struct Layer {
   const float* scale;  // [channels], of codes
   const float* bias;   // [channels]
   double other_scale;
-  int64_t channels_in, channels, height, width, kernel, stride, relu, shape, source, other, target;
+  int64_t channels, height, width, kernel, stride, relu, shape, source, other, target;
 };
 
 // A map of one image. With data it lies outside as [batch, height, width, channels], else in the scratch memory.
@@ -46,7 +46,7 @@ struct Map {
 
 namespace {
 
-constexpr int64_t kImages = 16, kLine = 64, kTileBytes = 1024, kLanes = 16, kProductsEach = 4096;
+constexpr int64_t kImages = 16, kLine = 64, kTileBytes = 1024, kLanes = 16;
 
 inline int64_t rounded_up(int64_t bytes) { return (bytes + kLine - 1) / kLine * kLine; }
 
@@ -74,6 +74,7 @@ int64_t map_bytes(const Map& map) {
 // load serves both: they are told apart by their weights, which the second has moved along by a place.
 enum Shape { kFour, kFourInPairs, kTwoWide };
 
+#define SPACTE_ALL_WRITTEN asm volatile("" ::: "memory")
 #define SPACTE_ALWAYS inline __attribute__((always_inline))
 
 // One step: a chunk of a filter's line, for four tiles of sums.
@@ -207,6 +208,7 @@ Place place(const Map& map, char* inner, int64_t first) {
 template <class Kind, Shape SHAPE, bool OTHER>
 void convolve(const Layer& layer, const Place& source, const Place& other, const Place& target, int64_t images,
               char* scratch) {
+  SPACTE_ALL_WRITTEN;  // the compiler does not know that tiles are loaded from memory
   constexpr int64_t across = SHAPE == kTwoWide ? 2 : 4, deep = SHAPE == kTwoWide ? 2 : 1;
   constexpr int64_t loads = SHAPE == kFour ? 4 : 2;
   const int64_t chunks = rounded_up(layer.kernel * source.pixel) / kLine, steps = layer.kernel * chunks;
@@ -249,7 +251,7 @@ void convolve(const Layer& layer, const Place& source, const Place& other, const
   }
 }
 
-// Sixteen pixels of codes at a time would do more than the average needs: it is one in a hundred of the work.
+// Averages are left simple: they are one in a hundred of the work.
 void average(const Layer& layer, const Place& source, float* target, int64_t images, Codes) {
   for (int64_t n = 0; n < images; ++n)
     for (int64_t c = 0; c < layer.channels; c += kLanes) {
@@ -289,6 +291,7 @@ class Tiles {
   Tiles() {
     const TileConfig mine;
     _tile_storeconfig(&before_);
+    SPACTE_ALL_WRITTEN;  // the compiler does not know that all of `mine` is read
     _tile_loadconfig(&mine);
   }
 
@@ -360,14 +363,14 @@ void run(const Layer* layers, int64_t layer_count, const Map* maps, int64_t map_
 
 extern "C" {
 
-// Asks the system for the tiles, once a process; whether it gives them.
+// Asks the system for the tiles, for this process; whether it gives them.
 int spacte_amx_allowed() {
   constexpr long kAskForState = 0x1023, kTileData = 18;
   return syscall(SYS_arch_prctl, kAskForState, kTileData) == 0;
 }
 
-// `parts` times kProductsEach products of tiles that are there already: what the matrix units can do at most.
-void spacte_amx_products(int64_t parts, int64_t threads, int64_t is_float) {
+// `parts` times `each` products of tiles that are there already: what the matrix units can do at most.
+void spacte_amx_products(int64_t each, int64_t parts, int64_t threads, int64_t is_float) {
 #pragma omp parallel num_threads(threads)
   {
     const Tiles tiles;
@@ -375,7 +378,7 @@ void spacte_amx_products(int64_t parts, int64_t threads, int64_t is_float) {
     _tile_zero(6);
 #pragma omp for schedule(dynamic)
     for (int64_t part = 0; part < parts; ++part)
-      for (int64_t i = 0; i < kProductsEach; i += 4)
+      for (int64_t i = 0; i < each; i += 4)
         if (is_float) {
           _tile_dpbf16ps(0, 4, 6);
           _tile_dpbf16ps(1, 4, 6);

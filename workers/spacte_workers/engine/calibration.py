@@ -1,11 +1,14 @@
 """Noisy rows on which precisions are compared with float32, and from which int8 takes its scales.
 
-Real images are best: pass some of those that will be certified. Without them smooth random images stand in,
-    whose
-range and contrast are those of photographs; either way the comparison is about accuracy, never about
-soundness, because a certificate is about the very function that votes.
+Real images are best: pass some of those that will be certified. Without them smooth random images stand in, whose
+range and contrast are those of photographs; either way the comparison is about accuracy, never about soundness,
+because a certificate is about the very function that votes.
+
+The rows depend on the model's input alone: not on the batch size, which is chosen by timing, nor on anything else in
+which two samplers of one certificate could differ.
 """
 
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -13,31 +16,52 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-_MAX_ROWS = 256
+_FITTED, _COMPARED = 256, 512
 _MAX_VALUES = 1 << 25
 _SEED = 20_260_101
 
 
-def noisy_rows(
-    input_shape: tuple[int, int, int], sigma: float, batch: int, images: Any = None, device: Any = "cpu"
-) -> Tensor:
-    """Calibration rows, pixels in [0, 1] plus noise, float32 [N, C, H, W]; N is a multiple of 2 `batch`.
+@dataclass(frozen=True)
+class Calibration:
+    """Noisy rows, pixels in [0, 1] plus noise, float32 [N, C, H, W].
+
+    Attributes:
+        fitted: what int8 takes its scales from.
+        compared: other rows, on which forms are compared.
+    """
+
+    fitted: Tensor
+    compared: Tensor
+
+
+def calibration(
+    input_shape: tuple[int, int, int], sigma: float, images: Any = None, device: Any = "cpu"
+) -> Calibration:
+    """The rows for a model.
 
     Args:
         input_shape: (C, H, W).
         sigma: noise sd in units of [0, 1] pixels.
-        batch: rows of a batch.
         images: uint8 [M, C, H, W], or None for random ones.
         device: where the rows go.
     """
     pixels = input_shape[0] * input_shape[1] * input_shape[2]
-    wanted = max(2 * batch, min(_MAX_ROWS, _MAX_VALUES // pixels) // (2 * batch) * 2 * batch)
+    share = min(1.0, _MAX_VALUES / pixels / (_FITTED + _COMPARED))
+    fitted, compared = (max(int(count * share), 2) for count in (_FITTED, _COMPARED))
+    rows = noisy_rows(input_shape, sigma, fitted + compared, images, device)
+    return Calibration(rows[:fitted], rows[fitted:])
+
+
+def noisy_rows(
+    input_shape: tuple[int, int, int], sigma: float, count: int, images: Any = None, device: Any = "cpu"
+) -> Tensor:
+    """So many noisy rows of images, or of random ones; arguments as above."""
     generator = torch.Generator().manual_seed(_SEED)
     if images is None:
-        clean = smooth_images(wanted, input_shape, generator)
+        clean = smooth_images(count, input_shape, generator)
     else:
         given = torch.from_numpy(np.ascontiguousarray(images)).float() / 255
-        clean = given[torch.arange(wanted) % len(given)]
+        clean = given[torch.arange(count) % len(given)]
     return (clean + sigma * torch.randn(clean.shape, generator=generator)).to(device)
 
 

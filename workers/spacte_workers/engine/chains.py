@@ -101,4 +101,4 @@ def places(takes: Sequence[Takes], shapes: Sequence[Shape], inputs: int) -> tupl
 
 
 def _closed(run: list[fx.Node]) -> bool:
-    return all(user in run for node in run[:-1] for user in node.users)
+    return all(node.users and all(user in run for user in node.users) for node in run[:-1])

@@ -14,8 +14,18 @@ ROUNDING = 2.0**-6
 
 
 def logits_of(form: Form, rows_NCHW: Tensor) -> Tensor:
-    """Summed logits, float32 [N, K], of rows in units of [0, 1]; N is a multiple of the form's batch."""
-    return torch.cat([form.logits(encoded(form, x_BCHW)) for x_BCHW in rows_NCHW.split(form.batch)])
+    """Summed logits, float32 [N, K], of rows in units of [0, 1]; a short last batch is filled up with other rows."""
+    whole = batches(rows_NCHW, form.batch)
+    logits_NK = torch.cat([form.logits(encoded(form, x_BCHW)) for x_BCHW in whole.split(form.batch)])
+    return logits_NK[: len(rows_NCHW)]
+
+
+def batches(rows_NCHW: Tensor, batch: int) -> Tensor:
+    """The rows, and as many of them once more as whole batches need."""
+    count = -(-len(rows_NCHW) // batch) * batch
+    if count == len(rows_NCHW):
+        return rows_NCHW
+    return rows_NCHW[torch.arange(count, device=rows_NCHW.device) % len(rows_NCHW)]
 
 
 def encoded(form: Form, x_BCHW: Tensor) -> Tensor:
@@ -37,9 +47,9 @@ def is_one_function(form: Form, rows_NCHW: Tensor) -> bool:
 
     Args:
         form: the form to check.
-        rows_NCHW: at least one batch of rows in units of [0, 1].
+        rows_NCHW: rows in units of [0, 1].
     """
-    batch_BCHW = rows_NCHW[: form.batch]
+    batch_BCHW = batches(rows_NCHW, form.batch)[: form.batch]
     shift = form.batch // 2 + 1 if form.batch > 2 else form.batch - 1
     moved_BCHW = batch_BCHW[torch.arange(shift, shift + form.batch).clamp(max=form.batch - 1)]
     first_BK = form.logits(encoded(form, batch_BCHW))

@@ -8,7 +8,6 @@ give the very same logits.
 
 import statistics
 import time
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
 
@@ -18,14 +17,14 @@ from torch import Tensor
 from spacte_client.types import Precision
 
 from .build import forms
+from .calibration import Calibration
 from .ceilings import probe, synchronize
-from .checks import agreement, encoded, is_one_function, logits_of
-from .errors import EngineError
+from .checks import agreement, batches, encoded, is_one_function, logits_of
+from .errors import EngineError, NoSuchKernelsError
 from .form import Form, plain
 from .network import Network
 
 WantedPrecision = Precision | Literal["auto"]
-Rows = Callable[[int], Tensor]
 
 _VALUES_IN_FLIGHT = {"cpu": 1 << 21, "cuda": 1 << 28}
 """Values of the widest layer that a batch should have: on CPUs they then stay near the cache."""
@@ -41,11 +40,6 @@ _SMALL = 8  # small batches, for looks at few samples, have a large one's rows o
 _NOT_ONE_FUNCTION = (
     "The module's votes change from run to run or with the rest of the batch: switch off dropout and batch "
     "statistics in eval mode, so that it is one fixed function."
-)
-
-_NO_SUCH_KERNELS = (
-    "The kernels '{}' do not run here, and others would vote a little differently: use a processor of the same kind, "
-    "with a C++ compiler."
 )
 
 
@@ -68,11 +62,11 @@ def choose(
     network: Network,
     precision: WantedPrecision,
     batch: int | None,
-    rows: Rows,
+    rows: Calibration,
     *,
     allow_int8: bool,
     min_agreement: float,
-    kernels: str | None = None,
+    form_name: str | None = None,
 ) -> Choice:
     """Choose the form that is to vote.
 
@@ -80,31 +74,30 @@ def choose(
         network: on its device.
         precision: one of the three, or `auto` for the first that agrees with float32, the fastest tried first.
         batch: rows of a batch, or None for the fastest of a few sizes.
-        rows: calibration rows for a batch size, see `calibration.noisy_rows`.
+        rows: calibration rows of the model.
         allow_int8: whether `auto` may try int8.
         min_agreement: smallest share of calibration rows with float32's vote.
-        kernels: the name of the form, if no other will do.
+        form_name: the form, if no other will do.
 
     Raises:
         EngineError: the module is not one fixed function, or the precision or form asked for does not fit it.
     """
-    size = batch or expected_batch(network, rows(1)[:2])
-    rows_NCHW = rows(size)
+    size = batch or expected_batch(network, rows.compared[:2])
     reference = plain(network, size)
-    votes_N = logits_of(reference, rows_NCHW).argmax(1)
+    votes_N = logits_of(reference, rows.compared).argmax(1)
     tried: dict[str, float] = {}
-    for name in [precision] if precision != "auto" else offered(rows_NCHW.device, allow_int8=allow_int8):
-        found = _first_true(network, name, size, rows_NCHW, votes_N, min_agreement, kernels)
+    for name in [precision] if precision != "auto" else offered(rows.compared.device, allow_int8=allow_int8):
+        found = _first_true(network, name, size, rows, votes_N, min_agreement, form_name)
         if found is None:
             continue
         form, tried[name] = found
         if tried[name] >= min_agreement:
             break
     else:
-        if not tried and not is_one_function(reference, rows_NCHW):
+        if not tried and not is_one_function(reference, rows.compared):
             raise EngineError(_NOT_ONE_FUNCTION)
-        if not tried and kernels is not None:
-            raise EngineError(_NO_SUCH_KERNELS.format(kernels))
+        if not tried and form_name is not None:
+            raise NoSuchKernelsError(form_name)
         raise EngineError(_refusal(precision, tried, min_agreement))
     if batch is None:
         form = _faster_batch(network, form, rows)
@@ -147,7 +140,7 @@ def expected_batch(network: Network, rows_NCHW: Tensor) -> int:
 
 def rows_per_second(form: Form, rows_NCHW: Tensor, seconds: float = 0.2) -> float:
     """Median rate of the form on full batches; it has run before."""
-    x_BCHW = encoded(form, rows_NCHW[: form.batch])
+    x_BCHW = encoded(form, batches(rows_NCHW, form.batch)[: form.batch])
     times: list[float] = []
     while len(times) < 2 or (sum(times) < seconds and len(times) < 20):
         synchronize(x_BCHW.device)
@@ -162,56 +155,50 @@ def _first_true(
     network: Network,
     precision: str,
     size: int,
-    rows_NCHW: Tensor,
+    rows: Calibration,
     votes_N: Tensor,
     min_agreement: float,
-    kernels: str | None,
+    form_name: str | None,
 ) -> tuple[Form, float] | None:
     """The fastest form that is one function and agrees with float32; else the last that is one."""
     found: tuple[Form, float] | None = None
-    half = len(rows_NCHW) // 2
-    for form in forms(network, precision, size, rows_NCHW[:half], only=kernels):
-        if is_one_function(form, rows_NCHW):
-            # int8's scales come from the first half, the comparison from the second.
-            found = form, agreement(form, rows_NCHW[half:], votes_N[half:])
+    for form in forms(network, precision, size, rows.fitted, only=form_name):
+        if is_one_function(form, rows.compared):
+            found = form, agreement(form, rows.compared, votes_N)
             if found[1] >= min_agreement:
                 break
     return found
 
 
-def _faster_batch(network: Network, form: Form, rows: Rows) -> Form:
+def _faster_batch(network: Network, form: Form, rows: Calibration) -> Form:
     """The same form at half or twice the batch size, where that is clearly faster."""
-    least, most = _BATCHES[rows(1).device.type]
-    rate = rows_per_second(form, rows(form.batch))
+    least, most = _BATCHES[rows.compared.device.type]
+    rate = rows_per_second(form, rows.compared)
     best, best_rate = form, rate
     for size in (form.batch // 2, form.batch * 2):
         if not least <= size <= most or form.batch / rate > _QUICK_SECONDS:
             continue
         other = _same_at(network, form, size, rows)
-        if other is not None and (other_rate := rows_per_second(other, rows(size))) > _GAIN * best_rate:
+        if other is not None and (other_rate := rows_per_second(other, rows.compared)) > _GAIN * best_rate:
             best, best_rate = other, other_rate
     return best
 
 
-def _small_form(network: Network, form: Form, rows: Rows) -> Form | None:
+def _small_form(network: Network, form: Form, rows: Calibration) -> Form | None:
     """The same form for small batches, if it takes less than half of a large one's time."""
     size = form.batch // _SMALL
     other = _same_at(network, form, size, rows) if size else None
     if other is None:
         return None
-    seconds = size / rows_per_second(other, rows(size))
-    return other if seconds < form.batch / rows_per_second(form, rows(form.batch)) / 2 else None
+    seconds = size / rows_per_second(other, rows.compared)
+    return other if seconds < form.batch / rows_per_second(form, rows.compared) / 2 else None
 
 
-def _same_at(network: Network, form: Form, size: int, rows: Rows) -> Form | None:
+def _same_at(network: Network, form: Form, size: int, rows: Calibration) -> Form | None:
     """The same form for another batch size; None unless it gives the same logits, bit for bit."""
-    rows_NCHW = rows(max(size, form.batch))
-    calibration = rows(
-        form.batch
-    )  # int8's scales, which are part of the function, came from their first half
-    for other in forms(network, form.precision, size, calibration[: len(calibration) // 2], only=form.name):
-        same = torch.equal(logits_of(other, rows_NCHW), logits_of(form, rows_NCHW))
-        if same and is_one_function(other, rows_NCHW):
+    for other in forms(network, form.precision, size, rows.fitted, only=form.name):
+        same = torch.equal(logits_of(other, rows.compared), logits_of(form, rows.compared))
+        if same and is_one_function(other, rows.compared):
             return other
     return None
 

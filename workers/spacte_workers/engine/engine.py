@@ -1,7 +1,6 @@
 """The engine: one base classifier on one device, from shards of named noises to class counts."""
 
 import copy
-import functools
 import math
 import statistics
 import threading
@@ -17,12 +16,13 @@ from spacte_workers.images import wrong_shape
 from spacte_workers.noise.philox import row_names
 from spacte_workers.units import MIN_AGREEMENT, Image, NoiseSource, Phase, Shard, Votes
 
-from .calibration import noisy_rows
+from .calibration import calibration
 from .captured import Captures
 from .ceilings import synchronize
 from .choice import Choice, WantedPrecision, choose
 from .counting import Counts, Work, count_all_heads, count_consensus
 from .errors import EngineError
+from .kernels import form_of, kernels_name
 from .memory import keep_memory
 from .network import take_apart
 from .noisy import NoiseStep
@@ -56,7 +56,7 @@ class Engine:
         sigma: noise level at which precisions are compared; the one it will be used at is best.
         examples: uint8 [M, C, H, W], images on which precisions are compared; default random ones.
         min_agreement: smallest share of noisy rows on which a precision must vote as float32 does.
-        kernels: the name of the kernels that have to vote, those of another engine; default the fastest here.
+        kernels: the kernels that have to vote, as another engine names its own; default the fastest here.
 
     Attributes:
         precision, batch, device, kernels: what was chosen.
@@ -65,7 +65,8 @@ class Engine:
 
     Raises:
         EngineError: the module's answer does not have the shape stated, a row's vote depends on its
-            neighbours, or the precision or the kernels asked for do not fit the module or the machine.
+            neighbours, or the precision asked for does not fit the module or the machine.
+        NoSuchKernelsError: the kernels asked for do not run here.
     """
 
     def __init__(
@@ -103,7 +104,7 @@ class Engine:
         self._captures = Captures(self.form, num_classes, _SLOTS) if graphs else None
         self.precision: Precision = self.form.precision
         self.batch = self.form.batch
-        self.kernels = self.form.name
+        self.kernels = kernels_name(self.form.name, self.device)
         self.vote_agreement = self.choice.vote_agreement
         self.measured_rate = self._measure(sigma)
 
@@ -117,13 +118,13 @@ class Engine:
         batch: int | None = None,
         allow_int8: bool = False,
         sigma: float | None = None,
-        examples: Any = None,
         min_agreement: float = MIN_AGREEMENT,
         kernels: str | None = None,
     ) -> "Engine":
         """The engine of a trained network, compared at its own sigma and on embedded data if it has them."""
         config = checkpoint.config
-        if examples is None and config.dataset == "digits":
+        examples = None
+        if config.dataset == "digits":
             from spacte_trainer.data.digits import load_digits
 
             examples = load_digits("train")[0]
@@ -211,9 +212,9 @@ class Engine:
         kernels: str | None,
     ) -> Choice:
         frozen = copy.deepcopy(module).eval().requires_grad_(requires_grad=False).to(self.device)
-        rows = functools.partial(noisy_rows, self.input_shape, sigma, images=examples, device=self.device)
+        rows = calibration(self.input_shape, sigma, examples, self.device)
         with torch.inference_mode():
-            network = take_apart(frozen, rows(1)[:2], self.num_classes)
+            network = take_apart(frozen, rows.compared[:2], self.num_classes)
             return choose(
                 network,
                 precision,
@@ -221,7 +222,7 @@ class Engine:
                 rows,
                 allow_int8=allow_int8,
                 min_agreement=min_agreement,
-                kernels=kernels,
+                form_name=None if kernels is None else form_of(kernels, self.device),
             )
 
     def _count(self, units: list[tuple[Image, Shard]]) -> list[list[int]]:
