@@ -57,6 +57,54 @@ def test_counts(image, noise, k, batch):
         assert sum(abs(a - b) for a, b in zip(counts, GOLDEN[noise, k], strict=True)) <= 4
 
 
+class Layers(nn.Module):
+    """Convolutions that our own kernels compute, with weights that look random and are multiples of 1/64."""
+
+    def __init__(self):
+        super().__init__()
+        self.convs = nn.ModuleList(nn.Conv2d(inputs, 16, 3, padding=1) for inputs in (1, 16, 16))
+        self.fc = nn.Linear(16, 4)
+        with torch.no_grad():
+            for i, layer in enumerate((*self.convs, self.fc)):
+                for part in (layer.weight, layer.bias):
+                    places = torch.arange(part.numel(), dtype=torch.int64) + 7_919 * i
+                    looks_random = (places * 2_654_435_761 >> 16) % 65 - 32
+                    part.copy_((looks_random.float() / 64).reshape(part.shape) / (1 + 2 * (0 < i < 3)))
+            self.fc.bias.copy_(torch.tensor([0.282, 0.083, -0.254, -0.582]))  # all classes get votes
+
+    def forward(self, x):
+        first, second, third = self.convs
+        h = torch.relu(first(x - 0.5))
+        h = torch.relu(third(torch.relu(second(h))) + h)
+        return self.fc(h.mean((2, 3)))
+
+
+OURS = {
+    "fp32": ("winograd", (1643, 1185, 389, 1783)),
+    "bf16": ("amx", (1529, 1222, 408, 1841)),
+    "int8": ("amx", (1699, 1208, 390, 1703)),
+}
+
+
+@pytest.mark.parametrize("precision", OURS)
+def test_counts_of_our_own_kernels(image, precision):
+    """bfloat16 and codes round on the way, always alike; float32 does so far from where it would matter."""
+    name, counts = OURS[precision]
+    engine = Engine(
+        Layers(),
+        input_shape=SHAPE,
+        num_classes=4,
+        precision=precision,
+        device="cpu",
+        batch=64,
+        min_agreement=0.5,
+    )
+    if not engine.kernels.startswith(name + "/"):
+        pytest.skip(f"no {name} kernels here: {engine.kernels}")
+    shard = Shard(NoiseSource(SEED, 1, 0.5, "grid"), Phase.ESTIMATION, 100, 5_100)
+    assert engine.votes(image, shard).counts == counts
+
+
 def test_a_certificate():
     pixels = (np.arange(64) * 23 % 256).astype(np.uint8).reshape(SHAPE)
     certifier = LocalCertifier(

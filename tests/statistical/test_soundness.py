@@ -15,7 +15,9 @@ from scipy.stats import binomtest
 from torch import nn
 
 from spacte_workers import LocalCertifier
-from spacte_workers.engine.checks import encoded
+from spacte_workers.engine.amx import amx_library
+from spacte_workers.engine.checks import logits_of
+from spacte_workers.engine.winograd import winograd_library
 
 ALPHA, SIGMA = 0.05, 0.25
 NEVER_BY_CHANCE = 1e-4
@@ -97,40 +99,50 @@ def test_a_hundred_thousand_noises_come_within_three_percent(noise):
     assert 0.97 * radius < answer.radius <= radius
 
 
-class Threshold(nn.Module):
-    """One pixel; class 1 iff it lies above `edge`. A convolution, so that every precision has a form of it.
+PLACES = (1, 4, 4)
 
-    On the grid it is the step function of an integer, whatever the arithmetic, and the smoothed classifier
-    of a step from m - 1 to m changes its answer at exactly m - 1/2.
+
+class Threshold(nn.Module):
+    """Class 1 iff the first pixel lies above `edge`, in convolutions that every kernel has a form of.
+
+    Two channels of sixteen are (x - edge)+ and (edge - x)+ in the first layer, and stay so in the second. On the grid
+    the class is the step function of an integer, whatever the arithmetic, and the smoothed classifier of a step from
+    m - 1 to m changes its answer at exactly m - 1/2.
     """
 
     def __init__(self, edge=100.5):
         super().__init__()
-        self.conv = nn.Conv2d(1, 2, 1)
+        self.first, self.second = (nn.Conv2d(inputs, 16, 3, padding=1) for inputs in (1, 16))
         with torch.no_grad():
-            self.conv.weight.copy_(torch.tensor([-1.0, 1.0]).view(2, 1, 1, 1))
-            self.conv.bias.copy_(torch.tensor([edge / 255, -edge / 255]))
+            for layer in (self.first, self.second):
+                layer.weight.zero_()
+                layer.bias.zero_()
+            self.first.weight[:2, 0, 1, 1] = torch.tensor([-1.0, 1.0])
+            self.first.bias[:2] = torch.tensor([edge / 255, -edge / 255])
+            self.second.weight[:, :, 1, 1] = torch.eye(16)
 
     def forward(self, x):
-        return self.conv(x).flatten(1)
+        return torch.relu(self.second(torch.relu(self.first(x))))[:, :2, 0, 0]
 
 
 def step_of(certifier):
     """The least integer that the certifier's own form calls class 1, once it is checked that there is one."""
     steps = torch.arange(-400, 656).float()
-    form = certifier.engine.form
-    padded = torch.cat([steps, steps[:1].expand(-len(steps) % form.batch)])
+    x = SIGMA * torch.randn(len(steps), *PLACES, generator=torch.Generator().manual_seed(0))
+    x[:, 0, 0, 0] = steps / 255
     with torch.inference_mode():
-        votes = torch.cat(
-            [
-                form.logits(encoded(form, x.view(-1, 1, 1, 1) / 255)).argmax(1)
-                for x in padded.split(form.batch)
-            ]
-        )[: len(steps)]
+        votes = logits_of(certifier.engine.form, x).argmax(1)
     first = int(votes.argmax())
     assert votes[:first].sum() == 0
     assert votes[first:].all()
     return int(steps[first])
+
+
+def fastest(precision):
+    """The kernels that this machine has for a precision."""
+    if precision == "fp32":
+        return "winograd" if winograd_library() else "onednn"
+    return "amx" if amx_library() else {"bf16": "onednn", "int8": "int8"}[precision]
 
 
 @pytest.fixture(scope="module")
@@ -142,12 +154,14 @@ def thresholds():
             Threshold(),
             sigma=SIGMA,
             num_classes=2,
-            input_shape=(1, 1, 1),
+            input_shape=PLACES,
             precision=precision,
             device="cpu",
             batch=64,
+            min_agreement=0.9,
         )
         assert certifier.engine.precision == precision
+        assert certifier.engine.kernels.startswith(fastest(precision) + "/")
         found[precision] = certifier, step_of(certifier)
     return found
 
@@ -172,7 +186,7 @@ RULES = {
 def test_every_combination(thresholds, noise, bound, rule, precision):
     """False certificates of 400 are not more than alpha allows."""
     certifier, step = thresholds[precision]
-    pixels, runs, false = np.full((1, 1, 1), 132, np.uint8), 400, 0
+    pixels, runs, false = np.full(PLACES, 132, np.uint8), 400, 0
     # Between two grid points the low-precision step lies somewhere; float noise may find it anywhere there.
     slack = 0.0 if noise == "grid" else 0.5 / 255
     radius = abs(132 - (step - 0.5)) / 255 + slack
