@@ -202,14 +202,16 @@ def test_small_batches_vote_as_large_ones(net):
 
 @pytest.mark.slow
 def test_memory_stays_flat_over_ten_thousand_requests(net):
-    engine = engine_of(net, batch=16)
+    engines = [
+        engine_of(net, batch=16, precision=name, min_agreement=0.9) for name in ("fp32", "bf16", "int8")
+    ]
 
     def requests(first, count):
         for i in range(first, first + count):
             source = replace(
-                SOURCE, seed=f"{i:032x}", k_consensus=(None, 2)[i % 2], noise=("grid", "float")[i % 3 > 1]
+                SOURCE, seed=f"{i:032x}", k_consensus=(None, 2)[i % 2], noise=("grid", "float")[i % 5 > 3]
             )
-            engine.votes(an_image(i % 5), Shard(source, Phase.ESTIMATION, 0, 20))
+            engines[i % 3].votes(an_image(i % 5), Shard(source, Phase.ESTIMATION, 0, 20))
 
     requests(0, 5_000)  # caches of bounded size fill
     before = resident()
