@@ -15,6 +15,7 @@ from spacte_workers.engine.fusing import fuse, fused_convs
 from spacte_workers.engine.int8 import AverageCodes, Encode, Int8Conv, Quantiser, span_codes
 from spacte_workers.engine.network import take_apart
 from spacte_workers.engine.ranges import Ranges
+from spacte_workers.engine.rounding import Rounding
 
 needs_kernel = pytest.mark.skipif(amx_library() is None, reason="no AMX, or no compiler")
 
@@ -278,9 +279,11 @@ def test_a_network_of_chains_keeps_the_function_on_codes(tangled):
     pixels = next(iter(graph.graph.nodes))
     given = span_codes(spans[pixels].low, spans[pixels].high)
     codes = Encode(given)(rows).contiguous(memory_format=torch.channels_last)
-    by_onednn, _ = Quantiser(graph, spans, given, len(rows)).run()
+    rounding = Rounding(graph)
+    rounding.round(rows)
+    by_onednn, _ = Quantiser(graph, spans, given, len(rows), rounding.rounded).run()
     wanted = by_onednn(codes)
-    graph, _ = Quantiser(graph, spans, given, len(rows)).run()
+    graph, _ = Quantiser(graph, spans, given, len(rows), rounding.rounded).run()
     assert codes_to_amx(graph)
     assert sum(chains_of(graph)) == 13
     assert [type(module) for module in graph.modules() if isinstance(module, Int8Conv | AverageCodes)] == [
@@ -403,6 +406,8 @@ def test_other_layers_are_left_alone(conv, size):
         assert (amx.layer_of_floats(graph, node, seen) is not None) == fits
         ranges = Ranges(graph)
         ranges.run(rows + torch.arange(2.0)[:, None, None, None])
-        coded, _ = Quantiser(graph, ranges.spans(), span_codes(-1.0, 1.0), 2).run()
+        rounding = Rounding(graph)
+        rounding.round(rows)
+        coded, _ = Quantiser(graph, ranges.spans(), span_codes(-1.0, 1.0), 2, rounding.rounded).run()
         step = next(node for node in coded.graph.nodes if str(node.target).endswith("int8_fused"))
         assert (amx.layer_of_codes(coded, step) is not None) == fits

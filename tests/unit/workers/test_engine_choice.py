@@ -127,6 +127,18 @@ def test_the_kernels_of_another_engine_vote_or_none(net, engine):
             engine_of(net, kernels=strange)
 
 
+def test_samplers_have_to_be_fitted_alike(net):
+    """int8's scales and codes are part of the function: whoever finds others than the first sampler may not vote."""
+    allowed = {"precision": "int8", "min_agreement": 0.9}
+    first = engine_of(net, **allowed)
+    form, instructions, fit = first.kernels.split("/")
+    assert len(fit) == 12
+    assert engine_of(net, kernels=first.kernels, **allowed).kernels == first.kernels
+    with pytest.raises(NoSuchKernelsError):
+        engine_of(net, kernels=f"{form}/{instructions}/{'0' * 12}", **allowed)
+    assert engine_of(net, kernels=f"{form}/{instructions}", **allowed).kernels == first.kernels
+
+
 def test_a_limit_on_instructions_makes_other_kernels(engine, net, monkeypatch):
     monkeypatch.setenv("ONEDNN_MAX_CPU_ISA", "AVX2")
     with pytest.raises(NoSuchKernelsError):

@@ -33,7 +33,7 @@ class EngineRow:
     Attributes:
         ratio: over the published loop as it stands, median of the rounds' ratios; `ratio_kept` over the same
             loop with an allocator that keeps its memory.
-        ceiling_share: of the multiply-adds that the machine reaches in this precision in a large product.
+        ceiling_share: of the multiply-adds that the machine can do in this precision, see `engine.ceilings`.
         bandwidth_share: of the bytes that it copies, if each layer's maps were moved once and nothing else.
         vote_agreement: share of calibration rows with float32's vote.
         noise_share, forward_share, count_share: of the time of a batch.

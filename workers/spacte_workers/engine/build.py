@@ -22,7 +22,7 @@ from .fused_form import kernels_of, pays
 from .fusing import fuse, is_last_linear
 from .network import Network
 from .onednn import to_onednn
-from .quantised import quantised
+from .quantised import fit_of, quantised
 from .winograd import to_winograd
 
 _log = logging.getLogger(__name__)
@@ -175,7 +175,10 @@ def _int8(network: Network, batch: int, rows_NCHW: Tensor, *, amx: bool) -> Form
     graphs = _parts(network)
     if graphs is None or (amx and amx_library() is None):
         return None
-    return quantised(network, [fuse(graph) for graph in graphs], batch, rows_NCHW, amx=amx)
+    fused = [fuse(graph) for graph in graphs]
+    if "fit" not in network.kept:
+        network.kept["fit"] = fit_of(network, fused, rows_NCHW)
+    return quantised(network, fused, batch, network.kept["fit"], amx=amx)
 
 
 class _Float32Linear(nn.Module):

@@ -28,7 +28,7 @@ _AMX = {"bf16": torch.bfloat16, "int8": torch.uint8}
 
 
 def multiply_adds_per_second(precision: str, device: torch.device) -> float:
-    """The best median rate over the products above.
+    """The best median rate over large products, and over bare ones on matrix units.
 
     Args:
         precision: `fp32`, `bf16` or `int8` (CPU only).

@@ -21,7 +21,7 @@ from .captured import Captures
 from .ceilings import synchronize
 from .choice import Choice, WantedPrecision, choose
 from .counting import Counts, Work, count_all_heads, count_consensus
-from .errors import EngineError
+from .errors import EngineError, NoSuchKernelsError
 from .kernels import form_of, kernels_name
 from .memory import keep_memory
 from .network import take_apart
@@ -104,7 +104,9 @@ class Engine:
         self._captures = Captures(self.form, num_classes, _SLOTS) if graphs else None
         self.precision: Precision = self.form.precision
         self.batch = self.form.batch
-        self.kernels = kernels_name(self.form.name, self.device)
+        self.kernels = kernels_name(self.form.name, self.device, self.form.fit)
+        if kernels is not None and kernels.count("/") > 1 and kernels != self.kernels:
+            raise NoSuchKernelsError(kernels)
         self.vote_agreement = self.choice.vote_agreement
         self.measured_rate = self._measure(sigma)
 

@@ -48,6 +48,7 @@ class Form:
         encoding: of the trunk's input, which is in channels_last order.
         trunk: encoded batch -> features.
         heads: features -> logits [B, K], one function a head.
+        fit: a digest of what was fitted to calibration rows, of int8.
     """
 
     name: str
@@ -56,6 +57,7 @@ class Form:
     encoding: Encoding
     trunk: Part
     heads: Sequence[Part]
+    fit: str = ""
 
     def logits(self, x_BCHW: Tensor) -> Tensor:
         """Summed head logits, float32 [B, K], of an encoded batch: the vote is their first maximum."""

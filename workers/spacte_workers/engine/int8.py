@@ -20,9 +20,9 @@ from torch import Tensor, fx, nn
 from .folding import finished, layer, own_name
 from .fusing import FusedConv, is_global_average
 from .ranges import Range
+from .rounding import Rounded
 
 _CODES = 255
-_WEIGHT_CODES = 127
 
 
 @dataclass(frozen=True)
@@ -43,10 +43,17 @@ class Int8Conv(nn.Module):
         source: codes of its input.
         other: codes of the residual, if there is one; its result then has the residual's type.
         made: codes of its result; None for float32.
+        rounded: its weights.
     """
 
     def __init__(
-        self, step: FusedConv, shape_BCHW: torch.Size, source: Codes, other: Codes | None, made: Codes | None
+        self,
+        step: FusedConv,
+        shape_BCHW: torch.Size,
+        source: Codes,
+        other: Codes | None,
+        made: Codes | None,
+        rounded: Rounded,
     ) -> None:
         super().__init__()
         conv = step.conv
@@ -54,9 +61,7 @@ class Int8Conv(nn.Module):
         self.padding, self.groups = [int(p) for p in conv.padding], conv.groups
         channels, height, width = shape_BCHW[1:]
         self.source_shape = (channels, height, width)
-        weight = conv.weight.float()
-        scale_O = weight.abs().amax((1, 2, 3)).clamp_min(1e-12) / _WEIGHT_CODES
-        self.codes = (weight / scale_O[:, None, None, None]).round().to(torch.int8)
+        self.codes, scale_O = rounded
         self.weight = torch.ops.onednn.qconv_prepack(
             self.codes, scale_O, source.scale, source.zero, self.stride, self.padding, self.dilation, self.groups,
             list(shape_BCHW),
@@ -160,10 +165,16 @@ class Quantiser:
         seen: what the codes of its nodes have to span.
         given: codes of its input, or None where it gets float32.
         batch: rows of each later call.
+        rounded: the weights of its convolutions.
     """
 
     def __init__(
-        self, graph_module: fx.GraphModule, seen: dict[fx.Node, Range], given: Codes | None, batch: int
+        self,
+        graph_module: fx.GraphModule,
+        seen: dict[fx.Node, Range],
+        given: Codes | None,
+        batch: int,
+        rounded: dict[str, Rounded],
     ) -> None:
         self.root = fx.GraphModule(
             graph_module, graph_module.graph
@@ -171,6 +182,7 @@ class Quantiser:
         self.batch = batch
         self.seen = seen
         self.given = given
+        self.rounded = rounded
         self.graph = fx.Graph()
         self.new: dict[fx.Node, fx.Node] = {}
         self.codes: dict[fx.Node, Codes | None] = {}  # of the old nodes
@@ -212,7 +224,7 @@ class Quantiser:
             else:
                 args.append(self.new[other])
         shape = torch.Size([self.batch, *self.seen[source_node].shape[1:]])
-        kernel = Int8Conv(step, shape, source_codes, other_codes, made)
+        kernel = Int8Conv(step, shape, source_codes, other_codes, made, self.rounded[str(node.target)])
         self.new[node] = self._call(str(node.target) + "_int8", kernel, *args)
         self.codes[node] = made
 
@@ -220,14 +232,14 @@ class Quantiser:
         """Codes for a ReLU's output and for a residual that one other convolution takes in; else None."""
         seen = self.seen[node]
         if step.relu:
-            return Codes(_steady(max(seen.high, 1e-6) / _CODES))
+            return Codes(steady(max(seen.high, 1e-6) / _CODES))
         users = list(node.users)
         if len(users) != 1 or not isinstance(layer(self.root, users[0]), FusedConv) or seen.low_C is None:
             return None
         if len(users[0].args) != 2 or users[0].args[0] is node:
             return None
-        lift_C = torch.tensor([_steady(-low) if low < 0 else 0.0 for low in seen.low_C.tolist()])
-        return Codes(_steady(max(seen.high + lift_C.max().item(), 1e-6) / _CODES), 0, lift_C)
+        lift_C = torch.tensor([steady(-low) if low < 0 else 0.0 for low in seen.low_C.tolist()])
+        return Codes(steady(max(seen.high + lift_C.max().item(), 1e-6) / _CODES), 0, lift_C)
 
     def _is_average(self, node: fx.Node) -> bool:
         step = layer(self.root, node)
@@ -275,11 +287,11 @@ class Quantiser:
 def span_codes(low: float, high: float) -> Codes:
     """Codes that span low..high and have an exact zero, which padding needs."""
     low, high = min(low, 0.0), max(high, 0.0, low + 1e-6)
-    scale = _steady((high - low) / _CODES)
+    scale = steady((high - low) / _CODES)
     return Codes(scale, round(-low / scale))
 
 
-def _steady(scale: float) -> float:
+def steady(scale: float) -> float:
     """The scale rounded up to 8 significant bits: last digits may differ between machines."""
     mantissa, exponent = math.frexp(scale)
     return math.ldexp(math.ceil(mantissa * 256) / 256, exponent)

@@ -22,9 +22,15 @@ _LIMIT = "ONEDNN_MAX_CPU_ISA"
 _BEFORE_NAMED: dict[str, str] = {"fp32": "winograd", "bf16": "onednn", "int8": "int8"}
 
 
-def kernels_name(form: str, device: torch.device) -> str:
-    """Such as `amx/amx_int8`, `onednn/avx512_bf16` or `compiled/NVIDIA H100 80GB HBM3`."""
-    return f"{form}/{_instructions(device)}"
+def kernels_name(form: str, device: torch.device, fit: str = "") -> str:
+    """Such as `onednn/avx512_bf16`, `amx/amx_int8/0c4f88ab91d2` or `compiled/NVIDIA H100 80GB HBM3`.
+
+    Args:
+        form: its name.
+        device: where it runs.
+        fit: what int8 was fitted to, as a digest.
+    """
+    return "/".join(part for part in (form, _instructions(device), fit) if part)
 
 
 def form_of(kernels: str, device: torch.device) -> str:
@@ -33,8 +39,8 @@ def form_of(kernels: str, device: torch.device) -> str:
     Raises:
         NoSuchKernelsError: it is about other instructions than this device has.
     """
-    form, _, instructions = kernels.partition("/")
-    if instructions != _instructions(device):
+    form, _, rest = kernels.partition("/")
+    if rest.partition("/")[0] != _instructions(device):
         raise NoSuchKernelsError(kernels)
     return form
 

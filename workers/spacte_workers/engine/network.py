@@ -6,7 +6,8 @@ that the normalisation can join the noise step and heads can be run for some row
 becomes a trunk that computes all logits, and heads that pick theirs.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -24,12 +25,14 @@ class Network:
         scale_C, shift_C: per channel, from pixels in [0, 1] to what the trunk sees.
         trunk: encoded pixels to features, one tensor whose first dimension is the batch.
         heads: features to logits [B, K].
+        kept: what is found about it once and used for all batch sizes.
     """
 
     scale_C: tuple[float, ...]
     shift_C: tuple[float, ...]
     trunk: nn.Module
     heads: tuple[nn.Module, ...]
+    kept: dict[str, Any] = field(default_factory=dict, compare=False)
 
 
 class AllLogits(nn.Module):

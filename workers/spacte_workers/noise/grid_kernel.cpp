@@ -20,7 +20,7 @@ namespace {
 constexpr uint32_t kMultiplier0 = 0xD2511F53u, kMultiplier1 = 0xCD9E8D57u;
 constexpr uint32_t kWeyl0 = 0x9E3779B9u, kWeyl1 = 0xBB67AE85u;
 constexpr uint32_t kSharedBlocks = 1u << 31;
-constexpr int kChunk = 64, kSmallChunk = 16;  // blocks computed side by side, fewer for small images
+constexpr int kChunk = 64, kSmallChunk = 16;  // blocks computed side by side, fewer for what is left of an image
 constexpr int64_t kPartsEach = 4;
 
 struct Row {
