@@ -1,8 +1,8 @@
 """Makes the workers' runtime from the gateway's settings: samplers on Ray, or threads of this process."""
 
 from spacte_workers.counters import Observer
+from spacte_workers.precision import PrecisionRule
 from spacte_workers.runtime import Runtime
-from spacte_workers.units import PrecisionRule
 
 from .settings import Settings
 

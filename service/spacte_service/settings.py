@@ -9,7 +9,7 @@ from pydantic import Field, field_validator, model_validator
 from pydantic.config import JsonDict
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
-from spacte_workers.units import MIN_AGREEMENT
+from spacte_workers.precision import MIN_AGREEMENT
 
 from .keys import Key, keys_from_text
 

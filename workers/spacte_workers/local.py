@@ -25,8 +25,9 @@ from .certification import Certification, CertifySpec
 from .errors import BadParameterError
 from .images import from_array, image_sha256
 from .noise.table import noise_table
+from .precision import MIN_AGREEMENT
 from .prediction import PredictionRun, PredictSpec
-from .units import MIN_AGREEMENT, Image
+from .units import Image
 
 if TYPE_CHECKING:
     import torch

@@ -15,8 +15,9 @@ from spacte_client.types import Precision
 
 from .engine.memory import keep_memory
 from .errors import ModelLoadError, NoWorkersError
+from .precision import PrecisionRule
 from .tracing import drawing
-from .units import PrecisionRule, Sampler, SamplerLostError, Votes, Work, traces_of
+from .units import Sampler, SamplerLostError, Votes, Work, traces_of
 
 if TYPE_CHECKING:
     from .engine import Engine

@@ -38,9 +38,10 @@ from .errors import (
 from .images import MAX_PIXELS, BadImageError, decode_image, image_sha256
 from .model_store import ModelStore, ServedModel, model_key
 from .pools import Census, ModelFiles, Pool
+from .precision import PrecisionRule
 from .queues import Priority
 from .specs import certify_spec, predict_spec
-from .units import Image, PrecisionRule
+from .units import Image
 
 __all__ = [
     "BadImageError",

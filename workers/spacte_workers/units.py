@@ -13,22 +13,6 @@ from spacte_client.types import Noise
 
 from .tracing import Trace
 
-MIN_AGREEMENT = 0.98
-"""Smallest share of noisy rows on which a precision must vote as float32 does, unless an operator says otherwise."""
-
-
-@dataclass(frozen=True, slots=True)
-class PrecisionRule:
-    """What an operator allows a sampler to choose.
-
-    Attributes:
-        allow_int8: whether `auto` may choose int8.
-        min_agreement: smallest share of noisy rows, in 0..1, on which any precision must vote as float32 does.
-    """
-
-    allow_int8: bool = False
-    min_agreement: float = MIN_AGREEMENT
-
 
 class Phase(IntEnum):
     """Which of the disjoint noise sequences of an image. The value enters the noise key: never renumber."""

@@ -17,6 +17,7 @@ from spacte_client.types import CertifyParams, PredictParams
 from spacte_workers.engine import choice
 from spacte_workers.images import from_array
 from spacte_workers.pools import LocalPool
+from spacte_workers.precision import PrecisionRule
 from spacte_workers.runtime import (
     BadImageError,
     BadParameterError,
@@ -27,7 +28,7 @@ from spacte_workers.runtime import (
     NoWorkersError,
     Runtime,
 )
-from spacte_workers.units import Image, PrecisionRule
+from spacte_workers.units import Image
 
 SEED = "00112233445566778899aabbccddeeff"
 

@@ -10,7 +10,7 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 from spacte_workers.errors import RuntimeFault
-from spacte_workers.units import PrecisionRule
+from spacte_workers.precision import PrecisionRule
 
 from .driver import Driver
 from .folder import JobFolder, JobFolderError, JobSpec, write_json

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from spacte_workers.units import MIN_AGREEMENT, PrecisionRule
+from spacte_workers.precision import MIN_AGREEMENT, PrecisionRule
 
 if TYPE_CHECKING:
     from spacte_client.types import JobSummary

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from spacte_workers.errors import RuntimeFault
-from spacte_workers.units import MIN_AGREEMENT, PrecisionRule
+from spacte_workers.precision import MIN_AGREEMENT, PrecisionRule
 
 from .attempt import run_folder
 from .folder import JobFolder, JobFolderError

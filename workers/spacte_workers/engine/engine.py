@@ -14,7 +14,8 @@ from torch import nn
 from spacte_client.types import Precision
 from spacte_workers.images import wrong_shape
 from spacte_workers.noise.philox import row_names
-from spacte_workers.units import MIN_AGREEMENT, Image, NoiseSource, Phase, Shard, Votes
+from spacte_workers.precision import MIN_AGREEMENT
+from spacte_workers.units import Image, NoiseSource, Phase, Shard, Votes
 
 from .calibration import calibration
 from .captured import Captures
