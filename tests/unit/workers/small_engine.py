@@ -5,6 +5,8 @@ import torch
 from torch import nn
 
 from spacte_workers.engine import Engine
+from spacte_workers.engine.calibration import noisy_rows
+from spacte_workers.engine.network import take_apart
 from spacte_workers.images import from_array
 from spacte_workers.units import NoiseSource
 
@@ -64,9 +66,31 @@ def engine_of(module, **options):
     return Engine(module, input_shape=SHAPE, num_classes=CLASSES, **options)
 
 
-def on_one_thread():
-    """What a fixture does that gives tests one thread."""
+class Convolutions(nn.Module):
+    """A network that kernels of our own can speed up."""
+
+    def __init__(self):
+        super().__init__()
+        self.layers = nn.Sequential(
+            nn.Conv2d(3, 16, 3, padding=1), nn.ReLU(), nn.Conv2d(16, 16, 3, padding=1), nn.ReLU(), nn.Flatten(),
+            nn.Linear(1024, 5),
+        )  # fmt: skip
+
+    def forward(self, x):
+        return self.layers(x)
+
+
+def convolutions():
+    """The network taken apart, and noisy rows for it."""
+    torch.manual_seed(0)
+    net = Convolutions().eval().requires_grad_(requires_grad=False)
+    rows = noisy_rows((3, 8, 8), 0.25, 256)
+    return take_apart(net, rows[:2], 5), rows
+
+
+def on_threads(count):
+    """What a fixture does that gives tests so many threads; what it yields sets another number."""
     before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
+    torch.set_num_threads(count)
+    yield torch.set_num_threads
     torch.set_num_threads(before)

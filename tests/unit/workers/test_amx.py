@@ -17,6 +17,8 @@ from spacte_workers.engine.network import take_apart
 from spacte_workers.engine.ranges import Ranges
 from spacte_workers.engine.rounding import Rounding
 
+from .small_engine import convolutions, on_threads
+
 needs_kernel = pytest.mark.skipif(amx_library() is None, reason="no AMX, or no compiler")
 
 DTYPES = [torch.uint8, torch.bfloat16]
@@ -24,10 +26,7 @@ DTYPES = [torch.uint8, torch.bfloat16]
 
 @pytest.fixture(autouse=True)
 def two_threads():
-    before = torch.get_num_threads()
-    torch.set_num_threads(2)
-    yield
-    torch.set_num_threads(before)
+    yield from on_threads(2)
 
 
 def maps(dtype, rows, channels, height, width, seed=1):
@@ -324,26 +323,9 @@ def test_a_value_that_is_not_used_stays_out_of_chains(precision):
         assert (logits_of(form, rows) - wanted).square().mean().sqrt() < 0.1 * spread
 
 
-class Small(nn.Module):
-    """A network that the kernel can speed up."""
-
-    def __init__(self):
-        super().__init__()
-        self.layers = nn.Sequential(
-            nn.Conv2d(3, 16, 3, padding=1), nn.ReLU(), nn.Conv2d(16, 16, 3, padding=1), nn.ReLU(), nn.Flatten(),
-            nn.Linear(1024, 5),
-        )  # fmt: skip
-
-    def forward(self, x):
-        return self.layers(x)
-
-
 @pytest.fixture
 def network():
-    torch.manual_seed(0)
-    net = Small().eval().requires_grad_(requires_grad=False)
-    rows = noisy_rows((3, 8, 8), 0.25, 256)
-    return take_apart(net, rows[:2], 5), rows
+    return convolutions()
 
 
 @needs_kernel

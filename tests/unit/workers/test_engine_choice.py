@@ -14,12 +14,12 @@ from spacte_workers.engine.errors import NoSuchKernelsError
 from spacte_workers.images import BadImageError, from_array
 from spacte_workers.units import Phase, Shard
 
-from .small_engine import CLASSES, SHAPE, SOURCE, an_image, engine_of, heads_net, on_one_thread
+from .small_engine import CLASSES, SHAPE, SOURCE, an_image, engine_of, heads_net, on_threads
 
 
 @pytest.fixture(autouse=True, scope="module")
 def one_thread():
-    yield from on_one_thread()
+    yield from on_threads(1)
 
 
 @pytest.fixture(scope="module")

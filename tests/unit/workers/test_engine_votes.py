@@ -18,12 +18,12 @@ from spacte_workers.noise.philox import row_names
 from spacte_workers.noise.table import noise_table
 from spacte_workers.units import Phase, Shard
 
-from .small_engine import CLASSES, SOURCE, an_image, balanced, engine_of, heads_net, on_one_thread
+from .small_engine import CLASSES, SOURCE, an_image, balanced, engine_of, heads_net, on_threads
 
 
 @pytest.fixture(autouse=True, scope="module")
 def one_thread():
-    yield from on_one_thread()
+    yield from on_threads(1)
 
 
 @pytest.fixture(scope="module")

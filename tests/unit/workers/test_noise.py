@@ -22,6 +22,8 @@ from spacte_workers.noise.philox import philox, row_names, stream_words
 from spacte_workers.noise.table import MASS_BITS, MAX_SIGMA, noise_table
 from spacte_workers.units import NoiseSource, Phase
 
+from .small_engine import on_threads
+
 SOURCE = NoiseSource("0123456789abcdef0123456789abcdef", 3, 0.25, "grid")
 SIGMAS = [0.003, 0.12, 0.25, 0.5, 1.0]
 
@@ -209,9 +211,7 @@ def test_normals_are_normal():
 
 @pytest.fixture
 def threads():
-    before = torch.get_num_threads()
-    yield torch.set_num_threads
-    torch.set_num_threads(before)
+    yield from on_threads(torch.get_num_threads())
 
 
 @pytest.mark.parametrize("pixels", [1, 7, 64, 75, 129, 641, 3_072])

@@ -6,23 +6,20 @@ from torch import nn
 from torch.nn import functional
 
 from spacte_workers.engine import build, winograd
-from spacte_workers.engine.calibration import noisy_rows
 from spacte_workers.engine.checks import is_one_function, logits_of
 from spacte_workers.engine.folding import trace
 from spacte_workers.engine.form import plain
 from spacte_workers.engine.fusing import FusedConv, fuse, fused_convs
-from spacte_workers.engine.network import take_apart
 from spacte_workers.engine.winograd import WinogradChain, to_winograd, winograd_library
+
+from .small_engine import convolutions, on_threads
 
 needs_kernel = pytest.mark.skipif(winograd_library() is None, reason="no AVX-512, or no compiler")
 
 
 @pytest.fixture(autouse=True)
 def two_threads():
-    before = torch.get_num_threads()
-    torch.set_num_threads(2)
-    yield
-    torch.set_num_threads(before)
+    yield from on_threads(2)
 
 
 def a_step(channels_in, channels, *, bias=True, relu=True, seed=0):
@@ -161,26 +158,9 @@ def test_a_row_is_its_own():
     assert torch.equal(spoilt[1:], together[1:])
 
 
-class Small(nn.Module):
-    """A network that the kernel can speed up."""
-
-    def __init__(self):
-        super().__init__()
-        self.layers = nn.Sequential(
-            nn.Conv2d(3, 16, 3, padding=1), nn.ReLU(), nn.Conv2d(16, 16, 3, padding=1), nn.ReLU(), nn.Flatten(),
-            nn.Linear(1024, 5),
-        )  # fmt: skip
-
-    def forward(self, x):
-        return self.layers(x)
-
-
 @pytest.fixture
 def network():
-    torch.manual_seed(0)
-    net = Small().eval().requires_grad_(requires_grad=False)
-    rows = noisy_rows((3, 8, 8), 0.25, 256)
-    return take_apart(net, rows[:2], 5), rows
+    return convolutions()
 
 
 @needs_kernel

@@ -132,6 +132,16 @@ struct Finish {
   }
 };
 
+// Sixteen values of a map.
+SPACTE_ALWAYS __m512 values(Codes, const char* from) {
+  return _mm512_cvtepi32_ps(_mm512_cvtepu8_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(from))));
+}
+
+SPACTE_ALWAYS __m512 values(Floats, const char* from) {
+  const __m512i bits = _mm512_cvtepu16_epi32(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(from)));
+  return _mm512_castsi512_ps(_mm512_slli_epi32(bits, 16));
+}
+
 template <bool OTHER, Shape SHAPE>
 SPACTE_ALWAYS void finish(const Finish<Codes, SHAPE>& with, const Block& block, int64_t n) {
   constexpr bool wide = SHAPE == kTwoWide;
@@ -142,8 +152,7 @@ SPACTE_ALWAYS void finish(const Finish<Codes, SHAPE>& with, const Block& block, 
     __m512 value = _mm512_fmadd_ps(_mm512_cvtepi32_ps(sum), with.scale[t], with.bias[t]);
     if (OTHER) {
       const char* from = block.other + n * with.other_image + (wide ? t / 2 : t) * with.pixel + (wide ? t % 2 * kLanes : 0);
-      const __m512i codes = _mm512_cvtepu8_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(from)));
-      value = _mm512_fmadd_ps(_mm512_cvtepi32_ps(codes), with.other_scale, value);
+      value = _mm512_fmadd_ps(values(Codes{}, from), with.other_scale, value);
     }
     y[t] = _mm512_cvtps_epi32(value);
   }
@@ -166,11 +175,6 @@ SPACTE_ALWAYS void finish(const Finish<Codes, SHAPE>& with, const Block& block, 
   }
 }
 
-SPACTE_ALWAYS __m512 widened(const char* from) {
-  const __m512i bits = _mm512_cvtepu16_epi32(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(from)));
-  return _mm512_castsi512_ps(_mm512_slli_epi32(bits, 16));
-}
-
 template <bool OTHER, Shape SHAPE>
 SPACTE_ALWAYS void finish(const Finish<Floats, SHAPE>& with, const Block& block, int64_t n) {
   constexpr bool wide = SHAPE == kTwoWide;
@@ -179,7 +183,7 @@ SPACTE_ALWAYS void finish(const Finish<Floats, SHAPE>& with, const Block& block,
     const int64_t place = wide ? t / 2 : t, at = place * with.pixel + (wide ? t % 2 * kLanes * 2 : 0);
     if (place >= block.places) continue;
     __m512 value = _mm512_add_ps(_mm512_load_ps(block.sums + t * kTileBytes + n * kLine), with.bias[t]);
-    if (OTHER) value = _mm512_add_ps(value, widened(block.other + n * with.other_image + at));
+    if (OTHER) value = _mm512_add_ps(value, values(Floats{}, block.other + n * with.other_image + at));
     if (with.relu) value = _mm512_max_ps(_mm512_setzero_ps(), value);  // no number stays none
     _mm256_storeu_si256(reinterpret_cast<__m256i*>(block.target + n * with.target_image + at),
                         reinterpret_cast<__m256i>(_mm512_cvtneps_pbh(value)));
@@ -251,30 +255,16 @@ void convolve(const Layer& layer, const Place& source, const Place& other, const
   }
 }
 
-// Averages are left simple: they are one in a hundred of the work.
-void average(const Layer& layer, const Place& source, float* target, int64_t images, Codes) {
+// Averages are left simple: they are one in a hundred of the work. Sums of codes are whole numbers that float32 holds.
+template <class Kind>
+void average(const Layer& layer, const Place& source, float* target, int64_t images) {
+  const __m512 scale = _mm512_set1_ps(float(layer.other_scale));
   for (int64_t n = 0; n < images; ++n)
     for (int64_t c = 0; c < layer.channels; c += kLanes) {
-      __m512i sum = _mm512_setzero_si512();
-      for (int64_t y = 0; y < layer.height; ++y)
-        for (int64_t x = 0; x < layer.width; ++x) {
-          const char* from = source.at(y, x) + n * source.image + c;
-          sum = _mm512_add_epi32(
-              sum, _mm512_cvtepu8_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(from))));
-        }
-      const __m512 scale = _mm512_set1_ps(float(layer.other_scale));
-      _mm512_storeu_ps(target + n * layer.channels + c, _mm512_mul_ps(_mm512_cvtepi32_ps(sum), scale));
-    }
-}
-
-void average(const Layer& layer, const Place& source, float* target, int64_t images, Floats) {
-  for (int64_t n = 0; n < images; ++n)
-    for (int64_t c = 0; c < layer.channels; c += kLanes) {
+      const int64_t first = n * source.image + c * sizeof(typename Kind::Value);
       __m512 sum = _mm512_setzero_ps();
       for (int64_t y = 0; y < layer.height; ++y)
-        for (int64_t x = 0; x < layer.width; ++x)
-          sum = _mm512_add_ps(sum, widened(source.at(y, x) + n * source.image + c * 2));
-      const __m512 scale = _mm512_set1_ps(float(layer.other_scale));
+        for (int64_t x = 0; x < layer.width; ++x) sum = _mm512_add_ps(sum, values(Kind{}, source.at(y, x) + first));
       _mm512_storeu_ps(target + n * layer.channels + c, _mm512_mul_ps(sum, scale));
     }
 }
@@ -344,7 +334,7 @@ void run(const Layer* layers, int64_t layer_count, const Map* maps, int64_t map_
         const auto at = [&](int64_t number) { return place<Kind>(maps[number], inner(number), first); };
         const Place source = at(layer.source);
         if (!layer.kernel) {
-          average(layer, source, reinterpret_cast<float*>(maps[layer.target].data) + first * layer.channels, here, Kind{});
+          average<Kind>(layer, source, reinterpret_cast<float*>(maps[layer.target].data) + first * layer.channels, here);
           continue;
         }
         const bool has_other = layer.other >= 0;

@@ -19,7 +19,7 @@ from .compiled import compiled_part
 from .folding import finished, fold_batch_norm, layer, trace
 from .form import Encoding, Form, plain
 from .fused_form import kernels_of, pays
-from .fusing import fuse, is_last_linear
+from .fusing import fuse, fused_convs, is_last_linear
 from .network import Network
 from .onednn import to_onednn
 from .quantised import fit_of, quantised
@@ -125,14 +125,12 @@ def _onednn(network: Network, batch: int, rows_NCHW: Tensor, dtype: torch.dtype)
     graphs = _parts(network)
     if graphs is None:
         return None
-    encoding = Encoding(network.scale_C, network.shift_C)
-    some_rows = encoding(rows_NCHW[:2]).to(dtype, memory_format=torch.channels_last)
-    trunk, *heads = (_in_dtype(fuse(graph), dtype) for graph in graphs)
-    features = trunk(some_rows)
-    ready = [to_onednn(trunk, some_rows, batch), *(to_onednn(head, features, batch) for head in heads)]
-    precision = "fp32" if dtype == torch.float32 else "bf16"
     encoding = Encoding(network.scale_C, network.shift_C, dtype)
-    return Form("onednn", precision, batch, encoding, ready[0], ready[1:])
+    trunk, *heads = _by_onednn(
+        [_in_dtype(fuse(graph), dtype) for graph in graphs], encoding, rows_NCHW, batch
+    )
+    precision = "fp32" if dtype == torch.float32 else "bf16"
+    return Form("onednn", precision, batch, encoding, trunk, heads)
 
 
 def _winograd(network: Network, batch: int, rows_NCHW: Tensor) -> Form | None:
@@ -141,15 +139,11 @@ def _winograd(network: Network, batch: int, rows_NCHW: Tensor) -> Form | None:
     if graphs is None:
         return None
     encoding = Encoding(network.scale_C, network.shift_C)
-    trunk, *heads = (fuse(graph) for graph in graphs)
-    some_rows = encoding(rows_NCHW[:2]).contiguous(memory_format=torch.channels_last)
-    features = trunk(some_rows)
-    given = [some_rows, *(features for _ in heads)]
-    found = [to_winograd(graph, rows) for graph, rows in zip((trunk, *heads), given, strict=True)]
-    if not any(found):
+    fused = [fuse(graph) for graph in graphs]
+    if not _replaced(to_winograd, fused, encoding, rows_NCHW):
         return None
-    ready = [to_onednn(graph, rows, batch) for graph, rows in zip((trunk, *heads), given, strict=True)]
-    return Form("winograd", "fp32", batch, encoding, ready[0], ready[1:])
+    trunk, *heads = _by_onednn(fused, encoding, rows_NCHW, batch)
+    return Form("winograd", "fp32", batch, encoding, trunk, heads)
 
 
 def _amx(network: Network, batch: int, rows_NCHW: Tensor) -> Form | None:
@@ -157,18 +151,13 @@ def _amx(network: Network, batch: int, rows_NCHW: Tensor) -> Form | None:
     graphs = _parts(network)
     if graphs is None:
         return None
-    encoding = Encoding(network.scale_C, network.shift_C, torch.bfloat16)
     fused = [fuse(graph) for graph in graphs]
-    some_rows = encoding(rows_NCHW[:2]).contiguous(memory_format=torch.channels_last)
-    features = fused[0](some_rows.float())
-    given = [some_rows.float(), *(features for _ in fused[1:])]
-    replaced = [floats_to_amx(graph, rows) for graph, rows in zip(fused, given, strict=True)]
-    if not any(replaced):
+    if not _replaced(floats_to_amx, fused, Encoding(network.scale_C, network.shift_C), rows_NCHW):
         return None
-    trunk, *heads = (_in_dtype(graph, torch.bfloat16) for graph in fused)
-    features = trunk(some_rows)
-    ready = [to_onednn(trunk, some_rows, batch), *(to_onednn(head, features, batch) for head in heads)]
-    return Form("amx", "bf16", batch, encoding, ready[0], ready[1:])
+    encoding = Encoding(network.scale_C, network.shift_C, torch.bfloat16)
+    lower = [_in_dtype(graph, torch.bfloat16) for graph in fused]
+    trunk, *heads = _by_onednn(lower, encoding, rows_NCHW, batch)
+    return Form("amx", "bf16", batch, encoding, trunk, heads)
 
 
 def _int8(network: Network, batch: int, rows_NCHW: Tensor, *, amx: bool) -> Form | None:
@@ -176,9 +165,37 @@ def _int8(network: Network, batch: int, rows_NCHW: Tensor, *, amx: bool) -> Form
     if graphs is None or (amx and amx_library() is None):
         return None
     fused = [fuse(graph) for graph in graphs]
-    if "fit" not in network.kept:
-        network.kept["fit"] = fit_of(network, fused, rows_NCHW)
-    return quantised(network, fused, batch, network.kept["fit"], amx=amx)
+    if not any(fused_convs(graph) for graph in fused):
+        return None
+    if network.fit is None or network.fit.rows_NCHW is not rows_NCHW:
+        network.fit = fit_of(network, fused, rows_NCHW)
+    return quantised(network, fused, batch, network.fit, amx=amx)
+
+
+def _replaced(
+    kernels: Callable[[fx.GraphModule, Tensor], bool],
+    graphs: list[fx.GraphModule],
+    encoding: Encoding,
+    rows_NCHW: Tensor,
+) -> bool:
+    """Put kernels of our own into trunk and heads; whether there was a place for any."""
+    found = [kernels(graph, rows) for graph, rows in _with_inputs(graphs, encoding, rows_NCHW)]
+    return any(found)
+
+
+def _by_onednn(
+    graphs: list[fx.GraphModule], encoding: Encoding, rows_NCHW: Tensor, batch: int
+) -> list[fx.GraphModule]:
+    return [to_onednn(graph, rows, batch) for graph, rows in _with_inputs(graphs, encoding, rows_NCHW)]
+
+
+def _with_inputs(
+    graphs: list[fx.GraphModule], encoding: Encoding, rows_NCHW: Tensor
+) -> list[tuple[fx.GraphModule, Tensor]]:
+    """Trunk and heads, each with a few rows of its input."""
+    some_rows = encoding(rows_NCHW[:2]).contiguous(memory_format=torch.channels_last)
+    features = graphs[0](some_rows)
+    return [(graphs[0], some_rows), *((head, features) for head in graphs[1:])]
 
 
 class _Float32Linear(nn.Module):

@@ -99,9 +99,10 @@ def choose(
         if not tried and form_name is not None:
             raise NoSuchKernelsError(form_name)
         raise EngineError(_refusal(precision, tried, min_agreement))
+    logits_NK = logits_of(form, rows.compared)
     if batch is None:
-        form = _faster_batch(network, form, rows)
-    return Choice(form, _small_form(network, form, rows), tried[form.precision])
+        form = _faster_batch(network, form, rows, logits_NK)
+    return Choice(form, _small_form(network, form, rows, logits_NK), tried[form.precision])
 
 
 def offered(device: torch.device, *, allow_int8: bool) -> list[Precision]:
@@ -170,7 +171,7 @@ def _first_true(
     return found
 
 
-def _faster_batch(network: Network, form: Form, rows: Calibration) -> Form:
+def _faster_batch(network: Network, form: Form, rows: Calibration, logits_NK: Tensor) -> Form:
     """The same form at half or twice the batch size, where that is clearly faster."""
     least, most = _BATCHES[rows.compared.device.type]
     rate = rows_per_second(form, rows.compared)
@@ -178,26 +179,26 @@ def _faster_batch(network: Network, form: Form, rows: Calibration) -> Form:
     for size in (form.batch // 2, form.batch * 2):
         if not least <= size <= most or form.batch / rate > _QUICK_SECONDS:
             continue
-        other = _same_at(network, form, size, rows)
+        other = _same_at(network, form, size, rows, logits_NK)
         if other is not None and (other_rate := rows_per_second(other, rows.compared)) > _GAIN * best_rate:
             best, best_rate = other, other_rate
     return best
 
 
-def _small_form(network: Network, form: Form, rows: Calibration) -> Form | None:
+def _small_form(network: Network, form: Form, rows: Calibration, logits_NK: Tensor) -> Form | None:
     """The same form for small batches, if it takes less than half of a large one's time."""
     size = form.batch // _SMALL
-    other = _same_at(network, form, size, rows) if size else None
+    other = _same_at(network, form, size, rows, logits_NK) if size else None
     if other is None:
         return None
     seconds = size / rows_per_second(other, rows.compared)
     return other if seconds < form.batch / rows_per_second(form, rows.compared) / 2 else None
 
 
-def _same_at(network: Network, form: Form, size: int, rows: Calibration) -> Form | None:
-    """The same form for another batch size; None unless it gives the same logits, bit for bit."""
+def _same_at(network: Network, form: Form, size: int, rows: Calibration, logits_NK: Tensor) -> Form | None:
+    """The same form for another batch size; None unless it gives the same logits of `compared`, bit for bit."""
     for other in forms(network, form.precision, size, rows.fitted, only=form.name):
-        same = torch.equal(logits_of(other, rows.compared), logits_of(form, rows.compared))
+        same = torch.equal(logits_of(other, rows.compared), logits_NK)
         if same and is_one_function(other, rows.compared):
             return other
     return None

@@ -23,7 +23,7 @@ from .ceilings import synchronize
 from .choice import Choice, WantedPrecision, choose
 from .counting import Counts, Work, count_all_heads, count_consensus
 from .errors import EngineError, NoSuchKernelsError
-from .kernels import form_of, kernels_name
+from .kernels import are_those, form_of, kernels_name
 from .memory import keep_memory
 from .network import take_apart
 from .noisy import NoiseStep
@@ -106,7 +106,7 @@ class Engine:
         self.precision: Precision = self.form.precision
         self.batch = self.form.batch
         self.kernels = kernels_name(self.form.name, self.device, self.form.fit)
-        if kernels is not None and kernels.count("/") > 1 and kernels != self.kernels:
+        if kernels is not None and not are_those(self.kernels, kernels):
             raise NoSuchKernelsError(kernels)
         self.vote_agreement = self.choice.vote_agreement
         self.measured_rate = self._measure(sigma)

@@ -45,6 +45,11 @@ def form_of(kernels: str, device: torch.device) -> str:
     return form
 
 
+def are_those(made: str, asked: str) -> bool:
+    """Whether kernels are those asked for; where no fit is named, any will do."""
+    return made == asked or made.startswith(f"{asked}/")
+
+
 def kernels_before_named(precision: Precision, device: torch.device) -> str | None:
     """The kernels that a certificate most likely has which names none; None where there is no telling."""
     return kernels_name(_BEFORE_NAMED[precision], device) if device.type == "cpu" else None

@@ -6,18 +6,21 @@ that the normalisation can join the noise step and heads can be run for some row
 becomes a trunk that computes all logits, and heads that pick theirs.
 """
 
-from dataclasses import dataclass, field
-from typing import Any
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
 
 from .errors import EngineError
 
+if TYPE_CHECKING:
+    from .quantised import Fit
+
 _PROBES = 5
 
 
-@dataclass(frozen=True)
+@dataclass
 class Network:
     """A classifier taken apart: logits of head l are heads[l](trunk(scale_C x + shift_C)).
 
@@ -25,14 +28,14 @@ class Network:
         scale_C, shift_C: per channel, from pixels in [0, 1] to what the trunk sees.
         trunk: encoded pixels to features, one tensor whose first dimension is the batch.
         heads: features to logits [B, K].
-        kept: what is found about it once and used for all batch sizes.
+        fit: what int8 was last fitted to; it serves all batch sizes.
     """
 
     scale_C: tuple[float, ...]
     shift_C: tuple[float, ...]
     trunk: nn.Module
     heads: tuple[nn.Module, ...]
-    kept: dict[str, Any] = field(default_factory=dict, compare=False)
+    fit: "Fit | None" = None
 
 
 class AllLogits(nn.Module):

@@ -25,17 +25,19 @@ class Fit:
         spans: what the codes of a node's values have to span.
         rounded: the weights.
         digest: of the weights' codes and all scales: equal digests are equal functions.
+        rows_NCHW: the rows.
     """
 
     spans: list[dict[str, Range]]
     rounded: list[dict[str, Rounded]]
     digest: str
+    rows_NCHW: Tensor
 
 
 def quantised(
     network: Network, graphs: list[fx.GraphModule], batch: int, fit: Fit, *, amx: bool
 ) -> Form | None:
-    """The int8 form; None where there is nothing to quantise, or nothing that its kernels compute.
+    """The int8 form; None where there is nothing that its kernels compute.
 
     Args:
         network: what is computed.
@@ -44,8 +46,6 @@ def quantised(
         fit: to calibration rows.
         amx: whether our own kernel takes the steps that it can; oneDNN takes the rest.
     """
-    if not any(fused_convs(graph) for graph in graphs):
-        return None
     encoding = Encoding(network.scale_C, network.shift_C)
     spans = [
         {node: found[node.name] for node in graph.graph.nodes if node.name in found}
@@ -89,7 +89,7 @@ def fit_of(network: Network, graphs: list[fx.GraphModule], rows_NCHW: Tensor) ->
         head.round(features)
     spans = [{node.name: span for node, span in found.spans().items()} for found in ranges]
     rounded = [found.rounded for found in roundings]
-    return Fit(spans, rounded, _digest(spans, rounded))
+    return Fit(spans, rounded, _digest(spans, rounded), rows_NCHW)
 
 
 def _digest(spans: list[dict[str, Range]], rounded: list[dict[str, Rounded]]) -> str:
