@@ -13,7 +13,7 @@ RUN pip install --no-cache-dir uv==${UV_VERSION}
 WORKDIR /src
 COPY constraints.txt ./
 COPY client client
-COPY trainer trainer
+COPY core core
 COPY workers workers
 COPY service service
 # Torch as published carries CUDA; `cpu` takes the build without it, which is gigabytes smaller.
@@ -25,7 +25,7 @@ RUN --mount=type=cache,target=/root/.cache/uv \
     esac; \
     uv venv /opt/spacte; \
     uv pip install --python /opt/spacte/bin/python --constraint constraints.txt \
-      ./client ./trainer ./workers ./service
+      ./client ./core ./workers ./service
 
 FROM python:${PYTHON}
 # A C++ compiler: the noise kernel and compiled networks are built for the processor that they run on.

@@ -27,7 +27,7 @@ $(STAMPS)/uv:
 
 $(STAMPS)/run: $(STAMPS)/uv constraints.txt $(PROJECTS)
 	$(UV) pip install --quiet --python $(BIN)/python --constraint constraints.txt \
-		-e ./client[plot] -e ./trainer[distributed] -e ./workers -e ./service
+		-e ./client[plot] -e ./core -e ./trainer[distributed] -e ./workers -e ./studies -e ./service
 	@touch $@
 
 $(STAMPS)/dev: $(STAMPS)/run pyproject.toml
@@ -72,9 +72,8 @@ screenshots: $(STAMPS)/dev  ## photograph the pages for README and docs; needs C
 
 lock: $(STAMPS)/uv  ## write constraints.txt anew from the newest versions that fit
 	$(UV) pip compile --quiet --universal --python-version 3.11 --no-header --no-annotate --no-emit-index-url \
-		--upgrade --group dev client/pyproject.toml trainer/pyproject.toml workers/pyproject.toml \
-		service/pyproject.toml --all-extras --no-emit-package spacte-client --no-emit-package spacte-trainer \
-		--no-emit-package spacte-workers --no-emit-package spacte-service --output-file constraints.txt
+		--upgrade --group dev $(PROJECTS) --all-extras \
+		$(foreach p,client core trainer workers studies service,--no-emit-package spacte-$(p)) --output-file constraints.txt
 
 clean:  ## remove what these commands made
 	rm -rf $(VENV) $(STAMPS) demo/models demo/certified.png .pytest_cache .ruff_cache .hypothesis site

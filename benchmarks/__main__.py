@@ -21,9 +21,7 @@ COMMANDS: tuple[tuple[str, ...], ...] = (
 def main() -> int:
     """Run all of them; the exit code is that of the first that fails."""
     for command in COMMANDS:
-        shown = (
-            ("spacte", *command[len(SPACTE) :]) if command[: len(SPACTE)] == SPACTE else ("python", *command)
-        )
+        shown = ("spacte", *command[len(SPACTE) :]) if command[: len(SPACTE)] == SPACTE else ("python", *command)
         print(f"\n$ {' '.join(shown)}", flush=True)
         if code := subprocess.run([sys.executable, *command], check=False).returncode:
             return code

@@ -20,11 +20,11 @@ from typing import Any
 import torch
 
 from spacte_client.types import JobSummary
-from spacte_trainer.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
-from spacte_trainer.cost import macs_per_sample
-from spacte_trainer.data import DataConfig, load_data
+from spacte_core.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
+from spacte_core.data import DataConfig, load_data
+from spacte_core.flops import macs_per_sample
+from spacte_core.models import MultiHeadNet
 from spacte_trainer.evaluate import evaluate
-from spacte_trainer.models import MultiHeadNet
 
 ROOT = Path(__file__).parent.parent
 MODEL = ROOT / "models" / "cifar10-resnet20-spacte-gaussian-0.25"
@@ -41,9 +41,7 @@ def head_alone(checkpoint: Checkpoint, head: int, folder: Path) -> Path:
         alone = MultiHeadNet(net.normalize, net.backbone, [net.heads[head]])
         model = checkpoint.config.model.model_copy(update={"heads": 1})
         method = f"{checkpoint.config.method}, head {head}"
-        save_checkpoint(
-            folder, alone, checkpoint.config.model_copy(update={"model": model, "method": method})
-        )
+        save_checkpoint(folder, alone, checkpoint.config.model_copy(update={"model": model, "method": method}))
     return folder
 
 
@@ -91,12 +89,8 @@ def measured(name: str, folder: Path, data: str, work: Path, log: Path | None) -
 
 def main() -> None:
     """Measure what is missing and write figures.json."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument(
-        "--data", default="parquet:../shared/data/cifar10", help="as `spacte train --data` takes it"
-    )
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", default="parquet:../shared/data/cifar10", help="as `spacte train --data` takes it")
     parser.add_argument("--single", type=Path, help="checkpoint of a plain network, trained alike")
     parser.add_argument("--work", type=Path, default=WORK, help="where runs are kept that can go on")
     options = parser.parse_args()
@@ -112,8 +106,7 @@ def main() -> None:
         folder = head_alone(taught, head, work / f"head-{head}")
         runs[f"head {head} of the five alone"] = (folder, None)
     figures = [
-        measured(name, folder, options.data, work / name.replace(" ", "-"), log)
-        for name, (folder, log) in runs.items()
+        measured(name, folder, options.data, work / name.replace(" ", "-"), log) for name, (folder, log) in runs.items()
     ]
     body = {
         "command": f"python -m benchmarks.cifar10 --data {options.data} --single {options.single}",

@@ -118,9 +118,7 @@ def samplers_alive() -> dict[int, str]:
     """Processes of all samplers on the cluster, and the node of each."""
     from ray.util.state import list_actors
 
-    found: list[Any] = list_actors(
-        filters=[("class_name", "=", "SamplerActor"), ("state", "=", "ALIVE")], detail=True
-    )
+    found: list[Any] = list_actors(filters=[("class_name", "=", "SamplerActor"), ("state", "=", "ALIVE")], detail=True)
     return {actor.pid: actor.node_id for actor in found}
 
 
@@ -213,9 +211,7 @@ def disturbed(world: World, part: str, truth: dict[int, dict[str, Any]]) -> Run:
     later = [made for record in records if (made := datetime.fromisoformat(record["created_at"])) > clock]
     next_s = (min(later) - clock).total_seconds() if later else 0.0
     indices = [record["index"] for record in records]
-    differing = sum(
-        any(record[name] != truth[record["index"]][name] for name in COMPARED) for record in records
-    )
+    differing = sum(any(record[name] != truth[record["index"]][name] for name in COMPARED) for record in records)
     attempts = world.progress(job)["attempt"]
     twice = len(indices) - len(set(indices))
     day = f"{datetime.now(UTC):%Y-%m-%d}"

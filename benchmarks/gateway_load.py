@@ -33,9 +33,9 @@ from PIL import Image as Pillow
 
 from spacte_client import AsyncClient, SpacteError
 from spacte_client.types import Certificate
+from spacte_workers.certification.verify import check, replay
 from spacte_workers.images import from_array, image_sha256
-from spacte_workers.units import Image
-from spacte_workers.verify import check, replay
+from spacte_workers.shards import Image
 
 ROOT = Path(__file__).parents[1]
 MODELS = ROOT / "demo" / "models"
@@ -160,7 +160,7 @@ class _Retries(logging.Handler):
             self._seen.retry_after_s.append(float(waited[1]))
 
 
-async def alone(url: str, n: int) -> list[float]:
+async def folder_lock(url: str, n: int) -> list[float]:
     """Milliseconds of single requests beyond what the samplers computed for them."""
     overheads: list[float] = []
     async with httpx2.AsyncClient(base_url=url, timeout=120) as http:
@@ -195,7 +195,7 @@ def findings(seen: list[tuple[int, Certificate]], n: int) -> list[str]:
 
 def redrawn(seen: list[tuple[int, Certificate]], models: Path) -> list[str]:
     """Some of the certificates with every noise drawn again."""
-    from spacte_trainer.checkpoint import load_checkpoint
+    from spacte_core.checkpoint import load_checkpoint
     from spacte_workers.engine import Engine
 
     some = seen[:: max(1, len(seen) // REPLAYED)]
@@ -211,7 +211,7 @@ def redrawn(seen: list[tuple[int, Certificate]], models: Path) -> list[str]:
 async def measure(url: str, options: argparse.Namespace) -> dict[str, Any]:
     """All four parts, one after the other."""
     n, callers = options.n, options.callers
-    overheads = await alone(url, n)
+    overheads = await folder_lock(url, n)
     _say("one caller at a time: done")
     over = asyncio.Event()
     asyncio.get_running_loop().call_later(options.seconds, over.set)

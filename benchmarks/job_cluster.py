@@ -35,14 +35,7 @@ class Node:
 
     def __init__(self, arguments: Sequence[str]) -> None:
         ray = str(Path(sys.executable).with_name("ray"))
-        command = [
-            ray,
-            "start",
-            *arguments,
-            "--num-gpus=0",
-            f"--object-store-memory={OBJECT_STORE_BYTES}",
-            "--block",
-        ]
+        command = [ray, "start", *arguments, "--num-gpus=0", f"--object-store-memory={OBJECT_STORE_BYTES}", "--block"]
         self.process = subprocess.Popen(
             command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True
         )
@@ -151,10 +144,7 @@ class GatewayProcess:
     def start(self) -> None:
         """Start, and return once it is ready."""
         self.process = subprocess.Popen(
-            [*self._command, "--port", str(self._port)],
-            stdout=subprocess.PIPE,
-            text=True,
-            start_new_session=True,
+            [*self._command, "--port", str(self._port)], stdout=subprocess.PIPE, text=True, start_new_session=True
         )
         assert self.process.stdout is not None
         for line in self.process.stdout:

@@ -21,9 +21,9 @@ import numpy as np
 from spacte_client import Client
 from spacte_client.types import CertifyParams
 from spacte_workers.batch.driver import Driver
-from spacte_workers.batch.folder import JobFolder, JobSpec
 from spacte_workers.batch.inputs import InputSpec, open_source
-from spacte_workers.counters import Counters
+from spacte_workers.batch.job_folder import JobFolder, JobSpec
+from spacte_workers.scheduling.counters import Counters
 
 from .job_cluster import GatewayProcess, data_folder, wait_until
 
@@ -44,9 +44,9 @@ async def run_job(model: Path, source: InputSpec, params: CertifyParams, sampler
         seconds from the first to the last image, without the start of the samplers; the share of that time in
         which the samplers drew; memory of the driver in MiB at each tenth of the images.
     """
-    from spacte_trainer.checkpoint import read_config
+    from spacte_core.checkpoint import read_config
     from spacte_workers.cluster import RayPool, RaySettings
-    from spacte_workers.runtime import Runtime
+    from spacte_workers.serving.runtime import Runtime
 
     config, version = read_config(model)
     settings = RaySettings(num_cpus=2, num_gpus=0, object_store_bytes=128 * MIB)
@@ -109,11 +109,7 @@ def memory(models: Path) -> dict[str, Any]:
         np.savez(file, images=images, labels=np.zeros(len(images), np.int64))
         source = InputSpec("file", str(file))
         found = asyncio.run(run_job(models / "digits", source, CertifyParams(n=100, seed=SEED), 2))
-    return {
-        "seconds": found["seconds"],
-        "images_per_s": 10_000 / found["seconds"],
-        "mib": found["memory"],
-    }
+    return {"seconds": found["seconds"], "images_per_s": 10_000 / found["seconds"], "mib": found["memory"]}
 
 
 def latency(models: Path) -> dict[str, Any]:

@@ -68,17 +68,12 @@ def texts() -> dict[Path, str]:
     """The README and the card as they should be."""
     models = results()
     short = [found for found in models if found["evaluation"] is not None]
-    return {
-        README: between(README.read_text(), table(short)),
-        CARD: between(CARD.read_text(), table(models)),
-    }
+    return {README: between(README.read_text(), table(short)), CARD: between(CARD.read_text(), table(models))}
 
 
 def main() -> int:
     """Write or check."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--check", action="store_true")
     check = parser.parse_args().check
     stale = [path for path, text in texts().items() if path.read_text() != text]

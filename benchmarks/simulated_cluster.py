@@ -20,10 +20,10 @@ from typing import Any
 from scipy.special import ndtr
 
 from spacte_workers.bench.simulated import probabilities, simulated_image, simulated_votes
-from spacte_workers.certification import CertifySpec
-from spacte_workers.coordinator import Coordinator
-from spacte_workers.counters import Counters
-from spacte_workers.units import Image, Votes, Work
+from spacte_workers.certification.algorithm import CertifySpec
+from spacte_workers.scheduling.coordinator import Coordinator
+from spacte_workers.scheduling.counters import Counters
+from spacte_workers.shards import Image, Votes, Work
 
 
 class SimulatedClock(selectors.DefaultSelector):
@@ -83,10 +83,7 @@ class Sampler:
         await asyncio.sleep(self._free_at + self._overhead_s - now)
         self.busy_s += seconds
         started = time.thread_time()
-        votes = [
-            Votes(simulated_votes(w.shard, probabilities(w.image)), seconds * w.shard.size / noises)
-            for w in work
-        ]
+        votes = [Votes(simulated_votes(w.shard, probabilities(w.image)), seconds * w.shard.size / noises) for w in work]
         self._clock.left_out += time.thread_time() - started
         self._clock.added += self._call_s
         return votes
@@ -149,21 +146,14 @@ async def run(options: argparse.Namespace, clock: SimulatedClock) -> dict[str, f
 
 def main() -> None:
     """Run and print."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add: Callable[..., Any] = parser.add_argument
     add("--samplers", type=int, default=256)
     add("--images", type=int, default=10_000)
     add("--rate", type=float, default=5_000, help="noises a second of one sampler")
     add("--batch", type=int, default=64, help="rows of a sampler's batch")
     add("--overhead", type=float, default=0.001, help="seconds on the way to a sampler, and back again")
-    add(
-        "--call-ms",
-        type=float,
-        default=0.0,
-        help="processor time that a call costs, as one to a Ray actor does",
-    )
+    add("--call-ms", type=float, default=0.0, help="processor time that a call costs, as one to a Ray actor does")
     add("--job-seconds", type=float, default=0.1, help="length of an engine job")
     add("--in-flight", type=int, default=8, help="images in flight a sampler")
     add("--n", type=int, default=100_000, help="the most estimation noises")

@@ -31,9 +31,7 @@ def certify(client: Client, images: list[HeldOut], model: str) -> list[Certifica
     return [client.certify(image.file, model=model, n=NOISES) for image in images]
 
 
-def report(
-    things: str, names: list[str], labels: list[int], certificates: list[Certificate], seconds: float
-) -> None:
+def report(things: str, names: list[str], labels: list[int], certificates: list[Certificate], seconds: float) -> None:
     """Print a line an image, and what they come to."""
     table = Table(title=f"{len(labels)} {things} the model never trained on, n = {NOISES:,} noises each")
     for heading in ("true", "answer", "certified radius", "votes", "ms"):

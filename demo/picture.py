@@ -46,9 +46,7 @@ def draw(
             right = certificate.label == label
             told = names[certificate.label] if right else f"{names[certificate.label]} (is {names[label]})"
             axis.set_title(
-                f"{told}\nr = {round_down(certificate.radius, 3):.3f}",
-                fontsize=9,
-                color=RIGHT if right else WRONG,
+                f"{told}\nr = {round_down(certificate.radius, 3):.3f}", fontsize=9, color=RIGHT if right else WRONG
             )
     curve(bottom, labels, certificates)
     figure.savefig(file)

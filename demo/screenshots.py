@@ -89,11 +89,7 @@ def main() -> None:
     stock = STOCKS["digits"]
     prepare(stock)
     IMAGES.mkdir(parents=True, exist_ok=True)
-    with (
-        TemporaryDirectory() as data,
-        serving(stock.models, Path(data)) as client,
-        sync_playwright() as playwright,
-    ):
+    with TemporaryDirectory() as data, serving(stock.models, Path(data)) as client, sync_playwright() as playwright:
         finished = run_jobs(client)
         address = str(client.base_url).rstrip("/")
         browser = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox", "--disable-gpu"])

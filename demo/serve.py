@@ -29,9 +29,7 @@ def main() -> None:
         f"  {spacte('certify')[0]} certify {shown} --base-url http://127.0.0.1:{options.port}\n",
         flush=True,
     )
-    command = spacte(
-        "serve", "--models", str(stock.models), "--data-dir", str(DATA), "--port", str(options.port)
-    )
+    command = spacte("serve", "--models", str(stock.models), "--data-dir", str(DATA), "--port", str(options.port))
     with subprocess.Popen(command) as gateway:
         try:
             code = gateway.wait()

@@ -63,9 +63,7 @@ def prepare(stock: Stock) -> None:
         print(f"Model found in {stock.folder}{hint}.", flush=True)
         return
     if stock.recipe is None:
-        raise SystemExit(
-            f"There is no model in {stock.folder}: it comes with the repository, so clone it anew."
-        )
+        raise SystemExit(f"There is no model in {stock.folder}: it comes with the repository, so clone it anew.")
     print(f"Training {stock.recipe} into {stock.folder}: five heads, sigma 0.25.", flush=True)
     started = time.monotonic()
     subprocess.run(spacte("train", stock.recipe, "--out", str(stock.folder), "--resume"), check=True)

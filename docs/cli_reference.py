@@ -45,9 +45,7 @@ def help_of(command: list[str]) -> str:
         "TERM": "dumb",
         "_TYPER_FORCE_DISABLE_TERMINAL": "1",
     }
-    done = subprocess.run(
-        [spacte, *command, "--help"], capture_output=True, text=True, env=environment, check=True
-    )
+    done = subprocess.run([spacte, *command, "--help"], capture_output=True, text=True, env=environment, check=True)
     return "\n".join(line.rstrip() for line in done.stdout.strip().splitlines())
 
 

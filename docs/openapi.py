@@ -23,12 +23,7 @@ def routes(api: dict[str, Any]) -> list[str]:
     out: list[str] = []
     for path, verbs in api["paths"].items():
         for verb, route in verbs.items():
-            out += [
-                f"### `{verb.upper()} {path}`",
-                "",
-                route.get("description", route.get("summary", "")),
-                "",
-            ]
+            out += [f"### `{verb.upper()} {path}`", "", route.get("description", route.get("summary", "")), ""]
             parameters = route.get("parameters", [])
             if parameters:
                 out += ["| Parameter | In | Type | Meaning |", "|---|---|---|---|"]
@@ -39,10 +34,7 @@ def routes(api: dict[str, Any]) -> list[str]:
                 out.append("")
             body = route.get("requestBody", {}).get("content", {})
             if body:
-                out += [
-                    "Body: " + "; ".join(f"`{t}` {kind(c.get('schema', {}))}" for t, c in body.items()),
-                    "",
-                ]
+                out += ["Body: " + "; ".join(f"`{t}` {kind(c.get('schema', {}))}" for t, c in body.items()), ""]
             out += ["Answers: " + "; ".join(answer(*pair) for pair in route["responses"].items()) + ".", ""]
     return out
 

@@ -16,9 +16,7 @@ from pathlib import Path
 import pytest
 from hypothesis import settings as hypothesis_settings
 
-hypothesis_settings.register_profile(
-    "any machine", deadline=None
-)  # of an example; a busy machine is no failure
+hypothesis_settings.register_profile("any machine", deadline=None)  # of an example; a busy machine is no failure
 hypothesis_settings.load_profile("any machine")
 
 os.environ.setdefault("RAY_AUTH_MODE", "disabled")  # read when ray is imported
@@ -111,8 +109,8 @@ def make_checkpoint() -> Callable[..., str]:
     def make(folder: Path, *, seed: int = 0, heads: int = 2, sigma: float = 0.25) -> str:
         import torch
 
-        from spacte_trainer.checkpoint import CheckpointConfig, save_checkpoint
-        from spacte_trainer.models import ModelConfig, build
+        from spacte_core.checkpoint import CheckpointConfig, save_checkpoint
+        from spacte_core.models import ModelConfig, build
 
         model = ModelConfig(arch="digits_cnn", heads=heads, num_classes=10, input_shape=(1, 8, 8))
         with torch.random.fork_rng(), torch.no_grad():

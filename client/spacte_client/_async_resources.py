@@ -83,9 +83,7 @@ class AsyncJobs:
     ) -> Job:
         """Submit a job; see `Jobs.create`."""
         model = options.pop("model", None)
-        call = job_calls.create_job(
-            input, model, job_calls.merged(params, options), metadata, idempotency_key
-        )
+        call = job_calls.create_job(input, model, job_calls.merged(params, options), metadata, idempotency_key)
         return await self._connection.send(call)
 
     async def list(
@@ -123,9 +121,7 @@ class AsyncJobs:
                 job, hint = await self._connection.send(job_calls.poll_job(job_id))
         return job
 
-    def results(
-        self, job_id: str, *, after: int | None = None, follow: bool = False
-    ) -> AsyncIterator[Record]:
+    def results(self, job_id: str, *, after: int | None = None, follow: bool = False) -> AsyncIterator[Record]:
         """Finished images; see `Jobs.results`."""
         return aentries(self._connection, Results(job_id, after, follow=follow))
 

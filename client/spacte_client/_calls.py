@@ -16,17 +16,7 @@ from pydantic import BaseModel, ValidationError
 from ._exceptions import APIResponseError, InvalidArgumentError
 from ._options import checked
 from ._settings import Timeout, as_timeout
-from .types import (
-    Certificate,
-    CertifyParams,
-    FileImage,
-    Health,
-    Info,
-    Model,
-    ModelList,
-    Prediction,
-    PredictParams,
-)
+from .types import Certificate, CertifyParams, FileImage, Health, Info, Model, ModelList, Prediction, PredictParams
 
 T = TypeVar("T")
 M = TypeVar("M", bound=BaseModel)
@@ -115,18 +105,14 @@ def certify(
     return post("/v1/certify", answer(Certificate), key=key, **drawing)
 
 
-def certify_stream(
-    image: bytes | FileImage, options: Mapping[str, Any], *, timeout: Timeout | None
-) -> Call[None]:
+def certify_stream(image: bytes | FileImage, options: Mapping[str, Any], *, timeout: Timeout | None) -> Call[None]:
     """`POST /v1/certify/stream`; its answer is read event by event."""
     drawing = _drawing(image, checked(CertifyParams, options, "certify_stream"), timeout)
     accept = {"Accept": "text/event-stream, application/problem+json"}
     return post("/v1/certify/stream", lambda _: None, headers=accept, **drawing)
 
 
-def predict(
-    image: bytes | FileImage, options: Mapping[str, Any], *, timeout: Timeout | None
-) -> Call[Prediction]:
+def predict(image: bytes | FileImage, options: Mapping[str, Any], *, timeout: Timeout | None) -> Call[Prediction]:
     """`POST /v1/predict`."""
     drawing = _drawing(image, checked(PredictParams, options, "predict"), timeout)
     return post("/v1/predict", answer(Prediction), **drawing)

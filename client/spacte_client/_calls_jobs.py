@@ -10,17 +10,7 @@ from ._exceptions import InvalidArgumentError
 from ._options import checked
 from ._pages import page_query
 from ._problems import retry_after
-from .types import (
-    CertifyParams,
-    File,
-    FileList,
-    Job,
-    JobInput,
-    JobList,
-    JobRequest,
-    JobState,
-    JobSummary,
-)
+from .types import CertifyParams, File, FileList, Job, JobInput, JobList, JobRequest, JobState, JobSummary
 
 
 def nothing(_: httpx2.Response) -> None:
@@ -112,9 +102,7 @@ def job_results(job_id: str, after: int | None, *, follow: bool) -> Call[None]:
         InvalidArgumentError: `after` is no row.
     """
     if after is not None and after < 0:
-        raise InvalidArgumentError(
-            "`after` is the row of a record that you have, from 0; leave it out at first."
-        )
+        raise InvalidArgumentError("`after` is the row of a record that you have, from 0; leave it out at first.")
     query: dict[str, str] = {}
     if after is not None:
         query["after"] = str(after)

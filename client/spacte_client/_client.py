@@ -90,9 +90,7 @@ class Client:
         call = calls.certify(encode_image(image), options, key=idempotency_key, timeout=timeout)
         return self._connection.send(call)
 
-    def predict(
-        self, image: Image, *, timeout: Timeout | None = None, **options: Unpack[PredictOptions]
-    ) -> Prediction:
+    def predict(self, image: Image, *, timeout: Timeout | None = None, **options: Unpack[PredictOptions]) -> Prediction:
         """What the smoothed classifier answers, or an abstention, wrong with probability at most alpha.
 
         Args:

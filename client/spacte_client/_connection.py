@@ -167,8 +167,7 @@ def transport_errors(settings: Settings, call: Call[Any]) -> Generator[None]:
         ) from error
     except httpx2.TimeoutException as error:
         raise APITimeoutError(
-            f"{settings.base_url} did not answer in time; {call.when_late}.",
-            sent=isinstance(error, httpx2.ReadTimeout),
+            f"{settings.base_url} did not answer in time; {call.when_late}.", sent=isinstance(error, httpx2.ReadTimeout)
         ) from error
     except httpx2.ConnectError as error:
         if "CERTIFICATE_VERIFY_FAILED" in str(error):

@@ -103,9 +103,7 @@ class APIStatusError(APIError):
         retry_after: seconds until a retry is worth while, if the gateway said so.
     """
 
-    def __init__(
-        self, problem: Problem, *, request_id: str | None = None, retry_after: float | None = None
-    ) -> None:
+    def __init__(self, problem: Problem, *, request_id: str | None = None, retry_after: float | None = None) -> None:
         super().__init__(problem.detail)
         self.problem = problem
         self.status_code = problem.status

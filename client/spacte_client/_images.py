@@ -68,8 +68,7 @@ def _read(image: Any) -> bytes:
     if hasattr(image, "__array__"):
         return encode_npy(image)
     raise InvalidArgumentError(
-        f"A {type(image).__name__} is not an image; pass a path, bytes, a binary file, a Pillow image or an "
-        "array."
+        f"A {type(image).__name__} is not an image; pass a path, bytes, a binary file, a Pillow image or an array."
     )
 
 

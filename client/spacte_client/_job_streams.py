@@ -15,13 +15,7 @@ from pydantic import TypeAdapter, ValidationError
 from ._calls import Call
 from ._calls_jobs import get_job, job_events, job_results
 from ._connection import AsyncConnection, Connection, transport_errors
-from ._exceptions import (
-    APIConnectionError,
-    APIError,
-    APIResponseError,
-    APITimeoutError,
-    ServiceUnavailableError,
-)
+from ._exceptions import APIConnectionError, APIError, APIResponseError, APITimeoutError, ServiceUnavailableError
 from ._retries import Attempts
 from .types import CertificateRecord, ErrorRecord, JobEvent, JobProgressEvent, JobRecord, JobStateEvent
 
@@ -228,9 +222,7 @@ async def aentries(connection: AsyncConnection, feed: Feed[Raw, Entry_co]) -> As
 
 
 def _unreadable(what: str) -> APIResponseError:
-    return APIResponseError(
-        f"{what} that cannot be read; check that the gateway's version fits this client's."
-    )
+    return APIResponseError(f"{what} that cannot be read; check that the gateway's version fits this client's.")
 
 
 def _ended_early() -> APIConnectionError:

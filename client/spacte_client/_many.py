@@ -43,9 +43,7 @@ def map_in_order(call: Callable[[A], B], items: Iterable[A], concurrency: int) -
         pool.shutdown(wait=True, cancel_futures=True)
 
 
-async def amap_in_order(
-    call: Callable[[A], Awaitable[B]], items: Iterable[A], concurrency: int
-) -> AsyncIterator[B]:
+async def amap_in_order(call: Callable[[A], Awaitable[B]], items: Iterable[A], concurrency: int) -> AsyncIterator[B]:
     """`call` of each item, in order, `concurrency` at a time; see `map_in_order`."""
     remaining = iter(items)
     pending: deque[asyncio.Future[B]] = deque()

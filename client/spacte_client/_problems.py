@@ -38,10 +38,7 @@ BY_STATUS: dict[int, type[APIStatusError]] = {
     503: ServiceUnavailableError,
 }
 
-BY_CODE: dict[str, type[APIStatusError]] = {
-    "overloaded": OverloadedError,
-    "deadline_exceeded": DeadlineExceededError,
-}
+BY_CODE: dict[str, type[APIStatusError]] = {"overloaded": OverloadedError, "deadline_exceeded": DeadlineExceededError}
 
 
 def error_from_response(response: httpx2.Response) -> APIStatusError:

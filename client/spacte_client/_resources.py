@@ -98,14 +98,10 @@ class Jobs:
             options: the same by name; see `CertifyOptions`. They win where both are given.
         """
         model = options.pop("model", None)
-        call = job_calls.create_job(
-            input, model, job_calls.merged(params, options), metadata, idempotency_key
-        )
+        call = job_calls.create_job(input, model, job_calls.merged(params, options), metadata, idempotency_key)
         return self._connection.send(call)
 
-    def list(
-        self, *, limit: int | None = None, after: str | None = None, state: JobState | None = None
-    ) -> Page[Job]:
+    def list(self, *, limit: int | None = None, after: str | None = None, state: JobState | None = None) -> Page[Job]:
         """A page of jobs, newest first; iterate it for all of them.
 
         Args:

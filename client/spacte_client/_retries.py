@@ -3,13 +3,7 @@
 import random
 import time
 
-from ._exceptions import (
-    APIConnectionError,
-    APIError,
-    APIStatusError,
-    APITimeoutError,
-    DeadlineExceededError,
-)
+from ._exceptions import APIConnectionError, APIError, APIStatusError, APITimeoutError, DeadlineExceededError
 
 FIRST_DELAY_S = 0.5
 LONGEST_DELAY_S = 8.0

@@ -54,9 +54,7 @@ class Settings:
         return headers
 
 
-def settings(
-    base_url: str | None, api_key: str | None, timeout: Timeout | None, max_retries: int
-) -> Settings:
+def settings(base_url: str | None, api_key: str | None, timeout: Timeout | None, max_retries: int) -> Settings:
     """Settings from a client's arguments and the environment.
 
     Raises:

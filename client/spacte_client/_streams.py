@@ -24,10 +24,7 @@ from .types import Certificate, ProgressEvent, ResultEvent, StartedEvent
 StreamEvent = StartedEvent | ProgressEvent | ResultEvent
 """What iterating a stream yields. A stream that fails raises instead."""
 
-_EVENTS: dict[str, TypeAdapter[Any]] = {
-    "started": TypeAdapter(StartedEvent),
-    "progress": TypeAdapter(ProgressEvent),
-}
+_EVENTS: dict[str, TypeAdapter[Any]] = {"started": TypeAdapter(StartedEvent), "progress": TypeAdapter(ProgressEvent)}
 
 
 class _State:
@@ -74,9 +71,7 @@ class _State:
         """
         if self.certificate is None:
             proven = self.progress.radius if self.progress else 0.0
-            raise APIConnectionError(
-                f"The stream ended before its result, at a proven radius of {proven}; ask again."
-            )
+            raise APIConnectionError(f"The stream ended before its result, at a proven radius of {proven}; ask again.")
         return self.certificate
 
 

@@ -34,8 +34,6 @@ def opened(source: Upload) -> Generator[tuple[BinaryIO | bytes, str]]:
     elif isinstance(source, io.TextIOBase):
         raise InvalidArgumentError("The file to upload is open as text; open it with mode 'rb'.")
     elif not source.seekable():
-        raise InvalidArgumentError(
-            "The file to upload cannot be rewound for a retry; pass its bytes or a path."
-        )
+        raise InvalidArgumentError("The file to upload cannot be rewound for a retry; pass its bytes or a path.")
     else:
         yield source, Path(str(getattr(source, "name", "upload"))).name

@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from time import monotonic, perf_counter
 
 from .problems import ProblemError
-from .tickets import Tickets
+from .reservations import Tickets
 
 FIRST_GUESS_S = 1.0
 """How long a request takes, as long as none has been timed."""

@@ -8,14 +8,15 @@ from fastapi.middleware.cors import CORSMiddleware
 
 from .backend import Backend
 from .gateway import Gateway
-from .guard import OriginGuard
 from .logs import configure_structlog
 from .metrics import Metrics
 from .middleware import BodyLimit, RequestContext
 from .openapi import add_openapi
+from .origins import OriginGuard
 from .problems import add_problem_handlers
 from .reference import add_reference
-from .routes import answers, files, health, jobs, kserve, models, stream, watching
+from .routes import answers, files, health, jobs, kserve, models, stream
+from .routes import metrics as watching
 from .settings import Settings
 from .version import VERSION
 from .web import add_web
@@ -34,7 +35,7 @@ def create_app(settings: Settings | None = None, runtime: Backend | None = None)
 
     Args:
         settings: how to serve; from the environment (`SPACTE_*`) where None.
-        runtime: the models and samplers (`spacte_workers.runtime.Runtime`); made from the settings where
+        runtime: the models and samplers (`spacte_workers.serving.runtime.Runtime`); made from the settings where
             None. The application's lifespan starts and stops it. Where no lifespan runs, as under an ASGI
             transport in a test, the caller starts it (`await runtime.start()`).
     """
@@ -56,12 +57,7 @@ def create_app(settings: Settings | None = None, runtime: Backend | None = None)
             await gateway.stop()
 
     app = FastAPI(
-        title="SPACTE",
-        version=VERSION,
-        description=DESCRIPTION,
-        lifespan=lifespan,
-        docs_url=None,
-        redoc_url=None,
+        title="SPACTE", version=VERSION, description=DESCRIPTION, lifespan=lifespan, docs_url=None, redoc_url=None
     )
     app.state.gateway = gateway
     for routes in (answers, stream, models, files, jobs, health, kserve):
@@ -78,20 +74,13 @@ def create_app(settings: Settings | None = None, runtime: Backend | None = None)
 
 def add_middleware(app: FastAPI, settings: Settings, metrics: Metrics) -> None:
     """Surround the routes; what is added last comes first."""
-    app.add_middleware(
-        BodyLimit, limit=settings.max_body_bytes, by_prefix={"/v1/files": settings.max_upload_bytes}
-    )
+    app.add_middleware(BodyLimit, limit=settings.max_body_bytes, by_prefix={"/v1/files": settings.max_upload_bytes})
     if settings.origins():
         app.add_middleware(
             CORSMiddleware,
             allow_origins=settings.origins(),
             allow_methods=["GET", "POST", "DELETE"],
-            allow_headers=[
-                "Authorization",
-                "Content-Type",
-                "Idempotency-Key",
-                "X-Request-ID",
-            ],
+            allow_headers=["Authorization", "Content-Type", "Idempotency-Key", "X-Request-ID"],
             expose_headers=["X-Request-ID", "Retry-After", "Location", "Idempotency-Replayed"],
         )
     app.add_middleware(OriginGuard, hosts=settings.hosts(), origins=settings.origins())

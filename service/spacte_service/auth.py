@@ -11,8 +11,7 @@ from .keys import Scope
 from .problems import ProblemError
 
 bearer = HTTPBearer(
-    auto_error=False,
-    description="An API key, `spacte_...`, where the operator asks for one (see `/v1/info`).",
+    auto_error=False, description="An API key, `spacte_...`, where the operator asks for one (see `/v1/info`)."
 )
 
 CHALLENGE = {"WWW-Authenticate": "Bearer"}
@@ -32,9 +31,7 @@ class Caller:
 
 
 async def identify(
-    request: Request,
-    gateway: TheGateway,
-    credentials: Annotated[HTTPAuthorizationCredentials | None, Security(bearer)],
+    request: Request, gateway: TheGateway, credentials: Annotated[HTTPAuthorizationCredentials | None, Security(bearer)]
 ) -> Caller:
     """The caller of a request.
 

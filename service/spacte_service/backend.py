@@ -1,4 +1,4 @@
-"""What the gateway needs of the workers: `spacte_workers.runtime.Runtime`, on Ray or in this process."""
+"""What the gateway needs of the workers: `spacte_workers.serving.runtime.Runtime`, on Ray or in this process."""
 
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Protocol
@@ -6,9 +6,9 @@ from typing import TYPE_CHECKING, Protocol
 from spacte_client.types import Certificate, CertifyParams, Model, Prediction, PredictParams, Sample
 
 if TYPE_CHECKING:  # scipy and numpy come with them, which the application's import can do without
-    from spacte_workers.certification import Progress
-    from spacte_workers.pools import Census
-    from spacte_workers.units import Image
+    from spacte_workers.certification.algorithm import Progress
+    from spacte_workers.serving.pools import Census
+    from spacte_workers.shards import Image
 
 OnProgress = Callable[["Progress", Certificate | None], None]
 """Told on the event loop how far a certificate is, and the one that stands if drawing ends now."""
@@ -57,12 +57,7 @@ class Backend(Protocol):
         ...
 
     async def certify(
-        self,
-        image: "Image",
-        params: CertifyParams,
-        *,
-        request_id: str,
-        on_progress: OnProgress | None = None,
+        self, image: "Image", params: CertifyParams, *, request_id: str, on_progress: OnProgress | None = None
     ) -> Certificate:
         """One certificate; cancelling the task frees the samplers."""
         ...

@@ -78,9 +78,7 @@ class BodyReader:
         max_bytes: most bytes of such images in one request.
     """
 
-    def __init__(
-        self, timeout_s: float, threads: CapacityLimiter, uploaded: Uploaded, max_bytes: int
-    ) -> None:
+    def __init__(self, timeout_s: float, threads: CapacityLimiter, uploaded: Uploaded, max_bytes: int) -> None:
         self.timeout_s = timeout_s
         self.threads = threads
         self._uploaded = uploaded
@@ -145,10 +143,7 @@ class BodyReader:
         return Work(asked.params, tuple(images), asked.pointers, asked.batch)
 
     async def _read(
-        self,
-        request: Request,
-        from_json: Callable[[bytes], T],
-        from_form: Callable[[FormData], Awaitable[T]],
+        self, request: Request, from_json: Callable[[bytes], T], from_form: Callable[[FormData], Awaitable[T]]
     ) -> T:
         kind = _kind(request)
         late = f"The body did not arrive within {self.timeout_s:g} s; send it faster or make it smaller."
@@ -205,13 +200,9 @@ def parse_json(raw: bytes | str) -> Any:
         return json.loads(raw, parse_float=_number, parse_constant=_no_constant)
     except (ValueError, RecursionError) as error:
         reason = (
-            f"{error.msg} at character {error.pos}"
-            if isinstance(error, json.JSONDecodeError)
-            else "it is malformed"
+            f"{error.msg} at character {error.pos}" if isinstance(error, json.JSONDecodeError) else "it is malformed"
         )
-        raise ProblemError(
-            "bad_request", f"The body is not JSON: {reason}; check how it was encoded."
-        ) from None
+        raise ProblemError("bad_request", f"The body is not JSON: {reason}; check how it was encoded.") from None
 
 
 def _number(text: str) -> float | int:

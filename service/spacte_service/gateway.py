@@ -8,16 +8,16 @@ from anyio import CapacityLimiter
 from fastapi import Depends, Request
 
 from spacte_client.types import Certificate, Model, PredictParams
+from spacte_service.jobs.subsystem import Batch
 
 from .admission import Admission
 from .backend import Backend
 from .bodies import BodyReader
+from .disconnects import Presence
 from .idempotency import Answers, Shelf
-from .jobs.batch import Batch
 from .keys import KeyRing
 from .metrics import Metrics
 from .model_changes import ModelChanges
-from .presence import Presence
 from .problems import ProblemError, field_error
 from .settings import Settings
 
@@ -37,9 +37,7 @@ class Gateway:
         metrics.watch(self.admission, backend.census)
         self.changes = ModelChanges(backend)
         self.batch = Batch(settings, backend, metrics, lambda: self.draining)
-        self.bodies = BodyReader(
-            settings.body_timeout_s, self.threads, self.batch.image, settings.max_body_bytes
-        )
+        self.bodies = BodyReader(settings.body_timeout_s, self.threads, self.batch.image, settings.max_body_bytes)
         self.certificates = Answers(Certificate, self._kept_answers)
         self.keys = KeyRing(settings.fixed_keys(), settings.keys_file) if settings.has_keys else None
         self.draining = False
@@ -109,9 +107,7 @@ class Gateway:
             if model.name == name:
                 return model
         there = ", ".join(model.name for model in models) or "none"
-        raise ProblemError(
-            "model_not_found", f"There is no model {name[:64]!r}; choose one of those served ({there})."
-        )
+        raise ProblemError("model_not_found", f"There is no model {name[:64]!r}; choose one of those served ({there}).")
 
     def only_model(self) -> str:
         """The name of the model that answers where none is named; empty where that is undecided."""

@@ -78,11 +78,7 @@ class Answers(Generic[T]):
     """
 
     def __init__(
-        self,
-        kind: type[T],
-        shelf: Callable[[], Awaitable[Shelf | None]],
-        keep_s: float = KEEP_S,
-        most: int = MOST_KEPT,
+        self, kind: type[T], shelf: Callable[[], Awaitable[Shelf | None]], keep_s: float = KEEP_S, most: int = MOST_KEPT
     ) -> None:
         self._kind = kind
         self._shelf = shelf
@@ -91,9 +87,7 @@ class Answers(Generic[T]):
         self._most = most
         self._entries: OrderedDict[tuple[str, str], _Entry[T]] = OrderedDict()
 
-    async def once(
-        self, caller: str, key: str, request: str, work: Callable[[], Awaitable[T]]
-    ) -> tuple[T, bool]:
+    async def once(self, caller: str, key: str, request: str, work: Callable[[], Awaitable[T]]) -> tuple[T, bool]:
         """The answer, and whether it is an earlier one. A request that fails may be sent again with its key.
 
         Args:
@@ -113,9 +107,7 @@ class Answers(Generic[T]):
             if entry.fingerprint != request:
                 raise _mismatch()
             if entry.answer is None:
-                sentence = (
-                    "The first request with this Idempotency-Key is still running; try again in a moment."
-                )
+                sentence = "The first request with this Idempotency-Key is still running; try again in a moment."
                 raise ProblemError("idempotency_in_progress", sentence, retry_after_s=1.0)
             return entry.answer, True
         entry = self._entries[place] = _Entry(request, monotonic())
@@ -141,7 +133,7 @@ class Answers(Generic[T]):
             return None
         from sqlalchemy.exc import SQLAlchemyError
 
-        from .store.idempotency import MismatchError
+        from spacte_service.store.idempotency import MismatchError
 
         try:
             found = await to_thread.run_sync(shelf.find, caller, key, request)

@@ -51,11 +51,7 @@ def make_key(name: str, scope: Scope) -> tuple[str, Key]:
     """
     secret = f"spacte_{secrets.token_urlsafe(32)}"
     key = Key(
-        id=f"key_{secrets.token_hex(6)}",
-        name=name,
-        scope=scope,
-        sha256=hash_of(secret),
-        created_at=datetime.now(UTC),
+        id=f"key_{secrets.token_hex(6)}", name=name, scope=scope, sha256=hash_of(secret), created_at=datetime.now(UTC)
     )
     return secret, key
 
@@ -69,9 +65,7 @@ def read_keys(path: Path) -> list[Key]:
     try:
         return _KEYS.validate_json(path.read_bytes())
     except FileNotFoundError:
-        raise KeysFileError(
-            f"There is no keys file {path}; make one with `spacte keys create NAME`."
-        ) from None
+        raise KeysFileError(f"There is no keys file {path}; make one with `spacte keys create NAME`.") from None
     except OSError as error:
         raise KeysFileError(f"The keys file {path} cannot be read ({error.strerror}).") from error
     except ValidationError as error:
@@ -106,13 +100,7 @@ def keys_from_text(text: str) -> list[Key]:
             raise ValueError("write each key as name:scope:sha256, as `spacte keys create --print` shows it")
         name, scope, digest = parts
         since = datetime.fromtimestamp(0, UTC)
-        raw = {
-            "id": f"key_{digest[:12]}",
-            "name": name,
-            "scope": scope,
-            "sha256": digest,
-            "created_at": since,
-        }
+        raw = {"id": f"key_{digest[:12]}", "name": name, "scope": scope, "sha256": digest, "created_at": since}
         try:
             keys.append(Key.model_validate(raw))
         except ValidationError as error:

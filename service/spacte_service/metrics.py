@@ -13,7 +13,7 @@ from .admission import Admission
 from .version import VERSION
 
 if TYPE_CHECKING:
-    from spacte_workers.pools import Census
+    from spacte_workers.serving.pools import Census
 
 SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120)
 SAMPLES = tuple(float(2**k) for k in range(5, 21))
@@ -51,17 +51,12 @@ class Metrics:
         self.certificates = Counter(
             "spacte_certificates", "Certificates issued.", ("model", "stop_reason"), registry=registry
         )
-        self.abstentions = Counter(
-            "spacte_abstentions", "Certificates that abstain.", ("model",), registry=registry
-        )
+        self.abstentions = Counter("spacte_abstentions", "Certificates that abstain.", ("model",), registry=registry)
         self.samples_drawn = Counter(
             "spacte_samples_drawn", "Noises drawn by the samplers.", ("model",), registry=registry
         )
         self.samples_wasted = Counter(
-            "spacte_samples_wasted",
-            "Of these, noises that no answer counts.",
-            ("model", "reason"),
-            registry=registry,
+            "spacte_samples_wasted", "Of these, noises that no answer counts.", ("model", "reason"), registry=registry
         )
         self.shard_seconds = Histogram(
             "spacte_shard_duration_seconds",

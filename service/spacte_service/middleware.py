@@ -10,9 +10,9 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from spacte_workers import tracing
 
+from .disconnects import CallerGoneError
 from .ids import new_id
 from .metrics import Metrics
-from .presence import CallerGoneError
 from .problems import ProblemError, ProblemResponse, internal
 
 log = structlog.stdlib.get_logger("spacte.http")

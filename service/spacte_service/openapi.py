@@ -55,11 +55,7 @@ def either_body(params: type[BaseModel], *requests: type[BaseModel]) -> dict[str
     _body_models.update((params, *requests))
     refs = [{"$ref": REF.format(model=model.__name__)} for model in requests]
     several = len(refs) > 1
-    file: dict[str, Any] = {
-        "type": "string",
-        "format": "binary",
-        "description": "A PNG, JPEG, WebP or npy file.",
-    }
+    file: dict[str, Any] = {"type": "string", "format": "binary", "description": "A PNG, JPEG, WebP or npy file."}
     form = {
         "type": "object",
         "required": ["image"],
@@ -81,9 +77,7 @@ def add_openapi(app: FastAPI) -> None:
 
     def openapi() -> dict[str, Any]:
         if app.openapi_schema is None:
-            schema = get_openapi(
-                title=app.title, version=app.version, description=app.description, routes=app.routes
-            )
+            schema = get_openapi(title=app.title, version=app.version, description=app.description, routes=app.routes)
             models = sorted(_body_models | {Problem}, key=lambda model: model.__name__)
             _, definitions = models_json_schema([(model, "validation") for model in models], ref_template=REF)
             components = schema.setdefault("components", {}).setdefault("schemas", {})

@@ -88,9 +88,7 @@ class ProblemError(HTTPException):
 
 def internal() -> ProblemError:
     """What a caller is told when something breaks that should not; the log says what."""
-    return ProblemError(
-        "internal", "Something broke on our side; try again, and quote the request id if it stays."
-    )
+    return ProblemError("internal", "Something broke on our side; try again, and quote the request id if it stays.")
 
 
 def field_error(pointer: str, detail: str) -> ProblemError:
@@ -112,9 +110,7 @@ def to_problem(error: HTTPException, request_id: str | None) -> Problem:
         )
     code = DEFAULT_CODES.get(error.status_code, "bad_request" if error.status_code < 500 else "internal")
     phrase = HTTPStatus(error.status_code).phrase
-    return Problem(
-        title=phrase, status=error.status_code, detail=error.detail, instance=request_id, code=code
-    )
+    return Problem(title=phrase, status=error.status_code, detail=error.detail, instance=request_id, code=code)
 
 
 class ProblemResponse(JSONResponse):
@@ -172,8 +168,6 @@ def _reworded(request: Request, error: HTTPException) -> HTTPException:
     if error.status_code == 405:
         allowed = (error.headers or {}).get("Allow", "another method")
         return ProblemError(
-            "method_not_allowed",
-            f"{path} does not answer {request.method}; use {allowed}.",
-            headers=error.headers,
+            "method_not_allowed", f"{path} does not answer {request.method}; use {allowed}.", headers=error.headers
         )
     return error

@@ -1,8 +1,8 @@
 """Makes the workers' runtime from the gateway's settings: samplers on Ray, or threads of this process."""
 
-from spacte_workers.counters import Observer
-from spacte_workers.precision import PrecisionRule
-from spacte_workers.runtime import Runtime
+from spacte_workers.engine.precision import PrecisionRule
+from spacte_workers.scheduling.counters import Observer
+from spacte_workers.serving.runtime import Runtime
 
 from .settings import Settings
 
@@ -10,7 +10,7 @@ from .settings import Settings
 def make_runtime(settings: Settings, observer: Observer) -> Runtime:
     """A runtime that has not been started; it tells `observer` of what is drawn, wasted and retried."""
     if settings.in_process:
-        from spacte_workers.pools import LocalPool
+        from spacte_workers.serving.pools import LocalPool
 
         pool = LocalPool(settings.samplers)
     else:

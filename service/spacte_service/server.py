@@ -72,9 +72,7 @@ class Server(uvicorn.Server):
             self._take_signals()  # from the libraries that took them
         if not self._gateway.backend.models():
             folder = str(self._gateway.settings.models)
-            log.warning(
-                "no model found: give --models the folder that holds the models' folders", models=folder
-            )
+            log.warning("no model found: give --models the folder that holds the models' folders", models=folder)
         if self._metrics:
             await self._metrics.start()
         await super().startup(sockets)
@@ -141,9 +139,7 @@ def bind(host: str, port: int) -> socket.socket:
 
 
 def _bound(host: str, port: int) -> socket.socket:
-    family, _, _, _, address = socket.getaddrinfo(
-        host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
-    )[0]
+    family, _, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)[0]
     # asyncio switches Nagle's algorithm off only where the protocol is named; with it answers come 40 ms late.
     listener = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
     try:
@@ -165,9 +161,7 @@ def check_tls(settings: Settings) -> None:
         return
     try:
         # A key with a password would ask for it on the terminal.
-        ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER).load_cert_chain(
-            settings.tls_cert, settings.tls_key, lambda: ""
-        )
+        ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER).load_cert_chain(settings.tls_cert, settings.tls_key, lambda: "")
     except OSError as error:
         raise TlsError(
             f"HTTPS cannot be spoken with {settings.tls_cert} and {settings.tls_key} ({error}); give a certificate "

@@ -9,7 +9,7 @@ from pydantic import Field, field_validator, model_validator
 from pydantic.config import JsonDict
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
-from spacte_workers.precision import MIN_AGREEMENT
+from spacte_workers.engine.precision import MIN_AGREEMENT
 
 from .keys import Key, keys_from_text
 
@@ -31,22 +31,18 @@ class Settings(BaseSettings):
     model_config = SettingsConfigDict(env_prefix="SPACTE_", extra="forbid", protected_namespaces=())
 
     models: Path = Field(
-        default=Path("models"),
-        description="Folder of checkpoint folders; each becomes a model by its folder's name.",
+        default=Path("models"), description="Folder of checkpoint folders; each becomes a model by its folder's name."
     )
     host: str = Field(
         default="127.0.0.1", description="Address to listen on; 0.0.0.0 for every network this machine is on."
     )
-    port: int = Field(
-        default=8000, ge=0, le=65535, description="Port to listen on; 0 takes a free one and prints it."
-    )
+    port: int = Field(default=8000, ge=0, le=65535, description="Port to listen on; 0 takes a free one and prints it.")
     address: str | None = Field(
         default=None,
         description="Address of a Ray cluster to join; else RAY_ADDRESS counts, or a local Ray is started.",
     )
     in_process: bool = Field(
-        default=False,
-        description="Draw noises in this process, without Ray: starts at once; for one machine.",
+        default=False, description="Draw noises in this process, without Ray: starts at once; for one machine."
     )
     samplers: int | None = Field(
         default=None,
@@ -173,10 +169,7 @@ class Settings(BaseSettings):
         json_schema_extra=panel("Jobs"),
     )
     max_upload_bytes: int = Field(
-        default=2048 * MIB,
-        ge=KIB,
-        description="Largest file that may be uploaded.",
-        json_schema_extra=panel("Jobs"),
+        default=2048 * MIB, ge=KIB, description="Largest file that may be uploaded.", json_schema_extra=panel("Jobs")
     )
     input_roots: str | None = Field(
         default=None,
@@ -372,9 +365,7 @@ class Settings(BaseSettings):
             "allow_client_seed",
         )
         values = {name: getattr(self, name) for name in names} | {"max_client_batch_size": self.most_images}
-        return {name: value for name, value in values.items() if value is not None} | {
-            "api_key_needed": self.has_keys
-        }
+        return {name: value for name, value in values.items() if value is not None} | {"api_key_needed": self.has_keys}
 
 
 def _check_prefix(root: str) -> None:

@@ -40,9 +40,7 @@ def _salman(case: Case) -> Iterator[Comparison]:
         noise_mBCHW,
         steps=case.whole("steps"),
         epsilon=case.number("max_norm"),
-        spare_BCHW=torch.full_like(
-            case["x"], math.nan
-        ),  # no sample of a vector has a gradient of exactly zero
+        spare_BCHW=torch.full_like(case["x"], math.nan),  # no sample of a vector has a gradient of exactly zero
     )
     yield "adv", adv, case["adv"]
     if several:
@@ -53,8 +51,4 @@ def _salman(case: Case) -> Iterator[Comparison]:
 def _jeong(case: Case) -> Iterator[Comparison]:
     net = linear_net(case["W"], case["b"])
     steps, epsilon = case.whole("steps"), case.number("max_norm")
-    yield (
-        "adv",
-        pgd_jeong(net, case["x"], case["label"], case["noises"], steps=steps, epsilon=epsilon),
-        case["adv"],
-    )
+    yield ("adv", pgd_jeong(net, case["x"], case["label"], case["noises"], steps=steps, epsilon=epsilon), case["adv"])

@@ -52,10 +52,7 @@ class Case:
         relative = re.search(r"(?:rtol|relative)\s+([\d.e+-]+)", text)
         absolute = re.search(r"atol\s+([\d.e+-]+)", text)
         default = (1e-5, 1e-7) if single else (1e-9, 1e-11)
-        return (
-            float(relative[1]) if relative else default[0],
-            float(absolute[1]) if absolute else default[1],
-        )
+        return (float(relative[1]) if relative else default[0], float(absolute[1]) if absolute else default[1])
 
     def __getitem__(self, name: str) -> Tensor:
         return self.arrays[name]

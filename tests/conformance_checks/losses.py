@@ -6,9 +6,9 @@ from typing import cast
 import torch
 from torch import Tensor, nn
 
+from spacte_core.models.ensemble import Member
 from spacte_trainer.attacks import PgdConfig
 from spacte_trainer.circular_teaching import cosine_loss, weights
-from spacte_trainer.models.ensemble import Member
 from spacte_trainer.objectives import (
     ConsistencyConfig,
     DrtConfig,
@@ -160,9 +160,7 @@ def _drt(case: Case) -> Iterator[Comparison]:
         draws=case.whole("m"),
         rho1=case.number("rho1"),
         rho2=case.number("rho2"),
-        attack=PgdConfig(
-            variant="jeong", steps=case.whole("steps"), epsilon=case.number("max_norm"), warmup_epochs=0
-        )
+        attack=PgdConfig(variant="jeong", steps=case.whole("steps"), epsilon=case.number("max_norm"), warmup_epochs=0)
         if case.whole("adv_training")
         else None,
     )

@@ -5,8 +5,8 @@ from collections.abc import Iterable, Sequence
 import torch
 from torch import Tensor, nn
 
-from spacte_trainer.models import MultiHeadNet
-from spacte_trainer.models.ensemble import Ensemble
+from spacte_core.models import MultiHeadNet
+from spacte_core.models.ensemble import Ensemble
 
 
 class RecordedDraws:

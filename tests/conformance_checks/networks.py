@@ -11,9 +11,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from spacte_core.importers import import_checkpoint, reference_name
+from spacte_core.models import build
 from spacte_trainer.circular_teaching import cosine_loss
-from spacte_trainer.importers import import_checkpoint, reference_name
-from spacte_trainer.models import build
 
 from .case import Case, Comparison, checks
 from .tables import model_config
@@ -62,8 +62,7 @@ def _keys(spec: dict[str, Any]) -> list[tuple[str, list[int]]]:
     with torch.device("meta"):
         state = build(config).state_dict()
     return [
-        (prefix + reference_name(key, config, multihead=multihead), list(value.shape))
-        for key, value in state.items()
+        (prefix + reference_name(key, config, multihead=multihead), list(value.shape)) for key, value in state.items()
     ]
 
 

@@ -5,8 +5,8 @@ from collections.abc import Iterator
 
 import torch
 
-from spacte_trainer.models import ModelConfig, build
-from spacte_trainer.models.ensemble import sum_logits
+from spacte_core.models import ModelConfig, build
+from spacte_core.models.ensemble import sum_logits
 from spacte_trainer.objectives import GaussianConfig, ObjectiveConfig, split
 from spacte_trainer.objectives import build as build_objective
 from spacte_trainer.schedules import threshold

@@ -44,9 +44,7 @@ def _smoothmix(case: Case) -> BaseConfig:
 
 def _smoothadv(case: Case) -> BaseConfig:
     attack = PgdConfig(
-        steps=case.whole("steps"),
-        epsilon=case.number("epsilon"),
-        warmup_epochs=case.whole("warmup_epochs"),
+        steps=case.whole("steps"), epsilon=case.number("epsilon"), warmup_epochs=case.whole("warmup_epochs")
     )
     return SmoothAdvConfig(draws=case.whole("m"), attack=attack)
 
@@ -66,10 +64,7 @@ METHODS: dict[str, Callable[[Case], BaseConfig]] = {
 }
 
 
-@checks(
-    *(f"train_batch_{name}" for name in METHODS),
-    *(f"train_batch_spacte_{name}" for name in METHODS),
-)
+@checks(*(f"train_batch_{name}" for name in METHODS), *(f"train_batch_spacte_{name}" for name in METHODS))
 def _train_batch(case: Case) -> Iterator[Comparison]:
     name = case.function.removeprefix("train_batch_")
     taught = name.startswith("spacte_")

@@ -30,7 +30,7 @@ WAIT_MS = 60_000
 @pytest.fixture(scope="module")
 def models(tmp_path_factory: pytest.TempPathFactory, make_checkpoint: Callable[..., str]) -> Path:
     """A folder with one model of 8x8 images, which always answers the same class, and two samples."""
-    from spacte_trainer.checkpoint import load_checkpoint, save_checkpoint
+    from spacte_core.checkpoint import load_checkpoint, save_checkpoint
 
     folder = tmp_path_factory.mktemp("models")
     make_checkpoint(folder / "digits")
@@ -50,13 +50,7 @@ def models(tmp_path_factory: pytest.TempPathFactory, make_checkpoint: Callable[.
 @pytest.fixture(scope="module")
 def address(models: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """A gateway of its own, without Ray."""
-    command = [
-        str(Path(sys.executable).with_name("spacte")),
-        "serve",
-        "--in-process",
-        "--models",
-        str(models),
-    ]
+    command = [str(Path(sys.executable).with_name("spacte")), "serve", "--in-process", "--models", str(models)]
     command += ["--port", "0", "--log-level", "warning", "--data-dir", str(tmp_path_factory.mktemp("data"))]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as gateway:
         assert gateway.stdout is not None

@@ -29,25 +29,10 @@ class Gateway:
     """A gateway in a process of its own, on a loopback port that it chose."""
 
     def __init__(self, models: Path, *options: str) -> None:
-        command = [
-            SPACTE,
-            "serve",
-            "--in-process",
-            "--models",
-            models,
-            "--port",
-            "0",
-            "--log-format",
-            "json",
-            *options,
-        ]
+        command = [SPACTE, "serve", "--in-process", "--models", models, "--port", "0", "--log-format", "json", *options]
         environment = {name: value for name, value in os.environ.items() if not name.startswith("SPACTE_")}
         self.process = subprocess.Popen(
-            [str(part) for part in command],
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-            env=environment,
+            [str(part) for part in command], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment
         )
         self.log = ""
         assert self.process.stdout is not None
@@ -166,9 +151,7 @@ def test_two_requests_have_noises_of_their_own(gateway: Gateway) -> None:
 def test_what_the_samplers_drew_is_in_the_metrics(gateway: Gateway) -> None:
     def drawn() -> float:
         lines = gateway.http.get("/metrics").text.splitlines()
-        return sum(
-            float(line.split()[-1]) for line in lines if line.startswith("spacte_samples_drawn_total{")
-        )
+        return sum(float(line.split()[-1]) for line in lines if line.startswith("spacte_samples_drawn_total{"))
 
     before = drawn()
     certify(gateway.http, n0=100, n=900)
@@ -177,9 +160,7 @@ def test_what_the_samplers_drew_is_in_the_metrics(gateway: Gateway) -> None:
 
 def test_the_stream_grows_and_its_certificates_agree_with_the_end(gateway: Gateway) -> None:
     form = {"params": json.dumps({"n": 50_000})}
-    with gateway.http.stream(
-        "POST", "/v1/certify/stream", files={"image": ("digit.png", png())}, data=form
-    ) as answer:
+    with gateway.http.stream("POST", "/v1/certify/stream", files={"image": ("digit.png", png())}, data=form) as answer:
         found = [(event.event, event.json()) for event in httpx2.EventSource(answer)]
     assert (found[0][0], found[-1][0]) == ("started", "result")
     progress = [data for name, data in found if name == "progress"]
@@ -208,18 +189,13 @@ BAD: dict[str, tuple[dict[str, Any], int]] = {
     "wrong content type": ({"content": b"x", "headers": {"Content-Type": "text/plain"}}, 415),
     "unknown field": ({"files": {"image": png()}, "data": {"params": '{"simga": 1}'}}, 422),
     "another sigma": ({"files": {"image": png()}, "data": {"params": '{"sigma": 3.5}'}}, 422),
-    "more heads than there are": (
-        {"files": {"image": png()}, "data": {"params": '{"k_consensus": 99}'}},
-        422,
-    ),
+    "more heads than there are": ({"files": {"image": png()}, "data": {"params": '{"k_consensus": 99}'}}, 422),
     "a seed": ({"files": {"image": png()}, "data": {"params": json.dumps({"seed": "0" * 32})}}, 422),
 }
 
 
 @pytest.mark.parametrize("case", BAD.values(), ids=BAD)
-def test_bad_input_is_refused_and_the_gateway_goes_on(
-    gateway: Gateway, case: tuple[dict[str, Any], int]
-) -> None:
+def test_bad_input_is_refused_and_the_gateway_goes_on(gateway: Gateway, case: tuple[dict[str, Any], int]) -> None:
     request, status = case
     answer = gateway.http.post("/v1/certify", **request)
     assert answer.status_code == status, answer.text
@@ -278,9 +254,7 @@ def test_a_deadline_is_kept_with_what_is_proven_by_then(gateway: Gateway) -> Non
 def test_sigterm_finishes_what_is_in_flight_and_refuses_the_rest(start: Callable[..., Gateway]) -> None:
     gateway = start()
     with concurrent.futures.ThreadPoolExecutor() as pool:
-        running = [
-            pool.submit(certify, gateway.http, n=1_000_000, deadline_ms=8000 + 100 * i) for i in range(3)
-        ]
+        running = [pool.submit(certify, gateway.http, n=1_000_000, deadline_ms=8000 + 100 * i) for i in range(3)]
         gateway.until_at_work(3)
         signalled = time.monotonic()
         gateway.ask_to_stop()
@@ -324,12 +298,7 @@ def test_the_second_signal_ends_at_once(start: Callable[..., Gateway]) -> None:
 def run(*arguments: str) -> subprocess.CompletedProcess[str]:
     environment = {name: value for name, value in os.environ.items() if not name.startswith("SPACTE_")}
     return subprocess.run(
-        [str(SPACTE), *arguments],
-        capture_output=True,
-        text=True,
-        timeout=START_S,
-        env=environment,
-        check=False,
+        [str(SPACTE), *arguments], capture_output=True, text=True, timeout=START_S, env=environment, check=False
     )
 
 
@@ -345,9 +314,7 @@ def run(*arguments: str) -> subprocess.CompletedProcess[str]:
         (("--database", "postgresql://user@127.0.0.1:1/none"), "check the URL and that it runs"),
     ],
 )
-def test_what_cannot_be_served_is_said_in_one_sentence(
-    tmp_path: Path, arguments: tuple[str, ...], words: str
-) -> None:
+def test_what_cannot_be_served_is_said_in_one_sentence(tmp_path: Path, arguments: tuple[str, ...], words: str) -> None:
     with socket.create_server(("127.0.0.1", 0)) as other:
         names = {"taken": other.getsockname()[1], "folder": tmp_path}
         filled = [argument.format(**names) for argument in arguments]

@@ -29,9 +29,7 @@ def load(tmp_path_factory: pytest.TempPathFactory, make_checkpoint: Callable[...
     make_checkpoint(models / "digits")
     command = [sys.executable, "-m", "benchmarks.gateway_load", "--models", models, "--json"]
     command += ["--seconds", SECONDS, "--places", PLACES, "--callers", 200, "--n", 1_000]
-    done = subprocess.run(
-        [str(part) for part in command], cwd=ROOT, capture_output=True, text=True, check=True
-    )
+    done = subprocess.run([str(part) for part in command], cwd=ROOT, capture_output=True, text=True, check=True)
     print(done.stdout)
     return json.loads(done.stdout)
 
@@ -54,6 +52,4 @@ def test_the_sdk_with_its_defaults_gets_all_of_its_requests_through(load: dict[s
 
 def test_what_the_gateway_adds_to_the_sampling(load: dict[str, Any]) -> None:
     """One caller at a time: the time of a request, less the time that the samplers computed for it."""
-    assert load["overhead_ms"]["median"] < 60, (
-        "the promise is 15 ms on a machine of its own; this one is shared"
-    )
+    assert load["overhead_ms"]["median"] < 60, "the promise is 15 ms on a machine of its own; this one is shared"

@@ -37,26 +37,8 @@ def folder(tmp_path_factory: pytest.TempPathFactory, make_checkpoint: Callable[.
         pytest.skip("openssl is not installed")
     folder = tmp_path_factory.mktemp("tls")
     make_checkpoint(folder / "models" / "digits")
-    command = [
-        "openssl",
-        "req",
-        "-x509",
-        "-newkey",
-        "rsa:2048",
-        "-nodes",
-        "-days",
-        "2",
-        "-subj",
-        "/CN=localhost",
-    ]
-    command += [
-        "-addext",
-        "subjectAltName=DNS:localhost",
-        "-keyout",
-        folder / "key.pem",
-        "-out",
-        folder / "cert.pem",
-    ]
+    command = ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2", "-subj", "/CN=localhost"]
+    command += ["-addext", "subjectAltName=DNS:localhost", "-keyout", folder / "key.pem", "-out", folder / "cert.pem"]
     subprocess.run(command, check=True, capture_output=True)
     return folder
 
@@ -79,14 +61,7 @@ def url(folder: Path, keys: dict[str, str]) -> Iterator[str]:
     """The address of a gateway on every network of this machine; afterwards its log, which holds no key."""
     command = [SPACTE, "serve", "--in-process", "--models", folder / "models", "--data-dir", folder / "data"]
     command += ["--host", "0.0.0.0", "--port", 0, "--precision", "fp32", "--log-level", "debug"]
-    command += [
-        "--keys-file",
-        folder / "keys.json",
-        "--tls-cert",
-        folder / "cert.pem",
-        "--tls-key",
-        folder / "key.pem",
-    ]
+    command += ["--keys-file", folder / "keys.json", "--tls-cert", folder / "cert.pem", "--tls-key", folder / "key.pem"]
     variables = {name: value for name, value in os.environ.items() if not name.startswith("SPACTE_")}
     with (
         (folder / "log").open("wb") as log,

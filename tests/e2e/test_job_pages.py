@@ -32,9 +32,7 @@ def client(address: str) -> Iterator[Client]:
 def submitted(client: Client) -> Job:
     """A job over held-out digits, as somebody elsewhere submits it."""
     return client.jobs.create(
-        {"type": "dataset", "name": "digits", "limit": IMAGES},
-        n=1000,
-        metadata={"name": "two dozen digits"},
+        {"type": "dataset", "name": "digits", "limit": IMAGES}, n=1000, metadata={"name": "two dozen digits"}
     )
 
 

@@ -95,9 +95,7 @@ def test_a_sample_is_picked_and_the_radius_explained(page: "Page") -> None:
     assert drawn
 
 
-def test_a_bad_file_is_told_in_the_problem_s_own_sentence(
-    page: "Page", watch: dict[str, Any], tmp_path: Path
-) -> None:
+def test_a_bad_file_is_told_in_the_problem_s_own_sentence(page: "Page", watch: dict[str, Any], tmp_path: Path) -> None:
     watch["page"].expected.add(400)
     bad = tmp_path / "bad.png"
     bad.write_bytes(b"not an image at all")
@@ -178,6 +176,4 @@ def test_the_pages_forbid_everything_from_elsewhere(address: str) -> None:
         policy = answer.headers["content-security-policy"]
         assert "default-src 'none'" in policy
         assert "unsafe" not in policy
-        assert not re.search(r"<script(?![^>]*\bsrc=)|\sstyle=|\son\w+=", answer.text), (
-            "inline script or style"
-        )
+        assert not re.search(r"<script(?![^>]*\bsrc=)|\sstyle=|\son\w+=", answer.text), "inline script or style"

@@ -28,9 +28,7 @@ def test_every_route_and_every_kind_of_document_has_a_card(reference: "Page", ad
     shown = [" ".join(text.split()) for text in reference.locator(".route h3").all_inner_texts()]
     assert shown == routes
     assert reference.locator("#schemas h3").all_inner_texts() == list(api["components"]["schemas"])
-    links = reference.locator("#main a[href^='#']").evaluate_all(
-        "all => all.map(a => a.getAttribute('href'))"
-    )
+    links = reference.locator("#main a[href^='#']").evaluate_all("all => all.map(a => a.getAttribute('href'))")
     missing = [link for link in set(links) if reference.locator(f"[id='{link[1:]}']").count() != 1]
     assert missing == []
 

@@ -13,15 +13,11 @@ from torch import nn
 from spacte_workers import LocalCertifier
 from spacte_workers.engine import Engine
 from spacte_workers.images import from_array
-from spacte_workers.units import NoiseSource, Phase, Shard
+from spacte_workers.shards import NoiseSource, Phase, Shard
 
 SHAPE = (1, 8, 8)
 SEED = "c0ffee00" * 4
-GOLDEN = {
-    ("grid", None): (739, 3574, 0, 687),
-    ("grid", 2): (779, 3556, 0, 665),
-    ("float", None): (753, 3495, 0, 752),
-}
+GOLDEN = {("grid", None): (739, 3574, 0, 687), ("grid", 2): (779, 3556, 0, 665), ("float", None): (753, 3495, 0, 752)}
 
 
 class Stripes(nn.Module):
@@ -31,8 +27,7 @@ class Stripes(nn.Module):
         super().__init__()
         places = torch.arange(64)
         self.heads = [
-            torch.stack([((places * (k + 3) // (h + 2)) % 5 - 2).float() / 8 for k in range(4)])
-            for h in range(3)
+            torch.stack([((places * (k + 3) // (h + 2)) % 5 - 2).float() / 8 for k in range(4)]) for h in range(3)
         ]
 
     def forward(self, x):
@@ -91,13 +86,7 @@ def test_counts_of_our_own_kernels(image, precision):
     """bfloat16 and codes round on the way, always alike; float32 does so far from where it would matter."""
     name, counts = OURS[precision]
     engine = Engine(
-        Layers(),
-        input_shape=SHAPE,
-        num_classes=4,
-        precision=precision,
-        device="cpu",
-        batch=64,
-        min_agreement=0.5,
+        Layers(), input_shape=SHAPE, num_classes=4, precision=precision, device="cpu", batch=64, min_agreement=0.5
     )
     if not engine.kernels.startswith(name + "/"):
         pytest.skip(f"no {name} kernels here: {engine.kernels}")

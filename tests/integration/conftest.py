@@ -17,9 +17,7 @@ def descendants() -> Callable[[int], set[int]]:
             if folder.name.isdigit():
                 with contextlib.suppress(OSError):
                     # After the name, which is in parentheses: state, parent.
-                    parents[int(folder.name)] = int(
-                        (folder / "stat").read_text().rpartition(")")[2].split()[1]
-                    )
+                    parents[int(folder.name)] = int((folder / "stat").read_text().rpartition(")")[2].split()[1])
         found = {root}
         while more := {pid for pid, parent in parents.items() if parent in found} - found:
             found |= more

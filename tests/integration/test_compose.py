@@ -177,10 +177,7 @@ class Container:
         before = ""
         if name == "postgres":  # another image: what its entry point does
             self._user = pwd.getpwnam("postgres").pw_uid
-            self._environment = {
-                "PATH": f"{POSTGRES[-1]}:/usr/bin:/bin",
-                "PGDATA": "/var/lib/postgresql/data",
-            }
+            self._environment = {"PATH": f"{POSTGRES[-1]}:/usr/bin:/bin", "PGDATA": "/var/lib/postgresql/data"}
             before, command = "mkdir -p var/run/postgresql; chmod 777 var/run/postgresql", ["postgres"]
         self._environment |= service["environment"] | {"HOSTNAME": name}
         script = "\n".join([SYSTEM, before, *self._mounts(machine, folder, sources)])
@@ -244,15 +241,7 @@ class Container:
 
     def run(self, command: list[str], timeout: float) -> "subprocess.CompletedProcess[str]":
         """`docker exec`."""
-        enter = [
-            "nsenter",
-            f"--target={self._first_process()}",
-            "--mount",
-            "--uts",
-            "--ipc",
-            "--net",
-            "--pid",
-        ]
+        enter = ["nsenter", f"--target={self._first_process()}", "--mount", "--uts", "--ipc", "--net", "--pid"]
         enter += ["--root", "--wd"]
         return subprocess.run(
             [*enter, *self._as_user(command)], check=False, capture_output=True, text=True, timeout=timeout
@@ -353,14 +342,7 @@ def test_the_readme_request_works_on_what_compose_starts(
     print(f"healthy after {healthy} s")
 
     gateway = machine.addresses["gateway"]["front"]
-    outside = [
-        "--silent",
-        "--show-error",
-        "--max-time",
-        "120",
-        "--connect-to",
-        f"127.0.0.1:8000:{gateway}:8000",
-    ]
+    outside = ["--silent", "--show-error", "--max-time", "120", "--connect-to", f"127.0.0.1:8000:{gateway}:8000"]
 
     def curl(*arguments: str) -> str:
         command = [*machine.inside, f"--wd={tmp_path}", "curl", *outside, *arguments]
@@ -390,9 +372,7 @@ def test_the_readme_request_works_on_what_compose_starts(
 
     # Who holds no token gets nothing of Ray, even where its ports can be reached.
     head = machine.addresses["ray-head"]["cluster"]
-    assert (
-        curl("--output", "/dev/null", "--write-out", "%{http_code}", f"http://{head}:8265/api/jobs/") == "401"
-    )
+    assert curl("--output", "/dev/null", "--write-out", "%{http_code}", f"http://{head}:8265/api/jobs/") == "401"
 
     assert containers["gateway"].stop() == 0, containers["gateway"].log()
     for name in ("worker-cpu", "ray-head", "postgres"):

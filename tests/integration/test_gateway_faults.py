@@ -23,7 +23,7 @@ import pytest
 
 from spacte_client import Client
 from spacte_client.types import Certificate
-from spacte_workers.verify import check
+from spacte_workers.certification.verify import check
 
 pytestmark = [pytest.mark.slow, pytest.mark.cluster, pytest.mark.timeout(600)]
 
@@ -46,9 +46,7 @@ def models(tmp_path_factory: pytest.TempPathFactory, make_checkpoint: Callable[.
 def gateway(models: Path, data: Path, *options: str) -> Iterator[tuple[subprocess.Popen[str], str]]:
     """A gateway in a process of its own, and its address."""
     command = [SPACTE, "serve", "--models", models, "--data-dir", data, "--port", 0, "--precision", "fp32"]
-    variables = {
-        name: value for name, value in os.environ.items() if not name.startswith(("SPACTE_", "RAY_ADDRESS"))
-    }
+    variables = {name: value for name, value in os.environ.items() if not name.startswith(("SPACTE_", "RAY_ADDRESS"))}
     process = subprocess.Popen(
         [str(part) for part in (*command, "--log-level", "error", *options)],
         stdout=subprocess.PIPE,
@@ -88,10 +86,7 @@ def test_sigterm_under_load(models: Path, tmp_path: Path, record_property: Any) 
             with httpx2.Client(base_url=url, timeout=60) as http:
                 while not over.is_set():
                     sent = time.monotonic()
-                    form = {
-                        "files": {"image": ("d.npy", npy())},
-                        "data": {"params": json.dumps({"n": 1_000})},
-                    }
+                    form = {"files": {"image": ("d.npy", npy())}, "data": {"params": json.dumps({"n": 1_000})}}
                     try:
                         answer = http.post("/v1/certify", **form)
                     except httpx2.TransportError:

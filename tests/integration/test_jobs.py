@@ -40,9 +40,7 @@ def client(
     environment = {name: value for name, value in os.environ.items() if name != "RAY_ADDRESS"}
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment) as gateway:
         assert gateway.stdout is not None
-        address = next(
-            (found[0] for line in gateway.stdout if (found := re.search(r"http://\S+", line))), None
-        )
+        address = next((found[0] for line in gateway.stdout if (found := re.search(r"http://\S+", line))), None)
         assert address, "the gateway ended before it was ready"
         with Client(address, timeout=60) as client:
             yield client
@@ -76,9 +74,7 @@ def test_an_uploaded_set_is_certified(client: Client, tmp_path: Path) -> None:
 
 
 @pytest.mark.cluster  # three drivers, one after the other: a minute
-def test_a_job_is_cancelled_read_killed_and_resumed_without_doing_an_image_twice(
-    client: Client, data: Path
-) -> None:
+def test_a_job_is_cancelled_read_killed_and_resumed_without_doing_an_image_twice(client: Client, data: Path) -> None:
     source = {"type": "dataset", "name": "digits", "limit": 12}
     job = client.jobs.create(source, n=30_000, seed=SEED)
     until(client, job.id, lambda job: job.counts.remaining < 12)

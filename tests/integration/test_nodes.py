@@ -17,14 +17,12 @@ import ray
 from spacte_client.types import CertifyParams
 from spacte_workers.cluster import RayPool
 from spacte_workers.images import from_array
-from spacte_workers.runtime import Runtime
+from spacte_workers.serving.runtime import Runtime
 
 pytestmark = [pytest.mark.ray, pytest.mark.cluster, pytest.mark.slow, pytest.mark.timeout(600)]
 
 SEED = "00112233445566778899aabbccddeeff"
-IMAGE = from_array(
-    np.random.default_rng(0).integers(0, 256, (1, 8, 8), dtype=np.uint8), input_shape=(1, 8, 8)
-)
+IMAGE = from_array(np.random.default_rng(0).integers(0, 256, (1, 8, 8), dtype=np.uint8), input_shape=(1, 8, 8))
 
 
 class Node:
@@ -34,14 +32,7 @@ class Node:
         self._descendants = descendants
         address = ray.get_runtime_context().gcs_address
         ray_script = Path(sys.executable).parent / "ray"
-        command = [
-            ray_script,
-            "start",
-            f"--address={address}",
-            f"--num-cpus={cores}",
-            "--num-gpus=0",
-            "--block",
-        ]
+        command = [ray_script, "start", f"--address={address}", f"--num-cpus={cores}", "--num-gpus=0", "--block"]
         self.process = subprocess.Popen(
             command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True
         )

@@ -15,9 +15,9 @@ import pytest
 from spacte_client.types import CertifyParams
 from spacte_workers.cluster import RayPool
 from spacte_workers.images import from_array
-from spacte_workers.pools import ModelFiles
-from spacte_workers.runtime import Runtime
-from spacte_workers.units import Image, NoiseSource, Phase, Sampler, Shard, Work
+from spacte_workers.serving.pools import ModelFiles
+from spacte_workers.serving.runtime import Runtime
+from spacte_workers.shards import Image, NoiseSource, Phase, Sampler, Shard, Work
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.timeout(600)]
 
@@ -143,14 +143,10 @@ async def test_a_sampler_that_hangs_is_not_counted_as_ready(models: Path) -> Non
         await runtime.certify(an_image(), ask(n=100), request_id="req")
 
 
-async def test_a_model_is_replaced_while_it_serves(
-    tmp_path: Path, make_checkpoint: Callable[..., str]
-) -> None:
+async def test_a_model_is_replaced_while_it_serves(tmp_path: Path, make_checkpoint: Callable[..., str]) -> None:
     old = make_checkpoint(tmp_path / "digits")
     async with running(tmp_path, 2) as (runtime, _):
-        running_on_old = asyncio.create_task(
-            runtime.certify(an_image(), ask(n=100_000), request_id="req_old")
-        )
+        running_on_old = asyncio.create_task(runtime.certify(an_image(), ask(n=100_000), request_id="req_old"))
         await asyncio.sleep(0.1)
         new = make_checkpoint(tmp_path / "digits", seed=5)
         await asyncio.wait_for(runtime.load("digits"), 200)
@@ -166,8 +162,7 @@ async def test_a_restarted_sampler_gets_every_model_before_it_is_used(
     make_checkpoint(tmp_path / "two", seed=2)
     async with running(tmp_path, 1) as (runtime, pool):
         before = [
-            await runtime.certify(an_image(), ask(model=name, n=500), request_id="req")
-            for name in ("one", "two")
+            await runtime.certify(an_image(), ask(model=name, n=500), request_id="req") for name in ("one", "two")
         ]
         os.kill(pids(pool)[0], signal.SIGKILL)
         after = [
@@ -212,8 +207,7 @@ async def test_sixteen_and_sixty_four_shards_give_the_same_counts(
             size = 6400 // pieces
             calls = [
                 list(register.samplers.values())[i % 2].sample_many(
-                    "digits@1",
-                    [Work(an_image(), Shard(source, Phase.ESTIMATION, i * size, (i + 1) * size))],
+                    "digits@1", [Work(an_image(), Shard(source, Phase.ESTIMATION, i * size, (i + 1) * size))]
                 )
                 for i in range(pieces)
             ]

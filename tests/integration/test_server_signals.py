@@ -21,8 +21,8 @@ import contextlib, sys
 import fastapi, uvicorn
 from spacte_client.types import CertifyParams
 from spacte_workers.cluster import RayPool, RaySettings
-from spacte_workers.runtime import Runtime
-from spacte_workers.units import Image
+from spacte_workers.serving.runtime import Runtime
+from spacte_workers.shards import Image
 
 folder, port, address = sys.argv[1:]
 pool = RayPool(RaySettings(address=address or None, num_cpus=1, num_gpus=0), max_samplers=1, threads=1)

@@ -49,15 +49,9 @@ class Collector(http.server.ThreadingHTTPServer):
         for part in ExportTraceServiceRequest.FromString(body).resource_spans:
             resource = {each.key: each.value.string_value for each in part.resource.attributes}
             for span in (span for scope in part.scope_spans for span in scope.spans):
-                values = {
-                    each.key: each.value.string_value or each.value.int_value for each in span.attributes
-                }
+                values = {each.key: each.value.string_value or each.value.int_value for each in span.attributes}
                 received = Received(
-                    resource["service.name"],
-                    span.name,
-                    span.trace_id.hex(),
-                    span.parent_span_id.hex(),
-                    values,
+                    resource["service.name"], span.name, span.trace_id.hex(), span.parent_span_id.hex(), values
                 )
                 with self.came:
                     self.spans.append(received)
@@ -118,10 +112,7 @@ def image() -> bytes:
 
 @pytest.mark.usefixtures("local_ray")
 async def test_the_span_of_a_remote_sampler_has_the_request_s_trace_id(
-    collector: Collector,
-    gateway_spans: InMemorySpanExporter,
-    tmp_path: Path,
-    make_checkpoint: Callable[..., str],
+    collector: Collector, gateway_spans: InMemorySpanExporter, tmp_path: Path, make_checkpoint: Callable[..., str]
 ) -> None:
     make_checkpoint(tmp_path / "models" / "digits")
     settings = Settings(models=tmp_path / "models", data_dir=tmp_path / "data", precision="fp32", samplers=1)

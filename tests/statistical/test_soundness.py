@@ -14,10 +14,10 @@ import torch
 from scipy.stats import binomtest
 from torch import nn
 
+from spacte_core.kernels.cpu.amx import amx_library
+from spacte_core.kernels.cpu.winograd import winograd_library
 from spacte_workers import LocalCertifier
-from spacte_workers.engine.amx import amx_library
-from spacte_workers.engine.checks import logits_of
-from spacte_workers.engine.winograd import winograd_library
+from spacte_workers.engine.self_checks import logits_of
 
 ALPHA, SIGMA = 0.05, 0.25
 NEVER_BY_CHANCE = 1e-4
@@ -90,9 +90,7 @@ def test_a_hundred_thousand_noises_come_within_three_percent(noise):
     net, pixels = linear_case((1, 8, 8), seed=9)
     with torch.no_grad():
         net.bias -= net.weight.norm() * SIGMA * 1.1
-    certifier = LocalCertifier(
-        net, sigma=SIGMA, num_classes=2, input_shape=(1, 8, 8), precision="fp32", device="cpu"
-    )
+    certifier = LocalCertifier(net, sigma=SIGMA, num_classes=2, input_shape=(1, 8, 8), precision="fp32", device="cpu")
     answer = certifier.certify(pixels, n=100_000, noise=noise, seed="5" * 32)
     label, radius = net.exact(pixels)
     assert answer.label == label
@@ -177,11 +175,7 @@ RULES = {
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("noise", "bound", "rule", "precision"),
-    list(
-        itertools.product(
-            ["grid", "float"], ["clopper_pearson", "two_class"], RULES, ["fp32", "bf16", "int8"]
-        )
-    ),
+    list(itertools.product(["grid", "float"], ["clopper_pearson", "two_class"], RULES, ["fp32", "bf16", "int8"])),
 )
 def test_every_combination(thresholds, noise, bound, rule, precision):
     """False certificates of 400 are not more than alpha allows."""
@@ -226,12 +220,7 @@ def test_the_float_attack_fools_float_noise_and_not_grid_noise():
         return (
             here,
             there,
-            (
-                not here.abstained
-                and not there.abstained
-                and here.label != there.label
-                and here.radius > distance
-            ),
+            (not here.abstained and not there.abstained and here.label != there.label and here.radius > distance),
         )
 
     here, there, fooled = contradiction("float")

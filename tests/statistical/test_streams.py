@@ -21,18 +21,18 @@ from torch import nn
 
 from spacte_client import AsyncClient
 from spacte_client.types import Certificate, ProgressEvent, ResultEvent
-from spacte_workers import answers
-from spacte_workers.certification import Certification, CertifySpec
+from spacte_workers.certification import certificates
+from spacte_workers.certification.algorithm import Certification, CertifySpec
+from spacte_workers.certification.verify import check, replay
 from spacte_workers.engine import Engine
 from spacte_workers.images import from_array, image_sha256
 from spacte_workers.noise.table import noise_table
 from spacte_workers.statistics.stopping import plan_for
-from spacte_workers.verify import check, replay
 
 STREAMS, ALPHA, SIGMA, N0, N_MAX = 2_000, 0.05, 0.25, 20, 400
 SHAPE = (1, 4, 4)
 NEVER_BY_CHANCE = 1e-4
-MODEL = answers.ModelIdentity("linear", "f" * 64, ("below", "above"), "fp32", "plain")
+MODEL = certificates.ModelIdentity("linear", "f" * 64, ("below", "above"), "fp32", "plain")
 
 
 class Linear(nn.Module):
@@ -89,7 +89,7 @@ class Case:
                     yield self._certificate(spec, standing), spec
 
     def _certificate(self, spec: CertifySpec, standing: object) -> Certificate:
-        return answers.certificate(
+        return certificates.certificate(
             spec,
             standing,  # pyright: ignore[reportArgumentType]
             MODEL,
@@ -122,9 +122,7 @@ def seeds(name: str) -> Iterator[str]:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("bound", ["clopper_pearson", "two_class"])
-def test_stopping_at_the_event_that_flatters_most_is_wrong_no_oftener_than_alpha(
-    cases: list[Case], bound: str
-) -> None:
+def test_stopping_at_the_event_that_flatters_most_is_wrong_no_oftener_than_alpha(cases: list[Case], bound: str) -> None:
     violations = certified = events = 0
     for number, seed in zip(range(STREAMS), seeds(bound), strict=False):
         case = cases[number % len(cases)]
@@ -181,12 +179,10 @@ def test_every_event_passes_the_audit_and_falls_no_further_than_its_votes_make_i
     assert replay(before, case.engine, case.image) == []
 
 
-async def test_events_over_http_pass_the_audit_and_can_be_drawn_again(
-    tmp_path: Path, make_checkpoint: object
-) -> None:
+async def test_events_over_http_pass_the_audit_and_can_be_drawn_again(tmp_path: Path, make_checkpoint: object) -> None:
     """The real application and sampler, the SDK's streams: every certificate is checked, the last drawn again."""
+    from spacte_core.checkpoint import load_checkpoint
     from spacte_service import Settings, create_app
-    from spacte_trainer.checkpoint import load_checkpoint
 
     make_checkpoint(tmp_path / "digits")  # pyright: ignore[reportCallIssue]
     app = create_app(Settings(models=tmp_path, in_process=True, precision="fp32", samplers=1))

@@ -13,8 +13,8 @@ import pytest
 from scipy.special import ndtr
 from scipy.stats import binomtest
 
-from spacte_workers.certification import Certification, CertifySpec, DeadlineError
-from spacte_workers.units import Phase, Votes
+from spacte_workers.certification.algorithm import Certification, CertifySpec, DeadlineError
+from spacte_workers.shards import Phase, Votes
 
 SIGMA, ALPHA, N0, N_MAX, CERTIFICATES, DIMENSIONS = 0.5, 0.1, 20, 300, 300, 4
 EDGES = {2: np.array([0.0]), 3: np.array([-0.3, 0.5])}

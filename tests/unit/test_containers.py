@@ -20,16 +20,7 @@ STRINGS = {"type": "array", "items": {"type": "string"}, "minItems": 1}
 NAMED = {"type": "object", "minProperties": 1}
 SERVICE = {
     "type": "object",
-    "required": [
-        "image",
-        "init",
-        "restart",
-        "healthcheck",
-        "deploy",
-        "stop_grace_period",
-        "shm_size",
-        "networks",
-    ],
+    "required": ["image", "init", "restart", "healthcheck", "deploy", "stop_grace_period", "shm_size", "networks"],
     "additionalProperties": False,
     "properties": {
         "image": {"type": "string", "pattern": r"^[a-z]+:[\w.${}:-]+$"},

@@ -4,7 +4,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from spacte_trainer.checkpoint import read_config
+from spacte_core.checkpoint import read_config
 
 ROOT = Path(__file__).parents[2]
 

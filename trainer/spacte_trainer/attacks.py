@@ -17,9 +17,10 @@ import torch
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 from torch import Tensor, nn
 
-from spacte_trainer.models.multihead import bare, frozen_eval
-from spacte_trainer.schedules import warmup
-from spacte_trainer.smoothing import draw_logits, log_floor, mean_probability, smoothed_ce
+from spacte_core.models.multihead import bare, frozen_eval
+
+from .schedules import warmup
+from .smoothing import draw_logits, log_floor, mean_probability, smoothed_ce
 
 
 def ball(d_BCHW: Tensor, radius: float) -> Tensor:
@@ -74,14 +75,7 @@ def smoothmix(
 
 
 def pgd_salman(
-    net: nn.Module,
-    x_BCHW: Tensor,
-    y_B: Tensor,
-    noise_mBCHW: Tensor,
-    *,
-    steps: int,
-    epsilon: float,
-    spare_BCHW: Tensor,
+    net: nn.Module, x_BCHW: Tensor, y_B: Tensor, noise_mBCHW: Tensor, *, steps: int, epsilon: float, spare_BCHW: Tensor
 ) -> Tensor:
     """SmoothAdv's PGD by Salman et al. 2019 (METHODS 6a): first the box, then the ball.
 
@@ -145,9 +139,7 @@ class PgdConfig(BaseModel):
     epsilon: Annotated[float, BeforeValidator(_fraction)] = Field(
         gt=0, description='L2 radius in units of [0, 1] pixels; "255/256" is read as the fraction.'
     )
-    warmup_epochs: int = Field(
-        default=10, ge=0, description="The radius grows in proportion until this epoch."
-    )
+    warmup_epochs: int = Field(default=10, ge=0, description="The radius grows in proportion until this epoch.")
 
     def attack(
         self, net: nn.Module, x_BCHW: Tensor, y_B: Tensor, unit_mBCHW: Tensor, sigma: float, epoch: int
@@ -159,9 +151,7 @@ class PgdConfig(BaseModel):
             return pgd_jeong(net, x_BCHW, y_B, noise_mBCHW, steps=self.steps, epsilon=epsilon)
         # The first draw is as good a standard normal tensor as any, and asking for one only where a gradient
         # vanished would make the host wait for the device at every step.
-        return pgd_salman(
-            net, x_BCHW, y_B, noise_mBCHW, steps=self.steps, epsilon=epsilon, spare_BCHW=unit_mBCHW[0]
-        )
+        return pgd_salman(net, x_BCHW, y_B, noise_mBCHW, steps=self.steps, epsilon=epsilon, spare_BCHW=unit_mBCHW[0])
 
 
 def _norm(d_BCHW: Tensor) -> Tensor:

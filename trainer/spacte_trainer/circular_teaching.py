@@ -33,9 +33,7 @@ def weights(smoothed_ce_LB: Tensor, threshold: float) -> Tensor:
         ValueError: there is one head, which has nobody to teach it.
     """
     if len(smoothed_ce_LB) < 2:
-        raise ValueError(
-            "Circular teaching needs at least two heads: raise `heads`, or train without teaching."
-        )
+        raise ValueError("Circular teaching needs at least two heads: raise `heads`, or train without teaching.")
     own_LB = smoothed_ce_LB.detach()
     teacher_LB = own_LB.roll(1, dims=0)
     hard_LB = (1 + math.exp(-threshold)) / (1 + torch.exp(own_LB - threshold))

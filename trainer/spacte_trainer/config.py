@@ -6,13 +6,15 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from spacte_trainer.data.base import DataConfig
-from spacte_trainer.models import ModelConfig
-from spacte_trainer.objectives import ObjectiveConfig
-from spacte_trainer.schedules import learning_rate
+from spacte_core.data.base import DataConfig
+from spacte_core.errors import UserError
+from spacte_core.models import ModelConfig
+
+from .objectives import ObjectiveConfig
+from .schedules import learning_rate
 
 
-class ConfigError(Exception):
+class ConfigError(UserError):
     """A setting that does not exist or cannot be; the message is one sentence that names the remedy."""
 
 
@@ -44,9 +46,7 @@ class StepSchedule(Settings):
 
     def stretched(self, ratio: float) -> Self:
         """The same shape for a run `ratio` times as long."""
-        return self.model_copy(
-            update={"drops_after": tuple(max(1, round(ratio * drop)) for drop in self.drops_after)}
-        )
+        return self.model_copy(update={"drops_after": tuple(max(1, round(ratio * drop)) for drop in self.drops_after)})
 
 
 class OneCycleSchedule(Settings):
@@ -84,9 +84,7 @@ class TrainConfig(Settings):
     optimizer: OptimizerConfig = OptimizerConfig()
     schedule: Annotated[StepSchedule | OneCycleSchedule, Field(discriminator="name")] = StepSchedule()
     epochs: int = Field(ge=1)
-    batch: int = Field(
-        default=256, ge=1, description="Images a loader batch; the objective cuts it into steps."
-    )
+    batch: int = Field(default=256, ge=1, description="Images a loader batch; the objective cuts it into steps.")
     seed: int = Field(default=666, ge=0)
     precision: Literal["auto", "float32", "bf16"] = Field(
         default="auto",
@@ -113,9 +111,7 @@ class TrainConfig(Settings):
         default=1, ge=0, description="Epochs between passes over the test split with one noise draw; 0: none."
     )
     members: int = Field(
-        default=1,
-        ge=1,
-        description="Train this many networks that differ only by seed; their summed logits answer.",
+        default=1, ge=1, description="Train this many networks that differ only by seed; their summed logits answer."
     )
     pretrain: "TrainConfig | None" = Field(
         default=None, description="A run whose weights this one starts from; it is done first."
@@ -172,9 +168,7 @@ def override(config: TrainConfig, changes: Mapping[str, object]) -> TrainConfig:
         first = error.errors()[0]
         where = ".".join(map(str, first["loc"]))
         reason = first["msg"].removeprefix("Value error, ")
-        said = (
-            f"Setting {where} cannot be {first['input']!r}" if where else "These settings do not fit together"
-        )
+        said = f"Setting {where} cannot be {first['input']!r}" if where else "These settings do not fit together"
         raise ConfigError(f"{said}: {reason}.") from error
 
 

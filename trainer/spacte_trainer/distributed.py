@@ -23,14 +23,16 @@ from rich.console import Console
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from spacte_trainer.config import ConfigError, TrainConfig
-from spacte_trainer.data import load_data
-from spacte_trainer.evaluate import check_fit
-from spacte_trainer.hardware import choose_device, resolve_precision
-from spacte_trainer.loop import check_batch
-from spacte_trainer.objectives import build as build_objective
-from spacte_trainer.runs import TRAINING, check_new, run
-from spacte_trainer.team import Team
+from spacte_core.data import load_data
+from spacte_core.hardware import choose_device
+from spacte_trainer.precision import resolve_precision
+
+from .config import ConfigError, TrainConfig
+from .evaluate import check_fit
+from .loop import check_batch
+from .objectives import build as build_objective
+from .process_group import Team
+from .runs import TRAINING, check_new, run
 
 try:
     import ray
@@ -197,11 +199,7 @@ def run_distributed(
         (out / PROGRESS_FILE).write_text("")
         trainer = TorchTrainer(
             work,
-            train_loop_config={
-                "config": config.model_dump_json(),
-                "out": str(out),
-                "folder": str(Path.cwd()),
-            },
+            train_loop_config={"config": config.model_dump_json(), "out": str(out), "folder": str(Path.cwd())},
             scaling_config=ScalingConfig(num_workers=workers, use_gpu=chosen.type == "cuda"),
             run_config=RunConfig(
                 name="ray",
@@ -223,9 +221,7 @@ def check_room(kind: str, workers: int) -> None:
     """Raise ConfigError where this machine has fewer CPUs or GPUs than workers, which Ray would wait for."""
     there = int(ray.cluster_resources().get(kind, 0))
     if there < workers:
-        raise ConfigError(
-            f"{workers} workers need {workers} {kind}s and there are {there}: take fewer workers."
-        )
+        raise ConfigError(f"{workers} workers need {workers} {kind}s and there are {there}: take fewer workers.")
 
 
 @contextmanager

@@ -6,9 +6,10 @@ import torch
 from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor
 
-from spacte_trainer.data.base import DataError, ImageData, in_order, stream
-from spacte_trainer.models import ModelConfig, MultiHeadNet
-from spacte_trainer.objectives import SeededDraws
+from spacte_core.data.base import DataError, ImageData, in_order, stream
+from spacte_core.models import ModelConfig, MultiHeadNet
+
+from .objectives import SeededDraws
 
 BATCH = 1_000
 

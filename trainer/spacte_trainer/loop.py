@@ -14,22 +14,25 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from spacte_trainer.captured import Replays
-from spacte_trainer.config import ConfigError, TrainConfig
-from spacte_trainer.data.base import Batch, ImageData, shuffled, stream
-from spacte_trainer.evaluate import Accuracy, accuracy, check_fit
-from spacte_trainer.hardware import keep_freed_memory, resolve_precision
-from spacte_trainer.models import build
-from spacte_trainer.models.compiling import blocks_of, compile_network, release, uncompiled
-from spacte_trainer.native.conv import load_kernels
-from spacte_trainer.native.library import builds_gpu_kernels
-from spacte_trainer.objectives import Loss, Objective, SeededDraws, Step
-from spacte_trainer.objectives import build as build_objective
-from spacte_trainer.state import State, load_state, save_state
-from spacte_trainer.team import Team
-from spacte_trainer.watch import EpochReport, Watcher
+from spacte_core.allocator import keep_freed_memory
+from spacte_core.data.base import Batch, ImageData, shuffled, stream
+from spacte_core.hardware import has_triton
+from spacte_core.kernel_switch import kernels_enabled
+from spacte_core.models import MultiHeadNet, build
+from spacte_core.models.sharing import shared_copy
+from spacte_trainer.precision import resolve_precision
+
+from .callbacks import EpochReport, Watcher
+from .compiling import blocks_of, compile_network, uncompiled
+from .config import ConfigError, TrainConfig
+from .cuda_graphs import Replays
+from .evaluate import Accuracy, accuracy, check_fit
+from .objectives import Loss, Objective, SeededDraws, Step
+from .objectives import build as build_objective
+from .process_group import Team
+from .state import State, load_state, save_state
 
 
 @dataclass
@@ -105,16 +108,14 @@ class Run:
                 f"{config.method} differentiates a gradient, which a compiled network cannot: leave out compile=true."
             )
         one_gpu = device.type == "cuda" and team.size == 1
-        if device.type == "cuda":
-            load_kernels()
         self.compiled = config.compile is True or (
             config.compile == "auto"
             and one_gpu
-            and builds_gpu_kernels()
+            and has_triton()
             and not self.objective.double_backward
             and bool(blocks_of(self.net))
         )
-        self.model = team.wrap(compile_network(self.net) if self.compiled else self.net)
+        self.model = team.wrap(_fast(self.net, device, self.compiled))
         options = config.optimizer
         # A recorded step reads the rate where it lies on the device.
         graphs = one_gpu and config.cuda_graphs
@@ -133,9 +134,7 @@ class Run:
     def epoch(self, epoch: int, watcher: Watcher) -> Meter:
         """Train for epoch t, 1-based; what that does depends on the weights, the momentum, the seed and t."""
         config, team = self.config, self.team
-        plan = shuffled(
-            len(self.data), config.batch, seed=config.seed, epoch=epoch, rank=team.rank, world=team.size
-        )
+        plan = shuffled(len(self.data), config.batch, seed=config.seed, epoch=epoch, rank=team.rank, world=team.size)
         augment = self._stream(epoch, "augment")
         draws = SeededDraws(self._stream(epoch, "noise"), self.device)
         step = Step(epoch, config.epochs, config.sigma, config.model.num_classes, draws)
@@ -172,9 +171,7 @@ class Run:
     def validate(self, data: ImageData, epoch: int) -> Accuracy:
         """Accuracy on noisy images, one draw each."""
         with self.autocast(), uncompiled(self.compiled):
-            return accuracy(
-                self.net, data, self.device, sigma=self.config.sigma, seed=self.config.seed, epoch=epoch
-            )
+            return accuracy(self.net, data, self.device, sigma=self.config.sigma, seed=self.config.seed, epoch=epoch)
 
     def _stream(self, epoch: int, purpose: str) -> torch.Generator:
         return stream(self.config.seed, epoch=epoch, purpose=purpose, rank=self.team.rank, device=self.device)
@@ -244,7 +241,15 @@ def train(
             )
             state = State(epoch, run.seconds, run.net.state_dict(), run.optimizer.state_dict())
             save_state(folder, config, state)
-    if run.compiled:
-        release(run.net)
     run.take = run.step  # lets go of a recording's memory
     return run
+
+
+def _fast(net: MultiHeadNet, device: torch.device, compiled: bool) -> nn.Module:
+    """A network over the same weights with our kernels, where they are, or compiled; `net` itself stays plain."""
+    model = shared_copy(net)
+    if kernels_enabled() and (device.type == "cuda" or not compiled):  # on a CPU a compiler fuses for itself
+        from spacte_core.kernels import optimize
+
+        model = optimize(net, device)
+    return compile_network(model) if compiled else model

@@ -17,20 +17,21 @@ from typing import TYPE_CHECKING
 import torch
 from pydantic import ValidationError
 
-from spacte_trainer.alone import alone
-from spacte_trainer.checkpoint import CONFIG_FILE, CheckpointConfig, load_checkpoint, save_checkpoint
-from spacte_trainer.config import TrainConfig, essence
-from spacte_trainer.data import ImageData, load_data
-from spacte_trainer.evaluate import check_fit, evaluate
-from spacte_trainer.hardware import resolve_precision
-from spacte_trainer.loop import train
-from spacte_trainer.models import ModelConfig, MultiHeadNet, ensemble_of
-from spacte_trainer.models.ensemble import Ensemble
-from spacte_trainer.samples import write_samples
-from spacte_trainer.state import STATE_FILE, StateError
-from spacte_trainer.team import Team
-from spacte_trainer.versions import installed_version
-from spacte_trainer.watch import Log, Terminal, Watcher, Watchers
+from spacte_core.checkpoint import CONFIG_FILE, CheckpointConfig, load_checkpoint, save_checkpoint
+from spacte_core.data import ImageData, load_data
+from spacte_core.locks import folder_lock
+from spacte_core.models import ModelConfig, MultiHeadNet, ensemble_of
+from spacte_core.models.ensemble import Ensemble
+from spacte_core.sample_images import write_samples
+from spacte_core.versions import installed_version
+from spacte_trainer.precision import resolve_precision
+
+from .callbacks import Log, Terminal, Watcher, Watchers
+from .config import TrainConfig, essence
+from .evaluate import check_fit, evaluate
+from .loop import train
+from .process_group import Team
+from .state import STATE_FILE, StateError
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -53,9 +54,7 @@ class Workshop:
         """The training split; unreadable images are named on the console."""
         data = load_data(self.config.data, "train")
         if data.skipped and self.team.rank == 0:
-            self.console.print(
-                f"Left out {len(data.skipped)} unreadable images: {', '.join(data.skipped[:5])}"
-            )
+            self.console.print(f"Left out {len(data.skipped)} unreadable images: {', '.join(data.skipped[:5])}")
         return data
 
     @cached_property
@@ -156,7 +155,7 @@ def run(
     config = resolve_precision(config, device)
     team = team or Team()
     check_new(out, resume=resume)
-    with alone(out / TRAINING) if team.rank == 0 else nullcontext():
+    with folder_lock(out / TRAINING) if team.rank == 0 else nullcontext():
         workshop = Workshop(config, device, console, team, watcher)
         workshop.produce(config, out, config.recipe)
         if team.rank == 0:

@@ -25,9 +25,7 @@ def threshold(epoch: int, epochs: int, num_classes: int, lambda_last: float) -> 
         ValueError: T is 1, for which the schedule has no value.
     """
     if epochs < 2:
-        raise ValueError(
-            "The threshold of circular teaching is undefined for one epoch: train for at least two."
-        )
+        raise ValueError("The threshold of circular teaching is undefined for one epoch: train for at least two.")
     first = 10 ** -math.log(num_classes)
     last = 10**-lambda_last
     done = (epoch - 1) / (epochs - 1)

@@ -2,7 +2,7 @@
 
 from torch import Tensor, nn
 
-from spacte_trainer.models.multihead import stack_logits
+from spacte_core.models.multihead import stack_logits
 
 
 def draw_logits(net: nn.Module, x_mBCHW: Tensor) -> Tensor:

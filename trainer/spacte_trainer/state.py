@@ -14,12 +14,14 @@ from typing import Any
 import torch
 from pydantic import ValidationError
 
-from spacte_trainer.config import TrainConfig, essence
+from spacte_core.errors import UserError
+
+from .config import TrainConfig, essence
 
 STATE_FILE = "training_state.pt"
 
 
-class StateError(Exception):
+class StateError(UserError):
     """A state that cannot be continued; the message is one sentence that names the remedy."""
 
 

@@ -2,7 +2,7 @@
 
 import json
 import sys
-from importlib import import_module
+from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -10,32 +10,24 @@ import typer
 import typer.main
 from typer.core import TyperGroup
 
-_LAZY = {
-    "engine": "spacte_workers.bench.engine:bench_engine_app",
-    "train": "spacte_trainer.bench:bench_train_app",
-}
-"""Benchmarks that live elsewhere, as Typer apps of one command each; imported when they are looked at."""
+_BENCHMARKS = "spacte.benchmarks"
+"""The entry-point group of benchmarks, each a Typer app of one command; imported when it is looked at."""
 
 
 class _BenchGroup(TyperGroup):
     def list_commands(self, ctx: Any) -> list[str]:
-        return [*super().list_commands(ctx), *_LAZY]
+        return [*super().list_commands(ctx), *sorted(point.name for point in entry_points(group=_BENCHMARKS))]
 
     def get_command(self, ctx: Any, cmd_name: str) -> Any:
-        if cmd_name not in _LAZY:
-            return super().get_command(ctx, cmd_name)
-        module, _, name = _LAZY[cmd_name].partition(":")
-        command = typer.main.get_command(getattr(import_module(module), name))
-        command.name = cmd_name
-        return command
+        for point in entry_points(group=_BENCHMARKS, name=cmd_name):
+            command = typer.main.get_command(point.load())
+            command.name = cmd_name
+            return command
+        return super().get_command(ctx, cmd_name)
 
 
 verify_app = typer.Typer(add_completion=False)
-bench_app = typer.Typer(
-    cls=_BenchGroup,
-    add_completion=False,
-    no_args_is_help=True,
-)
+bench_app = typer.Typer(cls=_BenchGroup, add_completion=False, no_args_is_help=True)
 
 
 @bench_app.callback()
@@ -45,9 +37,7 @@ def bench() -> None:
 
 @bench_app.command("samples")
 def samples(
-    alpha: Annotated[
-        float, typer.Option(min=1e-12, max=0.5, help="Probability of a false certificate.")
-    ] = 0.001,
+    alpha: Annotated[float, typer.Option(min=1e-12, max=0.5, help="Probability of a false certificate.")] = 0.001,
     n0: Annotated[int, typer.Option(min=1, help="Selection noises.")] = 100,
     n: Annotated[int, typer.Option(min=1, help="The most estimation noises.")] = 100_000,
     runs: Annotated[int, typer.Option(min=2, help="Simulated certifications a case.")] = 2_000,
@@ -59,7 +49,7 @@ def samples(
     as_json: Annotated[bool, typer.Option("--json", help="For programs.")] = False,
 ) -> None:
     """Mean noises to decide whether a radius holds: fixed n, the stages of Horvath et al. 2022, ours."""
-    from .bench.samples import as_rows, bench_samples
+    from spacte_workers.bench.samples import as_rows, bench_samples
 
     rows = as_rows(bench_samples(alpha=alpha, n0=n0, n_max=n, runs=runs, seed=seed))
     real = [] if checkpoint is None else _real(checkpoint, images=images, alpha=alpha, n0=n0, n_max=n)
@@ -85,10 +75,9 @@ def _real(checkpoint: Path, *, images: int, alpha: float, n0: int, n_max: int) -
     """The same for real images, at the targets of the simulated cases."""
     from dataclasses import asdict
 
-    from spacte_trainer.checkpoint import CheckpointError
-
-    from .bench.real_samples import bench_real
-    from .bench.samples import CASES
+    from spacte_core.checkpoint import CheckpointError
+    from spacte_workers.bench.real_samples import bench_real
+    from spacte_workers.bench.samples import CASES
 
     targets = tuple(sorted({target for target, _ in CASES}))
     try:
@@ -103,20 +92,16 @@ def verify(
     certificate: Annotated[
         Path,
         typer.Argument(
-            metavar="CERT.json",
-            help="A certificate, or the results of a job with one a line; - reads standard input.",
+            metavar="CERT.json", help="A certificate, or the results of a job with one a line; - reads standard input."
         ),
     ],
     replay: Annotated[
-        Path | None,
-        typer.Option(metavar="CHECKPOINT", help="Draw all votes again with this checkpoint folder."),
+        Path | None, typer.Option(metavar="CHECKPOINT", help="Draw all votes again with this checkpoint folder.")
     ] = None,
     image: Annotated[
         Path | None, typer.Option(metavar="FILE", help="The image that was certified; with --replay.")
     ] = None,
-    resize: Annotated[
-        bool, typer.Option("--resize", help="Resize the image, as the request asked for.")
-    ] = False,
+    resize: Annotated[bool, typer.Option("--resize", help="Resize the image, as the request asked for.")] = False,
     device: Annotated[
         str | None,
         typer.Option(
@@ -126,7 +111,7 @@ def verify(
     as_json: Annotated[bool, typer.Option("--json", help="Findings as JSON.")] = False,
 ) -> None:
     """Recompute label, bound and radius of a certificate, offline; exit status 1 where they do not fit."""
-    from .verify import check
+    from spacte_workers.certification.verify import check
 
     if (replay is None) != (image is None):
         raise typer.TyperException("A replay needs both --replay CHECKPOINT and --image FILE.")
@@ -151,17 +136,9 @@ def verify(
 
 
 def _verdict(total: int, wrong: int, replayed: bool) -> str:
-    how = (
-        "recomputed from its counts, and the counts from its seed"
-        if replayed
-        else "recomputed from its counts"
-    )
+    how = "recomputed from its counts, and the counts from its seed" if replayed else "recomputed from its counts"
     if total == 1:
-        return (
-            "The certificate does not fit."
-            if wrong
-            else f"The certificate fits: label, bound and radius {how}."
-        )
+        return "The certificate does not fit." if wrong else f"The certificate fits: label, bound and radius {how}."
     return f"{total - wrong:,} of {total:,} certificates fit, each {how}."
 
 
@@ -174,9 +151,7 @@ def _read(path: Path) -> list[tuple[str, Any]]:
     try:
         text = sys.stdin.read() if str(path) == "-" else path.read_text()
     except (OSError, UnicodeDecodeError) as error:
-        raise typer.TyperException(
-            f"{path} cannot be read ({error}); name a certificate's JSON file."
-        ) from error
+        raise typer.TyperException(f"{path} cannot be read ({error}); name a certificate's JSON file.") from error
     try:
         records: list[tuple[str, Any]] = [("", json.loads(text))]
     except ValueError:
@@ -203,20 +178,18 @@ def _json(where: str, line: str) -> Any:
     try:
         return json.loads(line)
     except ValueError as error:
-        raise typer.TyperException(
-            f"{where}this is not JSON ({error}); pass the file as it was sent."
-        ) from error
+        raise typer.TyperException(f"{where}this is not JSON ({error}); pass the file as it was sent.") from error
 
 
 def _replay(certificate: Any, checkpoint: Path, image: Path, resize: bool, device: str | None) -> list[str]:
-    from spacte_trainer.checkpoint import CheckpointError, load_checkpoint
-    from spacte_trainer.config import ConfigError
-    from spacte_trainer.hardware import choose_device
+    from spacte_core.checkpoint import load_checkpoint
+    from spacte_core.errors import UserError
+    from spacte_core.hardware import choose_device
+    from spacte_workers.certification.certificates import KERNELS, software_versions
+    from spacte_workers.certification.verify import replay
 
-    from .answers import KERNELS, software_versions
     from .engine import EngineError
     from .images import BadImageError, decode_image, image_sha256
-    from .verify import replay
 
     try:
         place = choose_device(device)
@@ -225,21 +198,17 @@ def _replay(certificate: Any, checkpoint: Path, image: Path, resize: bool, devic
         pixels = decode_image(image.read_bytes(), input_shape=net.input_shape, resize=resize)
     except OSError as error:
         raise typer.TyperException(f"{image} cannot be read: {error}.") from error
-    except (CheckpointError, ConfigError, BadImageError) as error:
+    except (UserError, BadImageError) as error:
         raise typer.TyperException(str(error)) from error
     findings: list[str] = []
     if loaded.version != certificate.model_version:
-        findings.append(
-            f"model_version: it is {certificate.model_version}, but the checkpoint's is {loaded.version}."
-        )
+        findings.append(f"model_version: it is {certificate.model_version}, but the checkpoint's is {loaded.version}.")
     if image_sha256(pixels) != certificate.image_sha256:
         findings.append("image_sha256: the image is another one than was certified.")
     if len(certificate.counts) != net.num_classes:
         findings.append(f"counts: the model has {net.num_classes} classes, not {len(certificate.counts)}.")
     if certificate.k_consensus is not None and certificate.k_consensus > net.heads:
-        findings.append(
-            f"k_consensus: {certificate.k_consensus} heads are to agree, but the model has {net.heads}."
-        )
+        findings.append(f"k_consensus: {certificate.k_consensus} heads are to agree, but the model has {net.heads}.")
     if findings:
         return findings
     try:
@@ -259,10 +228,11 @@ def _replay(certificate: Any, checkpoint: Path, image: Path, resize: bool, devic
 
 def _engine_of(certificate: Any, checkpoint: Any, device: Any) -> Any:
     """An engine like the one that drew the certificate's votes; with other kernels where those do not run here."""
-    from .answers import KERNELS
+    from spacte_workers.certification.certificates import KERNELS
+    from spacte_workers.engine.errors import NoSuchKernelsError
+    from spacte_workers.engine.kernel_names import kernels_before_named
+
     from .engine import Engine
-    from .engine.errors import NoSuchKernelsError
-    from .engine.kernels import kernels_before_named
 
     def engine(kernels: str | None) -> Engine:
         return Engine.from_checkpoint(

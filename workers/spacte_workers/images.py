@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from PIL import Image as Pillow
 from PIL import UnidentifiedImageError
 
-from .units import Image
+from .shards import Image
 
 MAX_PIXELS = 1 << 24
 """Largest height times width that is decoded unless the caller says otherwise."""
@@ -76,9 +76,7 @@ def from_array(array: Any, *, input_shape: Sequence[int]) -> Image:
     if values.dtype == np.uint8:
         return _image(values)
     if values.dtype.kind != "f":
-        raise BadImageError(
-            f"The image has type {values.dtype}, but pixels are uint8, or floating point in [0, 1]."
-        )
+        raise BadImageError(f"The image has type {values.dtype}, but pixels are uint8, or floating point in [0, 1].")
     if not np.isfinite(values).all():
         raise BadImageError("The image holds NaN or infinite values: every pixel must lie in [0, 1].")
     if values.min() < 0 or values.max() > 1:
@@ -118,16 +116,12 @@ def _read_npy(data: bytes, max_pixels: int) -> NDArray[Any]:
     stream = io.BytesIO(data)
     try:
         version = np.lib.format.read_magic(stream)
-        read_header = (
-            np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
-        )
+        read_header = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
         shape, _, dtype = read_header(stream)
         if dtype.hasobject:
             raise BadImageError("The npy file holds Python objects: save a uint8 or floating-point array.")
         if len(shape) not in (2, 3) or np.prod(shape[-2:], dtype=object) > max_pixels:
-            raise BadImageError(
-                f"The npy file holds an array of shape {list(shape)}: send one image [C, H, W]."
-            )
+            raise BadImageError(f"The npy file holds an array of shape {list(shape)}: send one image [C, H, W].")
         if len(data) - stream.tell() != np.prod(shape, dtype=object) * dtype.itemsize:
             raise BadImageError("The npy file is truncated or has bytes to spare: save the array again.")
         stream.seek(0)
@@ -149,9 +143,7 @@ def _read_picture(
     try:
         picture = Pillow.open(io.BytesIO(data), formats=_FORMATS)
     except UnidentifiedImageError:
-        raise BadImageError(
-            "The bytes are no image that is read here: send a PNG, JPEG, WebP or npy file."
-        ) from None
+        raise BadImageError("The bytes are no image that is read here: send a PNG, JPEG, WebP or npy file.") from None
     except (Pillow.DecompressionBombError, Pillow.DecompressionBombWarning):
         raise BadImageError(f"The image is too large to decode: send at most {max_pixels} pixels.") from None
     except (OSError, ValueError, SyntaxError) as error:

@@ -10,24 +10,16 @@ from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 from pydantic import ValidationError
 
-from spacte_client.types import (
-    Bound,
-    Certificate,
-    CertifyParams,
-    Noise,
-    Precision,
-    Prediction,
-    PredictParams,
-)
+from spacte_client.types import Bound, Certificate, CertifyParams, Noise, Precision, Prediction, PredictParams
+from spacte_workers.certification.algorithm import Certification, CertifySpec
+from spacte_workers.certification.prediction import PredictionRun, PredictSpec
+from spacte_workers.engine.precision import MIN_AGREEMENT
+from spacte_workers.noise.table import noise_table
 
-from . import answers
-from .certification import Certification, CertifySpec
+from .certification import certificates
 from .errors import BadParameterError
 from .images import from_array, image_sha256
-from .noise.table import noise_table
-from .precision import MIN_AGREEMENT
-from .prediction import PredictionRun, PredictSpec
-from .units import Image
+from .shards import Image
 
 if TYPE_CHECKING:
     import torch
@@ -79,7 +71,7 @@ class LocalCertifier:
         from .engine import Engine
 
         if isinstance(module_or_checkpoint, str | Path):
-            from spacte_trainer.checkpoint import load_checkpoint
+            from spacte_core.checkpoint import load_checkpoint
 
             if examples is not None:
                 raise ValueError("A checkpoint is compared on images of its own: leave examples out.")
@@ -98,9 +90,7 @@ class LocalCertifier:
             )
         else:
             if sigma is None or num_classes is None or input_shape is None:
-                raise ValueError(
-                    "A bare module says nothing of itself: pass sigma, num_classes and input_shape."
-                )
+                raise ValueError("A bare module says nothing of itself: pass sigma, num_classes and input_shape.")
             name, version, class_names = "module", "", tuple(str(k) for k in range(num_classes))
             self.engine = Engine(
                 module_or_checkpoint,
@@ -115,7 +105,7 @@ class LocalCertifier:
                 examples=examples,
             )
         self.sigma = sigma
-        self._identity = answers.ModelIdentity(
+        self._identity = certificates.ModelIdentity(
             name, version, class_names, self.engine.precision, self.engine.kernels
         )
 
@@ -187,14 +177,11 @@ class LocalCertifier:
         )
         run = Certification(spec)
         while not run.done:
-            if (
-                params.deadline_ms is not None
-                and (time.perf_counter() - started) * 1000 >= params.deadline_ms
-            ):
+            if params.deadline_ms is not None and (time.perf_counter() - started) * 1000 >= params.deadline_ms:
                 run.expire()
                 break
             self._advance(run, pixels)
-        return answers.certificate(
+        return certificates.certificate(
             spec,
             run.outcome(),
             self._identity,
@@ -218,9 +205,7 @@ class LocalCertifier:
 
         Arguments and errors as for `certify`.
         """
-        params = self._checked(
-            PredictParams, n=n, alpha=alpha, noise=noise, k_consensus=k_consensus, seed=seed
-        )
+        params = self._checked(PredictParams, n=n, alpha=alpha, noise=noise, k_consensus=k_consensus, seed=seed)
         pixels = from_array(image, input_shape=self.engine.input_shape)
         started = time.perf_counter()
         spec = PredictSpec(
@@ -236,7 +221,7 @@ class LocalCertifier:
         while not run.done:
             self._advance(run, pixels)
         elapsed_ms = (time.perf_counter() - started) * 1000
-        return answers.prediction(
+        return certificates.prediction(
             spec, run.outcome(), self._identity, id=f"req_{uuid.uuid4().hex}", elapsed_ms=elapsed_ms
         )
 

@@ -87,9 +87,7 @@ def drawing(sampler: str, model: str, noises: int, traces: Sequence[Trace]) -> G
             named = attributes | {"spacte.request_id": trace.request_id}
             tracer.start_span("spacte.draw", context, start_time=started, attributes=named).end(ended)
         seconds = (ended - started) / 1e9
-        _log.debug(
-            "%s drew %d noises of %s in %.3f s for %s.", sampler, noises, model, seconds, ", ".join(ids)
-        )
+        _log.debug("%s drew %d noises of %s in %.3f s for %s.", sampler, noises, model, seconds, ", ".join(ids))
 
 
 def configure(service: str) -> bool:

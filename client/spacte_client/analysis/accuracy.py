@@ -84,10 +84,7 @@ def curve_at(run: Run, radii: Iterable[float], confidence: float = 0.95) -> Cert
     counts = [run.correct_beyond(radius) for radius in radii]
     intervals = [clopper_pearson(count, run.images, confidence) for count in counts]
     return CertifiedAccuracyCurve(
-        radii,
-        [count / run.images for count in counts],
-        [low for low, _ in intervals],
-        [high for _, high in intervals],
+        radii, [count / run.images for count in counts], [low for low, _ in intervals], [high for _, high in intervals]
     )
 
 

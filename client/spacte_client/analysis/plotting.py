@@ -43,8 +43,6 @@ def plot_runs(
     axes.set(xlim=(0, end), ylim=(0, 1), xlabel="L2 radius", ylabel="certified accuracy", title=title or "")
     axes.grid(visible=True, linewidth=0.4, alpha=0.6)
     axes.legend(frameon=False)
-    axes.text(
-        1, 1.01, f"bands: {confidence:.0%} Clopper-Pearson", transform=axes.transAxes, ha="right", fontsize=7
-    )
+    axes.text(1, 1.01, f"bands: {confidence:.0%} Clopper-Pearson", transform=axes.transAxes, ha="right", fontsize=7)
     for path in paths:
         figure.savefig(path, dpi=160)

@@ -77,9 +77,7 @@ def check_components() -> Iterator[Check]:
             point.load()
         except Exception as error:  # noqa: BLE001 - whatever is wrong with it is the finding
             reason = f"{type(error).__name__}: {error}".splitlines()[0]
-            yield Check(
-                f"spacte {point.name}", "failure", f"cannot be loaded ({reason}); reinstall its package"
-            )
+            yield Check(f"spacte {point.name}", "failure", f"cannot be loaded ({reason}); reinstall its package")
 
 
 def _check_path(url: httpx2.URL, *, has_key: bool) -> Iterator[Check]:
@@ -88,9 +86,7 @@ def _check_path(url: httpx2.URL, *, has_key: bool) -> Iterator[Check]:
     proxy = proxies.get(url.scheme) or proxies.get("all")
     if proxy and local and not urllib.request.proxy_bypass(url.host):
         yield Check(
-            "proxy",
-            "warning",
-            f"requests to this machine go through {proxy}; set NO_PROXY=127.0.0.1,localhost",
+            "proxy", "warning", f"requests to this machine go through {proxy}; set NO_PROXY=127.0.0.1,localhost"
         )
     if has_key and url.scheme == "http" and not local:
         yield Check("key", "warning", "the API key travels unencrypted; use an https address")
@@ -100,9 +96,7 @@ def _check_version(info: "Info") -> Check:
     finding = f"version {info.version}, {info.samplers} samplers on {info.device}"
     if _release(info.version) == _release(__version__):
         return Check("gateway", "ok", finding)
-    return Check(
-        "gateway", "warning", f"{finding}; client {__version__} is from another release, install that one"
-    )
+    return Check("gateway", "warning", f"{finding}; client {__version__} is from another release, install that one")
 
 
 def _check_service(client: Client) -> Iterator[Check]:
@@ -121,9 +115,7 @@ def _check_service(client: Client) -> Iterator[Check]:
         yield Check("models", "ok", ", ".join(ready))
     else:
         states = ", ".join(f"{model.name} is {model.state}" for model in models) or "there are none"
-        yield Check(
-            "models", "failure", f"no model is ready ({states}); give `spacte serve` a folder with --models"
-        )
+        yield Check("models", "failure", f"no model is ready ({states}); give `spacte serve` a folder with --models")
 
 
 def _origin(base_url: str | None) -> str:

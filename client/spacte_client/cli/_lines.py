@@ -50,6 +50,4 @@ def progress_line(image: str, progress: "ProgressEvent", n_max: int) -> Text:
 
 def _answer(image: str, abstained: bool, label: int, name: str | None) -> Text:
     line = Text(f"{image}  ")
-    return (
-        line.append("abstains", "yellow") if abstained else line.append(class_text(label, name), "bold green")
-    )
+    return line.append("abstains", "yellow") if abstained else line.append(class_text(label, name), "bold green")

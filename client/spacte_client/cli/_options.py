@@ -13,84 +13,45 @@ if TYPE_CHECKING:
 BaseUrl = Annotated[
     str | None,
     typer.Option(
-        "--base-url",
-        envvar="SPACTE_BASE_URL",
-        help="The gateway's address; http://127.0.0.1:8000 where none is given.",
+        "--base-url", envvar="SPACTE_BASE_URL", help="The gateway's address; http://127.0.0.1:8000 where none is given."
     ),
 ]
 ApiKey = Annotated[
     str | None,
     typer.Option(
-        "--api-key",
-        envvar="SPACTE_API_KEY",
-        help="Where the gateway asks for one. The environment is the safer place.",
+        "--api-key", envvar="SPACTE_API_KEY", help="Where the gateway asks for one. The environment is the safer place."
     ),
 ]
-TimeoutS = Annotated[
-    float | None,
-    typer.Option("--timeout", help="Seconds to wait for an answer."),
-]
+TimeoutS = Annotated[float | None, typer.Option("--timeout", help="Seconds to wait for an answer.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON, for programs.")]
 
-ModelName = Annotated[
-    str | None,
-    typer.Option("--model", "-m", help="The model's name; optional where one is loaded."),
-]
+ModelName = Annotated[str | None, typer.Option("--model", "-m", help="The model's name; optional where one is loaded.")]
 Images = Annotated[
-    list[str],
-    typer.Argument(metavar="IMAGE", help="PNG, JPEG, WebP or npy files; - reads one from stdin."),
+    list[str], typer.Argument(metavar="IMAGE", help="PNG, JPEG, WebP or npy files; - reads one from stdin.")
 ]
 NoisesToPredict = Annotated[int | None, typer.Option("--n", "-n", min=1, help="The most noises to draw.")]
-Noises = Annotated[
-    int | None,
-    typer.Option("--n", "-n", min=1, help="The most estimation noises to draw."),
-]
-SelectionNoises = Annotated[
-    int | None,
-    typer.Option("--n0", min=1, help="Noises drawn to choose the class."),
-]
-Alpha = Annotated[
-    float | None,
-    typer.Option("--alpha", help="Probability of a wrong answer, in (0, 1)."),
-]
-Sigma = Annotated[
-    float | None,
-    typer.Option("--sigma", help="Noise level; one that the model is served at."),
-]
-BoundName = Annotated[
-    str | None,
-    typer.Option("--bound", help="clopper_pearson or two_class."),
-]
-NoiseKind = Annotated[
-    str | None,
-    typer.Option("--noise", help="grid (exact, for 8-bit images) or float."),
-]
+Noises = Annotated[int | None, typer.Option("--n", "-n", min=1, help="The most estimation noises to draw.")]
+SelectionNoises = Annotated[int | None, typer.Option("--n0", min=1, help="Noises drawn to choose the class.")]
+Alpha = Annotated[float | None, typer.Option("--alpha", help="Probability of a wrong answer, in (0, 1).")]
+Sigma = Annotated[float | None, typer.Option("--sigma", help="Noise level; one that the model is served at.")]
+BoundName = Annotated[str | None, typer.Option("--bound", help="clopper_pearson or two_class.")]
+NoiseKind = Annotated[str | None, typer.Option("--noise", help="grid (exact, for 8-bit images) or float.")]
 TargetRadius = Annotated[
     float | None,
     typer.Option("--target-radius", help="Stop once this L2 radius is shown, or shown to be out of reach."),
 ]
 Tolerance = Annotated[
     float | None,
-    typer.Option(
-        "--tolerance", help="Stop when the rest of the noises can add less than this to the radius."
-    ),
+    typer.Option("--tolerance", help="Stop when the rest of the noises can add less than this to the radius."),
 ]
 DeadlineMs = Annotated[
-    int | None,
-    typer.Option("--deadline-ms", min=1, help="Answer by then with the radius proven so far."),
+    int | None, typer.Option("--deadline-ms", min=1, help="Answer by then with the radius proven so far.")
 ]
 KConsensus = Annotated[
-    int | None,
-    typer.Option("--k-consensus", min=1, help="If the first k heads agree, their class is the vote."),
+    int | None, typer.Option("--k-consensus", min=1, help="If the first k heads agree, their class is the vote.")
 ]
-Resize = Annotated[
-    bool,
-    typer.Option("--resize", help="Resize to the model's input shape."),
-]
-Seed = Annotated[
-    str | None,
-    typer.Option("--seed", help="32 hex digits; only where the operator allows it."),
-]
+Resize = Annotated[bool, typer.Option("--resize", help="Resize to the model's input shape.")]
+Seed = Annotated[str | None, typer.Option("--seed", help="32 hex digits; only where the operator allows it.")]
 
 
 def connect(base_url: str | None, api_key: str | None, timeout: float | None = None) -> "Client":

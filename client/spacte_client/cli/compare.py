@@ -36,9 +36,7 @@ def compare(
                 "confidence": confidence,
                 "certified_accuracy": [
                     {"radius": radius, "value": value, "low": low, "high": high}
-                    for radius, value, low, high in zip(
-                        curve.radii, curve.values, curve.lows, curve.highs, strict=True
-                    )
+                    for radius, value, low, high in zip(curve.radii, curve.values, curve.lows, curve.highs, strict=True)
                 ],
             }
             for run, curve in zip(runs, curves, strict=True)

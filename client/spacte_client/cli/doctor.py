@@ -10,12 +10,7 @@ from . import _options as opt
 if TYPE_CHECKING:
     from ._checks import Check
 
-MARKS = {
-    "ok": "[green]ok  [/]",
-    "note": "[dim]note[/]",
-    "warning": "[yellow]warn[/]",
-    "failure": "[red]FAIL[/]",
-}
+MARKS = {"ok": "[green]ok  [/]", "note": "[dim]note[/]", "warning": "[yellow]warn[/]", "failure": "[red]FAIL[/]"}
 
 
 def doctor(as_json: opt.AsJson = False, base_url: opt.BaseUrl = None, api_key: opt.ApiKey = None) -> None:

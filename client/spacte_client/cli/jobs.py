@@ -104,25 +104,19 @@ def list_(
         table.add_row(job.id, job.state, job.model, done, *cells, f"{job.created_at:%Y-%m-%d %H:%M}")
     console = Console(highlight=False)
     # Whole lines in a pipe and on a narrow terminal, too: the id is what every other command asks for.
-    console.width = max(
-        console.width, console.measure(table, options=console.options.update(width=1000)).maximum
-    )
+    console.width = max(console.width, console.measure(table, options=console.options.update(width=1000)).maximum)
     console.print(table)
 
 
 @jobs_app.command()
-def show(
-    job_id: JobId, as_json: opt.AsJson = False, base_url: opt.BaseUrl = None, api_key: opt.ApiKey = None
-) -> None:
+def show(job_id: JobId, as_json: opt.AsJson = False, base_url: opt.BaseUrl = None, api_key: opt.ApiKey = None) -> None:
     """Show a job's state and counts."""
     with opt.connect(base_url, api_key) as client:
         show_job(client.jobs.get(job_id), as_json=as_json)
 
 
 @jobs_app.command()
-def wait(
-    job_id: JobId, as_json: opt.AsJson = False, base_url: opt.BaseUrl = None, api_key: opt.ApiKey = None
-) -> None:
+def wait(job_id: JobId, as_json: opt.AsJson = False, base_url: opt.BaseUrl = None, api_key: opt.ApiKey = None) -> None:
     """Watch a job to its end.
 
     The first Ctrl-C leaves the job running and says how to come back; a second one soon after cancels it.
@@ -165,13 +159,9 @@ def results(
     job_id: JobId,
     out: Annotated[
         Path | None,
-        typer.Option(
-            "--out", "-o", help="Write to this file, once all is there; .tsv gives the field's columns."
-        ),
+        typer.Option("--out", "-o", help="Write to this file, once all is there; .tsv gives the field's columns."),
     ] = None,
-    tsv: Annotated[
-        bool, typer.Option("--tsv", help="Columns idx label predict radius correct time.")
-    ] = False,
+    tsv: Annotated[bool, typer.Option("--tsv", help="Columns idx label predict radius correct time.")] = False,
     after: Annotated[int | None, typer.Option(min=0, help="Only what comes after this row.")] = None,
     follow: Annotated[bool, typer.Option("--follow", help="Go on until the job ends.")] = False,
     base_url: opt.BaseUrl = None,
@@ -226,9 +216,7 @@ def job_input(client: "Client", source: str, selection: dict[str, Any]) -> Any:
     """What SOURCE names: a file here, a file there, a URI or a data set."""
     upload = Path(source)
     if selection and (upload.is_file() or source.startswith("file_") or "://" in source):
-        raise typer.BadParameter(
-            "go with a data set's name only.", param_hint="--split, --stride and --limit"
-        )
+        raise typer.BadParameter("go with a data set's name only.", param_hint="--split, --stride and --limit")
     if upload.is_file():
         return client.files.upload(upload)
     if source.startswith("file_"):

@@ -41,11 +41,7 @@ def models(
     Console().print(table)
 
 
-def info(
-    as_json: opt.AsJson = False,
-    base_url: opt.BaseUrl = None,
-    api_key: opt.ApiKey = None,
-) -> None:
+def info(as_json: opt.AsJson = False, base_url: opt.BaseUrl = None, api_key: opt.ApiKey = None) -> None:
     """Show a gateway's version, its samplers and its limits."""
     with opt.connect(base_url, api_key) as client:
         found = client.info()

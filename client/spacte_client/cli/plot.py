@@ -11,8 +11,7 @@ from spacte_client.analysis.logs import read_log
 Logs = Annotated[
     list[Path],
     typer.Argument(
-        metavar="LOG",
-        help="Logs with the columns idx label predict radius correct time, or NDJSON records of jobs.",
+        metavar="LOG", help="Logs with the columns idx label predict radius correct time, or NDJSON records of jobs."
     ),
 ]
 Names = Annotated[
@@ -25,10 +24,7 @@ Confidence = Annotated[float, typer.Option("--confidence", help="Of the interval
 def plot(
     logs: Logs,
     out: Annotated[
-        Path,
-        typer.Option(
-            "--out", "-o", help="The picture; without .png, .svg or .pdf both PNG and SVG are written."
-        ),
+        Path, typer.Option("--out", "-o", help="The picture; without .png, .svg or .pdf both PNG and SVG are written.")
     ] = Path("certified-accuracy"),
     names: Names = None,
     title: Annotated[str | None, typer.Option("--title", help="Above the picture.")] = None,

@@ -31,14 +31,7 @@ def predict(
     from ._lines import prediction_line
 
     options = opt.given(
-        model=model,
-        n=n,
-        alpha=alpha,
-        sigma=sigma,
-        noise=noise,
-        k_consensus=k_consensus,
-        resize=resize,
-        seed=seed,
+        model=model, n=n, alpha=alpha, sigma=sigma, noise=noise, k_consensus=k_consensus, resize=resize, seed=seed
     )
     with opt.connect(base_url, api_key, timeout) as client:
         status = answer_all(

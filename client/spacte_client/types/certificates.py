@@ -47,31 +47,21 @@ ImageSource = Annotated[Base64Image | FileImage, Field(discriminator="type")]
 class PredictParams(RequestModel):
     """Options of a prediction: the exact two-sided test of Cohen et al. 2019 section 3.2.1."""
 
-    model: str | None = Field(
-        default=None, description="The model's name; optional where one model is loaded."
-    )
+    model: str | None = Field(default=None, description="The model's name; optional where one model is loaded.")
     n: int = Field(default=1_000, ge=1, le=MAX_SAMPLES, description="The most noises to draw.")
-    alpha: float = Field(
-        default=0.001, gt=0, lt=1, description="Probability of a wrong answer that is tolerated."
-    )
+    alpha: float = Field(default=0.001, gt=0, lt=1, description="Probability of a wrong answer that is tolerated.")
     sigma: float | None = Field(
-        default=None,
-        gt=0,
-        description="Noise level in pixel units of [0, 1]; must be one the model is served at.",
+        default=None, gt=0, description="Noise level in pixel units of [0, 1]; must be one the model is served at."
     )
     noise: Noise = Field(
         default="grid", description="`grid`: exact integer noise for 8-bit images. `float`: as published."
     )
     k_consensus: int | None = Field(
-        default=None,
-        ge=1,
-        description="If the first k heads agree, their class is the vote and the rest are not run.",
+        default=None, ge=1, description="If the first k heads agree, their class is the vote and the rest are not run."
     )
     resize: bool = Field(default=False, description="Resize the image to the model's input shape.")
     seed: str | None = Field(
-        default=None,
-        pattern="^[0-9a-f]{32}$",
-        description="128-bit seed in hex; only where the operator allows it.",
+        default=None, pattern="^[0-9a-f]{32}$", description="128-bit seed in hex; only where the operator allows it."
     )
 
 
@@ -81,8 +71,7 @@ class CertifyParams(PredictParams):
     n0: int = Field(default=100, ge=1, le=MAX_SAMPLES, description="Noises drawn to choose the class.")
     n: int = Field(default=10_000, ge=1, le=MAX_SAMPLES, description="The most estimation noises to draw.")
     bound: Bound = Field(
-        default="clopper_pearson",
-        description="`two_class` also bounds the runner-up class and certifies more.",
+        default="clopper_pearson", description="`two_class` also bounds the runner-up class and certifies more."
     )
     target_radius: float | None = Field(
         default=None,
@@ -132,18 +121,14 @@ class Prediction(AnswerModel):
     label: int = Field(description="The class, or -1 when abstained.")
     label_name: str | None = Field(description="The class's name, or null when abstained.")
     abstained: bool = Field(description="Whether the noises supported no label at this confidence.")
-    p_value: float = Field(
-        description="Of the two-sided binomial test between the two most frequent classes."
-    )
+    p_value: float = Field(description="Of the two-sided binomial test between the two most frequent classes.")
     counts: list[int] = Field(description="Votes per class; they sum to `n`.")
     n: int = Field(description="Noises drawn.")
     alpha: float = Field(description="Probability of a wrong answer, over the noise.")
     sigma: float = Field(description="Noise level in units of [0, 1] pixels.")
     noise: Noise = Field(description="`grid`: exact integer noise. `float`: plain floating-point Gaussian.")
     precision: Precision = Field(description="Arithmetic of the network: part of the function certified.")
-    k_consensus: int | None = Field(
-        default=None, description="As asked for; part of the function that answers."
-    )
+    k_consensus: int | None = Field(default=None, description="As asked for; part of the function that answers.")
     seed: str = Field(description="Seed of all noises of this answer, 32 hex digits.")
     elapsed_ms: float = Field(description="From the request's arrival to its answer.")
 
@@ -176,8 +161,7 @@ class Certificate(AnswerModel):
     bound: Bound = Field(description="How votes became `p_lower`.")
     noise: Noise = Field(description="`grid`: exact integer noise. `float`: plain floating-point Gaussian.")
     noise_error: float = Field(
-        default=0.0,
-        description="Total variation between the noise as drawn and the Gaussian; taken off `p_lower`.",
+        default=0.0, description="Total variation between the noise as drawn and the Gaussian; taken off `p_lower`."
     )
     precision: Precision = Field(description="Arithmetic of the network: part of the function certified.")
     k_consensus: int | None = Field(description="As asked for; part of the function certified.")
@@ -187,9 +171,7 @@ class Certificate(AnswerModel):
     stop_reason: StopReason = Field(description="Why no more noises were drawn.")
     looks: int = Field(description="How often the bound was looked at; 1 without a stopping rule.")
     seed: str = Field(description="Seed of all noises of this certificate, 32 hex digits.")
-    image_index: int = Field(
-        default=0, description="The image's position in its request or job; enters the noise key."
-    )
+    image_index: int = Field(default=0, description="The image's position in its request or job; enters the noise key.")
     versions: dict[str, str] = Field(
         description="Versions of the software that made it, and which kernels computed the votes."
     )

@@ -55,9 +55,7 @@ class ErrorEvent(AnswerModel):
     problem: Problem = Field(description="What went wrong.")
 
 
-CertifyEvent = Annotated[
-    StartedEvent | ProgressEvent | ResultEvent | ErrorEvent, Field(discriminator="event")
-]
+CertifyEvent = Annotated[StartedEvent | ProgressEvent | ResultEvent | ErrorEvent, Field(discriminator="event")]
 
 
 class JobStateEvent(AnswerModel):
@@ -66,9 +64,7 @@ class JobStateEvent(AnswerModel):
     event: Literal["state"] = Field(default="state", description="The event's name.")
     state: JobState = Field(description="The state it is in now.")
     at: datetime = Field(description="Since when, UTC.")
-    error: JobError | None = Field(
-        default=None, description="Why, where the state is `failed` or `interrupted`."
-    )
+    error: JobError | None = Field(default=None, description="Why, where the state is `failed` or `interrupted`.")
 
 
 class JobProgressEvent(AnswerModel):

@@ -22,9 +22,7 @@ class FileInput(RequestModel):
     """Images uploaded before with `POST /v1/files`."""
 
     type: Literal["file"] = Field(default="file", description="An uploaded file.")
-    file_id: str = Field(
-        min_length=1, description="The id of an uploaded npz, zip or parquet file, `file_...`."
-    )
+    file_id: str = Field(min_length=1, description="The id of an uploaded npz, zip or parquet file, `file_...`.")
 
 
 class UriInput(RequestModel):
@@ -43,9 +41,7 @@ class DatasetInput(RequestModel):
     type: Literal["dataset"] = Field(default="dataset", description="A data set by name.")
     name: str = Field(min_length=1, description="The data set, e.g. `cifar10` or `digits`.")
     split: str = Field(default="test", description="Which part of it.")
-    stride: int = Field(
-        default=1, ge=1, description="Certify every so many images: indices 0, stride, 2 stride, ..."
-    )
+    stride: int = Field(default=1, ge=1, description="Certify every so many images: indices 0, stride, 2 stride, ...")
     limit: int | None = Field(default=None, ge=1, description="Certify at most so many images.")
 
 
@@ -56,16 +52,10 @@ class JobRequest(RequestModel):
     """Body of `POST /v1/jobs`."""
 
     input: JobInput = Field(description="The images.")
-    model: str | None = Field(
-        default=None, description="The model's name; optional where one model is loaded."
-    )
-    params: CertifyParams = Field(
-        default_factory=CertifyParams, description="Options of every certificate of the job."
-    )
+    model: str | None = Field(default=None, description="The model's name; optional where one model is loaded.")
+    params: CertifyParams = Field(default_factory=CertifyParams, description="Options of every certificate of the job.")
     metadata: dict[Annotated[str, Field(max_length=64)], Annotated[str, Field(max_length=512)]] = Field(
-        default_factory=dict[str, str],
-        max_length=16,
-        description="The caller's own notes, kept with the job.",
+        default_factory=dict[str, str], max_length=16, description="The caller's own notes, kept with the job."
     )
 
     @field_validator("params")
@@ -79,17 +69,11 @@ class JobRequest(RequestModel):
 class JobCounts(AnswerModel):
     """How far a job is. `certified + abstained + errored + remaining = total`."""
 
-    total: int | None = Field(
-        default=None, ge=0, description="Images in the job; null until the input has been read."
-    )
+    total: int | None = Field(default=None, ge=0, description="Images in the job; null until the input has been read.")
     certified: int = Field(default=0, ge=0, description="Images with a radius above 0.")
     abstained: int = Field(default=0, ge=0, description="Images on which the smoothed classifier abstains.")
-    errored: int = Field(
-        default=0, ge=0, description="Images that could not be certified, each with its reason."
-    )
-    remaining: int | None = Field(
-        default=None, ge=0, description="Images still to do; null until the input is read."
-    )
+    errored: int = Field(default=0, ge=0, description="Images that could not be certified, each with its reason.")
+    remaining: int | None = Field(default=None, ge=0, description="Images still to do; null until the input is read.")
 
     @property
     def done(self) -> int:
@@ -112,9 +96,7 @@ class Job(AnswerModel):
     counts: JobCounts = Field(description="How far it is.")
     input: JobInput = Field(description="The images, as they were asked for.")
     model: str = Field(description="The model's name.")
-    model_version: str | None = Field(
-        default=None, description="SHA-256 over the checkpoint that the job is bound to."
-    )
+    model_version: str | None = Field(default=None, description="SHA-256 over the checkpoint that the job is bound to.")
     params: CertifyParams = Field(description="Options of every certificate, as they were asked for.")
     metadata: dict[str, str] = Field(default_factory=dict[str, str], description="The caller's own notes.")
     created_at: datetime = Field(description="When it was accepted, UTC.")
@@ -141,9 +123,7 @@ class CertificateRecord(Certificate):
 
     outcome: Literal["certified", "abstained"] = Field(description="`certified` where the radius is above 0.")
     index: int = Field(ge=0, description="Row of the image in the input, from 0, whatever the stride.")
-    custom_id: str | None = Field(
-        default=None, description="The caller's name for the row, where the input has one."
-    )
+    custom_id: str | None = Field(default=None, description="The caller's name for the row, where the input has one.")
     true_label: int | None = Field(default=None, description="The true class, where the input has one.")
     correct: bool | None = Field(
         default=None, description="Whether `label` is `true_label`; null without a true class."
@@ -155,9 +135,7 @@ class ErrorRecord(AnswerModel):
 
     outcome: Literal["errored"] = Field(default="errored", description="Tells it from a certificate.")
     index: int = Field(ge=0, description="Row of the image in the input, from 0, whatever the stride.")
-    custom_id: str | None = Field(
-        default=None, description="The caller's name for the row, where the input has one."
-    )
+    custom_id: str | None = Field(default=None, description="The caller's name for the row, where the input has one.")
     true_label: int | None = Field(default=None, description="The true class, where the input has one.")
     error: JobError = Field(description="Why there is no certificate.")
 
@@ -180,31 +158,17 @@ class JobSummary(AnswerModel):
 
     images: int = Field(ge=0, description="Images with a certificate or an abstention.")
     abstained: int = Field(ge=0, description="Those on which the smoothed classifier abstains.")
-    errored: int = Field(
-        default=0, ge=0, description="Images without a certificate; not counted in `images`."
-    )
-    labelled: int = Field(
-        default=0, ge=0, description="Images with a true class: what `acr` and the rows are over."
-    )
-    acr: float | None = Field(
-        default=None, description="Average certified radius: the mean of correct x radius."
-    )
+    errored: int = Field(default=0, ge=0, description="Images without a certificate; not counted in `images`.")
+    labelled: int = Field(default=0, ge=0, description="Images with a true class: what `acr` and the rows are over.")
+    acr: float | None = Field(default=None, description="Average certified radius: the mean of correct x radius.")
     certified_accuracy: list[CertifiedAccuracy] = Field(
         default_factory=list[CertifiedAccuracy], description="At a grid of radii; empty without true classes."
     )
-    confidence: float = Field(
-        default=0.95, gt=0, lt=1, description="Of the intervals [low, high], each by itself."
-    )
+    confidence: float = Field(default=0.95, gt=0, lt=1, description="Of the intervals [low, high], each by itself.")
     sigma: float | None = Field(default=None, description="Noise level; null when no image is finished.")
-    alpha: float | None = Field(
-        default=None, description="Failure probability of each certificate by itself."
-    )
-    rho: float | None = Field(
-        default=None, description="Failure probability of the statement about all of them."
-    )
+    alpha: float | None = Field(default=None, description="Failure probability of each certificate by itself.")
+    rho: float | None = Field(default=None, description="Failure probability of the statement about all of them.")
     max_false: int | None = Field(
-        default=None,
-        ge=0,
-        description="With probability 1 - rho no more than so many certificates are false.",
+        default=None, ge=0, description="With probability 1 - rho no more than so many certificates are false."
     )
     statement: str | None = Field(default=None, description="The same in one sentence.")

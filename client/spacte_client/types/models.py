@@ -21,15 +21,10 @@ class Model(AnswerModel):
     input_shape: list[int] = Field(description="[channels, height, width].")
     normalization: str = Field(description="`standard`, `center` or `none`; applied inside the model.")
     dataset: str | None = Field(default=None, description="What it was trained on.")
-    precision: str | None = Field(
-        default=None, description="Arithmetic it runs in: `fp32`, `bf16` or `int8`."
-    )
-    state: Literal["loading", "ready", "unloaded", "failed"] = Field(
-        description="Only a `ready` model answers."
-    )
+    precision: str | None = Field(default=None, description="Arithmetic it runs in: `fp32`, `bf16` or `int8`.")
+    state: Literal["loading", "ready", "unloaded", "failed"] = Field(description="Only a `ready` model answers.")
     metrics: dict[str, float] = Field(
-        default_factory=dict[str, float],
-        description="Figures recorded when it was trained, e.g. `test_accuracy`.",
+        default_factory=dict[str, float], description="Figures recorded when it was trained, e.g. `test_accuracy`."
     )
 
 

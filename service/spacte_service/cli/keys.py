@@ -45,9 +45,7 @@ def create(
     else:
         keys = _read(keys_file) if keys_file.exists() else []
         if any(other.name == name and other.revoked_at is None for other in keys):
-            raise typer.TyperException(
-                f"There is a key {name} already; revoke it first, or choose another name."
-            )
+            raise typer.TyperException(f"There is a key {name} already; revoke it first, or choose another name.")
         write_keys(keys_file, [*keys, key])
         typer.echo(f"{key.id} written to {keys_file}; the gateway takes it with --keys-file.", err=True)
     typer.echo(secret)
@@ -62,22 +60,16 @@ def list_keys(keys_file: KeysFile = DEFAULT) -> None:
 
 
 @keys_app.command()
-def revoke(
-    key: Annotated[str, typer.Argument(help="The key's id or name.")], keys_file: KeysFile = DEFAULT
-) -> None:
+def revoke(key: Annotated[str, typer.Argument(help="The key's id or name.")], keys_file: KeysFile = DEFAULT) -> None:
     """Revoke a key. A gateway that runs refuses it from its next request on."""
     from spacte_service.keys import write_keys
 
     keys = _read(keys_file)
     found = [each for each in keys if key in (each.id, each.name) and each.revoked_at is None]
     if not found:
-        raise typer.TyperException(
-            f"There is no valid key {key} in {keys_file}; `spacte keys list` shows them."
-        )
+        raise typer.TyperException(f"There is no valid key {key} in {keys_file}; `spacte keys list` shows them.")
     now = datetime.now(UTC)
-    write_keys(
-        keys_file, [each.model_copy(update={"revoked_at": now}) if each in found else each for each in keys]
-    )
+    write_keys(keys_file, [each.model_copy(update={"revoked_at": now}) if each in found else each for each in keys])
     typer.echo(f"Revoked {', '.join(each.id for each in found)}.", err=True)
 
 

@@ -28,9 +28,7 @@ def option_of(name: str) -> inspect.Parameter:
         show_default=default or False,
     )
     optional = kind if isinstance(kind, types.UnionType) else typing.Optional[kind]  # noqa: UP045  built at run time
-    return inspect.Parameter(
-        name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=Annotated[optional, option]
-    )
+    return inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=Annotated[optional, option])
 
 
 def serve(**options: Any) -> None:

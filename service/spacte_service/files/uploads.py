@@ -45,9 +45,7 @@ class Uploads:
             digest, size = _copy(content, file)
             kind = kind_of(Path(file.name))
             if not size:
-                raise ProblemError(
-                    "bad_request", "The file is empty; send an npz, a zip of images or a parquet file."
-                )
+                raise ProblemError("bad_request", "The file is empty; send an npz, a zip of images or a parquet file.")
             if kind is None:
                 sentence = "The file is none of npz, zip of images, parquet and image; send one of these."
                 raise ProblemError("unsupported_media_type", sentence)
@@ -89,9 +87,7 @@ class Uploads:
             sentence = f"{file_id} is of kind {row.kind}; name an image here, or make a job of this file."
             raise ProblemError("unsupported_media_type", sentence)
         if row.bytes > max_bytes:
-            sentence = (
-                f"{file_id} has {row.bytes:,} bytes, and at most {max_bytes:,} are left; send less at once."
-            )
+            sentence = f"{file_id} has {row.bytes:,} bytes, and at most {max_bytes:,} are left; send less at once."
             raise ProblemError("payload_too_large", sentence)
         try:
             return self.path(row.sha256).read_bytes()

@@ -9,7 +9,7 @@ from spacte_service.files.uploads import Uploads, missing
 from spacte_service.problems import field_error
 from spacte_service.settings import Settings
 
-from .fetched import fetch_input
+from .remote_inputs import fetch_input
 
 if TYPE_CHECKING:
     from spacte_service.store import Store
@@ -53,9 +53,7 @@ def look_into(
     return Counted(spec, total, source.file_id if isinstance(source, FileInput) else None)
 
 
-def _resolve(
-    source: JobInput, settings: Settings, store: "Store", uploads: Uploads, fetched: Path
-) -> "InputSpec":
+def _resolve(source: JobInput, settings: Settings, store: "Store", uploads: Uploads, fetched: Path) -> "InputSpec":
     from spacte_workers.batch.inputs import InputError, InputSpec, resolve_uri, scheme_of
 
     if isinstance(source, FileInput):

@@ -31,11 +31,7 @@ class ProcessRunner:
         self._logs.mkdir(parents=True, exist_ok=True)
         with (self._logs / f"{submission_id}.log").open("ab") as log:
             self._children[submission_id] = subprocess.Popen(  # noqa: ASYNC220, S603  forks; it waits for nothing
-                [*command, "--with-parent"],
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=log,
-                start_new_session=True,
+                [*command, "--with-parent"], stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True
             )
 
     async def look(self, submission_id: str) -> Seen | None:

@@ -161,9 +161,7 @@ class _InProcess:
         self._watches: set[asyncio.Task[Any] | None] = set()
         self._manager._monitor_job = self._kept(self._manager._monitor_job)  # noqa: SLF001
 
-    def _kept(
-        self, watch: Callable[..., Coroutine[Any, Any, None]]
-    ) -> Callable[..., Coroutine[Any, Any, None]]:
+    def _kept(self, watch: Callable[..., Coroutine[Any, Any, None]]) -> Callable[..., Coroutine[Any, Any, None]]:
         """Ray's watch over a driver, so that it can be ended: it would start another Ray after ours has ended."""
 
         async def kept(*arguments: Any, **options: Any) -> None:

@@ -12,7 +12,7 @@ from fastapi.sse import ServerSentEvent
 from spacte_client.types import TERMINAL_STATES, JobSummary
 from spacte_service.problems import field_error
 
-from .workplace import Workplace
+from .storage import Workplace
 
 if TYPE_CHECKING:
     from spacte_service.store import Store

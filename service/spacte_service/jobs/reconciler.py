@@ -20,10 +20,10 @@ from anyio import CapacityLimiter, to_thread
 from spacte_service.settings import Settings
 
 from .checkpoints import give_up_checkpoints
-from .fetched import give_up_inputs
+from .remote_inputs import give_up_inputs
 from .runner import Runner, Seen, UnreachableError
 from .service import next_attempt
-from .workplace import Workplace
+from .storage import Workplace
 
 if TYPE_CHECKING:
     from spacte_service.store import Store
@@ -100,9 +100,7 @@ class Reconciler:
                 self.database = "The store does not answer; see the log."
                 log.exception("jobs could not be looked after")
             with suppress(TimeoutError):
-                async with asyncio.timeout(
-                    TICK_S
-                ):  # `wait_for` loses a cancellation that comes with the kick
+                async with asyncio.timeout(TICK_S):  # `wait_for` loses a cancellation that comes with the kick
                     await self._kicked.wait()
             self._kicked.clear()
 

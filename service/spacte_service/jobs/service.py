@@ -25,8 +25,8 @@ from spacte_service.settings import Settings
 
 from .checkpoints import keep_checkpoint
 from .inputs import Counted, look_into
+from .storage import Workplace
 from .wire import job_of
-from .workplace import Workplace
 
 if TYPE_CHECKING:
     from spacte_service.store import Store
@@ -133,9 +133,7 @@ class JobService:
         while True:
             row = self.get(job_id)
             if row.state not in RESUMABLE_STATES:
-                sentence = (
-                    f"{job_id} is {row.state}; only one that failed, was cancelled or interrupted is resumed."
-                )
+                sentence = f"{job_id} is {row.state}; only one that failed, was cancelled or interrupted is resumed."
                 raise ProblemError("job_state", sentence)
             self._check_input(row)
             moved = self._store.jobs.move(row, "queued", **next_attempt(row))
@@ -172,9 +170,7 @@ class JobService:
 
         model = self._model(request.model)
         _check_params(request.params, model)
-        counted = look_into(
-            request.input, model, self._settings, self._store, self._uploads, self._workplace.fetched
-        )
+        counted = look_into(request.input, model, self._settings, self._store, self._uploads, self._workplace.fetched)
         place = self._workplace.checkpoint(model.name, model.version)
         keep_checkpoint(self._settings.models, model.name, model.version, place)
         row = _row(request, model, counted, str(place))
@@ -218,7 +214,7 @@ class JobService:
         """See that a job's input is still what it was, before it is queued again."""
         from spacte_workers.batch.inputs import InputError, open_source
 
-        from .workplace import spec_of
+        from .storage import spec_of
 
         models = {model.name: model for model in self._backend.models()}
         shape = models[row.model].input_shape if row.model in models else None

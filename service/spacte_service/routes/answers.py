@@ -16,12 +16,12 @@ from spacte_client.types import (
     PredictParams,
     PredictRequest,
 )
-from spacte_service import answering
+from spacte_service import image_requests as answering
 from spacte_service.admission import Visit
-from spacte_service.answering import Question
 from spacte_service.auth import Caller, TheCaller
 from spacte_service.gateway import Gateway, TheGateway
 from spacte_service.idempotency import check_key, fingerprint
+from spacte_service.image_requests import Question
 from spacte_service.openapi import either_body, problems
 from spacte_service.problems import field_error
 
@@ -29,9 +29,7 @@ router = APIRouter(prefix="/v1", tags=["answers"])
 
 PlaceKey = Annotated[
     str | None,
-    Header(
-        description="A key of your choice: who is told to come back is let in first then, with the same key."
-    ),
+    Header(description="A key of your choice: who is told to come back is let in first then, with the same key."),
 ]
 """`Idempotency-Key` where answers are not kept."""
 
@@ -39,9 +37,7 @@ PROBLEMS = problems(400, 401, 404, 413, 415, 422, 429, 500, 503)
 
 
 @router.post(
-    "/certify",
-    responses=problems(409, 504) | PROBLEMS,
-    openapi_extra=either_body(CertifyParams, CertifyRequest),
+    "/certify", responses=problems(409, 504) | PROBLEMS, openapi_extra=either_body(CertifyParams, CertifyRequest)
 )
 async def certify(
     request: Request,
@@ -88,9 +84,7 @@ async def certify_one(gateway: Gateway, question: Question[CertifyParams], visit
 
 
 @router.post(
-    "/predict",
-    responses=PROBLEMS,
-    openapi_extra=either_body(PredictParams, PredictRequest, PredictBatchRequest),
+    "/predict", responses=PROBLEMS, openapi_extra=either_body(PredictParams, PredictRequest, PredictBatchRequest)
 )
 async def predict(
     request: Request, gateway: TheGateway, caller: TheCaller, idempotency_key: PlaceKey = None

@@ -11,18 +11,14 @@ from spacte_service.auth import identify
 from spacte_service.gateway import TheGateway
 from spacte_service.openapi import file_body, problems
 
-router = APIRouter(
-    prefix="/v1/files", tags=["files"], dependencies=[Depends(identify)], responses=problems(401)
-)
+router = APIRouter(prefix="/v1/files", tags=["files"], dependencies=[Depends(identify)], responses=problems(401))
 
 Limit = Annotated[int, Query(ge=1, le=100, description="Entries in one page.")]
 After = Annotated[str | None, Query(description="The last id of the page before.")]
 
 
 @router.post(
-    "",
-    responses=problems(400, 413, 415, 422, 503),
-    openapi_extra=file_body("An npz, zip, parquet or image file."),
+    "", responses=problems(400, 413, 415, 422, 503), openapi_extra=file_body("An npz, zip, parquet or image file.")
 )
 async def upload_file(request: Request, gateway: TheGateway) -> File:
     """Upload an npz, a zip of images, a parquet file or an image. The same bytes are kept once."""

@@ -20,9 +20,7 @@ from spacte_service.jobs.wire import job_of
 from spacte_service.openapi import json_body, problems
 from spacte_service.problems import field_error
 
-router = APIRouter(
-    prefix="/v1/jobs", tags=["jobs"], dependencies=[Depends(identify)], responses=problems(401)
-)
+router = APIRouter(prefix="/v1/jobs", tags=["jobs"], dependencies=[Depends(identify)], responses=problems(401))
 
 NDJSON = "application/x-ndjson"
 TSV = "text/tab-separated-values"
@@ -39,10 +37,7 @@ POLL_AFTER_S = "2"
 
 
 @router.post(
-    "",
-    status_code=201,
-    responses=problems(400, 404, 409, 413, 415, 422, 503),
-    openapi_extra=json_body(JobRequest),
+    "", status_code=201, responses=problems(400, 404, 409, 413, 415, 422, 503), openapi_extra=json_body(JobRequest)
 )
 async def create_job(
     request: Request,
@@ -130,11 +125,7 @@ async def delete_job(job_id: str, gateway: TheGateway) -> None:
     await _in_thread(gateway, batch.jobs.remove, job_id)
 
 
-@router.get(
-    "/{job_id}/results",
-    response_class=StreamingResponse,
-    responses=LINES | problems(404, 422),
-)
+@router.get("/{job_id}/results", response_class=StreamingResponse, responses=LINES | problems(404, 422))
 async def job_results(
     job_id: str,
     gateway: TheGateway,
@@ -163,11 +154,7 @@ async def job_summary(job_id: str, gateway: TheGateway) -> JobSummary:
     return await _in_thread(gateway, batch.reader.summary, job_id)
 
 
-@router.get(
-    "/{job_id}/images/{index}",
-    response_class=Response,
-    responses=PICTURE | problems(400, 404, 422),
-)
+@router.get("/{job_id}/images/{index}", response_class=Response, responses=PICTURE | problems(400, 404, 422))
 async def job_image(
     job_id: str,
     index: Annotated[int, Path(ge=0, description="The image's position in the input, as in its record.")],
@@ -200,9 +187,7 @@ async def open_events(
         ProblemError: 404; 422, the id is none of ours.
     """
     if last_event_id is not None and not EVENT_ID.fullmatch(last_event_id):
-        raise field_error(
-            "", "`Last-Event-ID` is the number of the last event you have; leave it out at first."
-        )
+        raise field_error("", "`Last-Event-ID` is the number of the last event you have; leave it out at first.")
     batch = await gateway.batch.opened()
     await _in_thread(gateway, batch.jobs.get, job_id)
     yield Listening(batch.reader, job_id, -1 if last_event_id is None else int(last_event_id))

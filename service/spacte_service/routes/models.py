@@ -4,10 +4,10 @@ from fastapi import APIRouter, Depends
 
 from spacte_client.types import Info, Model, ModelList, SampleList
 from spacte_service.auth import identify, require_admin
-from spacte_service.faults import faults_as_problems
 from spacte_service.gateway import TheGateway
 from spacte_service.openapi import problems
 from spacte_service.version import VERSION
+from spacte_service.worker_errors import faults_as_problems
 
 router = APIRouter(prefix="/v1", tags=["models"], dependencies=[Depends(identify)], responses=problems(401))
 
@@ -49,10 +49,7 @@ async def load_model(name: str, gateway: TheGateway) -> Model:
 
 
 @router.post(
-    "/models/{name}/unload",
-    status_code=202,
-    dependencies=[Depends(require_admin)],
-    responses=problems(403, 404),
+    "/models/{name}/unload", status_code=202, dependencies=[Depends(require_admin)], responses=problems(403, 404)
 )
 async def unload_model(name: str, gateway: TheGateway) -> Model:
     """Stop serving a model; what it is working on is answered first."""
@@ -65,6 +62,4 @@ async def unload_model(name: str, gateway: TheGateway) -> Model:
 async def info(gateway: TheGateway) -> Info:
     """The service's version, its samplers, and every limit that a request can trip over."""
     census = gateway.backend.census()
-    return Info(
-        version=VERSION, limits=gateway.settings.limits(), samplers=census.ready, device=census.device
-    )
+    return Info(version=VERSION, limits=gateway.settings.limits(), samplers=census.ready, device=census.device)

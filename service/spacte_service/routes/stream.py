@@ -11,28 +11,21 @@ import structlog
 from fastapi import APIRouter, Depends, Request
 from fastapi.sse import EventSourceResponse, ServerSentEvent
 
-from spacte_client.types import (
-    Certificate,
-    CertifyParams,
-    CertifyRequest,
-    Problem,
-    ProgressEvent,
-    StartedEvent,
-)
-from spacte_service import answering
+from spacte_client.types import Certificate, CertifyParams, CertifyRequest, Problem, ProgressEvent, StartedEvent
+from spacte_service import image_requests as answering
 from spacte_service.admission import Place
-from spacte_service.answering import Question
 from spacte_service.auth import TheCaller
+from spacte_service.disconnects import abandoned
 from spacte_service.gateway import Gateway, TheGateway
+from spacte_service.image_requests import Question
 from spacte_service.openapi import described, either_body, problems
-from spacte_service.presence import abandoned
 from spacte_service.problems import ProblemError, internal, request_id_of, to_problem
 
 from .answers import PlaceKey, visit_of
 
 if TYPE_CHECKING:
-    from spacte_workers.certification import Progress
-    from spacte_workers.units import Image
+    from spacte_workers.certification.algorithm import Progress
+    from spacte_workers.shards import Image
 
 log = structlog.stdlib.get_logger("spacte.stream")
 
@@ -99,9 +92,7 @@ async def certify_stream(
     from spacte_workers.statistics.stopping import look_schedule
 
     news = _News()
-    work = gateway.presence.start(
-        answering.certify(gateway, opened.question, opened.image, opened.place, news.tell)
-    )
+    work = gateway.presence.start(answering.certify(gateway, opened.question, opened.image, opened.place, news.tell))
     params = opened.question.params
     try:
         yield _event(

@@ -45,9 +45,7 @@ def open_engine(url: str) -> Engine:
     except OperationalError as error:
         engine.dispose()
         where = parsed.render_as_string(hide_password=True)
-        sentence = (
-            f"The database {where} cannot be opened ({_reason(error)}): check the URL and that it runs."
-        )
+        sentence = f"The database {where} cannot be opened ({_reason(error)}): check the URL and that it runs."
         raise StoreError(sentence) from error
     except BaseException:
         engine.dispose()
@@ -60,9 +58,7 @@ def _parse(url: str) -> URL:
         parsed = make_url(url)
         backend = parsed.get_backend_name()
     except (ArgumentError, NoSuchModuleError) as error:
-        raise StoreError(
-            "The database URL cannot be read: write sqlite:///PATH or postgresql://..."
-        ) from error
+        raise StoreError("The database URL cannot be read: write sqlite:///PATH or postgresql://...") from error
     if backend == "postgresql":
         return parsed.set(drivername="postgresql+psycopg")
     if backend == "sqlite" and parsed.database and parsed.database != ":memory:":
@@ -128,9 +124,7 @@ def _migrate(connection: Connection) -> None:
     now = MigrationContext.configure(connection).get_current_revision()
     connection.rollback()
     if now is not None and now not in known:
-        raise StoreError(
-            f"The database is of a newer version ({now}): run the software that made it, or a newer one."
-        )
+        raise StoreError(f"The database is of a newer version ({now}): run the software that made it, or a newer one.")
     command.upgrade(config, "head")
 
 

@@ -68,9 +68,7 @@ class Files:
         """
         with self._writing() as session:
             # Locked first, so that no job can come to refer to it between the question and the deletion.
-            row = session.scalars(
-                select(FileRow).where(FileRow.id == file_id).with_for_update()
-            ).one_or_none()
+            row = session.scalars(select(FileRow).where(FileRow.id == file_id).with_for_update()).one_or_none()
             if row is None:
                 return None
             using = select(JobRow.id).where(JobRow.file_id == file_id, JobRow.state.in_(USED_IN)).limit(1)

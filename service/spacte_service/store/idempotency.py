@@ -83,12 +83,7 @@ class Idempotency:
             if row is None:
                 session.add(
                     IdempotencyRow(
-                        caller=caller,
-                        key=key,
-                        fingerprint=fingerprint,
-                        token=token,
-                        created_at=now,
-                        answer=None,
+                        caller=caller, key=key, fingerprint=fingerprint, token=token, created_at=now, answer=None
                     )
                 )
                 return Claim(caller, key, token)

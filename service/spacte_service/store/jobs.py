@@ -45,9 +45,7 @@ class Jobs:
                         raise FileGoneError(row.file_id)
                 session.add(row)
                 session.flush()
-                _add_event(
-                    session, row.id, 0, "state", _state_event(row.state, row.changed_at), row.changed_at
-                )
+                _add_event(session, row.id, 0, "state", _state_event(row.state, row.changed_at), row.changed_at)
                 if claim is not None:
                     claim.keep(session, answer or {})
         except IntegrityError as error:
@@ -81,9 +79,7 @@ class Jobs:
         with self._reading() as session:
             return session.scalars(query).all()
 
-    def move(
-        self, row: JobRow, to: str, *, error: tuple[str, str] | None = None, **changes: Any
-    ) -> JobRow | None:
+    def move(self, row: JobRow, to: str, *, error: tuple[str, str] | None = None, **changes: Any) -> JobRow | None:
         """Bring a job from the state in which it was read to another; None where someone was first.
 
         Args:
@@ -95,13 +91,7 @@ class Jobs:
         now = datetime.now(UTC)
         code, detail = error or (None, None)
         ended = now if to in TERMINAL else None
-        values = {
-            "state": to,
-            "changed_at": now,
-            "ended_at": ended,
-            "error_code": code,
-            "error_detail": detail,
-        }
+        values = {"state": to, "changed_at": now, "ended_at": ended, "error_code": code, "error_detail": detail}
         with self._writing() as session:
             changed = session.scalars(
                 update(JobRow)
@@ -188,14 +178,10 @@ class Jobs:
             return {row[0]: row[1] for row in found}
 
 
-def _state_event(
-    state: str, at: datetime, code: str | None = None, detail: str | None = None
-) -> dict[str, Any]:
+def _state_event(state: str, at: datetime, code: str | None = None, detail: str | None = None) -> dict[str, Any]:
     error = None if code is None else {"code": code, "detail": detail}
     return {"state": state, "at": at.isoformat(), "error": error}
 
 
-def _add_event(
-    session: Session, job_id: str, seq: int, event: str, data: dict[str, Any], at: datetime
-) -> None:
+def _add_event(session: Session, job_id: str, seq: int, event: str, data: dict[str, Any], at: datetime) -> None:
     session.add(EventRow(job_id=job_id, seq=seq, event=event, data=data, at=at))

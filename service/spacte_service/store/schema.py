@@ -22,9 +22,7 @@ class Utc(TypeDecorator[datetime]):
 
     def process_result_value(self, value: datetime | None, dialect: Dialect) -> datetime | None:  # noqa: ARG002
         """What is read."""
-        return (
-            None if value is None else (value if value.tzinfo else value.replace(tzinfo=UTC)).astimezone(UTC)
-        )
+        return None if value is None else (value if value.tzinfo else value.replace(tzinfo=UTC)).astimezone(UTC)
 
 
 class Base(DeclarativeBase):

@@ -210,8 +210,8 @@ class RealGateway:
 
     def __init__(self, models: Path) -> None:
         from spacte_service import Settings, create_app
-        from spacte_workers.pools import LocalPool
-        from spacte_workers.runtime import Runtime
+        from spacte_workers.serving.pools import LocalPool
+        from spacte_workers.serving.runtime import Runtime
 
         self.loop = asyncio.new_event_loop()
         self.thread = threading.Thread(target=self.loop.run_forever, daemon=True)

@@ -35,9 +35,7 @@ def test_the_interval_is_that_of_scipy(counts: tuple[int, int], confidence: floa
     tail = (1 - confidence) / 2
     low, high = clopper_pearson(successes, trials, confidence)
     expected_low = 0.0 if successes == 0 else stats.beta.ppf(tail, successes, trials - successes + 1)
-    expected_high = (
-        1.0 if successes == trials else stats.beta.ppf(1 - tail, successes + 1, trials - successes)
-    )
+    expected_high = 1.0 if successes == trials else stats.beta.ppf(1 - tail, successes + 1, trials - successes)
     assert low == pytest.approx(expected_low, rel=1e-8)
     assert high == pytest.approx(expected_high, rel=1e-8)
 
@@ -100,13 +98,7 @@ def test_the_records_of_a_job(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("text", "expected"),
-    [
-        ("0:01:23.5", 83.5),
-        ("83.5", 83.5),
-        ("1 day, 2:00:00", 93600),
-        ("2 days, 0:00:01", 172801),
-        ("1:02:03", 3723),
-    ],
+    [("0:01:23.5", 83.5), ("83.5", 83.5), ("1 day, 2:00:00", 93600), ("2 days, 0:00:01", 172801), ("1:02:03", 3723)],
 )
 def test_times(text: str, expected: float) -> None:
     assert seconds(text) == expected
@@ -205,10 +197,7 @@ def test_the_plot_draws_what_the_log_says(log: Path, tmp_path: Path, monkeypatch
     plot_runs([read_log(log), read_log(log, "twin")], [tmp_path / "x.svg"])
     axes = drawn[0].axes[0]
     first = axes.lines[0]
-    assert [text.get_text() for text in axes.get_legend().get_texts()] == [
-        "cohen (ACR 0.300)",
-        "twin (ACR 0.300)",
-    ]
+    assert [text.get_text() for text in axes.get_legend().get_texts()] == ["cohen (ACR 0.300)", "twin (ACR 0.300)"]
     radii, values = first.get_xdata(), first.get_ydata()
     assert values[0] == 0.5
     assert values[-1] == 0
@@ -228,11 +217,7 @@ def test_plot_failures_are_one_sentence(
     assert "check the path" in run.err
     monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
     run = spacte("plot", str(log), "--out", str(tmp_path / "x.png"))
-    assert run == (
-        1,
-        "",
-        "Error: Plots need matplotlib; install it with `pip install 'spacte-client[plot]'`.\n",
-    )
+    assert run == (1, "", "Error: Plots need matplotlib; install it with `pip install 'spacte-client[plot]'`.\n")
 
 
 def test_comparing_imports_neither_numpy_nor_matplotlib(log: Path) -> None:

@@ -76,9 +76,7 @@ def test_an_image_on_stdin(spacte: Spacte, digit: str, monkeypatch: pytest.Monke
     assert form(recorder.last)["image"] == b"PNG bytes"
 
 
-@pytest.mark.parametrize(
-    "arguments", [("certify",), ("certify", "x", "--nn"), ("certify", "x", "--n", "0"), ("nope",)]
-)
+@pytest.mark.parametrize("arguments", [("certify",), ("certify", "x", "--nn"), ("certify", "x", "--n", "0"), ("nope",)])
 def test_a_usage_error_is_status_2(spacte: Spacte, arguments: tuple[str, ...]) -> None:
     run = spacte(*arguments, handler=Recorder(CERTIFICATE))
     assert run.status == 2
@@ -172,11 +170,7 @@ def test_a_gateway_without_the_stream_is_asked_plainly(digit: str, refusal: http
     terminal = Terminal(recorder)
     assert terminal.ask(digit).label == 7
     assert terminal.ask(digit).label == 7
-    assert [request.url.path for request in recorder.requests] == [
-        "/v1/certify/stream",
-        "/v1/certify",
-        "/v1/certify",
-    ]
+    assert [request.url.path for request in recorder.requests] == ["/v1/certify/stream", "/v1/certify", "/v1/certify"]
 
 
 def test_a_missing_model_is_not_a_missing_stream(digit: str) -> None:

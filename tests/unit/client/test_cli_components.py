@@ -84,15 +84,7 @@ def components(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_help_lists_own_commands_and_components(spacte: Spacte) -> None:
     run = spacte("--help")
     assert run.status == 0
-    for expected in (
-        "certify",
-        "jobs",
-        "doctor",
-        "train",
-        "Do one thing.",
-        "Do two things.",
-        "cannot be loaded",
-    ):
+    for expected in ("certify", "jobs", "doctor", "train", "Do one thing.", "Do two things.", "cannot be loaded"):
         assert expected in run.out
     assert "\n  serve" not in run.out
 

@@ -116,11 +116,7 @@ def test_a_file_of_results_is_replaced_as_a_whole_or_not_at_all(
     out.write_text("hours of work\n")
     link.symlink_to(out)
     broken = Script(lines(record(0)), b"", b"", b"", broken=4)
-    for handler in (
-        Recorder(problem(404, "job_not_found")),
-        Recorder(httpx2.ConnectError("refused")),
-        broken,
-    ):
+    for handler in (Recorder(problem(404, "job_not_found")), Recorder(httpx2.ConnectError("refused")), broken):
         assert spacte("jobs", "results", "job_1", "--out", str(link), handler=handler).status == 1
         assert out.read_text() == "hours of work\n"
     assert spacte("jobs", "results", "job_1", "-o", str(link), handler=Script(lines(record(3)))).status == 0
@@ -132,9 +128,7 @@ def test_a_file_of_results_is_replaced_as_a_whole_or_not_at_all(
 
 
 def test_events_are_lines_of_json(spacte: Spacte) -> None:
-    script = Script(
-        sse(("state", STATE), ("progress", COUNTS)), job(state="failed"), kind="text/event-stream"
-    )
+    script = Script(sse(("state", STATE), ("progress", COUNTS)), job(state="failed"), kind="text/event-stream")
     run = spacte("jobs", "events", "job_1", handler=script)
     assert [json.loads(line)["event"] for line in run.out.splitlines()] == ["state", "progress"]
 
@@ -154,18 +148,13 @@ def test_the_summary(spacte: Spacte) -> None:
         "at 0.25: 60.0% [55.1%, 64.8%]",
         "No more than 4 are false.",
     ]
-    assert (
-        json.loads(spacte("jobs", "summary", "job_1", "--json", handler=Recorder(document)).out)["images"]
-        == 500
-    )
+    assert json.loads(spacte("jobs", "summary", "job_1", "--json", handler=Recorder(document)).out)["images"] == 500
 
 
 class Watched:
     """A job that ends after some looks, with or without the route of its events."""
 
-    def __init__(
-        self, looks: int, state: str = "succeeded", *, events: httpx2.Response | None = None
-    ) -> None:
+    def __init__(self, looks: int, state: str = "succeeded", *, events: httpx2.Response | None = None) -> None:
         self.looks, self.state = looks, state
         self.events = events or problem(404, "not_found")
         self.paths: list[str] = []
@@ -207,16 +196,12 @@ def test_waiting_goes_on_by_asking_when_the_events_break(spacte: Spacte, slept: 
 
 def test_waiting_by_asking_outlives_a_restart_of_the_gateway(spacte: Spacte, slept: list[float]) -> None:
     events = problem(500, "internal")
-    recorder = Recorder(
-        job(), events, events, events, *[httpx2.ConnectError("refused")] * 4, job(state="succeeded")
-    )
+    recorder = Recorder(job(), events, events, events, *[httpx2.ConnectError("refused")] * 4, job(state="succeeded"))
     assert spacte("jobs", "wait", "job_1", handler=recorder).status == 0
 
 
 def test_a_job_that_does_not_exist_is_one_sentence(spacte: Spacte) -> None:
-    run = spacte(
-        "jobs", "wait", "job_1", handler=Recorder(problem(404, "job_not_found", "There is no job_1."))
-    )
+    run = spacte("jobs", "wait", "job_1", handler=Recorder(problem(404, "job_not_found", "There is no job_1.")))
     assert run == (1, "", "Error: There is no job_1.\n")
 
 
@@ -229,9 +214,7 @@ def test_submitting_and_waiting(spacte: Spacte, slept: list[float]) -> None:
     run = spacte("jobs", "submit", "digits", "--wait", handler=Watched(2))
     assert run.status == 0
     assert [line.split(":")[0] for line in run.out.splitlines()] == ["job_1 running", "job_1 succeeded"]
-    assert (
-        len(spacte("jobs", "submit", "digits", "--wait", "--json", handler=Watched(2)).out.splitlines()) == 1
-    )
+    assert len(spacte("jobs", "submit", "digits", "--wait", "--json", handler=Watched(2)).out.splitlines()) == 1
 
 
 def interrupting(times: int) -> Any:
@@ -247,9 +230,7 @@ def interrupting(times: int) -> Any:
     return sleep
 
 
-def test_the_first_ctrl_c_detaches_and_says_how_to_come_back(
-    spacte: Spacte, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_first_ctrl_c_detaches_and_says_how_to_come_back(spacte: Spacte, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("spacte_client.cli._watch.sleep", interrupting(1))
     watched = Watched(100)
     run = spacte("jobs", "wait", "job_1", handler=watched)

@@ -24,10 +24,7 @@ def form(request: httpx2.Request) -> dict[str, bytes]:
     head = b"Content-Type: " + request.headers["content-type"].encode() + b"\r\n\r\n"
     parts = BytesParser().parsebytes(head + request.content).get_payload()
     assert isinstance(parts, list)
-    return {
-        str(part.get_param("name", header="content-disposition")): part.get_payload(decode=True)
-        for part in parts
-    }
+    return {str(part.get_param("name", header="content-disposition")): part.get_payload(decode=True) for part in parts}
 
 
 def test_certify_is_a_form_with_the_options_that_were_given(ask: Ask) -> None:
@@ -130,9 +127,7 @@ WRONG_OPTIONS: list[tuple[dict[str, Any], str]] = [
 
 
 @pytest.mark.parametrize(("options", "sentence"), WRONG_OPTIONS)
-def test_a_wrong_option_is_refused_before_anything_is_sent(
-    ask: Ask, options: dict[str, Any], sentence: str
-) -> None:
+def test_a_wrong_option_is_refused_before_anything_is_sent(ask: Ask, options: dict[str, Any], sentence: str) -> None:
     recorder = Recorder(CERTIFICATE)
     with pytest.raises(sdk.InvalidArgumentError, match=sentence):
         ask(recorder, lambda c: c.certify(b"x", **options))

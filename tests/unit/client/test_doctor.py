@@ -68,11 +68,7 @@ BROKEN: list[tuple[dict[str, Any], str, str]] = [
     ({"info": httpx2.Response(200, html="<html>")}, "gateway", "not a Info"),
     ({"readyz": httpx2.Response(503, json=READY | {"status": "unavailable"})}, "ready", "not ready"),
     (
-        {
-            "readyz": httpx2.Response(
-                503, json={"status": "unavailable", "checks": {"samplers": "none is alive"}}
-            )
-        },
+        {"readyz": httpx2.Response(503, json={"status": "unavailable", "checks": {"samplers": "none is alive"}})},
         "samplers",
         "none is alive",
     ),

@@ -59,9 +59,7 @@ LINES = [
 
 
 @pytest.fixture
-def place(
-    live_gateway: str, real_gateway: RealGateway, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> str:
+def place(live_gateway: str, real_gateway: RealGateway, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> str:
     """A folder with the files that examples name; gives the gateway's address."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("SPACTE_BASE_URL", live_gateway)

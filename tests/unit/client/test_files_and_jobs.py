@@ -101,8 +101,7 @@ def test_creating_a_job(ask: Ask) -> None:
     recorder = Recorder(job())
     source = {"type": "dataset", "name": "digits", "stride": 5, "limit": 60}
     made = ask(
-        recorder,
-        lambda c: c.jobs.create(source, model="digits", n=20_000, metadata={"by": "me"}, idempotency_key="k"),
+        recorder, lambda c: c.jobs.create(source, model="digits", n=20_000, metadata={"by": "me"}, idempotency_key="k")
     )
     assert made.counts.done == 4
     assert sent(recorder) == ("POST", "/v1/jobs", {})
@@ -253,9 +252,7 @@ def lines(*records: dict[str, Any]) -> bytes:
 class Script:
     """Answers made one after the other, each on its own request."""
 
-    def __init__(
-        self, *bodies: bytes | dict[str, Any], kind: str = "application/x-ndjson", broken: int = 0
-    ) -> None:
+    def __init__(self, *bodies: bytes | dict[str, Any], kind: str = "application/x-ndjson", broken: int = 0) -> None:
         self.bodies, self.kind, self.broken = list(bodies), kind, broken
         self.requests: list[httpx2.Request] = []
 

@@ -12,9 +12,7 @@ from .test_files_and_jobs import Breaking, job, lines, record
 def test_waiting_outlives_a_restart_of_the_gateway(
     ask: Ask, slept: list[float], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    away = (
-        [httpx2.ConnectError("refused")] * 9 + [problem(503, "no_workers")] * 9 + [httpx2.Response(502)] * 9
-    )
+    away = [httpx2.ConnectError("refused")] * 9 + [problem(503, "no_workers")] * 9 + [httpx2.Response(502)] * 9
     recorder = Recorder(job(), *away, job(state="succeeded"))
     assert ask(recorder, lambda c: c.jobs.wait("job_1")).state == "succeeded"
     for at_once in (Recorder(httpx2.ConnectError("refused")), Recorder(job(), problem(404, "job_not_found"))):
@@ -35,9 +33,7 @@ class Silent:
     def __call__(self, request: httpx2.Request) -> httpx2.Response:
         if not request.url.path.endswith("/results"):
             self.looks += 1
-            return httpx2.Response(
-                200, json=job(state="succeeded" if self.looks >= self.ends_after else "running")
-            )
+            return httpx2.Response(200, json=job(state="succeeded" if self.looks >= self.ends_after else "running"))
         self.opened += 1
         index = int(request.url.params.get("after", -1)) + 1
         if index >= self.records:

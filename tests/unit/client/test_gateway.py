@@ -131,11 +131,7 @@ async def test_a_stream_on_asyncio_likewise_and_may_be_left_early(live_gateway: 
 
 
 def test_a_stream_that_is_refused_raises_the_problem(live_gateway: str) -> None:
-    with (
-        Client(live_gateway) as client,
-        pytest.raises(sdk.BadRequestError),
-        client.certify_stream(b"not an image"),
-    ):
+    with Client(live_gateway) as client, pytest.raises(sdk.BadRequestError), client.certify_stream(b"not an image"):
         pass
 
 

@@ -76,9 +76,7 @@ def test_paths_bytes_and_files_pass_as_they_are(tmp_path: Path) -> None:
     path = tmp_path / "x.png"
     path.write_bytes(b"abc")
     assert encode_image(path) == encode_image(str(path)) == b"abc"
-    assert (
-        encode_image(b"abc") == encode_image(bytearray(b"abc")) == encode_image(memoryview(b"abc")) == b"abc"
-    )
+    assert encode_image(b"abc") == encode_image(bytearray(b"abc")) == encode_image(memoryview(b"abc")) == b"abc"
     assert encode_image(io.BytesIO(b"abc")) == b"abc"
     with path.open("rb") as file:
         assert encode_image(file) == b"abc"
@@ -87,13 +85,7 @@ def test_paths_bytes_and_files_pass_as_they_are(tmp_path: Path) -> None:
 def test_an_uploaded_file_is_referred_to() -> None:
     assert encode_image(FileImage(file_id="file_1")) == FileImage(file_id="file_1")
     uploaded = File.model_validate(
-        {
-            "id": "file_2",
-            "bytes": 3,
-            "sha256": "0" * 64,
-            "kind": "image",
-            "created_at": "2026-01-01T00:00:00Z",
-        }
+        {"id": "file_2", "bytes": 3, "sha256": "0" * 64, "kind": "image", "created_at": "2026-01-01T00:00:00Z"}
     )
     assert encode_image(uploaded) == FileImage(file_id="file_2")
 

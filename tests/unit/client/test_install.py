@@ -34,9 +34,7 @@ def environment(tmp_path_factory: pytest.TempPathFactory) -> Run:
     """`run(program, *arguments)` in a fresh virtual environment that holds the client alone."""
     folder = tmp_path_factory.mktemp("environment")
     subprocess.run([sys.executable, "-m", "venv", folder / "venv"], check=True)
-    variables = {
-        k: v for k, v in os.environ.items() if not k.startswith(("PYTHON", "SPACTE_", "VIRTUAL_ENV"))
-    }
+    variables = {k: v for k, v in os.environ.items() if not k.startswith(("PYTHON", "SPACTE_", "VIRTUAL_ENV"))}
 
     def run(program: str, *arguments: str, check: bool = False) -> "subprocess.CompletedProcess[str]":
         command = [folder / "venv" / "bin" / program, *arguments]
@@ -53,9 +51,7 @@ def environment(tmp_path_factory: pytest.TempPathFactory) -> Run:
 
 @pytest.mark.slow
 def test_the_wheel_is_whole(environment: Run) -> None:
-    (wheel,) = Path(environment("python", "-c", "import os; print(os.getcwd())").stdout.strip()).glob(
-        "wheel/*"
-    )
+    (wheel,) = Path(environment("python", "-c", "import os; print(os.getcwd())").stdout.strip()).glob("wheel/*")
     packed = set(zipfile.ZipFile(wheel).namelist())
     sources = {str(path.relative_to(CLIENT)) for path in CLIENT.glob("spacte_client/**/*.py")}
     assert sources | {"spacte_client/py.typed"} <= packed

@@ -113,9 +113,7 @@ def test_retry_after_is_read_from_header_or_document(ask: Ask) -> None:
 
 def test_the_error_of_a_stream_is_raised_like_an_answer() -> None:
     document = {"title": "t", "status": 503, "detail": "Wait.", "code": "no_workers", "instance": "req_5"}
-    body = sse(
-        ("started", {"request_id": "req_5", "model": "m", "n_max": 10, "looks": 1}), ("error", document)
-    )
+    body = sse(("started", {"request_id": "req_5", "model": "m", "n_max": 10, "looks": 1}), ("error", document))
     recorder = Recorder(httpx2.Response(200, content=body, headers={"content-type": "text/event-stream"}))
     client = sdk.Client(transport=httpx2.MockTransport(recorder))
     with pytest.raises(sdk.ServiceUnavailableError) as caught, client.certify_stream(b"x") as stream:

@@ -12,11 +12,7 @@ EXAMPLES = re.findall(r"^```python\n(.*?)^```", README.read_text(), re.MULTILINE
 
 @pytest.mark.parametrize("number", range(len(EXAMPLES)))
 def test_an_example_runs(
-    number: int,
-    live_gateway: str,
-    monkeypatch: pytest.MonkeyPatch,
-    tmp_path: Path,
-    capsys: pytest.CaptureFixture[str],
+    number: int, live_gateway: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setenv("SPACTE_BASE_URL", live_gateway)
     monkeypatch.chdir(tmp_path)

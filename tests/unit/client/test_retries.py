@@ -30,9 +30,7 @@ OVERLOADED = problem(429, "overloaded")
     ],
     ids=str,
 )
-def test_what_may_pass_is_tried_again_twice(
-    ask: Ask, slept: list[float], failure: httpx2.Response | Exception
-) -> None:
+def test_what_may_pass_is_tried_again_twice(ask: Ask, slept: list[float], failure: httpx2.Response | Exception) -> None:
     recorder = Recorder(failure, failure, INFO)
     assert ask(recorder, lambda c: c.info()).samplers == 2
     assert len(recorder.requests) == 3
@@ -172,9 +170,7 @@ def test_too_long_a_time_is_raised_instead_of_waited_for(ask: Ask, slept: list[f
     assert slept == []
 
 
-def test_all_attempts_of_one_call_share_bytes_and_key_and_two_calls_do_not(
-    ask: Ask, slept: list[float]
-) -> None:
+def test_all_attempts_of_one_call_share_bytes_and_key_and_two_calls_do_not(ask: Ask, slept: list[float]) -> None:
     recorder = Recorder(OVERLOADED, OVERLOADED, CERTIFICATE)
     ask(recorder, lambda c: c.certify(b"image", n=10))
     ask(recorder, lambda c: c.certify(b"image", n=10))

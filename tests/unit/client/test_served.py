@@ -47,10 +47,7 @@ def test_a_job_from_its_submission_to_its_deletion(served: str, tmp_path: Path) 
     with Client(served) as client:
         source = {"type": "dataset", "name": "digits", "stride": 50, "limit": 4}
         job = client.jobs.create(source, n0=10, n=100, metadata={"by": "test"}, idempotency_key="job-one")
-        assert (
-            client.jobs.create(source, n0=10, n=100, metadata={"by": "test"}, idempotency_key="job-one")
-            == job
-        )
+        assert client.jobs.create(source, n0=10, n=100, metadata={"by": "test"}, idempotency_key="job-one") == job
         assert (job.state, job.metadata) == ("queued", {"by": "test"})
         states = [e.state for e in client.jobs.events(job.id) if isinstance(e, JobStateEvent)]
         assert states[-1] == "succeeded"

@@ -15,9 +15,7 @@ from .conftest import CERTIFICATE, Recorder, problem, sse
 
 STARTED = ("started", {"request_id": "req_1", "model": "digits", "n_max": 1000, "looks": 5})
 PROGRESS = {"samples": 400, "top_label": 7, "p_lower": 0.9, "radius": 0.32, "looks_done": 2, "eta_ms": 700.0}
-WHOLE = sse(
-    STARTED, ("progress", PROGRESS), ("progress", PROGRESS | {"radius": 0.4}), ("result", CERTIFICATE)
-)
+WHOLE = sse(STARTED, ("progress", PROGRESS), ("progress", PROGRESS | {"radius": 0.4}), ("result", CERTIFICATE))
 
 Seen = tuple[list[Any], Any]
 Follow = Callable[..., Seen]

@@ -20,9 +20,7 @@ def test_every_model_and_field_is_documented(model: type[BaseModel]) -> None:
 
 
 def test_all_public_names_are_exported() -> None:
-    public = {
-        name for name, value in vars(types).items() if not name.startswith("_") and not _is_module(value)
-    }
+    public = {name for name, value in vars(types).items() if not name.startswith("_") and not _is_module(value)}
     assert public == set(types.__all__)
 
 
@@ -31,8 +29,7 @@ def _is_module(value: object) -> bool:
 
 
 @pytest.mark.parametrize(
-    ("options", "params"),
-    [(PredictOptions, types.PredictParams), (CertifyOptions, types.CertifyParams)],
+    ("options", "params"), [(PredictOptions, types.PredictParams), (CertifyOptions, types.CertifyParams)]
 )
 def test_keyword_options_are_the_fields_of_the_wire(options: Any, params: type[BaseModel]) -> None:
     assert get_type_hints(options).keys() == params.model_fields.keys()

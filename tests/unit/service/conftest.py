@@ -15,21 +15,13 @@ import pytest
 from fastapi import FastAPI
 from PIL import Image as Pillow
 
-from spacte_client.types import (
-    Certificate,
-    CertifyParams,
-    Model,
-    Prediction,
-    PredictParams,
-    Sample,
-    StopReason,
-)
+from spacte_client.types import Certificate, CertifyParams, Model, Prediction, PredictParams, Sample, StopReason
 from spacte_service import Settings, create_app
-from spacte_workers.certification import Outcome, Progress
+from spacte_workers.certification.algorithm import Outcome, Progress
 from spacte_workers.errors import ModelNotFoundError, NoWorkersError
 from spacte_workers.images import decode_image, image_sha256
-from spacte_workers.pools import Census
-from spacte_workers.units import Image
+from spacte_workers.serving.pools import Census
+from spacte_workers.shards import Image
 
 DIGITS = Model(
     name="digits",
@@ -79,17 +71,13 @@ class ScriptedBackend:
 
     async def load(self, name: str) -> None:
         if name != "digits":
-            raise ModelNotFoundError(
-                f"There is no model called {name!r}: choose one of those served (digits)."
-            )
+            raise ModelNotFoundError(f"There is no model called {name!r}: choose one of those served (digits).")
         await self.gate.wait()
         self.loads.append(name)
 
     async def unload(self, name: str) -> None:
         if name != "digits":
-            raise ModelNotFoundError(
-                f"There is no model called {name!r}: choose one of those served (digits)."
-            )
+            raise ModelNotFoundError(f"There is no model called {name!r}: choose one of those served (digits).")
         self.loads.append(f"-{name}")
 
     def models(self) -> list[Model]:
@@ -97,9 +85,7 @@ class ScriptedBackend:
 
     def samples(self, name: str) -> list[Sample]:
         if name != "digits":
-            raise ModelNotFoundError(
-                f"There is no model called {name!r}: choose one of those served (digits)."
-            )
+            raise ModelNotFoundError(f"There is no model called {name!r}: choose one of those served (digits).")
         return [Sample(name="00003-7", label=7, label_name="7", data=base64.b64encode(make_png()).decode())]
 
     def ready(self) -> dict[str, str]:
@@ -110,9 +96,7 @@ class ScriptedBackend:
 
     def decode(self, model: str | None, data: bytes, resize: bool = False) -> Image:
         if model not in (None, "digits"):
-            raise ModelNotFoundError(
-                f"There is no model called {model!r}: choose one of those served (digits)."
-            )
+            raise ModelNotFoundError(f"There is no model called {model!r}: choose one of those served (digits).")
         return decode_image(data, input_shape=(1, 8, 8), resize=resize)
 
     async def certify(

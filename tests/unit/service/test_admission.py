@@ -180,9 +180,7 @@ async def test_retry_after_is_the_work_that_is_here_at_the_time_it_took_lately(d
         await requests.finish(name)
 
 
-async def test_those_who_are_refused_together_do_not_come_back_together(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+async def test_those_who_are_refused_together_do_not_come_back_together(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("spacte_service.admission.monotonic", lambda: 100.0)
     admission = Admission(places=4, running=2)
     admission.timed(1.0)

@@ -64,9 +64,7 @@ BAD_IMAGES: dict[str, bytes] = {
     "npy of one number": npy(np.float32(1)),
     "npy of five dimensions": npy(np.zeros((1, 1, 1, 8, 8), np.uint8)),
     "npy truncated": npy(np.zeros((1, 8, 8), np.uint8))[:-10],
-    "npy that claims a terabyte": npy(np.zeros((1, 8, 8), np.uint8)).replace(
-        b"(1, 8, 8)", b"(1,99999,9999999)"
-    ),
+    "npy that claims a terabyte": npy(np.zeros((1, 8, 8), np.uint8)).replace(b"(1, 8, 8)", b"(1,99999,9999999)"),
     "npy header of rubbish": b"\x93NUMPY\x01\x00\x10\x00{'descr': 1/0   }",
 }
 
@@ -85,12 +83,7 @@ BAD_BODIES: dict[str, tuple[bytes, int, str, str | None]] = {
     "image as text": (b'{"image": "cat.png"}', 422, "validation_failed", "/image"),
     "image of unknown type": (b'{"image": {"type": "url", "data": "x"}}', 422, "validation_failed", "/image"),
     "image without data": (b'{"image": {"type": "base64"}}', 422, "validation_failed", "/image/data"),
-    "image with empty data": (
-        b'{"image": {"type": "base64", "data": ""}}',
-        422,
-        "validation_failed",
-        "/image/data",
-    ),
+    "image with empty data": (b'{"image": {"type": "base64", "data": ""}}', 422, "validation_failed", "/image/data"),
     "broken base64": (
         b'{"image": {"type": "base64", "data": "iVBORw0KGgo$"}}',
         422,
@@ -122,12 +115,7 @@ BAD_BODIES: dict[str, tuple[bytes, int, str, str | None]] = {
         "/image/data",
     ),
     "half a surrogate pair as a field": (body()[:-1] + b', "\\ud800": 1}', 422, "validation_failed", None),
-    "a file nobody uploaded": (
-        b'{"image": {"type": "file", "file_id": "file_1"}}',
-        404,
-        "file_not_found",
-        None,
-    ),
+    "a file nobody uploaded": (b'{"image": {"type": "file", "file_id": "file_1"}}', 404, "file_not_found", None),
     "unknown model": (body(model="resnet"), 404, "model_not_found", None),
     "model as a number": (body(model=3), 422, "validation_failed", "/model"),
     "n = 0": (body(n=0), 422, "validation_failed", "/n"),
@@ -155,12 +143,7 @@ BAD_BODIES: dict[str, tuple[bytes, int, str, str | None]] = {
     "a seed that is none": (body(seed="lucky"), 422, "validation_failed", "/seed"),
     "unknown field": (body(alhpa=0.01), 422, "validation_failed", "/alhpa"),
     "unknown field with odd characters": (body(**{"a/b~c": 1}), 422, "validation_failed", "/a~1b~0c"),
-    "a thousand unknown fields": (
-        body(**{f"field{i}": i for i in range(1000)}),
-        422,
-        "validation_failed",
-        None,
-    ),
+    "a thousand unknown fields": (body(**{f"field{i}": i for i in range(1000)}), 422, "validation_failed", None),
 }
 
 
@@ -223,9 +206,7 @@ async def test_a_misspelt_field_is_answered_with_the_right_one(http: httpx2.Asyn
         ("multipart/mixed; boundary=x", 415),
     ],
 )
-async def test_another_content_type_is_refused(
-    http: httpx2.AsyncClient, content_type: str, status: int
-) -> None:
+async def test_another_content_type_is_refused(http: httpx2.AsyncClient, content_type: str, status: int) -> None:
     answer = await http.post("/v1/certify", content=body(), headers={"Content-Type": content_type})
     assert_problem(answer, status, {415: "unsupported_media_type", 400: "bad_request"}[status])
     await assert_still_serving(http)
@@ -238,17 +219,9 @@ FORMS: dict[str, tuple[dict[str, Any], int, str]] = {
     "params not JSON": ({"files": {"image": grey()}, "data": {"params": "n=5"}}, 400, "bad_request"),
     "params a list": ({"files": {"image": grey()}, "data": {"params": "[]"}}, 422, "validation_failed"),
     "options outside params": ({"files": {"image": grey()}, "data": {"n": "5"}}, 422, "validation_failed"),
-    "image inside params": (
-        {"files": {"image": grey()}, "data": {"params": '{"image": 1}'}},
-        422,
-        "validation_failed",
-    ),
+    "image inside params": ({"files": {"image": grey()}, "data": {"params": '{"image": 1}'}}, 422, "validation_failed"),
     "an empty file": ({"files": {"image": b""}}, 400, "bad_image"),
-    "a hundred fields": (
-        {"files": {"image": grey()}, "data": {f"f{i}": "1" for i in range(100)}},
-        400,
-        "bad_request",
-    ),
+    "a hundred fields": ({"files": {"image": grey()}, "data": {f"f{i}": "1" for i in range(100)}}, 400, "bad_request"),
 }
 
 
@@ -260,9 +233,7 @@ async def test_a_bad_form_is_refused(http: httpx2.AsyncClient, case: tuple[dict[
 
 
 @pytest.mark.parametrize("declared", [True, False], ids=["declared", "chunked"])
-async def test_a_body_of_100_mb_is_refused_without_being_kept(
-    http: httpx2.AsyncClient, declared: bool
-) -> None:
+async def test_a_body_of_100_mb_is_refused_without_being_kept(http: httpx2.AsyncClient, declared: bool) -> None:
     piece = b"x" * (1 << 20)
     taken = 0
 
@@ -280,9 +251,7 @@ async def test_a_body_of_100_mb_is_refused_without_being_kept(
     await assert_still_serving(http)
 
 
-async def test_a_body_that_never_ends_is_cut_off(
-    make_http: Callable[[Settings], httpx2.AsyncClient],
-) -> None:
+async def test_a_body_that_never_ends_is_cut_off(make_http: Callable[[Settings], httpx2.AsyncClient]) -> None:
     import asyncio
 
     async def drops() -> Any:
@@ -291,9 +260,7 @@ async def test_a_body_that_never_ends_is_cut_off(
         yield b"}"
 
     http = make_http(Settings(body_timeout_s=0.5))
-    problem = assert_problem(
-        await http.post("/v1/certify", content=drops(), headers=JSON), 400, "bad_request"
-    )
+    problem = assert_problem(await http.post("/v1/certify", content=drops(), headers=JSON), 400, "bad_request")
     assert "0.5 s" in problem.detail
     await assert_still_serving(http)
 
@@ -331,10 +298,7 @@ async def test_a_job_is_asked_for_in_json(http: httpx2.AsyncClient) -> None:
 async def test_a_caller_who_leaves_before_the_body_is_whole_is_no_failure(
     app: FastAPI, http: httpx2.AsyncClient
 ) -> None:
-    messages = [
-        {"type": "http.request", "body": body()[:50], "more_body": True},
-        {"type": "http.disconnect"},
-    ]
+    messages = [{"type": "http.request", "body": body()[:50], "more_body": True}, {"type": "http.disconnect"}]
     sent: list[Any] = []
 
     async def receive() -> Any:

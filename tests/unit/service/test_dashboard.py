@@ -65,9 +65,7 @@ def test_a_legend_names_labels_that_the_query_keeps() -> None:
 
 def test_every_metric_is_on_the_dashboard(metrics: dict[str, set[str]]) -> None:
     shown = {
-        re.sub(r"_(bucket|sum|count)$", "", name)
-        for _, query in QUERIES
-        for name in re.findall(r"spacte_\w+", query)
+        re.sub(r"_(bucket|sum|count)$", "", name) for _, query in QUERIES for name in re.findall(r"spacte_\w+", query)
     }
     there = {re.sub(r"_(bucket|sum|count)$", "", name) for name in metrics}
     assert shown == there

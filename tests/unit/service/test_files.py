@@ -82,9 +82,7 @@ async def test_what_is_refused_leaves_nothing(http, tmp_path, data, status, code
 
 
 @pytest.mark.parametrize(
-    "query",
-    ["limit=0", "limit=1000", "limit=x", "after=file_nothing"],
-    ids=["small", "large", "word", "gone"],
+    "query", ["limit=0", "limit=1000", "limit=x", "after=file_nothing"], ids=["small", "large", "word", "gone"]
 )
 async def test_pages_that_are_not_there(http, query):
     answer = await http.get(f"/v1/files?{query}")
@@ -128,11 +126,7 @@ def test_a_file_deleted_while_it_comes_again_is_there_in_the_end(tmp_path):
 
 def asking(*file_ids, **fields):
     images = [{"type": "file", "file_id": file_id} for file_id in file_ids]
-    return (
-        {"model": "digits", "n": 100}
-        | ({"images": images} if len(images) > 1 else {"image": images[0]})
-        | fields
-    )
+    return {"model": "digits", "n": 100} | ({"images": images} if len(images) > 1 else {"image": images[0]}) | fields
 
 
 async def test_an_uploaded_image_is_certified_and_predicted_by_its_name(http, png):

@@ -28,14 +28,7 @@ def pictures() -> list[bytes]:
     """One good file of every kind that is read."""
     pixels = np.random.RandomState(0).randint(0, 256, (8, 8)).astype(np.uint8)
     found: list[bytes] = []
-    for kind, mode in (
-        ("PNG", "L"),
-        ("PNG", "RGB"),
-        ("PNG", "P"),
-        ("PNG", "LA"),
-        ("JPEG", "L"),
-        ("WEBP", "RGB"),
-    ):
+    for kind, mode in (("PNG", "L"), ("PNG", "RGB"), ("PNG", "P"), ("PNG", "LA"), ("JPEG", "L"), ("WEBP", "RGB")):
         file = io.BytesIO()
         Pillow.fromarray(pixels).convert("RGB").convert(mode).save(file, kind)
         found.append(file.getvalue())
@@ -91,25 +84,7 @@ def document(image: bytes, chance: random.Random) -> bytes:
     for name in ("n", "n0", "alpha", "model", "bound", "noise", "tolerance", "deadline_ms", "resize", "seed"):
         if chance.random() < 0.15:
             fields[name] = chance.choice(
-                (
-                    0,
-                    1,
-                    -1,
-                    10,
-                    0.5,
-                    1e-9,
-                    2**31,
-                    2**63,
-                    10**30,
-                    True,
-                    None,
-                    "",
-                    "digits",
-                    "grid",
-                    [],
-                    {},
-                    [[]],
-                )
+                (0, 1, -1, 10, 0.5, 1e-9, 2**31, 2**63, 10**30, True, None, "", "digits", "grid", [], {}, [[]])
             )
     return json.dumps(fields).encode()
 
@@ -159,9 +134,7 @@ async def test_broken_bodies_are_survived(backend: Any) -> None:
             if i == BODIES // 5:
                 before = peak_mib()
         assert peak_mib() - before < GROWTH_MIB
-        assert (
-            await send(form(files[0], b'{"n": 10}'), "multipart/form-data; boundary=limit")
-        ).status_code == 200
+        assert (await send(form(files[0], b'{"n": 10}'), "multipart/form-data; boundary=limit")).status_code == 200
     assert app.state.gateway.admission.taken == app.state.gateway.in_flight == 0
     assert {200, 400, 422} <= seen.keys()
     assert seen[200] > BODIES / 50

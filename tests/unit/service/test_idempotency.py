@@ -67,9 +67,7 @@ async def test_while_the_first_runs_the_second_is_told_to_wait(
     assert (await first).status_code == 200
 
 
-async def test_a_failed_request_may_be_sent_again(
-    http: httpx2.AsyncClient, backend: Any, digit: bytes
-) -> None:
+async def test_a_failed_request_may_be_sent_again(http: httpx2.AsyncClient, backend: Any, digit: bytes) -> None:
     backend.samplers = 0
     assert (await http.post("/v1/certify", json=body(digit), headers=key("k"))).status_code == 503
     backend.samplers = 1

@@ -14,16 +14,7 @@ from typer.testing import CliRunner
 
 from spacte_service import Settings, create_app
 from spacte_service.cli import keys_app
-from spacte_service.keys import (
-    KeyRing,
-    KeysFileError,
-    find,
-    hash_of,
-    keys_from_text,
-    make_key,
-    read_keys,
-    write_keys,
-)
+from spacte_service.keys import KeyRing, KeysFileError, find, hash_of, keys_from_text, make_key, read_keys, write_keys
 
 MakeHttp = Callable[[Settings], httpx2.AsyncClient]
 
@@ -77,9 +68,7 @@ def test_keys_are_listed_and_revoked(spacte_keys: Any, keys_file: Path) -> None:
     assert "no valid key alice" in str(again.exception) + again.output
 
 
-@pytest.mark.parametrize(
-    "arguments", [("create", "two words"), ("create", ""), ("create", "x" * 65), ("list",)]
-)
+@pytest.mark.parametrize("arguments", [("create", "two words"), ("create", ""), ("create", "x" * 65), ("list",)])
 def test_a_mistake_is_one_sentence(spacte_keys: Any, arguments: tuple[str, ...]) -> None:
     result = spacte_keys(*arguments)
     assert result.exit_code == 1
@@ -158,9 +147,7 @@ def people(keys_file: Path) -> dict[str, str]:
     return {"user": user, "admin": admin, "gone": gone}
 
 
-async def test_who_gets_in(
-    make_http: MakeHttp, keys_file: Path, people: dict[str, str], digit: bytes
-) -> None:
+async def test_who_gets_in(make_http: MakeHttp, keys_file: Path, people: dict[str, str], digit: bytes) -> None:
     http = make_http(Settings(keys_file=keys_file))
 
     async def status(path: str, key: str | None, method: str = "GET", **options: Any) -> int:
@@ -212,9 +199,7 @@ async def test_a_refusal_names_the_remedy_and_the_scheme(
     assert answer.json()["code"] == "forbidden"
 
 
-async def test_a_key_is_revoked_while_the_gateway_runs(
-    make_http: MakeHttp, keys_file: Path, spacte_keys: Any
-) -> None:
+async def test_a_key_is_revoked_while_the_gateway_runs(make_http: MakeHttp, keys_file: Path, spacte_keys: Any) -> None:
     secret = made(spacte_keys("create", "alice"))
     http = make_http(Settings(keys_file=keys_file))
     assert (await http.get("/v1/models", headers=bearer(secret))).status_code == 200
@@ -222,9 +207,7 @@ async def test_a_key_is_revoked_while_the_gateway_runs(
     assert (await http.get("/v1/models", headers=bearer(secret))).status_code == 401
 
 
-async def test_no_body_is_read_for_one_without_a_key(
-    make_http: MakeHttp, keys_file: Path, people: Any
-) -> None:
+async def test_no_body_is_read_for_one_without_a_key(make_http: MakeHttp, keys_file: Path, people: Any) -> None:
     http = make_http(Settings(keys_file=keys_file))
     taken = 0
 

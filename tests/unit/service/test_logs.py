@@ -20,9 +20,7 @@ except ZeroDivisionError:
 
 
 def test_warnings_and_tracebacks_are_json_lines_too() -> None:
-    done = subprocess.run(
-        [sys.executable, "-c", PROGRAM], capture_output=True, text=True, check=True, timeout=60
-    )
+    done = subprocess.run([sys.executable, "-c", PROGRAM], capture_output=True, text=True, check=True, timeout=60)
     warning, line, broken = (json.loads(line) for line in done.stderr.splitlines())
     assert (warning["logger"], warning["level"]) == ("py.warnings", "warning")
     assert "a library is unhappy" in warning["event"]

@@ -28,9 +28,7 @@ def test_the_committed_description_is_current(schema: dict[str, Any]) -> None:
 def test_every_reference_leads_somewhere(schema: dict[str, Any]) -> None:
     names = set(re.findall(r"#/components/schemas/(\w+)", json.dumps(schema)))
     assert names <= set(schema["components"]["schemas"])
-    assert {"CertifyRequest", "Certificate", "ProgressEvent", "Problem"} <= set(
-        schema["components"]["schemas"]
-    )
+    assert {"CertifyRequest", "Certificate", "ProgressEvent", "Problem"} <= set(schema["components"]["schemas"])
 
 
 def test_every_error_is_a_problem(schema: dict[str, Any]) -> None:

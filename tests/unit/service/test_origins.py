@@ -17,9 +17,7 @@ PREFLIGHT = {"Access-Control-Request-Method": "POST", "Access-Control-Request-He
 async def test_cross_origin_requests_are_off_by_default(http: httpx2.AsyncClient, origin: str) -> None:
     read = await http.get("/v1/info", headers={"Origin": origin})
     assert read.status_code == 200
-    assert not [
-        name for name in read.headers if name.startswith("access-control-")
-    ]  # browsers hide the answer
+    assert not [name for name in read.headers if name.startswith("access-control-")]  # browsers hide the answer
     for changed in (
         await http.post("/v1/models/digits/unload", headers={"Origin": origin}),
         await http.options("/v1/certify", headers={"Origin": origin} | PREFLIGHT),

@@ -53,9 +53,7 @@ tried: Counter[int] = Counter()
 
 
 @pytest.fixture(scope="module")
-def session(
-    tmp_path_factory: pytest.TempPathFactory, make_backend: Callable[[], Any]
-) -> Iterator[TestClient]:
+def session(tmp_path_factory: pytest.TempPathFactory, make_backend: Callable[[], Any]) -> Iterator[TestClient]:
     """A client of the application, with its lifespan."""
     app = create_app(Settings(data_dir=tmp_path_factory.mktemp("data")), make_backend())
     with TestClient(app) as client:
@@ -75,11 +73,7 @@ def test_every_operation_keeps_to_its_description(
     strategy = description[path][method].as_strategy(generation_mode=mode)
 
     @settings(
-        max_examples=EXAMPLES,
-        derandomize=True,
-        deadline=None,
-        database=None,
-        suppress_health_check=list(HealthCheck),
+        max_examples=EXAMPLES, derandomize=True, deadline=None, database=None, suppress_health_check=list(HealthCheck)
     )
     @given(case=strategy)
     def keeps(case: Any) -> None:

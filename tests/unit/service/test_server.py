@@ -82,9 +82,7 @@ async def test_a_signal_ends_a_start_that_takes_long(
     assert capsys.readouterr().out == ""
 
 
-async def test_workers_do_not_outlive_a_start_that_fails(
-    backend: Any, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_workers_do_not_outlive_a_start_that_fails(backend: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     done: list[str] = []
 
     async def start() -> None:

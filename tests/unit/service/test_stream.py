@@ -53,13 +53,9 @@ async def test_started_progress_and_result_come_in_order(http: httpx2.AsyncClien
 
 
 @pytest.mark.usefixtures("unhurried")
-async def test_each_progress_holds_the_certificate_that_stands(
-    http: httpx2.AsyncClient, digit: bytes
-) -> None:
+async def test_each_progress_holds_the_certificate_that_stands(http: httpx2.AsyncClient, digit: bytes) -> None:
     answer = await http.post("/v1/certify/stream", json=body(digit, n=1000, deadline_ms=9000))
-    progress = [
-        ProgressEvent.model_validate(data) for name, data in events(answer.text) if name == "progress"
-    ]
+    progress = [ProgressEvent.model_validate(data) for name, data in events(answer.text) if name == "progress"]
     assert len(progress) == 3
     for event in progress:
         assert event.certificate is not None
@@ -89,9 +85,7 @@ async def test_a_stream_without_a_rule_gets_a_bound_that_is_valid_at_every_look(
     assert (with_rule.deadline_ms, with_rule.target_radius) == (None, 0.5)
 
 
-async def test_what_is_wrong_with_the_request_is_a_plain_problem(
-    http: httpx2.AsyncClient, digit: bytes
-) -> None:
+async def test_what_is_wrong_with_the_request_is_a_plain_problem(http: httpx2.AsyncClient, digit: bytes) -> None:
     answer = await http.post("/v1/certify/stream", json=body(digit, n=0))
     assert answer.status_code == 422
     assert answer.headers["content-type"] == "application/problem+json"
@@ -100,8 +94,7 @@ async def test_what_is_wrong_with_the_request_is_a_plain_problem(
 
 
 @pytest.mark.parametrize(
-    ("fault", "code"),
-    [(NoWorkersError("No sampler is alive: try again."), "no_workers"), (KeyError(1), "internal")],
+    ("fault", "code"), [(NoWorkersError("No sampler is alive: try again."), "no_workers"), (KeyError(1), "internal")]
 )
 async def test_what_fails_later_is_an_error_event(
     http: httpx2.AsyncClient, backend: Any, digit: bytes, fault: Exception, code: str

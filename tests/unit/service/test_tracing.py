@@ -17,9 +17,9 @@ from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanE
 
 from spacte_service import Settings, create_app
 from spacte_workers import tracing
-from spacte_workers.cluster.seat import ImageShelf, RaySampler
+from spacte_workers.cluster.supervisor import ImageShelf, RaySampler
+from spacte_workers.shards import Image, NoiseSource, Phase, Shard, Votes, Work
 from spacte_workers.tracing import Trace, TracingError
-from spacte_workers.units import Image, NoiseSource, Phase, Shard, Votes, Work
 
 TRACE, PARENT = "4bf92f3577b34da6a3ce929d0e0e4736", "00f067aa0ba902b7"
 

@@ -7,13 +7,13 @@ from pathlib import Path
 import torch
 import torch.distributed as dist
 
+from spacte_core.data import Batch, load_data
 from spacte_trainer.config import TrainConfig, override
-from spacte_trainer.data import Batch, load_data
 from spacte_trainer.distributed import DistributedTeam, SyncBatchNorm2d
 from spacte_trainer.loop import Meter, Run
 from spacte_trainer.objectives import SeededDraws, Step
+from spacte_trainer.process_group import Team
 from spacte_trainer.recipes import load_recipe
-from spacte_trainer.team import Team
 
 CPU = torch.device("cpu")
 

@@ -4,8 +4,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from spacte_core.models import MultiHeadNet
 from spacte_trainer.attacks import PgdConfig, ball, pgd_jeong, pgd_salman, smoothmix
-from spacte_trainer.models import MultiHeadNet
 from spacte_trainer.smoothing import draw_logits, smoothed_ce
 
 
@@ -63,9 +63,7 @@ def test_pgd_raises_the_loss_within_box_and_radius(
     assert not full.requires_grad
 
 
-def test_smoothmix_takes_the_clean_side_at_its_step(
-    net: MultiHeadNet, batch: tuple[Tensor, Tensor, Tensor]
-) -> None:
+def test_smoothmix_takes_the_clean_side_at_its_step(net: MultiHeadNet, batch: tuple[Tensor, Tensor, Tensor]) -> None:
     x, y, noise = batch
 
     def attack(mix_step: int, init_radius: float = 9.0) -> tuple[Tensor, Tensor]:
@@ -75,17 +73,13 @@ def test_smoothmix_takes_the_clean_side_at_its_step(
     torch.testing.assert_close(start, x)
     torch.testing.assert_close(attack(3)[0], x)
     one, _ = attack(1)
-    torch.testing.assert_close(
-        one, smoothmix(net, x, y, noise, steps=1, alpha=0.3, mix_step=0, init_radius=0)[1]
-    )
+    torch.testing.assert_close(one, smoothmix(net, x, y, noise, steps=1, alpha=0.3, mix_step=0, init_radius=0)[1])
     assert lengths(attack(2, init_radius=0.1)[0] - x).max() <= 0.1 + 1e-6
     assert loss(net, adv, y, noise) > loss(net, x, y, noise)
     assert not adv.requires_grad
 
 
-def test_smoothmix_radius_keeps_the_adversary_near(
-    net: MultiHeadNet, batch: tuple[Tensor, Tensor, Tensor]
-) -> None:
+def test_smoothmix_radius_keeps_the_adversary_near(net: MultiHeadNet, batch: tuple[Tensor, Tensor, Tensor]) -> None:
     x, y, noise = batch
     _, adv = smoothmix(net, x, y, noise, steps=4, alpha=1.0, mix_step=0, init_radius=0, radius=0.2)
     assert lengths(adv - x).max() <= 0.2 + 1e-6

@@ -6,10 +6,10 @@ import pytest
 import torch
 from typer.testing import CliRunner
 
-from spacte_trainer.bench import Comparison, bench_train_app
-from spacte_trainer.bench_loops import Ours, Plain, endless, random_images
+from spacte_core.data.base import stream
+from spacte_trainer.bench.command import Comparison, bench_train_app
+from spacte_trainer.bench.loops import Ours, Plain, endless, random_images
 from spacte_trainer.config import override
-from spacte_trainer.data.base import stream
 from spacte_trainer.objectives import SeededDraws, Step
 from spacte_trainer.recipes import load_recipe
 
@@ -32,9 +32,7 @@ def test_both_loops_have_the_same_losses(recipe: str):
 
 
 def test_loss_difference_is_the_largest_of_the_turns():
-    found = Comparison(
-        "r", "cpu", "bf16", False, 1, 2.0, 1.0, 2.0, 1.5, 2.5, ((1.0, 1.0), (2.2, 2.0), (0.9, 1.0))
-    )
+    found = Comparison("r", "cpu", "bf16", False, 1, 2.0, 1.0, 2.0, 1.5, 2.5, ((1.0, 1.0), (2.2, 2.0), (0.9, 1.0)))
     assert found.loss_difference == pytest.approx(0.1)
 
 

@@ -11,14 +11,14 @@ import torch
 import typer
 from typer.testing import CliRunner, Result
 
-from spacte_trainer.checkpoint import CheckpointConfig, load_checkpoint, save_checkpoint
-from spacte_trainer.cli import flatten, recipes_app, train_app
-from spacte_trainer.cli_evaluate import evaluate_app
-from spacte_trainer.cli_import import import_app
+from spacte_core.checkpoint import CheckpointConfig, load_checkpoint, save_checkpoint
+from spacte_core.cli import import_app
+from spacte_core.models import ModelConfig, Normalization, build
+from spacte_trainer.callbacks import read_log
+from spacte_trainer.cli.evaluate import evaluate_app
+from spacte_trainer.cli.train import flatten, recipes_app, train_app
 from spacte_trainer.config import TrainConfig
-from spacte_trainer.models import ModelConfig, Normalization, build
 from spacte_trainer.recipes import ENTRIES, load_recipe
-from spacte_trainer.watch import read_log
 
 QUICK = ["--device", "cpu", "--epochs", "2", "--heads", "2", "--set", "batch=512", "--set", "threads=1"]
 
@@ -39,9 +39,7 @@ def sentence(app: typer.Typer, *arguments: str) -> str:
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A checkpoint that the command itself trained."""
     out = tmp_path_factory.mktemp("train") / "digits"
-    result = invoke(
-        train_app, "digits-spacte-gaussian", "--out", str(out), *QUICK, "--sigma", "0.5", "--seed", "3"
-    )
+    result = invoke(train_app, "digits-spacte-gaussian", "--out", str(out), *QUICK, "--sigma", "0.5", "--seed", "3")
     assert result.exit_code == 0, result.output
     assert "epoch   2/2  loss" in result.output
     assert "noisy accuracy" in result.output
@@ -130,9 +128,7 @@ def test_evaluate_prints_a_table_and_json(folder: Path):
     found = json.loads(result.output)
     assert (found["images"], found["sigma"], found["noise_draws"]) == (397, 0.5, 3)
     assert len(found["noisy"]["heads"]) == 2
-    again = json.loads(
-        invoke(evaluate_app, str(folder), "--device", "cpu", "--noise-draws", "3", "--json").output
-    )
+    again = json.loads(invoke(evaluate_app, str(folder), "--device", "cpu", "--noise-draws", "3", "--json").output)
     assert again == found
     assert f"{found['clean']['ensemble']:.2%}" in table
 
@@ -151,13 +147,10 @@ def test_evaluate_asks_for_data_where_the_checkpoint_has_none(tmp_path: Path):
 
 
 def test_import_makes_a_checkpoint_that_evaluates(tmp_path: Path):
-    from spacte_trainer.importers import reference_name
+    from spacte_core.importers import reference_name
 
     model = ModelConfig(
-        arch="cifar_resnet20",
-        num_classes=10,
-        input_shape=(3, 32, 32),
-        normalization=Normalization.of("cifar10"),
+        arch="cifar_resnet20", num_classes=10, input_shape=(3, 32, 32), normalization=Normalization.of("cifar10")
     )
     net = build(model)
     state = {f"1.{reference_name(k, model, multihead=False)}": v for k, v in net.state_dict().items()}
@@ -179,15 +172,7 @@ def test_import_refuses_a_pickle_that_would_run(tmp_path: Path):
             return os.system, (f"touch {tmp_path / 'run'}",)
 
     torch.save({"state_dict": Hostile()}, tmp_path / "hostile.pth")
-    arguments = [
-        str(tmp_path / "hostile.pth"),
-        "--format",
-        "spacte",
-        "--sigma",
-        "1",
-        "--out",
-        str(tmp_path / "o"),
-    ]
+    arguments = [str(tmp_path / "hostile.pth"), "--format", "spacte", "--sigma", "1", "--out", str(tmp_path / "o")]
     assert "holds more than weights" in sentence(import_app, *arguments)
     assert not (tmp_path / "run").exists()
     assert not (tmp_path / "o").exists()
@@ -204,11 +189,7 @@ def test_help_loads_no_torch(command: str):
         "assert 'torch' not in sys.modules and 'sklearn' not in sys.modules"
     )
     done = subprocess.run(
-        [sys.executable, "-c", code, command, "--help"],
-        capture_output=True,
-        text=True,
-        timeout=120,
-        check=False,
+        [sys.executable, "-c", code, command, "--help"], capture_output=True, text=True, timeout=120, check=False
     )
     assert done.returncode == 0, done.stderr
     assert "Usage: spacte" in done.stdout

@@ -3,14 +3,12 @@
 import pytest
 import torch
 
-from spacte_trainer.models import ModelConfig, build
-from spacte_trainer.models.compiling import blocks_of, compile_network, release, uncompiled
+from spacte_core.models import ModelConfig, build
+from spacte_trainer.compiling import blocks_of, compile_network, release, uncompiled
 
 
 @pytest.mark.slow
-@pytest.mark.filterwarnings(
-    "ignore:The .grad attribute of a Tensor that is not a leaf"
-)  # the tracer looks at it
+@pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf")  # the tracer looks at it
 def test_blocks_are_compiled_in_place_and_released() -> None:
     torch.manual_seed(0)
     net = build(ModelConfig(arch="cifar_resnet14", heads=2, num_classes=3, input_shape=(3, 8, 8)))

@@ -17,12 +17,12 @@ import typer
 from PIL import Image
 from typer.testing import CliRunner
 
-from spacte_trainer.cli import train_app
+from spacte_core.data.digits import load_digits
+from spacte_trainer.callbacks import read_log
+from spacte_trainer.cli.train import train_app
 from spacte_trainer.config import ConfigError, override
-from spacte_trainer.data.digits import load_digits
+from spacte_trainer.process_group import Team
 from spacte_trainer.recipes import load_recipe
-from spacte_trainer.team import Team
-from spacte_trainer.watch import read_log
 
 SCRIPT = Path(__file__).with_name("team_process.py")
 SPACTE = str(Path(sys.executable).with_name("spacte"))
@@ -111,9 +111,7 @@ def test_data_named_from_the_folder_of_the_command_are_found(tmp_path: Path):
 def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A finished run of two workers."""
     out = tmp_path_factory.mktemp("distributed") / "two"
-    done = subprocess.run(
-        spacte(out, "--workers", "2"), check=True, capture_output=True, text=True, timeout=280
-    )
+    done = subprocess.run(spacte(out, "--workers", "2"), check=True, capture_output=True, text=True, timeout=280)
     assert "epoch   4/4  loss" in done.stdout
     return out
 
@@ -153,10 +151,7 @@ def training(tmp_path: Path) -> Iterator[subprocess.Popen[bytes]]:
     """A run of two workers under way, ended with the test whatever happens."""
     out = tmp_path / "cut"
     process = subprocess.Popen(
-        spacte(out, "--workers", "2"),
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-        start_new_session=True,
+        spacte(out, "--workers", "2"), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True
     )
     yield process
     if process.poll() is None:
@@ -218,9 +213,7 @@ def test_without_ray_train_the_command_names_what_to_install(
 ):
     monkeypatch.setitem(sys.modules, missing, None)  # importing it fails as if it were not there
     monkeypatch.delitem(sys.modules, "spacte_trainer.distributed", raising=False)
-    result = CliRunner().invoke(
-        train_app, ["digits-gaussian", "--out", str(tmp_path / "o"), "--workers", "2"]
-    )
+    result = CliRunner().invoke(train_app, ["digits-gaussian", "--out", str(tmp_path / "o"), "--workers", "2"])
     assert result.exit_code == 1
     assert isinstance(result.exception, typer.TyperException)
     assert str(result.exception) == (

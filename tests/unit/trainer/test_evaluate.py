@@ -4,11 +4,11 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from spacte_trainer.data import DataError, load_data
-from spacte_trainer.data.base import in_order
-from spacte_trainer.data.memory import MemoryData
+from spacte_core.data import DataError, load_data
+from spacte_core.data.base import in_order
+from spacte_core.data.memory import MemoryData
+from spacte_core.models import ModelConfig, MultiHeadNet, build
 from spacte_trainer.evaluate import Tally, accuracy, check_fit, evaluate
-from spacte_trainer.models import ModelConfig, MultiHeadNet, build
 from spacte_trainer.recipes import load_recipe
 
 CPU = torch.device("cpu")

@@ -14,19 +14,19 @@ import torch
 from rich.console import Console
 from safetensors.torch import load_file
 
-from spacte_trainer.checkpoint import WEIGHTS_FILE, load_checkpoint
+from spacte_core.checkpoint import WEIGHTS_FILE, load_checkpoint
+from spacte_core.data import DataError, load_data
+from spacte_core.data.base import Batch, shuffled
+from spacte_core.models import MultiHeadNet
+from spacte_trainer.callbacks import EpochReport, Watchers, read_log
 from spacte_trainer.config import ConfigError, TrainConfig, override
-from spacte_trainer.data import DataError, load_data
-from spacte_trainer.data.base import Batch, shuffled
 from spacte_trainer.evaluate import Evaluation, accuracy, evaluate
 from spacte_trainer.loop import Meter, Run, train
-from spacte_trainer.models import MultiHeadNet
 from spacte_trainer.objectives import Loss, SeededDraws, Step, split
+from spacte_trainer.process_group import Team
 from spacte_trainer.recipes import load_recipe
 from spacte_trainer.runs import run
 from spacte_trainer.state import STATE_FILE, State, StateError, load_state, save_state
-from spacte_trainer.team import Team
-from spacte_trainer.watch import EpochReport, Watchers, read_log
 
 CPU = torch.device("cpu")
 
@@ -218,9 +218,7 @@ def test_a_state_of_another_version_is_named(tmp_path: Path):
         trained(small(), tmp_path)
 
 
-def test_a_model_that_was_not_trained_here_is_not_carried_on(
-    tmp_path: Path, make_checkpoint: Callable[[Path], str]
-):
+def test_a_model_that_was_not_trained_here_is_not_carried_on(tmp_path: Path, make_checkpoint: Callable[[Path], str]):
     make_checkpoint(tmp_path)
     with pytest.raises(StateError, match="trained with other settings: choose another --out"):
         run(small(), tmp_path, device=CPU, console=Console(quiet=True), resume=True)

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from spacte_trainer.models import ModelConfig, MultiHeadNet, Normalization, build, ensemble_of
+from spacte_core.models import ModelConfig, MultiHeadNet, Normalization, build, ensemble_of
 from spacte_trainer.objectives import (
     BaseConfig,
     CircularTeachingConfig,
@@ -45,9 +45,7 @@ BASES: dict[str, BaseConfig] = {
 def network(heads: int, *, dtype: torch.dtype = torch.float32, seed: int = 0) -> MultiHeadNet:
     torch.manual_seed(seed)
     shape, normalization = (1, 8, 8), Normalization.of("digits")
-    config = ModelConfig(
-        arch="digits_cnn", heads=heads, num_classes=4, input_shape=shape, normalization=normalization
-    )
+    config = ModelConfig(arch="digits_cnn", heads=heads, num_classes=4, input_shape=shape, normalization=normalization)
     return build(config).to(dtype)
 
 
@@ -165,11 +163,7 @@ class NoReadBack(TorchDispatchMode):
     WAITS = ("_local_scalar_dense", "nonzero", "masked_select", "equal", "is_nonzero", "unique")
 
     def __torch_dispatch__(
-        self,
-        func: object,
-        types: object,
-        args: Sequence[object] = (),
-        kwargs: dict[str, object] | None = None,
+        self, func: object, types: object, args: Sequence[object] = (), kwargs: dict[str, object] | None = None
     ) -> object:
         name = str(func).split(".")[1]
         assert name not in self.WAITS, f"{name} would make the host wait for the device"

@@ -3,16 +3,9 @@
 import pytest
 import torch
 
-from spacte_trainer.config import (
-    ConfigError,
-    OneCycleSchedule,
-    StepSchedule,
-    TrainConfig,
-    override,
-    parse_setting,
-)
-from spacte_trainer.data.digits import load_digits
-from spacte_trainer.models import build as build_network
+from spacte_core.data.digits import load_digits
+from spacte_core.models import build as build_network
+from spacte_trainer.config import ConfigError, OneCycleSchedule, StepSchedule, TrainConfig, override, parse_setting
 from spacte_trainer.objectives import (
     CircularTeachingConfig,
     ConsistencyConfig,
@@ -119,9 +112,7 @@ def test_drt_starts_from_an_ensemble_of_its_own_shape():
 def test_sigma_selects_the_settings_that_belong_to_it():
     config = load_recipe("cifar10-resnet110-spacte-gaussian-0.25", sigma=0.5)
     assert config == load_recipe("cifar10-resnet110-spacte-gaussian-0.5")
-    with pytest.raises(
-        RecipeError, match=r"settings for sigma 0\.25, 0\.5, 1\.0 and none for 0\.3.*--set sigma"
-    ):
+    with pytest.raises(RecipeError, match=r"settings for sigma 0\.25, 0\.5, 1\.0 and none for 0\.3.*--set sigma"):
         load_recipe("cifar10-resnet110-spacte-gaussian-0.25", sigma=0.3)
 
 

@@ -48,9 +48,7 @@ def test_palette_opaque_alpha_and_bilevel_pictures():
     expected = np.asarray(palette.convert("RGB")).transpose(2, 0, 1)
     assert np.array_equal(to_array(decode_image(encoded(palette), input_shape=(3, 8, 6))), expected)
     opaque = Pillow.fromarray(RGB).convert("RGBA")
-    assert np.array_equal(
-        to_array(decode_image(encoded(opaque), input_shape=(3, 8, 6))), RGB.transpose(2, 0, 1)
-    )
+    assert np.array_equal(to_array(decode_image(encoded(opaque), input_shape=(3, 8, 6))), RGB.transpose(2, 0, 1))
     bilevel = Pillow.fromarray(GREY).convert("1")
     assert set(to_array(decode_image(encoded(bilevel), input_shape=(1, 8, 8))).ravel()) == {0, 255}
 
@@ -121,12 +119,7 @@ def bomb():
         return struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
 
     header = struct.pack(">IIBBBBB", 60_000, 60_000, 8, 0, 0, 0, 0)
-    return (
-        b"\x89PNG\r\n\x1a\n"
-        + chunk(b"IHDR", header)
-        + chunk(b"IDAT", zlib.compress(b""))
-        + chunk(b"IEND", b"")
-    )
+    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(b"")) + chunk(b"IEND", b"")
 
 
 @pytest.mark.filterwarnings("ignore::PIL.Image.DecompressionBombWarning")

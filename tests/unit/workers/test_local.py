@@ -6,7 +6,7 @@ import torch
 from torch import nn
 
 from spacte_workers import LocalCertifier
-from spacte_workers.certification import DeadlineError
+from spacte_workers.certification.algorithm import DeadlineError
 from spacte_workers.errors import BadParameterError
 from spacte_workers.images import BadImageError, from_array, image_sha256
 
@@ -26,9 +26,7 @@ def one_thread():
 def certifier():
     torch.manual_seed(0)
     net = nn.Sequential(nn.Flatten(), nn.Linear(64, 3))
-    return LocalCertifier(
-        net, sigma=0.25, num_classes=3, input_shape=SHAPE, precision="fp32", device="cpu", batch=64
-    )
+    return LocalCertifier(net, sigma=0.25, num_classes=3, input_shape=SHAPE, precision="fp32", device="cpu", batch=64)
 
 
 def test_a_certificate_says_everything(certifier):

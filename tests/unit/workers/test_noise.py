@@ -12,17 +12,17 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.special import ndtri
 from scipy.stats import chisquare, kstest
+from tests.small_engine import on_threads
 
-from spacte_trainer.native.library import compiled
-from spacte_workers.noise import native
+from spacte_core.kernels.compiler import compiled
+from spacte_core.kernels.cpu import grid_noise as native
+from spacte_core.kernels.cpu.grid_noise import GridNoiseKernel
+from spacte_core.kernels.cpu.grid_noise import library as native_library
 from spacte_workers.noise.gaussian import GaussianNoise
 from spacte_workers.noise.grid import GridNoise
-from spacte_workers.noise.native import NativeGrid, native_library
 from spacte_workers.noise.philox import philox, row_names, stream_words
 from spacte_workers.noise.table import MASS_BITS, MAX_SIGMA, noise_table
-from spacte_workers.units import NoiseSource, Phase
-
-from .small_engine import on_threads
+from spacte_workers.shards import NoiseSource, Phase
 
 SOURCE = NoiseSource("0123456789abcdef0123456789abcdef", 3, 0.25, "grid")
 SIGMAS = [0.003, 0.12, 0.25, 0.5, 1.0]
@@ -85,10 +85,7 @@ def test_columns_give_each_value_its_mass(sigma):
     for value in table.value[: table.first_shared].tolist():
         found[value] += 1 << 64
     shared = zip(
-        table.value[table.first_shared :].tolist(),
-        table.threshold.tolist(),
-        table.other.tolist(),
-        strict=True,
+        table.value[table.first_shared :].tolist(), table.threshold.tolist(), table.other.tolist(), strict=True
     )
     for value, threshold, other in shared:
         found[value] += threshold
@@ -134,20 +131,13 @@ def test_golden_bits():
     for phase, digest in expected.items():
         z = grid(row_names(SOURCE, phase, 1_000, 1_064))
         assert hashlib.sha256(z.numpy().tobytes()).hexdigest() == digest
-    normals = GaussianNoise(192).draw(
-        row_names(replace(SOURCE, noise="float"), Phase.ESTIMATION, 1_000, 1_064)
-    )
+    normals = GaussianNoise(192).draw(row_names(replace(SOURCE, noise="float"), Phase.ESTIMATION, 1_000, 1_064))
     golden = [0.3890828490257263, -1.092132806777954, 0.27780014276504517, 1.1302183866500854]
     torch.testing.assert_close(normals[0, :4], torch.tensor(golden), rtol=1e-6, atol=0)
 
 
 @settings(max_examples=30, deadline=None)
-@given(
-    start=st.integers(0, 2**32 - 200),
-    offset=st.integers(0, 40),
-    size=st.integers(1, 20),
-    pixels=st.integers(1, 70),
-)
+@given(start=st.integers(0, 2**32 - 200), offset=st.integers(0, 40), size=st.integers(1, 20), pixels=st.integers(1, 70))
 def test_a_sample_is_the_same_wherever_it_is_drawn(start, offset, size, pixels):
     whole = row_names(SOURCE, Phase.ESTIMATION, start, start + 64)
     part = row_names(SOURCE, Phase.ESTIMATION, start + offset, start + offset + size)
@@ -231,7 +221,7 @@ def test_the_compiled_kernel_gives_the_same_bits(pixels, dtype, count, threads):
     scale = torch.rand(pixels, generator=generator) / 100
     shift = torch.rand(pixels, generator=generator) * 50
     made = torch.empty(40, pixels, dtype=dtype)
-    NativeGrid(table, library).noisy(rows, images, image_of_row, scale, shift, made)
+    GridNoiseKernel(table, library).noisy(rows, images, image_of_row, scale, shift, made)
     x = grid(rows, pixels) + images[image_of_row]
     if dtype != torch.int16:
         x = x.float() * scale + shift

@@ -63,6 +63,4 @@ def build(config: ObjectiveConfig) -> Objective:
 
 def spacte(base: BaseConfig, lambda_last: float) -> ObjectiveConfig:
     """SPACTE over a base method, in the form that is published for it (METHODS 3.5, 3.6)."""
-    return ObjectiveConfig(
-        base=base.under_teaching(), teaching=CircularTeachingConfig(lambda_last=lambda_last)
-    )
+    return ObjectiveConfig(base=base.under_teaching(), teaching=CircularTeachingConfig(lambda_last=lambda_last))

@@ -7,9 +7,9 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
+from spacte_core.models.ensemble import Member
+from spacte_core.models.multihead import bare, stack_logits
 from spacte_trainer.attacks import PgdConfig
-from spacte_trainer.models.ensemble import Member
-from spacte_trainer.models.multihead import bare, stack_logits
 from spacte_trainer.smoothing import smoothed_ce
 
 from .base import Method, MethodConfig, Step, Terms
@@ -22,9 +22,7 @@ class DrtConfig(MethodConfig):
     draws: int = Field(default=2, ge=1, description="m")
     rho1: float = Field(default=0.5, ge=0, description="Weight of the gradient diversity.")
     rho2: float = Field(default=0.5, ge=0, description="Weight of the confidence margin.")
-    squared: bool = Field(
-        default=True, description="Squared norm of g_i + g_j, as in the code; else the norm."
-    )
+    squared: bool = Field(default=True, description="Squared norm of g_i + g_j, as in the code; else the norm.")
     attack: PgdConfig | None = Field(
         default=None, description="SmoothAdv base training: each member sees its own adversarial inputs."
     )
@@ -68,9 +66,7 @@ class Drt(Method):
         }
         return Terms(ce_LB, {"ce": len(ce_LB) * ce_LB}, scalars)
 
-    def noisy_inputs(
-        self, net: nn.Module, x_BCHW: Tensor, y_B: Tensor, unit_mBCHW: Tensor, step: Step
-    ) -> Tensor:
+    def noisy_inputs(self, net: nn.Module, x_BCHW: Tensor, y_B: Tensor, unit_mBCHW: Tensor, step: Step) -> Tensor:
         """What each member is trained on, as LmBCHW: x + noise, or its own adversarial inputs + noise."""
         members = [cast(Member, head).net for head in bare(net).heads]
         if len(members) < 2:

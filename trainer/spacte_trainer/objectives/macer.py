@@ -57,10 +57,7 @@ class Macer(Method):
         lbd = 0.0 if step.epoch <= c.defer_epochs else c.lbd
         return Terms(
             smoothed_ce(z_LkBK.detach(), y_B),
-            {
-                "cls": classification(z_LkBK, y_B),
-                "rob": lbd * robustness(z_LkBK, y_B, step.sigma, c.beta, c.gamma),
-            },
+            {"cls": classification(z_LkBK, y_B), "rob": lbd * robustness(z_LkBK, y_B, step.sigma, c.beta, c.gamma)},
         )
 
 

@@ -24,8 +24,7 @@ class SmoothMixConfig(MethodConfig):
     warmup_epochs: int = Field(default=10, ge=0, description="s(t) = min(1, t / this).")
     radius: float | None = Field(default=None, gt=0, description="L2 radius of the adversary; None: free.")
     only_correct: bool = Field(
-        default=True,
-        description="Mix only samples that are classified correctly; SPACTE-SmoothMix mixes all.",
+        default=True, description="Mix only samples that are classified correctly; SPACTE-SmoothMix mixes all."
     )
 
     def build(self) -> "SmoothMix":

@@ -6,8 +6,8 @@ import torch
 from pydantic import BaseModel, ConfigDict
 from torch import Tensor, nn
 
+from spacte_core.models.multihead import bare
 from spacte_trainer.circular_teaching import cosine_loss, weights
-from spacte_trainer.models.multihead import bare
 from spacte_trainer.schedules import threshold
 
 from .base import Loss, Step, Teaching, Terms

@@ -4,19 +4,11 @@ import difflib
 import math
 
 from spacte_trainer.config import TrainConfig
-from spacte_trainer.recipes import cifar10, cifar10_resnet20, digits, imagenet
-from spacte_trainer.recipes.base import ENTRIES, Entry, RecipeError
 
-__all__ = [
-    "ENTRIES",
-    "Entry",
-    "RecipeError",
-    "cifar10",
-    "cifar10_resnet20",
-    "digits",
-    "imagenet",
-    "load_recipe",
-]
+from . import cifar10, cifar10_resnet20, digits, imagenet
+from .base import ENTRIES, Entry, RecipeError
+
+__all__ = ["ENTRIES", "Entry", "RecipeError", "cifar10", "cifar10_resnet20", "digits", "imagenet", "load_recipe"]
 
 
 def load_recipe(name: str, sigma: float | None = None) -> TrainConfig:

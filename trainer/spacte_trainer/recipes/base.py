@@ -4,10 +4,11 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TypeVar
 
+from spacte_core.errors import UserError
 from spacte_trainer.config import TrainConfig
 
 
-class RecipeError(Exception):
+class RecipeError(UserError):
     """A recipe that does not exist or has no settings for a sigma; one sentence that names the remedy."""
 
 

@@ -1,12 +1,13 @@
 """CIFAR-10 with ResNet-110: the settings of the papers (METHODS 3.7, 3.8 and 4 to 9)."""
 
+from spacte_core.data.base import DataConfig
+from spacte_core.models import ModelConfig, Normalization, ensemble_of
 from spacte_trainer.config import OptimizerConfig, StepSchedule, TrainConfig
-from spacte_trainer.data.base import DataConfig
-from spacte_trainer.models import ModelConfig, Normalization, ensemble_of
 from spacte_trainer.objectives import DrtConfig, ObjectiveConfig
-from spacte_trainer.recipes.base import recipe
-from spacte_trainer.recipes.methods import OBJECTIVES, SIGMAS, SPACTE
-from spacte_trainer.recipes.methods import smoothadv as published_smoothadv
+
+from .base import recipe
+from .methods import OBJECTIVES, SIGMAS, SPACTE
+from .methods import smoothadv as published_smoothadv
 
 HEADS = 5
 

@@ -8,10 +8,11 @@ noise a sample, as the single model does: in the same time it sees twice as many
 
 from spacte_trainer.config import OneCycleSchedule, TrainConfig
 from spacte_trainer.objectives import ObjectiveConfig, spacte
-from spacte_trainer.recipes.base import recipe
-from spacte_trainer.recipes.cifar10 import HEADS, cifar10, network
-from spacte_trainer.recipes.methods import OBJECTIVES, SIGMAS, SPACTE
-from spacte_trainer.recipes.methods import gaussian as one_draw
+
+from .base import recipe
+from .cifar10 import HEADS, cifar10, network
+from .methods import OBJECTIVES, SIGMAS, SPACTE
+from .methods import gaussian as one_draw
 
 LAMBDA_LAST = 2.3
 """lambda_T of SPACTE-Gaussian, at every sigma; the first epoch's is ln 10."""

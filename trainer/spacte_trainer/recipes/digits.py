@@ -8,13 +8,14 @@ CIFAR-10. `STRENGTHS` has settings of the digits' own.
 
 from collections.abc import Mapping
 
+from spacte_core.data.base import DataConfig
+from spacte_core.models import ModelConfig, Normalization
 from spacte_trainer.config import OneCycleSchedule, OptimizerConfig, TrainConfig, override
-from spacte_trainer.data.base import DataConfig
-from spacte_trainer.models import ModelConfig, Normalization
 from spacte_trainer.objectives import DrtConfig, ObjectiveConfig
-from spacte_trainer.recipes.base import recipe
-from spacte_trainer.recipes.cifar10 import fine_tuned_drt
-from spacte_trainer.recipes.methods import OBJECTIVES, SPACTE
+
+from .base import recipe
+from .cifar10 import fine_tuned_drt
+from .methods import OBJECTIVES, SPACTE
 
 HEADS = 5
 
@@ -22,11 +23,7 @@ HEADS = 5
 def network(heads: int) -> ModelConfig:
     """The small CNN."""
     return ModelConfig(
-        arch="digits_cnn",
-        heads=heads,
-        num_classes=10,
-        input_shape=(1, 8, 8),
-        normalization=Normalization.of("digits"),
+        arch="digits_cnn", heads=heads, num_classes=10, input_shape=(1, 8, 8), normalization=Normalization.of("digits")
     )
 
 
@@ -90,14 +87,8 @@ Not on the test split, and not on what a setting does to the taught form.
 
 
 TEACHING: Mapping[str, Mapping[float, Mapping[str, object]]] = {
-    "smoothadv": {
-        0.25: {"objective.teaching.lambda_last": 2.2},
-        0.5: {"objective.teaching.lambda_last": 1.2},
-    },
-    "macer": {
-        0.25: {"objective.teaching.lambda_last": 1.8},
-        0.5: {"objective.teaching.lambda_last": 1.1},
-    },
+    "smoothadv": {0.25: {"objective.teaching.lambda_last": 2.2}, 0.5: {"objective.teaching.lambda_last": 1.2}},
+    "macer": {0.25: {"objective.teaching.lambda_last": 1.8}, 0.5: {"objective.teaching.lambda_last": 1.1}},
 }
 """lambda_T where none is published.
 

@@ -6,12 +6,13 @@ untested at this size. They follow the published ones of CIFAR-10, with five hea
 smoothed loss over 1,000 classes is larger than one over ten.
 """
 
+from spacte_core.data.base import DataConfig
+from spacte_core.models import ModelConfig, Normalization
 from spacte_trainer.config import OptimizerConfig, StepSchedule, TrainConfig
-from spacte_trainer.data.base import DataConfig
-from spacte_trainer.models import ModelConfig, Normalization
 from spacte_trainer.objectives import ConsistencyConfig, ObjectiveConfig, spacte
-from spacte_trainer.recipes.base import published, recipe
-from spacte_trainer.recipes.methods import SIGMAS, gaussian, macer, smoothadv, smoothmix
+
+from .base import published, recipe
+from .methods import SIGMAS, gaussian, macer, smoothadv, smoothmix
 
 HEADS = 5
 LAMBDA_LAST = 2.0

@@ -16,7 +16,8 @@ from spacte_trainer.objectives import (
     SmoothMixConfig,
     spacte,
 )
-from spacte_trainer.recipes.base import published
+
+from .base import published
 
 SIGMAS = (0.25, 0.5, 1.0)
 
@@ -56,11 +57,7 @@ def consistency(sigma: float) -> ConsistencyConfig:
 def smoothmix(sigma: float) -> SmoothMixConfig:
     """Two draws, four steps, eta 5."""
     return SmoothMixConfig(
-        draws=2,
-        steps=4,
-        alpha=published(SMOOTHMIX_ALPHA, sigma),
-        mix_step=published(SMOOTHMIX_STEP, sigma),
-        eta=5.0,
+        draws=2, steps=4, alpha=published(SMOOTHMIX_ALPHA, sigma), mix_step=published(SMOOTHMIX_STEP, sigma), eta=5.0
     )
 
 

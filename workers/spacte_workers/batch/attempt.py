@@ -9,18 +9,18 @@ from dataclasses import replace
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
+from spacte_workers.engine.precision import PrecisionRule
 from spacte_workers.errors import RuntimeFault
-from spacte_workers.precision import PrecisionRule
 
 from .driver import Driver
-from .folder import JobFolder, JobFolderError, JobSpec, write_json
 from .inputs import InputError, open_source
+from .job_folder import JobFolder, JobFolderError, JobSpec, write_json
 from .progress import Pace, State, snapshot
 from .summary import export
 
 if TYPE_CHECKING:
-    from spacte_workers.pools import Pool
-    from spacte_workers.runtime import Runtime
+    from spacte_workers.serving.pools import Pool
+    from spacte_workers.serving.runtime import Runtime
 
 PREDECESSOR_S = 90.0
 """How long to wait for the lock: Ray ends a driver whose cluster is gone after a minute."""
@@ -109,7 +109,7 @@ async def _certify(
     on_progress: OnProgress | None,
     rule: PrecisionRule | None,
 ) -> State:
-    from spacte_workers.runtime import Runtime
+    from spacte_workers.serving.runtime import Runtime
 
     runtime = Runtime(
         spec.checkpoint,
@@ -157,9 +157,7 @@ async def _started(runtime: "Runtime", stop: asyncio.Event) -> bool:
     return True
 
 
-def _settle_model(
-    runtime: "Runtime", folder: JobFolder, spec: JobSpec
-) -> tuple[JobSpec, tuple[int, int, int]]:
+def _settle_model(runtime: "Runtime", folder: JobFolder, spec: JobSpec) -> tuple[JobSpec, tuple[int, int, int]]:
     """The spec with the precision that all attempts keep to, and the model's input shape."""
     served = runtime.model(spec.model)
     if served.version != spec.model_version:
@@ -193,7 +191,5 @@ def _say(folder: JobFolder, attempt: int, state: State, error: Exception | None 
     if error is not None:
         why = {"code": "bad_input" if isinstance(error, InputError) else "failed", "detail": str(error)}
     now = datetime.now(UTC)
-    write_json(
-        folder.progress_file, snapshot(state, attempt, counts.get("total") or 0, done, Pace(), now, why)
-    )
+    write_json(folder.progress_file, snapshot(state, attempt, counts.get("total") or 0, done, Pace(), now, why))
     return state

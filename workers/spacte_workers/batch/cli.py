@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from spacte_workers.precision import MIN_AGREEMENT, PrecisionRule
+from spacte_workers.engine.precision import MIN_AGREEMENT, PrecisionRule
 
 if TYPE_CHECKING:
     from spacte_client.types import JobSummary
 
-    from .folder import JobFolder, JobSpec
+    from .job_folder import JobFolder, JobSpec
     from .progress import State
 
 certify_dataset_app = typer.Typer(add_completion=False)
@@ -54,15 +54,11 @@ def certify_dataset(
     precision: Annotated[
         Literal["auto", "fp32", "bf16", "int8"], typer.Option(help="Arithmetic of the votes.")
     ] = "auto",
-    allow_int8: Annotated[
-        bool, typer.Option("--allow-int8", help="Let `auto` choose int8, on CPUs.")
-    ] = False,
+    allow_int8: Annotated[bool, typer.Option("--allow-int8", help="Let `auto` choose int8, on CPUs.")] = False,
     min_agreement: Annotated[
         float,
         typer.Option(
-            min=0,
-            max=1,
-            help="Smallest share of noisy images on which a precision must vote as float32 does.",
+            min=0, max=1, help="Smallest share of noisy images on which a precision must vote as float32 does."
         ),
     ] = MIN_AGREEMENT,
     seed: Annotated[
@@ -84,7 +80,7 @@ def certify_dataset(
 
     from spacte_client.types import CertifyParams
 
-    from .folder import JobFolder
+    from .job_folder import JobFolder
 
     options: dict[str, Any] = {
         "n0": n0,
@@ -160,10 +156,10 @@ def _absolute(data: str) -> str:
 def _spec(checkpoint: Path, source: Any, params: Any, precision: Any) -> "JobSpec":
     import secrets
 
-    from spacte_trainer.checkpoint import CheckpointError, read_config
+    from spacte_core.checkpoint import CheckpointError, read_config
 
-    from .folder import JobSpec
     from .inputs import InputError, open_source
+    from .job_folder import JobSpec
 
     try:
         config, version = read_config(checkpoint)
@@ -193,8 +189,8 @@ def _run(
 
     from .attempt import run_folder
     from .console import shown
-    from .folder import JobFolderError, same_job
     from .inputs import InputError
+    from .job_folder import JobFolderError, same_job
     from .main import make_pool
 
     async def attempt() -> "State":

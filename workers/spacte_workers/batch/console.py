@@ -34,12 +34,6 @@ def line(progress: dict[str, Any]) -> str:
     if progress["eta_s"]:
         minutes, seconds = divmod(round(progress["eta_s"]), 60)
         hours, minutes = divmod(minutes, 60)
-        left = (
-            f"{hours} h {minutes} min"
-            if hours
-            else f"{minutes} min {seconds} s"
-            if minutes
-            else f"{seconds} s"
-        )
+        left = f"{hours} h {minutes} min" if hours else f"{minutes} min {seconds} s" if minutes else f"{seconds} s"
         parts.append(f"{left} left")
     return ", ".join(parts)

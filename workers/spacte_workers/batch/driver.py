@@ -15,11 +15,11 @@ from typing import Any, Protocol
 from spacte_client.types import Certificate, CertifyParams
 from spacte_workers.errors import BadParameterError, NoWorkersError
 from spacte_workers.images import BadImageError, from_array
-from spacte_workers.queues import Priority
-from spacte_workers.units import Image
+from spacte_workers.scheduling.queues import Priority
+from spacte_workers.shards import Image
 
-from .folder import JobFolder, JobSpec, write_json
 from .inputs import Row, Source
+from .job_folder import JobFolder, JobSpec, write_json
 from .progress import Pace, State, snapshot
 from .records import certificate_record, error_record
 from .results import Record, ResultsLog
@@ -34,7 +34,7 @@ WAIT_FOR_SAMPLERS_S = 1.0
 
 
 class Certifier(Protocol):
-    """What the driver needs of `spacte_workers.runtime.Runtime`."""
+    """What the driver needs of `spacte_workers.serving.runtime.Runtime`."""
 
     def decode(self, model: str | None, data: bytes, resize: bool = False) -> Image:
         """Pixels in the model's input shape from the bytes of an image file."""
@@ -200,11 +200,7 @@ class Driver:
         while True:
             try:
                 return await self._certifier.certify(
-                    image,
-                    self._params,
-                    request_id=f"{self._spec.id}-{index}",
-                    priority="batch",
-                    image_index=index,
+                    image, self._params, request_id=f"{self._spec.id}-{index}", priority="batch", image_index=index
                 )
             except NoWorkersError as error:
                 if not warned:
@@ -233,13 +229,7 @@ class Driver:
 
     async def _report(self, state: State, error: dict[str, str] | None = None) -> None:
         progress = snapshot(
-            state,
-            self._attempt,
-            len(self._source.indices),
-            self._log.counts,
-            self._pace,
-            self._started_at,
-            error,
+            state, self._attempt, len(self._source.indices), self._log.counts, self._pace, self._started_at, error
         )
         await asyncio.to_thread(write_json, self._folder.progress_file, progress)
         if self._on_progress:

@@ -16,15 +16,16 @@ from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
+from spacte_workers.engine.precision import MIN_AGREEMENT, PrecisionRule
 from spacte_workers.errors import RuntimeFault
-from spacte_workers.precision import MIN_AGREEMENT, PrecisionRule
+from spacte_workers.serving.device_shares import BATCH_SHARE
 
 from .attempt import run_folder
-from .folder import JobFolder, JobFolderError
 from .inputs import InputError
+from .job_folder import JobFolder, JobFolderError
 
 if TYPE_CHECKING:
-    from spacte_workers.pools import Pool
+    from spacte_workers.serving.pools import Pool
 
 _log = logging.getLogger(__name__)
 
@@ -32,9 +33,6 @@ PARENT_EVERY_S = 1.0
 
 BESIDE_A_GATEWAY = 10
 """Nice value of a driver that draws in its own threads while its parent answers requests."""
-
-BATCH_SHARE = 0.49
-"""Part of a device that the samplers of batch work reserve, beside those of a gateway."""
 
 
 def make_pool(
@@ -55,14 +53,12 @@ def make_pool(
         share: part of a device that a sampler on Ray reserves.
     """
     if kind == "local":
-        from spacte_workers.pools import LocalPool
+        from spacte_workers.serving.pools import LocalPool
 
         return LocalPool(samplers)
     from spacte_workers.cluster import RayPool, RaySettings
 
-    return RayPool(
-        RaySettings(address=address), min_samplers=at_least, max_samplers=samplers, share=share, yields=True
-    )
+    return RayPool(RaySettings(address=address), min_samplers=at_least, max_samplers=samplers, share=share, yields=True)
 
 
 async def run(arguments: argparse.Namespace) -> int:
@@ -77,11 +73,7 @@ async def run(arguments: argparse.Namespace) -> int:
         watch = asyncio.create_task(_watch_parent(stop))
     try:
         pool = make_pool(
-            arguments.pool,
-            arguments.address,
-            arguments.samplers,
-            at_least=arguments.at_least,
-            share=arguments.share,
+            arguments.pool, arguments.address, arguments.samplers, at_least=arguments.at_least, share=arguments.share
         )
         state = await run_folder(
             JobFolder(arguments.folder),
@@ -119,9 +111,7 @@ def main() -> None:
     parser.add_argument("--address", help="of the Ray cluster; default RAY_ADDRESS, else a local Ray")
     parser.add_argument("--samplers", type=int, help="at most so many")
     parser.add_argument("--at-least", type=int, default=1, help="samplers to ask the cluster for in any case")
-    parser.add_argument(
-        "--share", type=float, default=BATCH_SHARE, help="part of a device that a sampler reserves"
-    )
+    parser.add_argument("--share", type=float, default=BATCH_SHARE, help="part of a device that a sampler reserves")
     parser.add_argument(
         "--min-agreement",
         type=float,

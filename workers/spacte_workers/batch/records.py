@@ -6,9 +6,7 @@ from spacte_workers.errors import BadParameterError
 from .results import Record
 
 
-def certificate_record(
-    index: int, true_label: int | None, custom_id: str | None, certificate: Certificate
-) -> Record:
+def certificate_record(index: int, true_label: int | None, custom_id: str | None, certificate: Certificate) -> Record:
     """The line of an image that has a certificate or an abstention."""
     record = CertificateRecord(
         **certificate.model_dump(),

@@ -11,7 +11,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from spacte_trainer.files import sync_folder
+from spacte_core.files import sync_folder
 
 Record = dict[str, Any]
 """One line: the fields of `spacte_client.types.JobRecord`."""
@@ -97,9 +97,5 @@ def _parse(line: bytes) -> Record | None:
         record = json.loads(line)
     except ValueError:
         return None
-    whole = (
-        isinstance(record, dict)
-        and isinstance(record.get("index"), int)
-        and record.get("outcome") in OUTCOMES
-    )
+    whole = isinstance(record, dict) and isinstance(record.get("index"), int) and record.get("outcome") in OUTCOMES
     return record if whole else None

@@ -11,7 +11,7 @@ import numpy as np
 from spacte_client.types import CertifiedAccuracy, JobSummary
 from spacte_workers.statistics.metrics import average_certified_radius, certified_accuracy, most_false
 
-from .folder import JobFolder, write_json
+from .job_folder import JobFolder, write_json
 from .results import Record, read_results
 
 STEP = 0.05

@@ -14,11 +14,13 @@ from typing import TYPE_CHECKING, Annotated, Any, cast
 
 import typer
 
-from spacte_workers.bench.published import PublishedLoop, Request
+from spacte_core.hardware import cpu_name
+
+from .published import PublishedLoop, Request
 
 if TYPE_CHECKING:
     from spacte_workers.engine import Engine
-    from spacte_workers.engine.choice import WantedPrecision
+    from spacte_workers.engine.selection import WantedPrecision
 
 bench_engine_app = typer.Typer(add_completion=False)
 
@@ -69,8 +71,9 @@ def bench_engine(
     """Measure; the answer is what `--json` prints, with the fastest precision at the top level."""
     import torch
 
-    from spacte_workers.bench.networks import cost_of
-    from spacte_workers.engine.ceilings import bytes_per_second, multiply_adds_per_second
+    from spacte_workers.engine.peak_rates import bytes_per_second, multiply_adds_per_second
+
+    from .networks import cost_of
 
     request = Request(
         arch=arch,
@@ -110,7 +113,7 @@ def bench_engine(
         **asdict(best),
         "baseline_samples_per_second": statistics.median(samples["published"]),
         "baseline_kept_samples_per_second": statistics.median(samples["kept"]),
-        "device": torch.cuda.get_device_name(where) if where.type == "cuda" else _cpu_name(),
+        "device": torch.cuda.get_device_name(where) if where.type == "cuda" else cpu_name(),
         "threads": request.threads,
         "arch": config.arch,
         "heads": config.heads,
@@ -128,10 +131,10 @@ def bench_engine(
 
 
 def _network(arch: str, heads: int, sigma: float, checkpoint: Path | None) -> tuple[Any, Any]:
-    from spacte_workers.bench.networks import config_of, settled_network
+    from .networks import config_of, settled_network
 
     if checkpoint is not None:
-        from spacte_trainer.checkpoint import load_checkpoint
+        from spacte_core.checkpoint import load_checkpoint
 
         loaded = load_checkpoint(checkpoint)
         return loaded.net, loaded.config.model
@@ -171,7 +174,7 @@ def _work(engine: "Engine", sigma: float, batches: int) -> tuple[Any, Any]:
     import torch
 
     from spacte_workers.images import from_array
-    from spacte_workers.units import NoiseSource, Phase, Shard
+    from spacte_workers.shards import NoiseSource, Phase, Shard
 
     generator = torch.Generator().manual_seed(0)
     pixels = torch.randint(0, 256, engine.input_shape, dtype=torch.uint8, generator=generator)
@@ -214,13 +217,6 @@ def _row(
     )
 
 
-def _cpu_name() -> str:
-    for line in Path("/proc/cpuinfo").read_text().splitlines() if Path("/proc/cpuinfo").exists() else []:
-        if line.startswith("model name"):
-            return line.partition(":")[2].strip()
-    return "cpu"
-
-
 @bench_engine_app.command("engine")
 def engine_command(
     arch: Annotated[
@@ -228,12 +224,8 @@ def engine_command(
     ] = "cifar_resnet20",
     heads: Annotated[int, typer.Option(min=1, help="Heads of the network.")] = 5,
     batch: Annotated[int | None, typer.Option(min=1, help="Rows of a batch; default by measurement.")] = None,
-    precision: Annotated[
-        str, typer.Option(help="fp32, bf16, int8, auto, several with commas, or all.")
-    ] = "auto",
-    device: Annotated[
-        str | None, typer.Option(help="A torch device; default the first GPU, else cpu.")
-    ] = None,
+    precision: Annotated[str, typer.Option(help="fp32, bf16, int8, auto, several with commas, or all.")] = "auto",
+    device: Annotated[str | None, typer.Option(help="A torch device; default the first GPU, else cpu.")] = None,
     sigma: Annotated[float, typer.Option(min=1e-3, help="Noise sd in units of [0, 1] pixels.")] = 0.25,
     checkpoint: Annotated[
         Path | None, typer.Option(help="A trained network's folder, instead of random weights.")

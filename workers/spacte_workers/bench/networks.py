@@ -7,8 +7,8 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from spacte_trainer.models import ModelConfig, MultiHeadNet, build
-from spacte_trainer.models.normalization import Normalization
+from spacte_core.models import ModelConfig, MultiHeadNet, build
+from spacte_core.models.normalization import Normalization
 from spacte_workers.engine.calibration import noisy_rows
 
 _SEED = 20_260_101
@@ -41,11 +41,7 @@ def config_of(arch: str, heads: int) -> ModelConfig:
     }
     dataset, shape, classes = known.get(arch, ("cifar10", (3, 32, 32), 10))
     return ModelConfig(
-        arch=arch,
-        heads=heads,
-        num_classes=classes,
-        input_shape=shape,
-        normalization=Normalization.of(dataset),
+        arch=arch, heads=heads, num_classes=classes, input_shape=shape, normalization=Normalization.of(dataset)
     )
 
 

@@ -96,14 +96,15 @@ def timed_loop(request: Request) -> Callable[[], float]:
     """The loop on one image: each call draws batches for a while and returns samples per second."""
     import torch
 
-    from spacte_workers.bench.networks import config_of, settled_network
-    from spacte_workers.engine.memory import keep_memory
+    from spacte_core.allocator import keep_freed_memory
+
+    from .networks import config_of, settled_network
 
     torch.set_num_threads(request.threads)
     if request.keep_memory:
-        keep_memory()
+        keep_freed_memory()
     if request.checkpoint:
-        from spacte_trainer.checkpoint import load_checkpoint
+        from spacte_core.checkpoint import load_checkpoint
 
         checkpoint = load_checkpoint(request.checkpoint)
         net, config = checkpoint.net, checkpoint.config.model

@@ -4,8 +4,9 @@ import statistics
 from dataclasses import dataclass
 from pathlib import Path
 
-from spacte_workers.bench.samples import stage_cost
 from spacte_workers.local import LocalCertifier
+
+from .samples import stage_cost
 
 _SEED = 0x5EED << 64
 
@@ -47,8 +48,8 @@ def bench_real(
     Raises:
         ValueError: the network was trained on something else.
     """
-    from spacte_trainer.checkpoint import read_config
-    from spacte_trainer.data.digits import load_digits
+    from spacte_core.checkpoint import read_config
+    from spacte_core.data.digits import load_digits
 
     if read_config(checkpoint)[0].dataset != "digits":
         raise ValueError(f"{checkpoint} was not trained on the digits: pass a network that was.")
@@ -69,7 +70,5 @@ def bench_real(
             drawn.append(n0 + sum(answer.counts))
             shown += answer.stop_reason == "target"
         stages = statistics.mean(stage_cost(target, p, alpha, n0) for p in likely)
-        costs.append(
-            RealCost(target, len(pixels), shown / len(pixels), n0 + n_max, stages, statistics.mean(drawn))
-        )
+        costs.append(RealCost(target, len(pixels), shown / len(pixels), n0 + n_max, stages, statistics.mean(drawn)))
     return costs

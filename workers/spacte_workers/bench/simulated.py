@@ -5,7 +5,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from spacte_workers.units import Image, SamplerLostError, Shard, Votes, Work
+from spacte_workers.shards import Image, SamplerLostError, Shard, Votes, Work
 
 
 def simulated_votes(shard: Shard, probabilities: Sequence[float]) -> tuple[int, ...]:

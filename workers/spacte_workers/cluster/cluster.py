@@ -110,11 +110,7 @@ class RayConnection:
     def _init(self) -> None:
         logging.getLogger("ray").setLevel(logging.ERROR)
         address = self._settings.joins
-        common: dict[str, Any] = {
-            "namespace": "spacte",
-            "log_to_driver": False,
-            "configure_logging": False,
-        }
+        common: dict[str, Any] = {"namespace": "spacte", "log_to_driver": False, "configure_logging": False}
         if address is None:
             self._start(common)
         else:
@@ -143,9 +139,7 @@ class RayConnection:
 
 def _join(address: str, common: dict[str, Any]) -> None:
     if "://" in address:
-        raise ClusterError(
-            f"{address} is for Ray Client: run this on a node of the cluster, with host:port or auto."
-        )
+        raise ClusterError(f"{address} is for Ray Client: run this on a node of the cluster, with host:port or auto.")
     if address != "auto":
         _knock(address)
     try:

@@ -24,10 +24,6 @@ def astray(rooms: Mapping[str, int], places: Sequence[str | None]) -> int | None
     """A sampler that shares its place with too many others, by its position in `places`; None if there is none."""
     taken = Counter(places)
     return next(
-        (
-            i
-            for i, place in enumerate(places)
-            if place is not None and taken[place] > rooms.get(place, len(places))
-        ),
+        (i for i, place in enumerate(places) if place is not None and taken[place] > rooms.get(place, len(places))),
         None,
     )

@@ -17,21 +17,16 @@ import ray
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from spacte_workers.errors import ModelLoadError, NoWorkersError
-from spacte_workers.pools import Census, LoadReport, ModelFiles, SamplerRegister
-from spacte_workers.units import SamplerLostError
+from spacte_workers.serving.device_shares import INTERACTIVE_SHARE
+from spacte_workers.serving.pools import Census, LoadReport, ModelFiles, SamplerRegister
+from spacte_workers.shards import SamplerLostError
 
 from .cluster import RayConnection, RaySettings
 from .placement import astray, spare_nodes
 from .sampler import CONCURRENCY, SamplerActor
-from .seat import Held, ImageShelf, Seat
+from .supervisor import Held, ImageShelf, Seat
 
 _log = logging.getLogger(__name__)
-
-INTERACTIVE_SHARE = 0.51
-BATCH_SHARE = 0.49
-"""Part of a device that a sampler reserves. A gateway's samplers and a batch driver's take their shares of
-the same GPUs or cores, and both work at once. Two samplers of one gateway do not fit on one GPU, so Ray
-cannot stack them there and leave another GPU idle."""
 
 SEEN_ALIVE_S = 10.0
 _RECOUNT_EVERY_S = 2.0
@@ -268,7 +263,7 @@ def _shape(nodes: list[dict[str, Any]], threads: int | None) -> Shape:
 
 def _read(model: ModelFiles) -> dict[str, bytes]:
     """The checkpoint's files by name; their version is what was promised."""
-    from spacte_trainer.checkpoint import CONFIG_FILE, WEIGHTS_FILE
+    from spacte_core.checkpoint import CONFIG_FILE, WEIGHTS_FILE
 
     try:
         files = {name: (model.folder / name).read_bytes() for name in (CONFIG_FILE, WEIGHTS_FILE)}

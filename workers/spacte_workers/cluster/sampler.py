@@ -17,11 +17,11 @@ from typing import TYPE_CHECKING
 
 import ray
 
+from spacte_core.allocator import keep_freed_memory
 from spacte_workers import tracing
-from spacte_workers.engine.memory import keep_memory
-from spacte_workers.pools import LoadReport, ModelFiles, open_engine
+from spacte_workers.serving.pools import LoadReport, ModelFiles, open_engine
+from spacte_workers.shards import Image, Shard, Votes
 from spacte_workers.tracing import Trace
-from spacte_workers.units import Image, Shard, Votes
 
 if TYPE_CHECKING:
     from spacte_workers.engine import Engine
@@ -68,7 +68,7 @@ class SamplerActor:
         torch.set_num_threads(threads)
         logging.getLogger("spacte_workers").setLevel(os.environ.get("SPACTE_LOG_LEVEL", "warning").upper())
         tracing.configure("spacte-sampler")
-        keep_memory()  # in this thread, before those that draw and load allocate
+        keep_freed_memory()  # in this thread, before those that draw and load allocate
         self._device = device
         self._engines: dict[str, Engine] = {}
         self._pong = Pong(uuid.uuid4().hex, ray.get_runtime_context().get_node_id(), os.getpid())
@@ -109,9 +109,7 @@ class SamplerActor:
             engine = open_engine(model.moved_to(Path(folder)), self._device)
         self._engines[model.key] = engine
         device, seconds = _device_name(self._device), time.perf_counter() - started
-        return LoadReport(
-            engine.precision, device, engine.measured_rate, engine.batch, engine.kernels, seconds
-        )
+        return LoadReport(engine.precision, device, engine.measured_rate, engine.batch, engine.kernels, seconds)
 
     @ray.method(concurrency_group="control")
     def unload(self, key: str) -> None:

@@ -71,8 +71,6 @@ def smooth_images(count: int, input_shape: tuple[int, int, int], generator: torc
     image = torch.zeros(count, channels, height, width)
     for cells in (2, 4, 8):
         coarse = torch.randn(count, channels, min(cells, height), min(cells, width), generator=generator)
-        image += (
-            functional.interpolate(coarse, (height, width), mode="bilinear", align_corners=True) / cells**0.5
-        )
+        image += functional.interpolate(coarse, (height, width), mode="bilinear", align_corners=True) / cells**0.5
     contrast = torch.rand(count, 1, 1, 1, generator=generator) * 2
     return (image * contrast).sigmoid()

@@ -9,8 +9,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from .form import Form, total
-from .noisy import NoiseStep
+from spacte_core.forms import Form, total
+
+from .noise_step import NoiseStep
 
 
 @dataclass(frozen=True)

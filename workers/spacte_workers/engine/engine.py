@@ -6,30 +6,30 @@ import statistics
 import threading
 import time
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
 from torch import nn
 
 from spacte_client.types import Precision
+from spacte_core.allocator import keep_freed_memory
 from spacte_workers.images import wrong_shape
 from spacte_workers.noise.philox import row_names
-from spacte_workers.precision import MIN_AGREEMENT
-from spacte_workers.units import Image, NoiseSource, Phase, Shard, Votes
+from spacte_workers.shards import Image, NoiseSource, Phase, Shard, Votes
 
 from .calibration import calibration
-from .captured import Captures
-from .ceilings import synchronize
-from .choice import Choice, WantedPrecision, choose
 from .counting import Counts, Work, count_all_heads, count_consensus
+from .cuda_graphs import Captures
 from .errors import EngineError, NoSuchKernelsError
-from .kernels import are_those, form_of, kernels_name
-from .memory import keep_memory
-from .network import take_apart
-from .noisy import NoiseStep
+from .kernel_names import are_those, form_of, kernels_name
+from .noise_step import NoiseStep
+from .peak_rates import synchronize
+from .precision import MIN_AGREEMENT
+from .selection import Choice, WantedPrecision, choose
+from .splitting import split_classifier
 
 if TYPE_CHECKING:
-    from spacte_trainer.checkpoint import Checkpoint
+    from spacte_core.checkpoint import Checkpoint
 
 _DEFAULT_SIGMA = 0.25
 _RATE_SEED = "5eed" * 8
@@ -90,20 +90,18 @@ class Engine:
         self.num_classes = num_classes
         self.device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
         if self.device.type == "cpu":
-            keep_memory()
+            keep_freed_memory()
         else:  # fp32 is to mean float32, and every run the same kernels
             torch.backends.cudnn.allow_tf32 = False
             torch.backends.cudnn.deterministic = True
         self._noise_steps: dict[tuple[str, float], NoiseStep] = {}
         self._busy = threading.Lock()
-        self.choice = self._choose(
-            module, precision, batch, allow_int8, sigma, examples, min_agreement, kernels
-        )
+        self.choice = self._choose(module, precision, batch, allow_int8, sigma, examples, min_agreement, kernels)
         self.form = self.choice.form
         self.forms = [self.form] if self.choice.small is None else [self.form, self.choice.small]
         graphs = self.device.type == "cuda"
         self._captures = Captures(self.form, num_classes, _SLOTS) if graphs else None
-        self.precision: Precision = self.form.precision
+        self.precision: Precision = cast("Precision", self.form.precision)
         self.batch = self.form.batch
         self.kernels = kernels_name(self.form.name, self.device, self.form.fit)
         if kernels is not None and not are_those(self.kernels, kernels):
@@ -128,7 +126,7 @@ class Engine:
         config = checkpoint.config
         examples = None
         if config.dataset == "digits":
-            from spacte_trainer.data.digits import load_digits
+            from spacte_core.data.digits import load_digits
 
             examples = load_digits("train")[0]
         return cls(
@@ -217,7 +215,7 @@ class Engine:
         frozen = copy.deepcopy(module).eval().requires_grad_(requires_grad=False).to(self.device)
         rows = calibration(self.input_shape, sigma, examples, self.device)
         with torch.inference_mode():
-            network = take_apart(frozen, rows.compared[:2], self.num_classes)
+            network = split_classifier(frozen, rows.compared[:2], self.num_classes)
             return choose(
                 network,
                 precision,
@@ -236,9 +234,7 @@ class Engine:
         source = units[0][1].source
         k = source.k_consensus
         if k is not None and not 1 <= k <= self.heads:
-            raise EngineError(
-                f"k_consensus is {k}, but the model has {self.heads} heads: ask for 1 to {self.heads}."
-            )
+            raise EngineError(f"k_consensus is {k}, but the model has {self.heads} heads: ask for 1 to {self.heads}.")
         step = self._noise_step(source)
         work = Work(
             step.pixels_of([image for image, _ in units]),
@@ -246,9 +242,7 @@ class Engine:
             torch.repeat_interleave(torch.tensor([shard.size for _, shard in units])).to(self.device),
         )
         counts = Counts(len(units), self.num_classes, self.device)
-        captured = (
-            self._captures.batch(step) if k is None and len(units) <= _SLOTS and self._captures else None
-        )
+        captured = self._captures.batch(step) if k is None and len(units) <= _SLOTS and self._captures else None
         if captured is not None:
             captured.count(work, counts)
         elif k is None:

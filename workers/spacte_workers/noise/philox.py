@@ -14,7 +14,7 @@ from functools import lru_cache
 import torch
 from torch import Tensor
 
-from spacte_workers.units import NoiseSource, Phase
+from spacte_workers.shards import NoiseSource, Phase
 
 ROW_WORDS = 5
 """int64 entries that name a row: two key words, two counter words and the sample number."""
@@ -30,13 +30,7 @@ _ROUNDS = 10
 def stream_words(source: NoiseSource, phase: Phase) -> tuple[int, int, int, int]:
     """Key (two words) and upper counter (two words) of a stream; each word is in 0..2**32 - 1."""
     name = b"|".join(
-        [
-            _DOMAIN,
-            source.noise.encode(),
-            bytes.fromhex(source.seed),
-            b"%d" % source.image_index,
-            b"%d" % int(phase),
-        ]
+        [_DOMAIN, source.noise.encode(), bytes.fromhex(source.seed), b"%d" % source.image_index, b"%d" % int(phase)]
     )
     digest = hashlib.sha256(name).digest()
     k0, k1, c2, c3 = (int.from_bytes(digest[4 * i : 4 * i + 4], "little") for i in range(4))

@@ -9,9 +9,7 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import ArrayLike
-from scipy.stats import (  # pyright: ignore[reportMissingTypeStubs]
-    binom,
-)
+from scipy.stats import binom  # pyright: ignore[reportMissingTypeStubs]
 
 from .bounds import FloatArray, clopper_pearson_lower, clopper_pearson_upper
 

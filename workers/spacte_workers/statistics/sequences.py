@@ -14,12 +14,7 @@ grows in S.
 
 import numpy as np
 from numpy.typing import ArrayLike
-from scipy.special import (  # pyright: ignore[reportMissingTypeStubs]
-    betaincc,
-    betaln,
-    xlog1py,
-    xlogy,
-)
+from scipy.special import betaincc, betaln, xlog1py, xlogy  # pyright: ignore[reportMissingTypeStubs]
 
 from .bounds import LARGEST_P, FloatArray, broadcast, clopper_pearson_lower
 

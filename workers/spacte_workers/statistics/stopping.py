@@ -21,14 +21,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy.special import ndtr  # pyright: ignore[reportMissingTypeStubs]
 
-from .bounds import (
-    LARGEST_P,
-    FloatArray,
-    broadcast,
-    clopper_pearson_lower,
-    radius,
-    two_class_radius,
-)
+from .bounds import LARGEST_P, FloatArray, broadcast, clopper_pearson_lower, radius, two_class_radius
 from .rounding import round_down, round_up
 from .sequences import log_mixture, mixture_lower
 
@@ -45,12 +38,7 @@ every single vote would save some 5 % of the samples, for a hundred times the lo
 _VERDICTS_KEPT = 4_096
 
 _GO_ON, _TARGET, _FUTILITY, _N_MAX, _TOLERANCE = range(5)
-STOP_CODES: dict[int, StopReason] = {
-    _TARGET: "target",
-    _FUTILITY: "futility",
-    _N_MAX: "n_max",
-    _TOLERANCE: "tolerance",
-}
+STOP_CODES: dict[int, StopReason] = {_TARGET: "target", _FUTILITY: "futility", _N_MAX: "n_max", _TOLERANCE: "tolerance"}
 """What the codes of `Plan.stop_codes` mean; 0 is to go on."""
 
 
@@ -145,9 +133,7 @@ class Plan:
         if rules.bound == "clopper_pearson" and rules.tolerance is None:
             self._memory = [_LookMemory(n) for n in self.looks]
 
-    def first_stop(
-        self, look: int, tops: Sequence[int], seconds: Sequence[int]
-    ) -> tuple[int, StopReason] | None:
+    def first_stop(self, look: int, tops: Sequence[int], seconds: Sequence[int]) -> tuple[int, StopReason] | None:
         """The first of the looks `look`, `look` + 1, ... to stop at and why, or None to go on after all of
         them.
 
@@ -266,9 +252,7 @@ class Plan:
         """Whether the target is out of reach, and whether it is shown."""
         p_upper, second_lower = self._plausible(n, top, second)
         highest = two_class_radius(
-            p_upper + self.rules.noise_error,
-            np.maximum(second_lower - self.rules.noise_error, 0.0),
-            self.rules.sigma,
+            p_upper + self.rules.noise_error, np.maximum(second_lower - self.rules.noise_error, 0.0), self.rules.sigma
         )
         if not final:
             highest = np.minimum(highest, self._at_end(n, top, second, 1.0, 0.0))
@@ -286,9 +270,7 @@ class Plan:
             return upper, np.zeros_like(upper)
         others = self.rules.num_classes - 1
         levels = np.array([FUTILITY_LEVEL / 2, FUTILITY_LEVEL / (2 * others)])
-        not_a, b = mixture_lower(
-            np.stack((votes - s, runner_up)), votes, levels.reshape(2, *(1 for _ in votes.shape))
-        )
+        not_a, b = mixture_lower(np.stack((votes - s, runner_up)), votes, levels.reshape(2, *(1 for _ in votes.shape)))
         return 1.0 - not_a, np.maximum(b, not_a / others)
 
     def _votes_for_target(self, goal: float) -> int:

@@ -3,9 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from scipy.stats import (  # pyright: ignore[reportMissingTypeStubs]
-    binomtest,  # pyright: ignore[reportUnknownVariableType]
-)
+from scipy.stats import binomtest  # pyright: ignore[reportMissingTypeStubs, reportUnknownVariableType]
 
 _FIRST_LOOK = 16
 

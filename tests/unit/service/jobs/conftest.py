@@ -10,7 +10,7 @@ import pytest
 from spacte_client.types import Model
 from spacte_service import Settings, create_app
 from spacte_service.jobs.runner import Seen, UnreachableError
-from spacte_workers.batch.folder import JobFolder, write_json
+from spacte_workers.batch.job_folder import JobFolder, write_json
 from spacte_workers.batch.results import ResultsLog
 
 IMAGES = 5
@@ -56,9 +56,7 @@ class World:
 
     def __init__(self, settings, backend, checkpoint):
         folder, version = checkpoint
-        served = Model.model_validate(
-            backend.models()[0].model_dump() | {"version": version, "precision": "fp32"}
-        )
+        served = Model.model_validate(backend.models()[0].model_dump() | {"version": version, "precision": "fp32"})
         backend.models = lambda: [served]
         self.settings = settings.model_copy(update={"models": folder.parent})
         self.app = create_app(self.settings, backend)

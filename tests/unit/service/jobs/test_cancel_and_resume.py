@@ -76,9 +76,7 @@ async def test_a_resumed_job_forgets_that_it_was_cancelled(world):
     assert (await world.until(job["id"], "failed"))["error"]["code"] == "driver_died"
 
 
-@pytest.mark.parametrize(
-    ("policy", "after"), [("never", "failed"), ("interrupted", "failed"), ("always", "running")]
-)
+@pytest.mark.parametrize(("policy", "after"), [("never", "failed"), ("interrupted", "failed"), ("always", "running")])
 async def test_a_dead_driver_is_replaced_where_the_policy_says_so(make_world, policy, after):
     world = make_world(resume_jobs=policy)
     job = (await world.create()).json()

@@ -20,12 +20,7 @@ from spacte_service.jobs.runner import Seen
 @pytest.mark.parametrize(
     ("fields", "status", "code", "words"),
     [
-        (
-            {"input": {"type": "dataset", "name": "nowhere"}},
-            422,
-            "validation_failed",
-            "no data set 'nowhere'",
-        ),
+        ({"input": {"type": "dataset", "name": "nowhere"}}, 422, "validation_failed", "no data set 'nowhere'"),
         ({"input": {"type": "dataset", "name": "digits", "split": "dev"}}, 422, "validation_failed", "split"),
         ({"input": {"type": "dataset", "name": "parquet:/etc"}}, 422, "validation_failed", "no data set"),
         ({"input": {"type": "file", "file_id": "file_x"}}, 404, "file_not_found", "no file 'file_x'"),

@@ -134,7 +134,7 @@ async def test_old_jobs_are_deleted_after_their_time(world, monkeypatch):
 
 
 async def test_the_model_of_a_job_is_kept_as_it_was(world, checkpoint):
-    from spacte_trainer.checkpoint import read_config
+    from spacte_core.checkpoint import read_config
 
     job = (await world.create()).json()
     await world.until(job["id"], "running")

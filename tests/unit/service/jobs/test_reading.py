@@ -71,12 +71,7 @@ async def test_events_have_numbers_and_go_on_from_any(world):
     await world.until(job["id"], "failed")
     events = await world.events(job["id"])
     assert [number for number, _, _ in events] == sorted({number for number, _, _ in events})
-    assert [data.get("state", "progress") for _, _, data in events] == [
-        "queued",
-        "running",
-        "progress",
-        "failed",
-    ]
+    assert [data.get("state", "progress") for _, _, data in events] == ["queued", "running", "progress", "failed"]
     assert events[2][2]["counts"]["remaining"] == 3
     assert events[3][2]["error"]["code"] == "driver_died"
     late = await world.events(job["id"], {"Last-Event-ID": str(events[1][0])})

@@ -15,9 +15,7 @@ async def test_a_job_whose_cluster_is_gone(make_world, policy, after):
     world.says(job["id"], "running", {})
     world.runner.drivers.clear()
     job = (
-        await world.until(job["id"], "interrupted")
-        if policy == "never"
-        else await world.until_second_driver(job["id"])
+        await world.until(job["id"], "interrupted") if policy == "never" else await world.until_second_driver(job["id"])
     )
     assert job["state"] == after
     if policy == "never":
@@ -80,9 +78,7 @@ async def test_a_cluster_that_is_away_for_a_moment_changes_nothing(world):
     await world.until(job["id"], "failed")
 
 
-async def test_a_job_that_could_not_be_submitted_is_submitted_as_soon_as_the_cluster_is_back(
-    world, monkeypatch
-):
+async def test_a_job_that_could_not_be_submitted_is_submitted_as_soon_as_the_cluster_is_back(world, monkeypatch):
     refusals = [UnreachableError("no agent yet"), UnreachableError("no agent yet")]
     submit = world.runner.submit
 
@@ -135,11 +131,7 @@ FAILED = {"code": "bad_input", "detail": "The archive is damaged: upload it agai
     ("word", "state", "error"),
     [
         ({"state": "failed", "error": FAILED}, "failed", FAILED),
-        (
-            {"state": "interrupted"},
-            "interrupted",
-            {"code": "interrupted", "detail": "The driver was told to stop."},
-        ),
+        ({"state": "interrupted"}, "interrupted", {"code": "interrupted", "detail": "The driver was told to stop."}),
         ({"state": "cancelled"}, "cancelled", None),
     ],
 )

@@ -60,6 +60,4 @@ def a_job(number=0, **changes):
 
 
 def a_file(number=0):
-    return FileRow(
-        id=f"file_{number}", sha256=f"{number:064}", bytes=5, kind="npz", filename=None, created_at=NOW
-    )
+    return FileRow(id=f"file_{number}", sha256=f"{number:064}", bytes=5, kind="npz", filename=None, created_at=NOW)

@@ -108,13 +108,7 @@ def test_progress_only_grows_and_is_said_once(store, other):
     assert (row.certified, row.abstained, row.done) == (7, 1, 8)
     events = store.jobs.events("job_0", 0)
     assert [(event.seq, event.event) for event in events] == [(2, "progress")]
-    assert events[0].data["counts"] == {
-        "total": 60,
-        "certified": 7,
-        "abstained": 1,
-        "errored": 0,
-        "remaining": 52,
-    }
+    assert events[0].data["counts"] == {"total": 60, "certified": 7, "abstained": 1, "errored": 0, "remaining": 52}
 
 
 def test_only_a_job_at_its_end_is_deleted_and_its_events_with_it(store):

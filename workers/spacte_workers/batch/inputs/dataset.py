@@ -12,7 +12,7 @@ from .base import InputError, Limits, Row, Source, chosen
 
 
 class DatasetSource:
-    """One split of a data set of `spacte_trainer.data`.
+    """One split of a data set of `spacte_core.data`.
 
     Args:
         name: a source as `spacte train --data` takes it.
@@ -38,7 +38,7 @@ class DatasetSource:
     ) -> None:
         import torch
 
-        from spacte_trainer.data import DataConfig, DataError, load_data
+        from spacte_core.data import DataConfig, DataError, load_data
 
         if split not in ("train", "test"):
             raise InputError(f"There is no split {split[:40]!r}: use `train` or `test`.")
@@ -49,9 +49,7 @@ class DatasetSource:
         if self._data.skipped:
             # The set numbers its images without the unreadable ones, so indices would not be the set's own.
             names = ", ".join(self._data.skipped[:3])
-            raise InputError(
-                f"{len(self._data.skipped)} images of {name} cannot be read ({names}): replace them."
-            )
+            raise InputError(f"{len(self._data.skipped)} images of {name} cannot be read ({names}): replace them.")
         if tuple(self._data.input_shape) != tuple(input_shape):
             raise InputError(
                 f"The images of {name} have shape {list(self._data.input_shape)}, but the model takes "
@@ -69,7 +67,7 @@ class DatasetSource:
         """
         import torch
 
-        from spacte_trainer.data import DataError
+        from spacte_core.data import DataError
 
         try:
             with self._lock:
@@ -103,8 +101,8 @@ def open_dataset(
     """
     kind, _, path = name.partition(":")
     if kind == "parquet" and Path(path).is_dir():
-        from spacte_trainer.data import DataError
-        from spacte_trainer.data.parquet import split_files
+        from spacte_core.data import DataError
+        from spacte_core.data.parquet import split_files
 
         from .parquet import ParquetSource
 

@@ -36,13 +36,7 @@ class NpzSource:
     """
 
     def __init__(
-        self,
-        path: Path,
-        input_shape: Sequence[int],
-        *,
-        stride: int = 1,
-        limit: int | None = None,
-        limits: Limits,
+        self, path: Path, input_shape: Sequence[int], *, stride: int = 1, limit: int | None = None, limits: Limits
     ) -> None:
         try:
             with zipfile.ZipFile(path) as archive:
@@ -102,9 +96,7 @@ def _map(path: Path, archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> NDArray
         header = member.tell()
     needed = int(np.prod(shape, dtype=object)) * dtype.itemsize
     if info.file_size - header != needed:
-        raise InputError(
-            f"`{info.filename}` of the npz file is not as long as its header says: write it anew."
-        )
+        raise InputError(f"`{info.filename}` of the npz file is not as long as its header says: write it anew.")
     if needed == 0:  # an empty file cannot be mapped
         return np.empty(shape, dtype)
     if info.compress_type == zipfile.ZIP_STORED:

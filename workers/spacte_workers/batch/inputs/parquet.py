@@ -58,9 +58,7 @@ class ParquetSource:
         InputError: a file is damaged, or has other columns.
     """
 
-    def __init__(
-        self, paths: Sequence[Path], *, stride: int = 1, limit: int | None = None, limits: Limits
-    ) -> None:
+    def __init__(self, paths: Sequence[Path], *, stride: int = 1, limit: int | None = None, limits: Limits) -> None:
         self._files = [_open(path) for path in paths]
         self._columns = [_columns(file.schema_arrow) for file in self._files]
         self._groups: list[tuple[int, int]] = []
@@ -136,9 +134,7 @@ class ParquetSource:
             return None
         if self._decoding is None or self._decoding[0] != group or at < self._next:
             file, number = self._groups[group]
-            batches = self._files[file].iter_batches(
-                self._batch_rows, row_groups=[number], columns=self._columns[file]
-            )
+            batches = self._files[file].iter_batches(self._batch_rows, row_groups=[number], columns=self._columns[file])
             self._decoding, self._next = (group, batches), 0
         while True:
             try:
@@ -190,9 +186,7 @@ def _columns(schema: Any) -> list[str]:
             encoded = pa.types.is_struct(kind) and kind.get_field_index("bytes") >= 0
             if encoded or pa.types.is_binary(kind) or pa.types.is_large_binary(kind):
                 if "label" in names and not pa.types.is_integer(schema.field("label").type):
-                    raise InputError(
-                        "The parquet file's `label` is no whole number: number the classes from 0."
-                    )
+                    raise InputError("The parquet file's `label` is no whole number: number the classes from 0.")
                 return [name, *(other for other in ("label", "custom_id") if other in names)]
     there = ", ".join(schema.names)[:200] or "none"
     raise InputError(

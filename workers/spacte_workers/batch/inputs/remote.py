@@ -45,9 +45,7 @@ def load_driver(scheme: str) -> None:
     try:
         get_filesystem_class(scheme)
     except ValueError:
-        raise InputError(
-            f"There is no driver for {scheme[:20]}: URIs: use a scheme that fsspec knows."
-        ) from None
+        raise InputError(f"There is no driver for {scheme[:20]}: URIs: use a scheme that fsspec knows.") from None
     except ImportError as error:
         extra = EXTRAS.get(scheme)
         how = f"pip install 'spacte-workers[{extra}]'" if extra else str(error).rstrip(".")
@@ -111,9 +109,7 @@ def pieces(uri: str, roots: Sequence[str] | None, most_bytes: int | None = None)
             while piece := source.read(PIECE):
                 size += len(piece)
                 if most_bytes is not None and size > most_bytes:
-                    raise InputError(
-                        f"The file has more than {most_bytes:,} bytes: split it over several jobs."
-                    )
+                    raise InputError(f"The file has more than {most_bytes:,} bytes: split it over several jobs.")
                 yield piece
     except InputError:
         raise

@@ -19,8 +19,7 @@ def resolve_uri(uri: str, roots: Sequence[Path]) -> Path:
     """
     if not roots:
         raise InputError(
-            "This service reads no files of its own: upload the file instead, or have the operator allow a "
-            "folder."
+            "This service reads no files of its own: upload the file instead, or have the operator allow a folder."
         )
     path = uri if uri.startswith("/") else _path_of(uri)
     if "\0" in path:
@@ -46,9 +45,7 @@ def _path_of(uri: str) -> str:
             f"URIs of scheme {parts.scheme[:20]!r} are not read here: use one that is, or upload the file."
         )
     path = unquote(parts.path)
-    whole = (
-        parts.netloc in ("", "localhost") and path.startswith("/") and not parts.query and not parts.fragment
-    )
+    whole = parts.netloc in ("", "localhost") and path.startswith("/") and not parts.query and not parts.fragment
     if not (parts.scheme and whole):
         raise InputError("A file URI is written file:///path/to/file: give the whole path and nothing else.")
     return path

@@ -1,0 +1,160 @@
+"""A trained network on disk: a folder with `model.safetensors` and `config.json`; nothing in it is unpickled.
+
+Its version is the SHA-256 over the bytes of `config.json` followed by those of `model.safetensors`.
+"""
+
+import hashlib
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from safetensors import SafetensorError
+from safetensors.torch import load, save
+
+from .errors import UserError
+from .files import replace_file
+from .models import ModelConfig, MultiHeadNet, build
+
+CONFIG_FILE = "config.json"
+WEIGHTS_FILE = "model.safetensors"
+
+
+class CheckpointError(UserError):
+    """A checkpoint folder that cannot be used; one sentence that names the remedy."""
+
+
+class CheckpointConfig(BaseModel):
+    """What `config.json` holds: enough to rebuild the network, and to run its training again."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=())
+    schema_version: Literal[1] = 1
+    model: ModelConfig
+    class_names: tuple[str, ...]
+    sigma: float = Field(ge=0, description="Noise sd it was trained at, in units of [0, 1] pixels.")
+    method: str = Field(description="How it was trained, e.g. `spacte-gaussian`.")
+    dataset: str | None = None
+    epochs: int | None = None
+    seed: int | None = None
+    train: dict[str, Any] = Field(default_factory=dict, description="Every hyper-parameter of the run.")
+    metrics: dict[str, float] = Field(default_factory=dict)
+    versions: dict[str, str] = Field(default_factory=dict, description="Of the software that made it.")
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A loaded checkpoint: the network in eval mode, its configuration, version (hex) and folder."""
+
+    net: MultiHeadNet
+    config: CheckpointConfig
+    version: str
+    folder: Path
+
+
+def save_checkpoint(
+    folder: Path | str, net: torch.nn.Module, config: CheckpointConfig, *, dtype: torch.dtype | None = None
+) -> str:
+    """Write the folder, replacing a checkpoint that is there, and return its version.
+
+    Each file is replaced as a whole; a reader that comes between the two finds weights that do not belong
+    to the configuration's version, never half a file.
+
+    Args:
+        folder: made if missing.
+        net: what `build(config.model)` gives, trained.
+        config: see `CheckpointConfig`.
+        dtype: store floating-point weights in this type, e.g. `torch.bfloat16` for half the size; None
+            keeps theirs.
+    """
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    # safetensors wants plain contiguous CPU tensors, which channels_last weights are not.
+    state = {key: value.detach().cpu().contiguous() for key, value in net.state_dict().items()}
+    if dtype is not None:
+        state = {key: value.to(dtype) if value.is_floating_point() else value for key, value in state.items()}
+    weights = save(state)
+    text = (config.model_dump_json(indent=2) + "\n").encode()
+    for name, data in ((WEIGHTS_FILE, weights), (CONFIG_FILE, text)):
+        replace_file(folder / name, data)
+    return _version(text, weights)
+
+
+def load_checkpoint(folder: Path | str, device: torch.device | str = "cpu") -> Checkpoint:
+    """Rebuild the network of a checkpoint folder in eval mode.
+
+    Raises:
+        CheckpointError: the folder, a file in it or a weight is missing, damaged or of another kind.
+    """
+    folder = Path(folder)
+    text, config = _config(folder)
+    weights = _read(folder, WEIGHTS_FILE)
+    try:
+        state = load(weights)
+    except SafetensorError as error:
+        raise CheckpointError(f"{folder / WEIGHTS_FILE} is damaged ({error}): copy or train it again.") from error
+    try:
+        net = build(config.model)
+        net.load_state_dict(state)
+    except (ValueError, RuntimeError) as error:
+        raise CheckpointError(
+            f"The weights in {folder} do not fit its {CONFIG_FILE} ({_first_line(error)}): "
+            "use the two files of one run."
+        ) from error
+    return Checkpoint(net.to(device).eval(), config, _version(text, weights), folder)
+
+
+def read_config(folder: Path | str) -> tuple[CheckpointConfig, str]:
+    """Configuration and version of a checkpoint folder, without building the network.
+
+    Raises:
+        CheckpointError: as `load_checkpoint`.
+    """
+    folder = Path(folder)
+    text, config = _config(folder)
+    digest = hashlib.sha256(text)
+    try:
+        with (folder / WEIGHTS_FILE).open("rb") as file:
+            while chunk := file.read(1 << 20):
+                digest.update(chunk)
+    except OSError as error:
+        raise _unreadable(folder, WEIGHTS_FILE, error) from error
+    return config, digest.hexdigest()
+
+
+def _version(text: bytes, weights: bytes) -> str:
+    digest = hashlib.sha256(text)
+    digest.update(weights)
+    return digest.hexdigest()
+
+
+def _config(folder: Path) -> tuple[bytes, CheckpointConfig]:
+    text = _read(folder, CONFIG_FILE)
+    try:
+        return text, CheckpointConfig.model_validate_json(text)
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(map(str, first["loc"])) or "the file"
+        raise CheckpointError(
+            f"{folder / CONFIG_FILE} is not a configuration that this version reads "
+            f"({where}: {first['msg']}): write it with `spacte train` or `spacte import`."
+        ) from error
+
+
+def _read(folder: Path, name: str) -> bytes:
+    try:
+        return (folder / name).read_bytes()
+    except OSError as error:
+        raise _unreadable(folder, name, error) from error
+
+
+def _unreadable(folder: Path, name: str, error: OSError) -> CheckpointError:
+    return CheckpointError(
+        f"{folder} is no checkpoint, for {name} cannot be read ({error.strerror}): "
+        "name a folder that `spacte train` or `spacte import` wrote."
+    )
+
+
+def _first_line(error: Exception) -> str:
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return (lines[1] if len(lines) > 1 else lines[0]).rstrip(". ")

@@ -1,0 +1,26 @@
+"""Labelled image sets: one file a source, all behind `load_data`."""
+
+from importlib import import_module
+
+from .base import Batch, DataConfig, DataError, ImageData, Split
+
+__all__ = ["Batch", "DataConfig", "DataError", "ImageData", "Split", "load_data"]
+
+SOURCES = {
+    "digits": "digits",
+    "cifar10": "torchvision_sets",
+    "cifar100": "torchvision_sets",
+    "mnist": "torchvision_sets",
+    "svhn": "torchvision_sets",
+    "imagenet": "imagenet",
+    "folder": "folder",
+    "parquet": "parquet",
+}
+"""The file that reads each kind of source; each defines `load(config, split) -> ImageData`."""
+
+
+def load_data(config: DataConfig, split: Split) -> ImageData:
+    """One split of a data set; raises DataError, in one sentence, for anything wrong with it."""
+    if config.kind not in SOURCES:
+        raise DataError(f"There is no data source {config.source!r}: use one of {', '.join(SOURCES)}.")
+    return import_module(f"spacte_core.data.{SOURCES[config.kind]}").load(config, split)

@@ -1,0 +1,169 @@
+"""What every source of labelled images offers the loop, and the order in which an epoch visits them."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal, Protocol
+
+import numpy as np
+import torch
+from pydantic import BaseModel, ConfigDict, Field
+from torch import Tensor
+
+from spacte_core.errors import UserError
+
+Split = Literal["train", "test"]
+
+MAX_UNREADABLE = 0.01
+"""The share of unreadable images above which a data set is refused."""
+
+
+class DataError(UserError):
+    """Data that cannot be trained on; the message is one sentence that names the remedy."""
+
+
+class DataConfig(BaseModel):
+    """Where the images come from and how they are augmented while training."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    source: str = Field(
+        description="digits, cifar10, cifar100, mnist, svhn, imagenet:PATH, folder:PATH or parquet:PATH."
+    )
+    root: Path = Field(
+        default=Path("data"), description="Where downloaded sets (cifar10, cifar100, mnist, svhn) are kept."
+    )
+    crop: int = Field(default=0, ge=0, description="Zero pixels padded on each side before a random crop; 0: no crop.")
+    flip: bool = Field(default=False, description="Mirror each training image with probability one half.")
+    image_size: int | None = Field(
+        default=None,
+        gt=0,
+        description="folder and parquet: resize the shorter edge and crop the centre to this many pixels.",
+    )
+    channels: Literal[1, 3] | None = Field(
+        default=None, description="folder and parquet: convert every image to grey (1) or RGB (3)."
+    )
+    loader_processes: int = Field(
+        default=4, ge=0, description="imagenet: processes that read and decode images; 0: none but our own."
+    )
+
+    @property
+    def kind(self) -> str:
+        """The source's name without its path."""
+        return self.source.partition(":")[0]
+
+    @property
+    def path(self) -> Path:
+        """The folder or file after the colon; raises DataError where there is none."""
+        _, _, path = self.source.partition(":")
+        if not path:
+            raise DataError(f"Data source {self.source!r} needs a path: write {self.source}:PATH.")
+        return Path(path).expanduser()
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Images x_BCHW, float32 in [0, 1], and their labels y_B, int64, both on the device that asked."""
+
+    x_BCHW: Tensor
+    y_B: Tensor
+
+
+class ImageData(Protocol):
+    """One split of a labelled image set."""
+
+    @property
+    def class_names(self) -> Sequence[str]: ...
+
+    @property
+    def input_shape(self) -> tuple[int, int, int]:
+        """(channels, height, width) of every image that `batches` yields."""
+        ...
+
+    @property
+    def skipped(self) -> Sequence[str]:
+        """Names of images that could not be read and were left out."""
+        ...
+
+    def __len__(self) -> int: ...
+
+    def batches(
+        self, plan: Sequence[Tensor], device: torch.device, augment: torch.Generator | None = None
+    ) -> Iterator[Batch]:
+        """One batch for each tensor of indices in `plan`; augmented where a generator is given.
+
+        The generator must live on `device` for sets held in memory; the same plan and generator state give
+        the same batches.
+        """
+        ...
+
+
+def stream(
+    seed: int, *, epoch: int, purpose: str, rank: int = 0, device: torch.device | str = "cpu"
+) -> torch.Generator:
+    """A random generator that depends on nothing but its arguments.
+
+    Every epoch draws from streams of its own, so an epoch that was interrupted can be done over and come out
+    the same: there is no generator state to save. Workers of one run differ in `rank`.
+    """
+    entropy = [seed, epoch, rank, *purpose.encode()]
+    state = np.random.SeedSequence(entropy).generate_state(2, np.uint32)
+    return torch.Generator(device).manual_seed(int(state[0]) << 32 | int(state[1]))
+
+
+def shuffled(size: int, batch: int, *, seed: int, epoch: int, rank: int = 0, world: int = 1) -> list[Tensor]:
+    """The index batches of a training epoch, shuffled, with the last partial batch kept.
+
+    With `world` workers, each global batch is cut into `world` equal slices and this is slice `rank` of each:
+    together the workers see the same global batches as one worker would, save the at most `world - 1` last
+    samples that cannot be shared out evenly.
+    """
+    order = torch.randperm(size, generator=stream(seed, epoch=epoch, purpose="order"))
+    plan = []
+    for whole in order.split(batch):
+        share = len(whole) // world
+        if share:
+            plan.append(whole[rank * share : (rank + 1) * share])
+    return plan
+
+
+def in_order(size: int, batch: int) -> list[Tensor]:
+    """The index batches of one pass for measuring, in the set's own order."""
+    return list(torch.arange(size).split(batch))
+
+
+def hold_out(labels_N: Tensor, split: Split) -> Tensor:
+    """Indices of a split of a set that has no splits: every tenth image of each class is for testing.
+
+    Raises:
+        DataError: the test split would be empty.
+    """
+    test = torch.zeros(len(labels_N), dtype=torch.bool)
+    for label in labels_N.unique():
+        test[(labels_N == label).nonzero().squeeze(1)[9::10]] = True
+    if split == "test" and not test.any():
+        raise DataError("No class has ten images, so that none can be held out: add images, or a test split.")
+    return (test if split == "test" else ~test).nonzero().squeeze(1)
+
+
+def check_unreadable(skipped: Sequence[str], seen: int, where: str) -> None:
+    """Raise DataError where more than 1 % of the images seen could not be read."""
+    if len(skipped) > MAX_UNREADABLE * seen:
+        named = ", ".join(skipped[:5]) + (", ..." if len(skipped) > 5 else "")
+        raise DataError(f"{len(skipped)} of {seen} images of {where} cannot be read ({named}): replace or remove them.")
+
+
+def check_classes(labels_N: Tensor, class_names: Sequence[str], where: str) -> None:
+    """Raise DataError where a class has no image or a label has no class."""
+    highest = int(labels_N.max()) if len(labels_N) else -1
+    lowest = int(labels_N.min()) if len(labels_N) else 0
+    if lowest < 0 or highest >= len(class_names):
+        raise DataError(
+            f"{where} has labels from {lowest} to {highest}, but there are {len(class_names)} classes: "
+            f"number them 0 to {len(class_names) - 1}."
+        )
+    counts = torch.bincount(labels_N, minlength=len(class_names))
+    empty = [class_names[i] for i in (counts == 0).nonzero().squeeze(1).tolist()]
+    if empty:
+        named = ", ".join(repr(name) for name in empty[:5])
+        raise DataError(f"{where} has no image of class {named}: add some or remove the class.")

@@ -1,0 +1,118 @@
+"""`imagenet:PATH`: the ImageNet folder layout, read and decoded by processes beside the training.
+
+    PATH/train/n01440764/*.JPEG   PATH/val/n01440764/*.JPEG
+
+Training images: random resized crop to 224 and a flip; others: shorter edge to 256, centre crop to 224. The
+transforms are torchvision's, every image is converted to RGB, and no other augmentation is made.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch
+from PIL import Image
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+from torchvision import transforms
+
+from .base import Batch, DataConfig, DataError, Split, check_unreadable
+from .decode import UnreadableImageError, open_image
+from .folder import class_files, class_names_of, split_folder
+
+SIZE = 224
+TRAIN: Callable[[Image.Image], Tensor] = transforms.Compose(
+    [transforms.RandomResizedCrop(SIZE), transforms.RandomHorizontalFlip(), transforms.PILToTensor()]
+)
+TEST: Callable[[Image.Image], Tensor] = transforms.Compose(
+    [transforms.Resize(256), transforms.CenterCrop(SIZE), transforms.PILToTensor()]
+)
+
+
+class _Files(Dataset[tuple[int, Tensor | None]]):
+    """(index, uint8 [3, 224, 224]) of a file, decoded, or (index, None) where it is unreadable."""
+
+    def __init__(self, files: Sequence[Path], seed: int | None) -> None:
+        """With a seed: the training transforms, a function of it and of the index. Without: the test ones."""
+        self.files = files
+        self.seed = seed
+
+    def __getitem__(self, index: int) -> tuple[int, Tensor | None]:
+        try:
+            image = open_image(self.files[index].read_bytes()).convert("RGB")
+        except (UnreadableImageError, OSError):
+            return index, None
+        if self.seed is None:
+            return index, TEST(image)
+        # torchvision draws from the global generator. Seeding it for each image makes the crop independent of
+        # how many processes share the work.
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(self.seed ^ index)
+            return index, TRAIN(image)
+
+
+@dataclass
+class FileData:
+    """Images read from their files whenever they are needed."""
+
+    files: Sequence[Path]
+    labels_N: Tensor
+    class_names: Sequence[str]
+    loader_processes: int
+    where: str
+    skipped: list[str] = field(default_factory=list)
+    seen: int = 0
+
+    @property
+    def input_shape(self) -> tuple[int, int, int]:
+        return 3, SIZE, SIZE
+
+    def __len__(self) -> int:
+        return len(self.files)
+
+    def batches(
+        self, plan: Sequence[Tensor], device: torch.device, augment: torch.Generator | None = None
+    ) -> Iterator[Batch]:
+        loader = DataLoader(
+            _Files(self.files, None if augment is None else augment.initial_seed()),
+            batch_sampler=[index_B.tolist() for index_B in plan],
+            num_workers=self.loader_processes,
+            collate_fn=list,
+            pin_memory=device.type == "cuda",
+        )
+        for rows in loader:
+            self._note([index for index, image in rows if image is None], len(rows))
+            kept = [(index, image) for index, image in rows if image is not None]
+            if kept:
+                x_BCHW = torch.stack([image for _, image in kept]).to(device, non_blocking=True)
+                y_B = self.labels_N[[index for index, _ in kept]].to(device, non_blocking=True)
+                yield Batch(x_BCHW.float().div_(255), y_B)
+
+    def _note(self, unreadable: list[int], seen: int) -> None:
+        """Count what could not be read; more than 1 % of at least 1,000 images (or of all) is a DataError."""
+        self.seen += seen
+        for index in unreadable:
+            name = str(self.files[index])
+            if name not in self.skipped:
+                self.skipped.append(name)
+        if self.seen >= min(1_000, len(self.files)):
+            check_unreadable(self.skipped, min(self.seen, len(self.files)), self.where)
+
+
+def load(config: DataConfig, split: Split) -> FileData:
+    """One split, its files listed but none read yet."""
+    folder = split_folder(config.path, split)
+    if folder is None:
+        raise DataError(f"{config.path} has no train folder: it needs train/CLASS/ and val/CLASS/ folders.")
+    class_names = class_names_of(config.path)
+    files = class_files(folder)
+    if list(files) != class_names:
+        raise DataError(f"{folder} and the training split have different class folders: make them the same.")
+    labels = [label for label, name in enumerate(class_names) for _ in files[name]]
+    return FileData(
+        [file for name in class_names for file in files[name]],
+        torch.tensor(labels),
+        class_names,
+        config.loader_processes,
+        str(folder),
+    )

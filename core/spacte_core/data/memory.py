@@ -1,0 +1,74 @@
+"""Image sets that lie in memory, on the device that trains: a batch costs one gather and no copy."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from .base import Batch
+
+ON_DEVICE_BYTES = 4 << 30
+"""Sets above this size stay in main memory and are copied batch by batch."""
+
+
+@dataclass
+class MemoryData:
+    """Images [N, C, H, W], uint8, with labels [N], int64, and how to augment them.
+
+    crop: zero pixels padded on each side before a random crop back to H x W, 0 for none.
+    flip: mirror each image left to right with probability one half.
+    """
+
+    images_NCHW: Tensor
+    labels_N: Tensor
+    class_names: Sequence[str]
+    crop: int = 0
+    flip: bool = False
+    skipped: Sequence[str] = field(default_factory=tuple)
+
+    @property
+    def input_shape(self) -> tuple[int, int, int]:
+        _, channels, height, width = self.images_NCHW.shape
+        return channels, height, width
+
+    def __len__(self) -> int:
+        return len(self.images_NCHW)
+
+    def batches(
+        self, plan: Sequence[Tensor], device: torch.device, augment: torch.Generator | None = None
+    ) -> Iterator[Batch]:
+        if self.images_NCHW.nbytes <= ON_DEVICE_BYTES:
+            self.images_NCHW = self.images_NCHW.to(device)
+            self.labels_N = self.labels_N.to(device)
+        for index_B in plan:
+            index_B = index_B.to(self.images_NCHW.device)
+            x_BCHW = self.images_NCHW[index_B].to(device, non_blocking=True)
+            y_B = self.labels_N[index_B].to(device, non_blocking=True)
+            if augment is not None:
+                x_BCHW = crop_and_flip(x_BCHW, self.crop, self.flip, augment)
+            yield Batch(x_BCHW.float().div_(255), y_B)
+
+
+def crop_and_flip(x_BCHW: Tensor, padding: int, flip: bool, generator: torch.Generator) -> Tensor:
+    """Crop each image at random from itself padded with zeros, and mirror it with probability one half.
+
+    One gather on the whole batch; every image has its own offsets in 0..2 * padding and its own coin.
+    """
+    batch, _, height, width = x_BCHW.shape
+    device = x_BCHW.device
+    rows_BH = torch.arange(height, device=device).expand(batch, height)
+    columns_BW = torch.arange(width, device=device).expand(batch, width)
+    if flip:
+        coin_B1 = torch.rand(batch, 1, generator=generator, device=device) < 0.5
+        columns_BW = torch.where(coin_B1, columns_BW.flip(1), columns_BW)
+    if padding:
+        x_BCHW = torch.nn.functional.pad(x_BCHW, [padding] * 4)
+        offsets_2B1 = torch.randint(2 * padding + 1, (2, batch, 1), generator=generator, device=device)
+        rows_BH, columns_BW = rows_BH + offsets_2B1[0], columns_BW + offsets_2B1[1]
+    if not (flip or padding):
+        return x_BCHW
+    image_B = torch.arange(batch, device=device)
+    # Advanced indices around a slice put the channel last; the permutation brings it back to front.
+    picked_BHWC = x_BCHW[image_B[:, None, None], :, rows_BH[:, :, None], columns_BW[:, None, :]]
+    return picked_BHWC.permute(0, 3, 1, 2)

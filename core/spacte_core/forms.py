@@ -1,0 +1,107 @@
+"""A form: one way to compute a network on one device, for one batch size. The plainest one is here.
+
+Forms of one network differ in arithmetic (`precision`) and in speed. `Encoding` says what the noise step
+has to hand to the trunk.
+"""
+
+import copy
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from .classifier import Classifier
+
+Part = Callable[[Tensor], Tensor]
+
+
+@dataclass(frozen=True)
+class Encoding:
+    """From pixels (in units of [0, 1], noise added) to the trunk's input: scale_C x + shift_C in `dtype`.
+
+    For uint8 the result is clamped to 0..255 and rounded half up.
+    """
+
+    scale_C: tuple[float, ...]
+    shift_C: tuple[float, ...]
+    dtype: torch.dtype = torch.float32
+
+    def __call__(self, x_BCHW: Tensor) -> Tensor:
+        """Encode a float32 batch; the noise step does the same on its own tensors."""
+        scale_C11, shift_C11 = (
+            torch.tensor(v, device=x_BCHW.device)[:, None, None] for v in (self.scale_C, self.shift_C)
+        )
+        y = x_BCHW * scale_C11 + shift_C11
+        return (y + 0.5).clamp_(0, 255).to(torch.uint8) if self.dtype == torch.uint8 else y.to(self.dtype)
+
+
+@dataclass(frozen=True)
+class Form:
+    """One way to compute a classifier.
+
+    Attributes:
+        name: for reports: `plain`, `folded`, `onednn`, `winograd`, `amx`, `int8`, `fused`, `compiled`.
+        precision: the arithmetic, part of the function that is certified.
+        batch: rows of each call; every call has exactly this many.
+        encoding: of the trunk's input, which is in channels_last order.
+        trunk: encoded batch -> features.
+        heads: features -> logits [B, K], one function a head.
+        fit: a digest of what was fitted to calibration rows, of int8.
+    """
+
+    name: str
+    precision: str
+    batch: int
+    encoding: Encoding
+    trunk: Part
+    heads: Sequence[Part]
+    fit: str = ""
+
+    def logits(self, x_BCHW: Tensor) -> Tensor:
+        """Summed head logits, float32 [B, K], of an encoded batch: the vote is their first maximum."""
+        features = self.trunk(x_BCHW)
+        return total([head(features) for head in self.heads])
+
+
+def total(logits: Sequence[Tensor]) -> Tensor:
+    """The sum of head logits in float32, head by head."""
+    summed = logits[0].float()
+    for z_BK in logits[1:]:
+        summed = summed + z_BK
+    return summed
+
+
+def plain(classifier: Classifier, batch: int, dtype: torch.dtype = torch.float32) -> Form:
+    """The network as it is, run eagerly: in float32 it is what every other form is compared with."""
+    trunk_module, *heads = (_in_dtype(part, dtype) for part in (classifier.trunk, *classifier.heads))
+
+    def trunk(x_BCHW: Tensor) -> Tensor:
+        return trunk_module(x_BCHW.contiguous())
+
+    precision = "fp32" if dtype == torch.float32 else "bf16"
+    return Form("plain", precision, batch, Encoding(classifier.scale_C, classifier.shift_C, dtype), trunk, heads)
+
+
+def _in_dtype(part: nn.Module, dtype: torch.dtype) -> nn.Module:
+    return part if dtype == torch.float32 else copy.deepcopy(part).to(dtype)
+
+
+def logits_of(form: Form, rows_NCHW: Tensor) -> Tensor:
+    """Summed logits, float32 [N, K], of rows in units of [0, 1]; a short last batch is filled up with other rows."""
+    whole = batches(rows_NCHW, form.batch)
+    logits_NK = torch.cat([form.logits(encoded(form, x_BCHW)) for x_BCHW in whole.split(form.batch)])
+    return logits_NK[: len(rows_NCHW)]
+
+
+def batches(rows_NCHW: Tensor, batch: int) -> Tensor:
+    """The rows, and as many of them once more as whole batches need."""
+    count = -(-len(rows_NCHW) // batch) * batch
+    if count == len(rows_NCHW):
+        return rows_NCHW
+    return rows_NCHW[torch.arange(count, device=rows_NCHW.device) % len(rows_NCHW)]
+
+
+def encoded(form: Form, x_BCHW: Tensor) -> Tensor:
+    """A batch in the form's encoding and memory order."""
+    return form.encoding(x_BCHW).contiguous(memory_format=torch.channels_last)

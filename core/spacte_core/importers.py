@@ -1,0 +1,209 @@
+"""Checkpoints from elsewhere: published `.pth` files of three layouts, and `torch.export` programs.
+
+Weights only: a file whose pickle holds anything but tensors and plain containers is refused without being
+run. What a file does not say is inferred from its weights (depth, heads, classes) or has to be told (the
+normalisation, which none of the layouts stores). METHODS section 1 describes the layouts.
+"""
+
+import pickle
+import re
+import warnings
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from spacte_core.models.exported import Program
+from spacte_core.models.program_archive import ProgramError
+
+from .checkpoint import CheckpointConfig, CheckpointError
+from .models import ModelConfig, MultiHeadNet, Normalization, build
+
+Layout = Literal["spacte", "cohen", "macer"]
+Format = Literal["spacte", "cohen", "macer", "torch-export"]
+Kind = Literal["standard", "center", "none"]
+
+
+def import_checkpoint(
+    file: Path | str,
+    format: Format,  # noqa: A002 - the option's name
+    *,
+    sigma: float,
+    normalization: Kind | None = None,
+    dataset: str | None = None,
+    class_names: tuple[str, ...] | None = None,
+) -> tuple[MultiHeadNet, CheckpointConfig]:
+    """A network from elsewhere with the configuration to save it under.
+
+    Args:
+        file: `.pth`, `.pth.tar` or `.pt2`.
+        format: `spacte` (a state dict with heads), `cohen` (also Consistency, SmoothMix, SmoothAdv: one
+            network), `macer` (bare keys), or `torch-export` (what `torch.export.save` wrote).
+        sigma: noise sd it was trained at, in units of [0, 1] pixels.
+        normalization: `standard`, `center` or `none`; None is what the format's authors use: none for macer
+            and torch-export, else standard.
+        dataset: whose mean and sd the normalisation uses; None: CIFAR-10's for 10 classes, ImageNet's for
+            1,000.
+        class_names: one a class; None numbers them.
+
+    Raises:
+        CheckpointError: the file is missing, damaged, of another layout, or not safe to read.
+    """
+    file = Path(file)
+    if format == "torch-export":
+        net, model = import_program(file, normalization or "none", dataset)
+    else:
+        net, model = import_state(read_state(file, format), format, normalization, dataset)
+    names = class_names or tuple(map(str, range(model.num_classes)))
+    if len(names) != model.num_classes:
+        raise CheckpointError(f"{file} has {model.num_classes} classes: give as many names, not {len(names)}.")
+    config = CheckpointConfig(model=model, class_names=names, sigma=sigma, method=format, dataset=dataset)
+    return net.eval(), config
+
+
+def read_state(file: Path, layout: Layout) -> dict[str, Tensor]:
+    """The state dict in a published file.
+
+    Raises:
+        CheckpointError: see `import_checkpoint`.
+    """
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # on old pickle protocols and storages, which are read all the same
+            content = torch.load(file, map_location="cpu", weights_only=True)
+    except OSError as error:
+        raise CheckpointError(f"{file} cannot be read ({error.strerror}): name a file that can.") from error
+    except pickle.UnpicklingError as error:
+        raise CheckpointError(
+            f"{file} holds more than weights, and unpickling the rest could run anything: have its owner "
+            "save {'state_dict': ...} alone."
+        ) from error
+    except (RuntimeError, EOFError, ValueError, KeyError, AttributeError, TypeError, IndexError) as error:
+        raise CheckpointError(f"{file} is not a file of torch.save, or is damaged: copy it again.") from error
+    key = "net" if layout == "macer" else "state_dict"
+    state = content.get(key) if isinstance(content, dict) else None
+    if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):
+        raise CheckpointError(f"{file} has no {key!r} with weights in it: choose the --format that it was saved in.")
+    return state
+
+
+def import_state(
+    state: Mapping[str, Tensor], layout: Layout, normalization: Kind | None = None, dataset: str | None = None
+) -> tuple[MultiHeadNet, ModelConfig]:
+    """The network of a reference-layout state dict, in the precision of its weights (at least float32).
+
+    Raises:
+        CheckpointError: the weights are of another layout or incomplete.
+    """
+    prefix = _prefix(state)
+    weights = {key.removeprefix(prefix): value for key, value in state.items()}
+    config = _infer(weights, layout, normalization or ("none" if layout == "macer" else "standard"), dataset)
+    net = build(config).to(torch.promote_types(weights["conv1.weight"].dtype, torch.float32))
+    names = {key: reference_name(key, config, multihead=layout == "spacte") for key in net.state_dict()}
+    if differing := sorted(set(names.values()) ^ set(weights)):
+        raise CheckpointError(
+            f"{len(differing)} weights are missing or too many for {config.arch} (first "
+            f"{prefix}{differing[0]}): choose the --format that the file was saved in."
+        )
+    try:
+        net.load_state_dict({key: weights[name] for key, name in names.items()})
+    except RuntimeError as error:
+        first = str(error).splitlines()[-1].strip().rstrip(".")
+        raise CheckpointError(
+            f"The weights do not fit {config.arch} ({first}): only the published widths are read."
+        ) from error
+    return net, config
+
+
+def reference_name(key: str, config: ModelConfig, *, multihead: bool) -> str:
+    """What the published layouts call a weight of ours, less their prefix (`1.`, `1.module.` or none).
+
+    In a multi-head file, `heads.3.blocks.0.bn1.weight` is `heads.3.0.0.bn1.weight` and `heads.3.fc.bias` is
+    `heads.3.1.bias`. In a single network they are the last layer (3 for CIFAR, 4 for ImageNet) and `fc`.
+    Weights of the backbone have the same names everywhere.
+    """
+    if multihead:
+        key = re.sub(r"^heads\.(\d+)\.blocks\.", r"heads.\1.0.", key)
+        key = re.sub(r"^heads\.(\d+)\.fc\.", r"heads.\1.1.", key)
+    else:
+        last = "layer4." if config.arch.startswith("imagenet") else "layer3."
+        key = key.replace("heads.0.blocks.", last).replace("heads.0.fc.", "fc.")
+    return key.removeprefix("backbone.")
+
+
+def import_program(
+    file: Path, normalization: Kind = "none", dataset: str | None = None
+) -> tuple[MultiHeadNet, ModelConfig]:
+    """The classifier that `torch.export.save` wrote: pixels_BCHW -> logits_BK, or a list of them, one a head.
+
+    Raises:
+        CheckpointError: the file cannot be read, holds more than a classifier needs, or takes or returns
+            other things.
+    """
+    program = Program()
+    try:
+        program.load_archive(file.read_bytes())
+    except OSError as error:
+        raise CheckpointError(f"{file} cannot be read ({error.strerror}): name a file that can.") from error
+    except ProgramError as error:
+        raise CheckpointError(
+            f"{file} is not taken for a classifier, since {error}: export the plain network again."
+        ) from error
+    shape = program.input_shape
+    if shape is None or len(shape) != 3:
+        raise CheckpointError(f"{file} does not take one batch of images: export a network with one 4-d input.")
+    try:
+        outputs = [program(torch.zeros(batch, *shape)) for batch in (2, 3)]
+    except (RuntimeError, AssertionError, ValueError) as error:
+        raise CheckpointError(
+            f"{file} does not run on batches of 2 and 3: export it with a dynamic first dimension."
+        ) from error
+    shapes = {tuple(z_BK.shape) for z_BK in outputs[1]}
+    if len(shapes) != 1 or len(first := shapes.pop()) != 2 or first[0] != 3 or first[1] < 2:
+        raise CheckpointError(f"{file} does not return logits: export a network that returns one [batch, classes].")
+    config = ModelConfig(
+        arch="exported",
+        heads=len(outputs[1]),
+        num_classes=first[1],
+        input_shape=shape,
+        normalization=_constants(first[1], normalization, dataset),
+    )
+    net = build(config)
+    net.backbone.load_state_dict(program.state_dict())
+    return net, config
+
+
+def _prefix(state: Mapping[str, Tensor]) -> str:
+    stems = [key.removesuffix("conv1.weight") for key in state if key.endswith("conv1.weight")]
+    if not stems:
+        raise CheckpointError("The file holds no ResNet: only the published ResNets are read.")
+    return min(stems, key=len)
+
+
+def _infer(weights: Mapping[str, Tensor], layout: Layout, kind: Kind, dataset: str | None) -> ModelConfig:
+    heads = {match[1] for key in weights if (match := re.match(r"heads\.(\d+)\.", key))}
+    if bool(heads) != (layout == "spacte"):
+        other, has = ("spacte", "has") if heads else ("cohen or macer", "has no")
+        raise CheckpointError(f"The file {has} heads: import it with --format {other}.")
+    linear = weights.get("heads.0.1.weight" if heads else "fc.weight")
+    if linear is None or linear.dim() != 2:
+        raise CheckpointError("The file has no linear layer at the end: only the published ResNets are read.")
+    blocks = len({match[1] for key in weights if (match := re.match(r"layer1\.(\d+)\.", key))})
+    imagenet = "layer1.0.conv3.weight" in weights
+    return ModelConfig(
+        arch="imagenet_resnet50" if imagenet else f"cifar_resnet{6 * blocks + 2}",
+        heads=max(1, len(heads)),
+        num_classes=len(linear),
+        input_shape=(3, 224, 224) if imagenet else (weights["conv1.weight"].shape[1], 32, 32),
+        normalization=_constants(len(linear), kind, dataset),
+    )
+
+
+def _constants(num_classes: int, kind: Kind, dataset: str | None) -> Normalization:
+    usual = {10: "cifar10", 100: "cifar100", 1000: "imagenet"}
+    try:
+        return Normalization.of(dataset or usual.get(num_classes, "cifar10"), kind)
+    except ValueError as error:
+        raise CheckpointError(f"{str(error).rstrip('.')} with --dataset.") from error

@@ -1,0 +1,55 @@
+"""Whether the room of kernels takes part: `SPACTE_KERNELS`, and whether the room is there at all.
+
+Everything works without kernels, only slower: consumers ask here, import `spacte_core.kernels` where the answer is yes,
+and use PyTorch's own operations where it is no.
+"""
+
+import os
+from importlib.util import find_spec
+
+from .errors import UserError
+
+VARIABLE = "SPACTE_KERNELS"
+"""`on` (the default), `off`, or names with a minus, such as `-amx,-winograd`: all kernels but those."""
+
+NAMES = (
+    "amx",
+    "batch_norm",
+    "cuda_graphs",
+    "folding",
+    "grid_noise",
+    "int8",
+    "onednn",
+    "parallel_heads",
+    "triton_conv",
+    "winograd",
+)
+"""What can be switched off by itself; `kernels/README.md` has a row for each."""
+
+
+class KernelSwitchError(UserError):
+    """`SPACTE_KERNELS` is neither `on`, `off` nor a list of known names with a minus each."""
+
+
+def kernels_enabled(name: str | None = None) -> bool:
+    """Whether kernels may be used: the room as a whole, or the kernel of that name.
+
+    Args:
+        name: one of `NAMES`; None asks for the room.
+
+    Raises:
+        KernelSwitchError: the environment variable cannot be understood.
+    """
+    value = os.environ.get(VARIABLE, "on").strip().lower()
+    if value == "off" or find_spec("spacte_core.kernels") is None:
+        return False
+    if value in ("on", ""):
+        return True
+    without = {word.strip() for word in value.split(",")}
+    known = {f"-{known}" for known in NAMES}
+    if not without <= known:
+        wrong = ", ".join(sorted(without - known))
+        raise KernelSwitchError(
+            f"{VARIABLE} does not know {wrong}: use on, off, or names with a minus from {', '.join(NAMES)}."
+        )
+    return name is None or f"-{name}" not in without

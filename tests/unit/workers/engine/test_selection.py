@@ -1,0 +1,211 @@
+"""Promise: what is loaded is one fixed function, in a precision that votes as float32 does, or it is refused."""
+
+import copy
+import itertools
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from tests.small_engine import CLASSES, SHAPE, SOURCE, an_image, engine_of, heads_net, on_threads
+from torch import nn
+
+from spacte_workers.engine import EngineError
+from spacte_workers.engine.errors import NoSuchKernelsError
+from spacte_workers.images import BadImageError, from_array
+from spacte_workers.shards import Phase, Shard
+
+
+@pytest.fixture(autouse=True, scope="module")
+def one_thread():
+    yield from on_threads(1)
+
+
+@pytest.fixture(scope="module")
+def net():
+    return heads_net()
+
+
+@pytest.fixture(scope="module")
+def engine(net):
+    return engine_of(net)
+
+
+def test_the_module_itself_is_left_alone(net):
+    module = copy.deepcopy(net).train()
+    before = copy.deepcopy(module.state_dict())
+    engine = engine_of(module)
+    engine.votes(an_image(), Shard(SOURCE, Phase.SELECTION, 0, 40))
+    assert module.training
+    assert all(p.requires_grad for p in module.parameters())
+    assert all(torch.equal(a, b) for a, b in zip(before.values(), module.state_dict().values(), strict=True))
+
+
+class OwnBatchStatistics(nn.Module):
+    """Normalises by the batch it gets, also in eval mode: a row's answer hangs on its neighbours."""
+
+    def __init__(self):
+        super().__init__()
+        self.linear = nn.Linear(60, CLASSES)
+
+    def forward(self, x):
+        y = self.linear(x.flatten(1))
+        return y - y.mean(0)
+
+
+class AlwaysDropout(nn.Module):
+    """Drops at random, also in eval mode."""
+
+    def __init__(self):
+        super().__init__()
+        self.linear = nn.Linear(60, CLASSES)
+
+    def forward(self, x):
+        return self.linear(nn.functional.dropout(x.flatten(1), 0.5, training=True))
+
+
+class Broken(nn.Module):
+    def forward(self, x):
+        return torch.full((len(x), CLASSES), torch.nan)
+
+
+@pytest.mark.parametrize(
+    ("module", "words"),
+    [
+        (OwnBatchStatistics(), "one fixed function"),
+        (AlwaysDropout(), "one fixed function"),
+        (Broken(), "NaN"),
+        (nn.Sequential(nn.Flatten(), nn.Linear(60, 7)), r"\[2, 7\].*\[2, 4\]"),
+        (nn.Sequential(nn.Flatten(), nn.Linear(61, 4)), "fails on a batch"),
+        (nn.Flatten(), r"\[2, 60\]"),
+    ],
+)
+def test_what_is_no_classifier_is_refused(module, words):
+    with pytest.raises(EngineError, match=words):
+        engine_of(module)
+
+
+def test_what_does_not_fit_the_model_is_refused(engine):
+    with pytest.raises(BadImageError, match=r"\[2, 5, 6\].*\[2, 6, 5\]"):
+        engine.votes(an_image(shape=(2, 5, 6)), Shard(SOURCE, Phase.SELECTION, 0, 4))
+    with pytest.raises(EngineError, match="3 heads"):
+        engine.votes(an_image(), Shard(replace(SOURCE, k_consensus=4), Phase.SELECTION, 0, 4))
+    off_grid = from_array(np.full(SHAPE, 0.3), input_shape=SHAPE)
+    with pytest.raises(BadImageError, match="noise='float'"):
+        engine.votes(off_grid, Shard(SOURCE, Phase.SELECTION, 0, 4))
+    floats = engine.votes(off_grid, Shard(replace(SOURCE, noise="float"), Phase.SELECTION, 0, 40))
+    assert sum(floats.counts) == 40
+
+
+@pytest.mark.parametrize("precision", ["bf16", "int8"])
+def test_lower_precisions_vote_nearly_alike_and_are_named(net, engine, precision):
+    low = engine_of(net, precision=precision, allow_int8=True, min_agreement=0.9)
+    assert low.precision == precision
+    assert low.vote_agreement >= 0.9
+    shard = Shard(SOURCE, Phase.ESTIMATION, 0, 1_000)
+    counts, exact = (e.votes(an_image(), shard).counts for e in (low, engine))
+    assert sum(abs(a - b) for a, b in zip(counts, exact, strict=True)) <= 200
+    assert low.votes(an_image(), shard).counts == counts
+
+
+def test_a_precision_that_votes_otherwise_is_refused(net):
+    with pytest.raises(EngineError, match=r"int8 votes as float32 on \d+.\d% of noisy rows only"):
+        engine_of(net, precision="int8", min_agreement=1.01)
+
+
+def test_the_kernels_of_another_engine_vote_or_none(net, engine):
+    """Samplers of one certificate share a function, to its last rounding."""
+    form, _, instructions = engine.kernels.partition("/")
+    assert form != "folded"
+    other = engine_of(net, kernels=f"folded/{instructions}")
+    assert (other.form.name, other.kernels) == ("folded", f"folded/{instructions}")
+    for strange in (f"abacus/{instructions}", "folded/beads", "abacus", ""):
+        with pytest.raises(NoSuchKernelsError, match=f"The kernels '{strange.removesuffix('/' + instructions)}"):
+            engine_of(net, kernels=strange)
+
+
+def test_samplers_have_to_be_fitted_alike(net):
+    """int8's scales and codes are part of the function: whoever finds others than the first sampler may not vote."""
+    allowed = {"precision": "int8", "min_agreement": 0.9}
+    first = engine_of(net, **allowed)
+    form, instructions, fit = first.kernels.split("/")
+    assert len(fit) == 12
+    assert engine_of(net, kernels=first.kernels, **allowed).kernels == first.kernels
+    with pytest.raises(NoSuchKernelsError):
+        engine_of(net, kernels=f"{form}/{instructions}/{'0' * 12}", **allowed)
+    assert engine_of(net, kernels=f"{form}/{instructions}", **allowed).kernels == first.kernels
+
+
+def test_a_limit_on_instructions_makes_other_kernels(engine, net, monkeypatch):
+    monkeypatch.setenv("ONEDNN_MAX_CPU_ISA", "AVX2")
+    with pytest.raises(NoSuchKernelsError):
+        engine_of(net, kernels=engine.kernels)
+    assert engine_of(net).kernels == engine.kernels + " up to avx2"
+
+
+def test_int8_needs_convolutions():
+    with pytest.raises(EngineError, match="int8 cannot be computed"):
+        engine_of(nn.Sequential(nn.Flatten(), nn.Linear(60, CLASSES)), precision="int8")
+
+
+def test_auto_takes_int8_only_where_it_is_allowed(net, monkeypatch):
+    from spacte_workers.engine import selection as choice
+
+    monkeypatch.setattr(choice, "probe", lambda name, *_: {"fp32": 1, "bf16": 2, "int8": 9}[name])
+    # How fast the classifier itself happens to run, on a machine that may be busy, decides nothing.
+    monkeypatch.setattr(choice, "rows_per_second", lambda form, *_: {"fp32": 9.0}.get(form.precision, 1.0))
+    assert engine_of(net, precision="auto", min_agreement=0.9).precision == "bf16"
+    assert engine_of(net, precision="auto", min_agreement=0.9, allow_int8=True).precision == "int8"
+    fallback = engine_of(net, precision="auto", min_agreement=1.0, allow_int8=True)
+    assert fallback.vote_agreement == 1.0
+
+
+def test_batch_size_is_measured_and_then_fixed(net):
+    engine = engine_of(net, batch=None)
+    assert engine.batch & (engine.batch - 1) == 0
+    assert engine.measured_rate > 0
+    assert engine.votes(an_image(), Shard(SOURCE, Phase.ESTIMATION, 0, 300)).counts == (
+        engine_of(net, batch=16).votes(an_image(), Shard(SOURCE, Phase.ESTIMATION, 0, 300)).counts
+    )
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16", "int8"])
+@pytest.mark.parametrize("size", [64, 128, 256])
+def test_another_sampler_loads_what_the_first_one_chose(net, monkeypatch, precision, size):
+    """The very same function, whichever batch size a race chose on the first: scales, logits and counts."""
+    from spacte_workers.engine import selection as choice
+    from spacte_workers.engine.calibration import calibration
+    from spacte_workers.engine.self_checks import logits_of
+
+    monkeypatch.setitem(choice._VALUES_IN_FLIGHT, "cpu", 1 << 15)  # a batch of 128, but for the race
+    monkeypatch.setattr(choice, "rows_per_second", lambda form, _: 1e6 if form.batch == size else 1e5)
+    allowed = {"precision": precision, "allow_int8": True, "min_agreement": 0.9}
+    first = engine_of(net, batch=None, **allowed)
+    assert first.batch == size
+    other = engine_of(net, batch=first.batch, kernels=first.kernels, **allowed)
+    assert other.form.encoding == first.form.encoding
+    rows = calibration(SHAPE, 0.3).compared
+    with torch.inference_mode():
+        assert torch.equal(logits_of(other.form, rows), logits_of(first.form, rows))
+    shard = Shard(SOURCE, Phase.ESTIMATION, 0, 3_000)
+    assert other.votes(an_image(), shard).counts == first.votes(an_image(), shard).counts
+    assert other.vote_agreement == first.vote_agreement
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16", "int8"])
+def test_logits_hang_on_neither_batch_size_nor_threads(net, precision):
+    """Bit for bit, so that a batch size chosen by timing, or another core, never changes a count."""
+    from spacte_workers.engine.calibration import noisy_rows
+    from spacte_workers.engine.forms import forms
+    from spacte_workers.engine.self_checks import logits_of
+    from spacte_workers.engine.splitting import split_classifier
+
+    rows = noisy_rows(SHAPE, 0.25, 256)
+    found = []
+    with torch.inference_mode():
+        network = split_classifier(net, rows[:2], CLASSES)
+        for batch, threads in itertools.product((8, 32, 128), (1, 2)):
+            torch.set_num_threads(threads)
+            found.append(logits_of(next(forms(network, precision, batch, rows)), rows))
+    torch.set_num_threads(1)
+    assert all(torch.equal(found[0], other) for other in found[1:])

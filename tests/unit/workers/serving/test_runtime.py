@@ -1,0 +1,355 @@
+"""The runtime over threads of this process: models, answers, refusals, and replacement while serving."""
+
+import asyncio
+import io
+import shutil
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import pytest_asyncio
+from PIL import Image as Pillow
+
+from spacte_client.types import CertifyParams, PredictParams
+from spacte_workers.engine import selection as choice
+from spacte_workers.engine.precision import PrecisionRule
+from spacte_workers.images import from_array
+from spacte_workers.serving.pools import LocalPool
+from spacte_workers.serving.runtime import (
+    BadImageError,
+    BadParameterError,
+    DeadlineExceededError,
+    ModelLoadError,
+    ModelNotFoundError,
+    ModelNotReadyError,
+    NoWorkersError,
+    Runtime,
+)
+from spacte_workers.shards import Image
+
+SEED = "00112233445566778899aabbccddeeff"
+
+
+pytestmark = pytest.mark.asyncio(loop_scope="module")
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def runtime(
+    tmp_path_factory: pytest.TempPathFactory, make_checkpoint: Callable[..., str]
+) -> AsyncIterator[Runtime]:
+    """One sampler and two models; for tests that leave it as it is."""
+    folder = tmp_path_factory.mktemp("models")
+    make_checkpoint(folder / "digits")
+    make_checkpoint(folder / "other", seed=1)
+    make_checkpoint(folder / "broken", seed=2)
+    weights = folder / "broken" / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:64])
+    async with running(folder, allow_client_seed=True) as runtime:
+        yield runtime
+
+
+@pytest.fixture
+def folder(tmp_path: Path, make_checkpoint: Callable[..., str]) -> Path:
+    make_checkpoint(tmp_path / "digits")
+    return tmp_path
+
+
+@asynccontextmanager
+async def running(folder: Path, samplers: int = 1, **options: Any) -> AsyncIterator[Runtime]:
+    runtime = Runtime(folder, LocalPool(samplers), **{"precision": "fp32", **options})
+    await runtime.start()
+    try:
+        yield runtime
+    finally:
+        await runtime.stop()
+
+
+def an_image(seed: int = 0) -> Image:
+    pixels = np.random.default_rng(seed).integers(0, 256, (1, 8, 8), dtype=np.uint8)
+    return from_array(pixels, input_shape=(1, 8, 8))
+
+
+def ask(**options: Any) -> CertifyParams:
+    return CertifyParams(**{"model": "digits", "n0": 20, "n": 300, "alpha": 0.01, **options})
+
+
+async def test_a_certificate_says_what_was_asked_and_who_answered(runtime: Runtime) -> None:
+    certificate = await runtime.certify(an_image(), ask(bound="two_class"), request_id="req_1")
+    model = next(model for model in runtime.models() if model.name == "digits")
+    assert certificate.id == "req_1"
+    assert (certificate.model, certificate.model_version) == ("digits", model.version)
+    assert (certificate.n0, certificate.n, certificate.alpha, certificate.sigma) == (20, 300, 0.01, 0.25)
+    assert (certificate.bound, certificate.noise, certificate.precision) == ("two_class", "grid", model.precision)
+    assert sum(certificate.counts) == 300
+    assert sum(certificate.selection_counts) == 20
+    assert 0 < certificate.noise_error < 1e-10
+    assert certificate.elapsed_ms > 0
+    assert certificate.queue_ms >= 0
+
+
+async def test_bytes_of_an_image_file_give_the_same_answer_as_its_pixels(runtime: Runtime) -> None:
+    image = an_image()
+    file = io.BytesIO()
+    Pillow.fromarray(np.frombuffer(image.data, np.uint8).reshape(8, 8)).save(file, "PNG")
+    from_bytes = await runtime.certify(file.getvalue(), ask(seed=SEED), request_id="req_1")
+    from_pixels = await runtime.certify(image, ask(seed=SEED), request_id="req_2")
+    assert from_bytes.counts == from_pixels.counts
+    assert from_bytes.image_sha256 == from_pixels.image_sha256
+
+
+async def test_counts_depend_on_seed_and_index_and_not_on_samplers(folder: Path) -> None:
+    counts: list[list[int]] = []
+    for samplers in (1, 2):
+        async with running(folder, samplers, allow_client_seed=True) as runtime:
+            answer = await runtime.certify(an_image(), ask(seed=SEED, n=600), request_id="req")
+            other = await runtime.certify(an_image(), ask(seed=SEED, n=600), request_id="req", image_index=1)
+            counts += [answer.counts, other.counts]
+    assert counts[0] == counts[2]
+    assert counts[1] == counts[3]
+    assert counts[0] != counts[1]
+    assert sum(count > 0 for count in counts[0]) >= 3
+
+
+async def test_every_request_has_a_seed_of_its_own(runtime: Runtime) -> None:
+    answers = [await runtime.certify(an_image(), ask(n=50), request_id="req") for _ in range(3)]
+    assert len({answer.seed for answer in answers}) == 3
+    assert all(len(answer.seed) == 32 for answer in answers)
+
+
+async def test_a_prediction_draws_n_noises(runtime: Runtime) -> None:
+    answer = await runtime.predict(an_image(), PredictParams(model="digits", n=200), request_id="req_p")
+    assert answer.n == sum(answer.counts) == 200
+    assert answer.abstained == (answer.label == -1)
+    assert 0 <= answer.p_value <= 1
+
+
+@pytest.mark.parametrize(
+    ("options", "field", "remedy"),
+    [({"sigma": 0.5}, "sigma", r"0\.25"), ({"k_consensus": 3}, "k_consensus", "at most 2")],
+)
+async def test_an_option_not_on_offer_is_named_with_the_remedy(
+    runtime: Runtime, options: dict[str, Any], field: str, remedy: str
+) -> None:
+    for answer in (
+        runtime.certify(an_image(), ask(**options), request_id="req"),
+        runtime.predict(an_image(), PredictParams(model="digits", **options), request_id="req"),
+    ):
+        with pytest.raises(BadParameterError, match=remedy) as caught:
+            await answer
+        assert caught.value.field == field
+
+
+async def test_an_image_between_the_grids_steps_needs_float_noise(runtime: Runtime) -> None:
+    image = from_array(np.full((1, 8, 8), 0.3001), input_shape=(1, 8, 8))
+    with pytest.raises(BadParameterError, match="float") as caught:
+        await runtime.certify(image, ask(), request_id="req")
+    assert caught.value.field == "noise"
+    answer = await runtime.certify(image, ask(noise="float"), request_id="req")
+    assert (answer.noise, answer.noise_error) == ("float", 0.0)
+
+
+async def test_a_wrong_shape_is_a_bad_image(runtime: Runtime) -> None:
+    image = from_array(np.zeros((3, 8, 8), np.uint8), input_shape=(3, 8, 8))
+    with pytest.raises(BadImageError, match=r"\[1, 8, 8\]"):
+        await runtime.certify(image, ask(), request_id="req")
+    with pytest.raises(BadImageError):
+        runtime.decode("digits", b"not an image")
+
+
+async def test_models_are_found_by_name_and_broken_ones_do_not_stop_the_others(runtime: Runtime) -> None:
+    states = {model.name: model.state for model in runtime.models()}
+    assert states == {"broken": "failed", "digits": "ready", "other": "ready"}
+    assert set(runtime.ready().values()) == {"ok"}
+    with pytest.raises(ModelNotFoundError, match="name one of"):
+        await runtime.certify(an_image(), ask(model=None), request_id="req")
+    with pytest.raises(ModelNotFoundError, match="nothing"):
+        await runtime.certify(an_image(), ask(model="nothing"), request_id="req")
+    with pytest.raises(ModelNotReadyError, match="damaged") as caught:
+        await runtime.certify(an_image(), ask(model="broken"), request_id="req")
+    assert caught.value.state == "failed"
+    answer = await runtime.certify(an_image(), ask(model="other"), request_id="req")
+    assert answer.model == "other"
+
+
+async def test_a_model_trained_without_noise_is_refused(tmp_path: Path, make_checkpoint: Callable[..., str]) -> None:
+    make_checkpoint(tmp_path / "clean", sigma=0.0)
+    async with running(tmp_path) as runtime:
+        assert runtime.models()[0].state == "failed"
+        assert runtime.ready()["models"] != "ok"
+
+
+@pytest.mark.parametrize(
+    ("rule", "chosen"),
+    [
+        (PrecisionRule(), "fp32"),
+        (PrecisionRule(min_agreement=0.9), "bf16"),
+        (PrecisionRule(allow_int8=True, min_agreement=0.9), "int8"),
+    ],
+)
+async def test_what_an_operator_allows_auto_to_choose(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, rule: PrecisionRule, chosen: str
+) -> None:
+    agreed = {"fp32": 1.0, "bf16": 0.95, "int8": 0.91}
+    monkeypatch.setattr(choice, "agreement", lambda form, *_: agreed[form.precision])
+    monkeypatch.setattr(choice, "probe", lambda name, *_: {"fp32": 1, "bf16": 2, "int8": 9}[name])
+    async with running(folder, precision="auto", rule=rule) as runtime:
+        assert (await runtime.certify(an_image(), ask(), request_id="req_1")).precision == chosen
+
+
+async def test_without_models_it_is_not_ready(tmp_path: Path) -> None:
+    async with running(tmp_path) as runtime:
+        assert runtime.models() == []
+        assert runtime.ready()["models"] != "ok"
+        with pytest.raises(ModelNotFoundError):
+            await runtime.certify(an_image(), ask(), request_id="req")
+
+
+async def test_one_model_needs_no_name_and_the_seed_is_the_services(folder: Path) -> None:
+    async with running(folder) as runtime:
+        assert (await runtime.certify(an_image(), ask(model=None), request_id="req")).model == "digits"
+        with pytest.raises(BadParameterError, match="leave it out") as caught:
+            await runtime.certify(an_image(), ask(seed=SEED), request_id="req")
+        assert caught.value.field == "seed"
+
+
+async def test_a_replacement_drops_no_request(folder: Path, make_checkpoint: Callable[..., str]) -> None:
+    async with running(folder) as runtime:
+        old = runtime.models()[0].version
+        long = asyncio.create_task(runtime.certify(an_image(), ask(n=60_000), request_id="req_long"))
+        await asyncio.sleep(0.05)
+        new = make_checkpoint(folder / "digits", seed=5)
+        replacing = asyncio.create_task(runtime.load("digits"))
+        async with asyncio.timeout(60):
+            while runtime.models()[0].version == old:  # noqa: ASYNC110
+                await asyncio.sleep(0.01)
+        short = await runtime.certify(an_image(), ask(n=20), request_id="req_short")
+        assert not replacing.done() or long.done()  # the old version is kept while it is used
+        answered = await long
+        await replacing
+    assert answered.model_version == old
+    assert sum(answered.counts) == 60_000
+    assert short.model_version == new != old
+
+
+def cut_weights(model: Path) -> None:
+    weights = model / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:64])
+
+
+@pytest.mark.parametrize(
+    ("break_it", "reason"),
+    [
+        (cut_weights, "damaged"),
+        (lambda model: (model / "config.json").write_text("{"), r"config\.json"),
+        (lambda model: (model / "model.safetensors").unlink(), r"model\.safetensors"),
+        (shutil.rmtree, "put it back"),
+    ],
+    ids=["cut", "config", "weights", "gone"],
+)
+async def test_a_replacement_that_is_broken_leaves_the_old_version_answering(
+    folder: Path, make_checkpoint: Callable[..., str], break_it: Callable[[Path], None], reason: str
+) -> None:
+    async with running(folder) as runtime:
+        break_it(folder / "digits")
+        for _ in range(2):
+            with pytest.raises(ModelLoadError, match=reason):
+                await runtime.load("digits")
+        assert runtime.models()[0].state == "ready"
+        await runtime.certify(an_image(), ask(n=20), request_id="req")
+        version = make_checkpoint(folder / "digits", seed=5)
+        await runtime.load("digits")
+        assert runtime.models()[0].version == version
+
+
+class Keeping(LocalPool):
+    """Remembers what it was told to forget."""
+
+    def __init__(self) -> None:
+        super().__init__(1)
+        self.forgotten: list[str] = []
+
+    async def unload(self, key: str) -> None:
+        """Forget a model."""
+        self.forgotten.append(key)
+        await super().unload(key)
+
+
+async def test_models_are_changed_while_old_versions_answer_their_last_requests(
+    folder: Path, make_checkpoint: Callable[..., str]
+) -> None:
+    """And a version is forgotten only when it neither answers nor has a request left."""
+    make_checkpoint(folder / "other", seed=1)
+    pool = Keeping()
+    runtime = Runtime(folder, pool, precision="fp32")
+    await runtime.start()
+    first = runtime.model("digits")
+    leaving: list[asyncio.Task[None]] = []
+
+    async def replace(seed: int) -> None:
+        version = make_checkpoint(folder / "digits", seed=seed)
+        leaving.append(asyncio.create_task(runtime.load("digits")))
+        async with asyncio.timeout(60):
+            while runtime.model("digits").version != version:  # noqa: ASYNC110
+                await asyncio.sleep(0.01)
+
+    try:
+        with first.used():
+            await replace(5)
+            async with asyncio.timeout(60):
+                await runtime.unload("other")
+            second = runtime.model("digits")
+            with second.used():
+                await replace(0)
+                assert runtime.model("digits").key == first.key
+                await replace(5)
+            await asyncio.gather(*leaving[1:])
+            assert first.key not in pool.forgotten  # a request of its first time runs yet
+        await asyncio.gather(*leaving)
+        assert pool.forgotten[1:] == [first.key]
+        await runtime.certify(an_image(), ask(n=20), request_id="req")
+    finally:
+        await runtime.stop()
+
+
+async def test_unload_and_load_again(folder: Path) -> None:
+    async with running(folder) as runtime:
+        await runtime.unload("digits")
+        assert runtime.models()[0].state == "unloaded"
+        with pytest.raises(ModelNotReadyError) as caught:
+            await runtime.certify(an_image(), ask(), request_id="req")
+        assert caught.value.state == "unloaded"
+        await runtime.load("digits")
+        await runtime.certify(an_image(), ask(n=20), request_id="req")
+        with pytest.raises(ModelNotFoundError):
+            await runtime.unload("nothing")
+
+
+async def test_a_deadline_answers_with_what_is_proven_or_says_that_nothing_is(runtime: Runtime) -> None:
+    answer = await runtime.certify(an_image(), ask(n=10_000_000, deadline_ms=1500), request_id="req")
+    assert answer.stop_reason == "deadline"
+    assert answer.n == sum(answer.counts) < 10_000_000
+    assert answer.elapsed_ms + answer.queue_ms < 5000
+    with pytest.raises(DeadlineExceededError):
+        await runtime.certify(an_image(), ask(n=10_000_000, n0=100_000, deadline_ms=1), request_id="req")
+
+
+async def test_a_cancelled_request_frees_the_samplers(runtime: Runtime) -> None:
+    endless = asyncio.create_task(runtime.certify(an_image(), ask(n=10_000_000), request_id="req"))
+    await asyncio.sleep(0.3)
+    endless.cancel()
+    await asyncio.gather(endless, return_exceptions=True)
+    answer = await asyncio.wait_for(runtime.certify(an_image(), ask(n=100), request_id="req"), 10)
+    assert answer.n == 100
+
+
+async def test_stopping_ends_requests_in_flight(folder: Path) -> None:
+    runtime = Runtime(folder, LocalPool(1))
+    await runtime.start()
+    endless = asyncio.create_task(runtime.certify(an_image(), ask(n=10_000_000), request_id="req"))
+    await asyncio.sleep(0.2)
+    await runtime.stop()
+    with pytest.raises(NoWorkersError):
+        await endless

@@ -1,0 +1,116 @@
+"""The two loops that `spacte bench train` compares, each driven through a pipe in a process of its own."""
+
+import itertools
+import time
+from collections.abc import Iterator
+from multiprocessing.connection import Connection
+from typing import Protocol
+
+import torch
+
+from spacte_core.allocator import keep_freed_memory
+from spacte_core.data.base import Batch, shuffled, stream
+from spacte_core.data.memory import MemoryData
+from spacte_core.models import build
+from spacte_trainer.config import TrainConfig
+from spacte_trainer.loop import Meter, Run
+from spacte_trainer.objectives import SeededDraws, Step
+from spacte_trainer.objectives import build as build_objective
+from spacte_trainer.process_group import Team
+
+IMAGES = 2_048
+
+
+class Loop(Protocol):
+    """Trains on one loader batch after another."""
+
+    def run(self, batches: list[Batch], step: Step) -> tuple[int, float]:
+        """Optimiser steps made, and their mean loss."""
+        ...
+
+
+class Ours:
+    """The loop of `loop.py`, under the recipe's settings."""
+
+    def __init__(self, config: TrainConfig, data: MemoryData, device: torch.device) -> None:
+        keep_freed_memory()
+        self.rate = config.optimizer.lr * config.schedule.scale(1, config.epochs, 0.0)
+        self.training = Run(config, data, device, Team())
+
+    def run(self, batches: list[Batch], step: Step) -> tuple[int, float]:
+        meter = Meter()
+        for batch in batches:
+            self.training.batch(batch, step, self.rate, meter)
+        return meter.steps, meter.means()["loss"][0]
+
+
+class Plain:
+    """The method in eager float32, with PyTorch's defaults throughout, reading the loss after every step."""
+
+    def __init__(self, config: TrainConfig, device: torch.device) -> None:
+        torch.manual_seed(config.seed)
+        self.net = build(config.model).to(device)
+        self.objective = build_objective(config.objective)
+        self.optimizer = torch.optim.SGD(
+            self.net.parameters(),
+            lr=config.optimizer.lr * config.schedule.scale(1, config.epochs, 0.0),
+            momentum=config.optimizer.momentum,
+            weight_decay=config.optimizer.weight_decay,
+        )
+
+    def run(self, batches: list[Batch], step: Step) -> tuple[int, float]:
+        losses = []
+        for batch in batches:
+            for x_BCHW, y_B in self.objective.pieces(batch.x_BCHW, batch.y_B):
+                loss = self.objective.loss(self.net, x_BCHW, y_B, step)
+                self.optimizer.zero_grad()
+                loss.total.backward()
+                self.optimizer.step()
+                losses.append(loss.total.item())
+        return len(losses), sum(losses) / len(losses)
+
+
+def random_images(config: TrainConfig) -> MemoryData:
+    """Random images and labels of the recipe's shape: speed does not depend on what they show."""
+    generator = torch.Generator().manual_seed(config.seed)
+    shape = (IMAGES, *config.model.input_shape)
+    return MemoryData(
+        torch.randint(256, shape, dtype=torch.uint8, generator=generator),
+        torch.randint(config.model.num_classes, (IMAGES,), generator=generator),
+        [str(number) for number in range(config.model.num_classes)],
+        config.data.crop,
+        config.data.flip,
+    )
+
+
+def endless(config: TrainConfig, data: MemoryData, device: torch.device) -> Iterator[Batch]:
+    """Full loader batches, for ever."""
+    for epoch in itertools.count(1):
+        plan = shuffled(len(data), config.batch, seed=config.seed, epoch=epoch)
+        augment = stream(config.seed, epoch=epoch, purpose="augment", device=device)
+        yield from data.batches([piece for piece in plan if len(piece) == config.batch], device, augment)
+
+
+def serve(pipe: Connection, kind: str, config: TrainConfig, device_name: str, threads: int | None) -> None:
+    """Build a loop, say so, then train on as many batches as are asked for until 0 is: (steps, seconds, loss)."""
+    if threads is not None:
+        torch.set_num_threads(threads)
+    device = torch.device(device_name)
+    data = random_images(config)
+    loop: Loop = Ours(config, data, device) if kind == "ours" else Plain(config, device)
+    draws = SeededDraws(stream(config.seed, epoch=1, purpose="noise", device=device), device)
+    step = Step(1, config.epochs, config.sigma, config.model.num_classes, draws)
+    batches = endless(config, data, device)
+    pipe.send(torch.get_num_threads())
+    while count := pipe.recv():
+        chosen = list(itertools.islice(batches, count))
+        _finish(device)
+        began = time.perf_counter()
+        steps, loss = loop.run(chosen, step)
+        _finish(device)
+        pipe.send((steps, time.perf_counter() - began, loss))
+
+
+def _finish(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)

@@ -1,0 +1,130 @@
+"""`spacte train` and `spacte recipes`."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from spacte_core.openmp import set_wait_policy
+
+if TYPE_CHECKING:
+    from spacte_trainer.config import TrainConfig
+
+train_app = typer.Typer(help="Train a classifier by a recipe.")
+recipes_app = typer.Typer(help="List the recipes, or print one.")
+
+
+@train_app.command()
+def train(
+    recipe: Annotated[str, typer.Argument(help="A recipe; `spacte recipes` lists them.")],
+    out: Annotated[Path | None, typer.Option(help="Folder of the checkpoint [runs/RECIPE].")] = None,
+    sigma: Annotated[
+        float | None, typer.Option(help="Noise sd in units of [0, 1] pixels; settings that depend on it follow.")
+    ] = None,
+    heads: Annotated[int | None, typer.Option(help="Heads of the network.")] = None,
+    epochs: Annotated[
+        int | None, typer.Option(help="Length of the run; drops of the learning rate move in proportion.")
+    ] = None,
+    seed: Annotated[int | None, typer.Option(help="Everything random follows from it.")] = None,
+    data: Annotated[
+        str | None,
+        typer.Option(help="digits, cifar10, cifar100, mnist, svhn, imagenet:PATH, folder:PATH or parquet:PATH."),
+    ] = None,
+    device: Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1 ... [cuda where there is one]")] = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Carry on the run in --out.")] = False,
+    settings: Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="KEY=VALUE", help="Any field of the recipe, e.g. optimizer.lr=0.05."),
+    ] = None,
+    workers: Annotated[
+        int, typer.Option(min=1, help="Processes that train together, data-parallel, on Ray Train.")
+    ] = 1,
+    address: Annotated[
+        str | None, typer.Option(envvar="RAY_ADDRESS", help="Ray cluster for --workers [one started here].")
+    ] = None,
+) -> None:
+    """Train a classifier by a recipe and leave a checkpoint folder in --out.
+
+    The run is a function of its settings and seed; after an interruption --resume carries it on to the same
+    result.
+    """
+    set_wait_policy()
+    from rich.console import Console
+
+    from spacte_core.errors import one_sentence
+    from spacte_core.hardware import choose_device
+    from spacte_trainer.runs import run
+
+    with one_sentence():
+        config = configure(recipe, sigma, heads, epochs, seed, data, settings or [])
+        folder = out or Path("runs") / recipe
+        if workers > 1:
+            from spacte_trainer.distributed import run_distributed
+
+            run_distributed(config, folder, workers=workers, device=device, resume=resume, address=address)
+        else:
+            run(config, folder, device=choose_device(device), console=Console(), resume=resume)
+    Console().print(f"[bold]{folder}[/] holds the checkpoint.", highlight=False)
+
+
+def configure(
+    recipe: str,
+    sigma: float | None,
+    heads: int | None,
+    epochs: int | None,
+    seed: int | None,
+    data: str | None,
+    settings: list[str],
+) -> "TrainConfig":
+    """The recipe with the named options applied, and then the --set ones."""
+    from spacte_trainer.config import override, parse_setting
+    from spacte_trainer.recipes import load_recipe
+
+    named = {"model.heads": heads, "epochs": epochs, "seed": seed, "data.source": data}
+    changes = {key: value for key, value in named.items() if value is not None}
+    return override(load_recipe(recipe, sigma), changes | dict(parse_setting(text) for text in settings))
+
+
+@recipes_app.command()
+def recipes(
+    name: Annotated[str | None, typer.Argument(help="Print every setting of this recipe.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="For programs.")] = False,
+) -> None:
+    """List the recipes with a line each, or print the full configuration of one.
+
+    Each line of a configuration can be changed with --set KEY=VALUE.
+    """
+    import json
+
+    from rich.console import Console
+
+    from spacte_core.errors import one_sentence
+    from spacte_trainer.recipes import ENTRIES, load_recipe
+
+    console = Console(soft_wrap=True, highlight=False)
+    if name is None:
+        if as_json:
+            print(json.dumps({key: entry.summary for key, entry in ENTRIES.items()}, indent=2))
+            return
+        width = max(map(len, ENTRIES))
+        for key, entry in ENTRIES.items():
+            console.print(f"[bold]{key:<{width}}[/]  {entry.summary}")
+        return
+    with one_sentence():
+        config = load_recipe(name)
+    if as_json:
+        print(config.model_dump_json(indent=2))
+        return
+    for key, value in flatten(config.model_dump(mode="json")):
+        console.print(f"[bold]{key}[/]={json.dumps(value)}", markup=True)
+
+
+def flatten(values: dict[str, object], prefix: str = "") -> list[tuple[str, object]]:
+    """Nested settings as `("model.heads", 5)`, ... in their order."""
+    found: list[tuple[str, object]] = []
+    for key, value in values.items():
+        if isinstance(value, dict):
+            found += flatten(value, f"{prefix}{key}.")
+        else:
+            found.append((prefix + key, value))
+    return found

@@ -1,0 +1,178 @@
+"""A job on disk: its folder, the files in it, and the lock that keeps a second driver out.
+
+job.json         what is certified, and with which noises: written once, before the first image
+results.ndjson   a line for every finished image, in the order in which they were finished
+progress.json    how far it is; written anew about once a second
+summary.json     what the images show together; results.tsv: the same lines in the field's columns
+cancel           there once someone asked the driver to stop
+lock             held by the driver at work
+"""
+
+import json
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Literal
+
+from spacte_client.types import CertifyParams, Precision
+from spacte_core.files import replace_file
+from spacte_core.locks import try_lock
+
+from .inputs import InputSpec
+
+SCHEMA_VERSION = 1
+
+
+class JobFolderError(Exception):
+    """The job cannot be run from this folder; the message is one sentence that names the remedy."""
+
+
+@dataclass(frozen=True, slots=True)
+class JobSpec:
+    """Everything that determines the results of a job.
+
+    Attributes:
+        id: the job's id; certificates are called `{id}-{index}`.
+        model: the model's name.
+        model_version: SHA-256 over the checkpoint.
+        checkpoint: its folder.
+        precision: arithmetic of the votes; part of the function, so a resumed job must keep it.
+        input: the images.
+        params: options of every certificate; `seed` is the job's, drawn once.
+    """
+
+    id: str
+    model: str
+    model_version: str
+    checkpoint: str
+    precision: Precision | Literal["auto"]
+    input: InputSpec
+    params: CertifyParams
+
+    def to_json(self) -> dict[str, Any]:
+        """As it stands in `job.json`."""
+        return {
+            "schema_version": SCHEMA_VERSION,
+            "id": self.id,
+            "model": self.model,
+            "model_version": self.model_version,
+            "checkpoint": self.checkpoint,
+            "precision": self.precision,
+            "input": self.input.to_json(),
+            "params": self.params.model_dump(mode="json"),
+        }
+
+    @classmethod
+    def from_json(cls, value: dict[str, Any]) -> "JobSpec":
+        """From what `to_json` gave.
+
+        Raises:
+            JobFolderError: another version of this software wrote it.
+        """
+        if value.get("schema_version") != SCHEMA_VERSION:
+            raise JobFolderError("job.json is of another version: finish the job with the software that began it.")
+        return cls(
+            id=value["id"],
+            model=value["model"],
+            model_version=value["model_version"],
+            checkpoint=value["checkpoint"],
+            precision=value["precision"],
+            input=InputSpec.from_json(value["input"]),
+            params=CertifyParams.model_validate(value["params"]),
+        )
+
+
+class JobFolder:
+    """Paths and small files of one job."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.spec_file = path / "job.json"
+        self.results_file = path / "results.ndjson"
+        self.progress_file = path / "progress.json"
+        self.summary_file = path / "summary.json"
+        self.tsv_file = path / "results.tsv"
+        self.cancel_file = path / "cancel"
+        self.lock_file = path / "lock"
+
+    def create(self, spec: JobSpec) -> None:
+        """Make the folder and write `job.json`: the seed is on disk before any noise is drawn from it.
+
+        Raises:
+            JobFolderError: another job lives here.
+        """
+        self.path.mkdir(parents=True, exist_ok=True)
+        if self.spec_file.exists():
+            raise JobFolderError(f"{self.path} holds a job already: resume it, or choose another folder.")
+        write_json(self.spec_file, spec.to_json())
+
+    def spec(self) -> JobSpec:
+        """What `create` wrote.
+
+        Raises:
+            JobFolderError: there is no job here.
+        """
+        value = read_json(self.spec_file)
+        if value is None:
+            raise JobFolderError(f"{self.path} holds no job: check the path.")
+        return JobSpec.from_json(value)
+
+    def progress(self) -> dict[str, Any]:
+        """What the driver last said; empty before it began."""
+        return read_json(self.progress_file) or {}
+
+    @contextmanager
+    def locked(self) -> Iterator[None]:
+        """Be the only driver. The system lets go of the lock however the process ends.
+
+        Raises:
+            JobFolderError: another driver is at work.
+        """
+        fd = os.open(self.lock_file, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+        try:
+            if not try_lock(fd):
+                raise JobFolderError(f"Another driver is at work in {self.path}: wait for it, or stop it.")
+            yield
+        finally:
+            os.close(fd)
+
+    def at_work(self) -> bool:
+        """Whether a driver holds the lock."""
+        try:
+            fd = os.open(self.lock_file, os.O_RDWR | os.O_CLOEXEC)
+        except FileNotFoundError:
+            return False
+        try:
+            return not try_lock(fd)
+        finally:
+            os.close(fd)
+
+
+def same_job(begun: JobSpec, asked: JobSpec, *, seeded: bool) -> bool:
+    """Whether a command asks for what a folder holds: all but the id, and what was drawn or chosen then.
+
+    Args:
+        begun: the folder's.
+        asked: the command's.
+        seeded: whether the command names its seed.
+    """
+    if not seeded:
+        asked = replace(asked, params=asked.params.model_copy(update={"seed": begun.params.seed}))
+    if asked.precision == "auto":
+        asked = replace(asked, precision=begun.precision)
+    return replace(asked, id=begun.id) == begun
+
+
+def write_json(path: Path, value: dict[str, Any]) -> None:
+    """Replace a file as a whole: whoever reads it sees the old or the new one, also after a crash."""
+    replace_file(path, json.dumps(value, indent=1).encode() + b"\n")
+
+
+def read_json(path: Path) -> dict[str, Any] | None:
+    """What `write_json` wrote, or None where there is no such file."""
+    try:
+        return json.loads(path.read_bytes())
+    except FileNotFoundError:
+        return None

@@ -1,0 +1,137 @@
+"""From an outcome to the answer on the wire: `Certificate` and `Prediction`."""
+
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from functools import cache
+
+from spacte_client.types import Certificate, Precision, Prediction
+from spacte_core.versions import installed_version
+
+from .algorithm import CertifySpec, Outcome
+from .prediction import PredictOutcome, PredictSpec
+
+KERNELS = "kernels"
+"""Where a certificate's `versions` say which kernels computed the votes."""
+
+_VERSIONED = ("spacte-workers", "torch", "numpy", "scipy")
+
+
+@dataclass(frozen=True, slots=True)
+class ModelIdentity:
+    """Which function voted.
+
+    Attributes:
+        name: the model's name.
+        version: SHA-256 over the checkpoint.
+        class_names: one name per class.
+        precision: arithmetic of the votes, part of the function.
+        kernels: which kernels compute it; others round a little differently.
+    """
+
+    name: str
+    version: str
+    class_names: tuple[str, ...]
+    precision: Precision
+    kernels: str
+
+
+@cache
+def software_versions() -> dict[str, str]:
+    """Versions of the installed software that a certificate depends on."""
+    return {name: installed_version(name) for name in _VERSIONED}
+
+
+def certificate(
+    spec: CertifySpec,
+    outcome: Outcome,
+    model: ModelIdentity,
+    *,
+    id: str,  # noqa: A002  the wire's name
+    image_sha256: str,
+    elapsed_ms: float,
+    queue_ms: float = 0.0,
+    deadline_ms: int | None = None,
+) -> Certificate:
+    """The certificate that says everything needed to check it.
+
+    Args:
+        spec: what was asked.
+        outcome: what came out.
+        model: which function voted.
+        id: the request's id.
+        image_sha256: of the decoded pixels.
+        elapsed_ms: from the first shard to the outcome.
+        queue_ms: before the first shard.
+        deadline_ms: the time limit that was asked for, if any.
+    """
+    return Certificate(
+        id=id,
+        model=model.name,
+        model_version=model.version,
+        image_sha256=image_sha256,
+        label=outcome.label,
+        label_name=None if outcome.abstained else model.class_names[outcome.label],
+        abstained=outcome.abstained,
+        radius=outcome.radius,
+        p_lower=outcome.p_lower,
+        sigma=spec.sigma,
+        alpha=spec.alpha,
+        n0=outcome.n0,
+        n=outcome.n,
+        n_max=spec.n_max,
+        counts=list(outcome.counts),
+        selection_counts=list(outcome.selection_counts),
+        bound=spec.bound,
+        noise=spec.noise,
+        noise_error=spec.noise_error,
+        precision=model.precision,
+        k_consensus=spec.k_consensus,
+        target_radius=spec.target_radius,
+        tolerance=spec.tolerance,
+        deadline_ms=deadline_ms,
+        stop_reason=outcome.stop_reason,
+        looks=outcome.looks,
+        seed=spec.seed,
+        image_index=spec.image_index,
+        versions={**software_versions(), KERNELS: model.kernels},
+        created_at=datetime.now(UTC),
+        elapsed_ms=elapsed_ms,
+        queue_ms=queue_ms,
+    )
+
+
+def prediction(
+    spec: PredictSpec,
+    outcome: PredictOutcome,
+    model: ModelIdentity,
+    *,
+    id: str,  # noqa: A002  the wire's name
+    elapsed_ms: float,
+) -> Prediction:
+    """The prediction, with the counts that support it.
+
+    Args:
+        spec: what was asked.
+        outcome: what came out.
+        model: which function voted.
+        id: the request's id.
+        elapsed_ms: from the first shard to the outcome.
+    """
+    return Prediction(
+        id=id,
+        model=model.name,
+        model_version=model.version,
+        label=outcome.label,
+        label_name=None if outcome.abstained else model.class_names[outcome.label],
+        abstained=outcome.abstained,
+        p_value=outcome.p_value,
+        counts=list(outcome.counts),
+        n=outcome.n,
+        alpha=spec.alpha,
+        sigma=spec.sigma,
+        noise=spec.noise,
+        precision=model.precision,
+        k_consensus=spec.k_consensus,
+        seed=spec.seed,
+        elapsed_ms=elapsed_ms,
+    )

@@ -1,0 +1,125 @@
+"""The votes of one phase of one image: cut into shards, taken back, counted where complete.
+
+No shard crosses a boundary, so the counts up to a boundary are known exactly once every noise before it is
+drawn, whatever the sizes of the shards and the order in which they come back.
+"""
+
+from collections import deque
+from collections.abc import Sequence
+from operator import add
+
+from spacte_workers.shards import NoiseSource, Phase, Shard, Votes
+
+
+class Tally:
+    """Noises 0..boundaries[-1]-1 of one phase. Everything takes constant time for each shard and boundary.
+
+    Args:
+        source: what determines the noises besides their index.
+        phase: which noise sequence.
+        boundaries: strictly ascending sample counts; the last is all there is to draw.
+        num_classes: length of every count vector.
+    """
+
+    def __init__(self, source: NoiseSource, phase: Phase, boundaries: Sequence[int], num_classes: int) -> None:
+        self.boundaries = tuple(boundaries)
+        self.drawn = 0
+        """Noises whose votes are in, whether or not those before them are."""
+        self.complete = 0
+        """How many boundaries have been reached without a gap."""
+        self._source = source
+        self._phase = phase
+        self._num_classes = num_classes
+        self._cursor = 0
+        self._cursor_segment = 0
+        self._in_flight: dict[int, tuple[int, int]] = {}  # start -> stop, segment
+        self._lost: deque[tuple[int, int, int]] = deque()  # start, stop, segment
+        # A segment is what lies between two boundaries. Counts are kept no longer than they are needed.
+        self._open: dict[int, tuple[int, tuple[int, ...]]] = {}  # segment -> noises drawn, votes
+        self._prefix: dict[int, tuple[int, ...]] = {}  # boundary -> votes of all before it
+
+    def available(self, limit: int | None = None) -> int:
+        """How many noises below `limit` could be handed out now."""
+        end = self.boundaries[-1] if limit is None else min(limit, self.boundaries[-1])
+        return max(0, end - self._cursor) + sum(stop - start for start, stop, _ in self._lost)
+
+    def counts_at(self, boundary: int) -> tuple[int, ...]:
+        """Votes per class over exactly the noises before boundary number `boundary`, a complete one."""
+        return self._prefix[boundary]
+
+    def forget(self, boundary: int) -> None:
+        """The counts before boundary number `boundary` will not be asked for again."""
+        for earlier in [b for b in self._prefix if b < boundary]:
+            del self._prefix[earlier]
+
+    def votes_so_far(self) -> list[int]:
+        """Votes per class over everything drawn: for showing progress, never for a decision."""
+        counts = [self._prefix[self.complete - 1]] if self.complete else []
+        counts += [votes for _, votes in self._open.values()]
+        return [sum(column) for column in zip(*counts, strict=True)] or [0] * self._num_classes
+
+    def next_shard(self, max_size: int, limit: int | None = None) -> Shard | None:
+        """The next noises to draw, lost ones first; None where nothing below `limit` is left to hand out."""
+        if self._lost:
+            start, stop, segment = self._lost.popleft()
+            if stop - start > max_size:
+                self._lost.appendleft((start + max_size, stop, segment))
+                stop = start + max_size
+        else:
+            start, segment = self._cursor, self._cursor_segment
+            stop = start + max_size if limit is None else min(start + max_size, limit)
+            if start >= min(stop, self.boundaries[-1]):
+                return None
+            boundary = self.boundaries[segment]
+            if stop >= boundary:
+                stop = boundary
+                self._cursor_segment += 1
+            self._cursor = stop
+        self._in_flight[start] = stop, segment
+        return Shard(self._source, self._phase, start, stop)
+
+    def next_shards(self, max_size: int, limit: int | None = None) -> list[Shard]:
+        """As many shards as there are, of at most `max_size` noises together."""
+        shards: list[Shard] = []
+        while max_size > 0 and (shard := self.next_shard(max_size, limit)) is not None:
+            shards.append(shard)
+            max_size -= shard.stop - shard.start
+        return shards
+
+    def give(self, shard: Shard, votes: Votes) -> bool:
+        """Take the votes of a shard; False where it is not awaited (drawn twice after a false alarm)."""
+        stop, segment = self._in_flight.get(shard.start, (0, 0))
+        if stop != shard.stop:
+            return False
+        counts = votes.counts
+        if len(counts) != self._num_classes or sum(counts) != shard.size:
+            raise ValueError(f"{shard.size} noises over {self._num_classes} classes came back as {counts}")
+        del self._in_flight[shard.start]
+        self.drawn += shard.size
+        if segment in self._open:
+            drawn, before = self._open[segment]
+            self._open[segment] = drawn + shard.size, tuple(map(add, before, counts))
+        else:
+            self._open[segment] = shard.size, counts
+        if segment == self.complete:
+            self._extend_prefix()
+        return True
+
+    def lost(self, shard: Shard) -> None:
+        """Put a shard that went down with its sampler back into the queue."""
+        stop, segment = self._in_flight.get(shard.start, (0, 0))
+        if stop == shard.stop:
+            del self._in_flight[shard.start]
+            self._lost.append((shard.start, stop, segment))
+
+    def _extend_prefix(self) -> None:
+        k = self.complete
+        while k in self._open:
+            drawn, votes = self._open[k]
+            size = self.boundaries[k] - (self.boundaries[k - 1] if k else 0)
+            if drawn < size:
+                break
+            del self._open[k]
+            self._prefix[k] = tuple(map(add, self._prefix[k - 1], votes)) if k else votes
+            k += 1
+        self.complete = k

@@ -1,0 +1,182 @@
+"""The audit of a certificate: what its own numbers prove, and, with the model, whether its votes are true.
+
+`check` recomputes label, bound and radius from the counts, offline. `replay` draws every noise again from the
+seed and compares the counts exactly. Each finding is one sentence.
+"""
+
+import re
+from collections.abc import Callable
+from typing import Protocol
+
+from spacte_client.types import ABSTAIN, Certificate
+from spacte_client.types.certificates import MAX_RADIUS
+from spacte_workers.noise.table import noise_table
+from spacte_workers.shards import Image, NoiseSource, Phase, Shard, Votes
+from spacte_workers.statistics.rounding import RADIUS_DIGITS, round_down
+from spacte_workers.statistics.stopping import STOP_CODES, Plan, Rules
+
+_TOLERANCE = 1e-9  # another version of SciPy may differ in the last digits of a bound
+_SHARD = 4_096
+_MOST = 2**53 - 1  # beyond it a count is no exact float64
+
+
+class Voter(Protocol):
+    """Draws votes again: an `Engine` with the model of the certificate."""
+
+    def votes(self, image: Image, shard: Shard) -> Votes:
+        """Votes of a shard."""
+        ...
+
+
+def check(certificate: Certificate) -> list[str]:
+    """What does not fit in a certificate, one sentence a point; empty where everything does."""
+    # Without sound counts there is nothing to recompute.
+    return _check_counts(certificate) or _check_noise(certificate) or _check_proof(certificate)
+
+
+def replay(
+    certificate: Certificate, voter: Voter, image: Image, on_progress: Callable[[int], None] | None = None
+) -> list[str]:
+    """Draw all noises of a certificate that passed `check` again and compare the counts exactly.
+
+    Args:
+        certificate: what to check.
+        voter: the model of the certificate, at its precision.
+        image: the image of the certificate, decoded to the model's input shape.
+        on_progress: told how many noises have been drawn.
+
+    Returns:
+        What does not fit, one sentence a point; where counts differ, at last what those drawn again prove.
+    """
+    c = certificate
+    source = NoiseSource(c.seed, c.image_index, c.sigma, c.noise, c.k_consensus)
+    findings: list[str] = []
+    redrawn: dict[str, list[int]] = {}
+    done = 0
+    for name, phase, expected in (
+        ("selection_counts", Phase.SELECTION, c.selection_counts),
+        ("counts", Phase.ESTIMATION, c.counts),
+    ):
+        redrawn[name] = drawn = [0] * len(expected)
+        for start in range(0, sum(expected), _SHARD):
+            shard = Shard(source, phase, start, min(start + _SHARD, sum(expected)))
+            drawn[:] = [a + b for a, b in zip(drawn, voter.votes(image, shard).counts, strict=True)]
+            done += shard.size
+            if on_progress:
+                on_progress(done)
+        if drawn != expected:
+            moved = sum(abs(a - b) for a, b in zip(drawn, expected, strict=True)) // 2
+            findings.append(f"{name}: drawn again, {moved} of {sum(expected)} votes went to another class.")
+    if findings:
+        findings.append(_compared(c, c.model_copy(update=redrawn)))
+    return findings
+
+
+def _compared(c: Certificate, redrawn: Certificate) -> str:
+    """What other counts come to at the same n, in a sentence."""
+    label, _, exact = _answer(redrawn, _plan(redrawn))
+    answer = "an abstention" if label == ABSTAIN else f"class {label}"
+    shown = round_down(exact)
+    if (label, shown) == (c.label, c.radius):
+        return f"replay: the counts drawn again give the same label and radius, {answer} and {shown:g}."
+    return f"replay: the counts drawn again give {answer} and a radius of {shown:g}, in place of {c.radius:g}."
+
+
+def _check_counts(c: Certificate) -> list[str]:
+    findings: list[str] = []
+    if not 0.0 < c.alpha < 1.0:
+        findings.append(f"alpha: {c.alpha} is no probability between 0 and 1.")
+    for name, value in (("sigma", c.sigma), ("target_radius", c.target_radius), ("tolerance", c.tolerance)):
+        if value is not None and not 0.0 < value <= MAX_RADIUS:
+            findings.append(f"{name}: {value} is no positive number up to {MAX_RADIUS:g}.")
+    if not re.fullmatch("[0-9a-f]{32}", c.seed):
+        findings.append("seed: it does not have 32 hex digits.")
+    if c.k_consensus is not None and c.k_consensus < 1:
+        findings.append(f"k_consensus: {c.k_consensus} heads cannot agree.")
+    for name, value, least in (("n_max", c.n_max, 1), ("image_index", c.image_index, 0)):
+        if not least <= value <= _MOST:
+            findings.append(f"{name}: {value} is not between {least} and {_MOST}.")
+    if len(c.counts) != len(c.selection_counts) or len(c.counts) < 2:
+        findings.append("counts: there is not one for each of two or more classes, as in selection_counts.")
+    for name, counts, total_name, total in (
+        ("counts", c.counts, "n", c.n),
+        ("selection_counts", c.selection_counts, "n0", c.n0),
+    ):
+        if min(counts, default=0) < 0 or sum(counts) != total or not 1 <= total <= _MOST:
+            findings.append(f"{name}: they are not counts that sum to {total_name} = {total}.")
+    return findings
+
+
+def _check_noise(c: Certificate) -> list[str]:
+    if c.noise == "float":
+        return [] if c.noise_error == 0.0 else ["noise_error: floating-point noise has none that could be stated."]
+    try:
+        table = noise_table(c.sigma)
+    except ValueError as error:
+        return [f"sigma: there is no such grid noise, since {error}"]
+    # The image's size is not in the certificate, so this is the least that it can be: one pixel.
+    if not table.total_variation <= c.noise_error <= 1:
+        return [f"noise_error: {c.noise_error} is not what the noise table for sigma {c.sigma} allows."]
+    return []
+
+
+def _plan(c: Certificate) -> Plan:
+    return Plan(
+        Rules(
+            sigma=c.sigma,
+            n_max=c.n_max,
+            alpha=c.alpha,
+            bound=c.bound,
+            num_classes=len(c.counts),
+            target_radius=c.target_radius,
+            tolerance=c.tolerance,
+            deadline=c.deadline_ms is not None,
+            noise_error=c.noise_error,
+        )
+    )
+
+
+def _answer(c: Certificate, plan: Plan) -> tuple[int, float, float]:
+    """Label, lower bound and exact radius that the counts prove."""
+    selected, top, second = _votes(c)
+    proof = plan.prove(c.n, top, second, final=c.n == c.n_max)
+    certified = bool(proof.certified)
+    return selected if certified else ABSTAIN, float(proof.p_lower), float(proof.radius) if certified else 0.0
+
+
+def _votes(c: Certificate) -> tuple[int, int, int]:
+    """The selected class, its votes, and the most of any other."""
+    selected = c.selection_counts.index(max(c.selection_counts))
+    return selected, c.counts[selected], max(c.counts[:selected] + c.counts[selected + 1 :])
+
+
+def _check_proof(c: Certificate) -> list[str]:
+    plan = _plan(c)
+    if c.n not in plan.looks:
+        why = "is above n_max" if c.n > c.n_max else "is not one of the predetermined looks"
+        return [f"n: {c.n} {why}, so no bound holds there."]
+    look, final = plan.looks.index(c.n), c.n == c.n_max
+    label, p_lower, exact = _answer(c, plan)
+    findings: list[str] = []
+    if c.label != label or c.abstained != (label == ABSTAIN):
+        said = "an abstention" if c.abstained else f"class {c.label}"
+        proven = "none" if label == ABSTAIN else f"class {label}"
+        findings.append(f"label: the answer is {said}, but the class that the counts prove is {proven}.")
+    if not abs(c.p_lower - p_lower) <= _TOLERANCE:
+        findings.append(f"p_lower: it is {c.p_lower!r}, but the counts give {p_lower!r}.")
+    if not exact - 10.0**-RADIUS_DIGITS - _TOLERANCE < c.radius <= exact + _TOLERANCE:
+        findings.append(f"radius: it is {c.radius!r}, but the counts prove {exact:.9f}, to be rounded down.")
+    _, top, second = _votes(c)
+    return findings + _check_stop(c, plan, look, STOP_CODES.get(int(plan.stop_codes(c.n, top, second, final=final))))
+
+
+def _check_stop(c: Certificate, plan: Plan, look: int, reason: str | None) -> list[str]:
+    findings: list[str] = []
+    if c.looks != look + 1:
+        findings.append(f"looks: there are {look + 1} up to n = {c.n}, not {c.looks}.")
+    expected = reason
+    if c.stop_reason in ("deadline", "cancelled") and reason is None and plan.rules.may_stop_early:
+        expected = c.stop_reason  # time is up at any look
+    if c.stop_reason != expected:
+        findings.append(f"stop_reason: it is {c.stop_reason}, but at these counts it is {expected or 'to go on'}.")
+    return findings

@@ -1,0 +1,67 @@
+"""Names of kernels: a form, and the instructions that its arithmetic hangs on.
+
+Kernels of one form round differently where processors have other instructions, so that both belong to the function
+that votes. Samplers of one certificate have the same, and the certificate names them.
+"""
+
+import os
+import platform
+from functools import cache
+
+import torch
+
+from spacte_client.types import Precision
+from spacte_core.hardware import cpu_flags
+
+from .errors import NoSuchKernelsError
+
+_EXTENSIONS = ("amx_int8", "avx512_fp16", "avx512_bf16", "avx512_vnni", "avx512f", "avx_vnni", "avx2")
+"""Those that libraries choose kernels by, the most recent first."""
+
+_LIMIT = "ONEDNN_MAX_CPU_ISA"
+_BEFORE_NAMED: dict[str, str] = {"fp32": "winograd", "bf16": "onednn", "int8": "int8"}
+
+
+def kernels_name(form: str, device: torch.device, fit: str = "") -> str:
+    """Such as `onednn/avx512_bf16`, `amx/amx_int8/0c4f88ab91d2` or `compiled/NVIDIA H100 80GB HBM3`.
+
+    Args:
+        form: its name.
+        device: where it runs.
+        fit: what int8 was fitted to, as a digest.
+    """
+    return "/".join(part for part in (form, _instructions(device), fit) if part)
+
+
+def form_of(kernels: str, device: torch.device) -> str:
+    """The form that the name asks for.
+
+    Raises:
+        NoSuchKernelsError: it is about other instructions than this device has.
+    """
+    form, _, rest = kernels.partition("/")
+    if rest.partition("/")[0] != _instructions(device):
+        raise NoSuchKernelsError(kernels)
+    return form
+
+
+def are_those(made: str, asked: str) -> bool:
+    """Whether kernels are those asked for; where no fit is named, any will do."""
+    return made == asked or made.startswith(f"{asked}/")
+
+
+def kernels_before_named(precision: Precision, device: torch.device) -> str | None:
+    """The kernels that a certificate most likely has which names none; None where there is no telling."""
+    return kernels_name(_BEFORE_NAMED[precision], device) if device.type == "cpu" else None
+
+
+def _instructions(device: torch.device) -> str:
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    limit = os.environ.get(_LIMIT, "").lower()
+    return f"{_extension()} up to {limit}" if limit else _extension()
+
+
+@cache
+def _extension() -> str:
+    return next((name for name in _EXTENSIONS if name in cpu_flags()), platform.machine())

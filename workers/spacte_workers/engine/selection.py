@@ -1,0 +1,218 @@
+"""Which form, precision and batch size: settled when a classifier is loaded, then fixed.
+
+What is part of the function that votes must not hang on how busy the machine was at that moment: a server that
+is started again has to count as it did before. So `auto` ranks precisions by the machine's arithmetic units, whose
+rates lie far apart, and not by timing the classifier; and another batch size, which is chosen by timing, has to
+give the very same logits.
+"""
+
+import statistics
+import time
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from spacte_client.types import Precision
+from spacte_core.classifier import Classifier
+from spacte_core.forms import Form, batches, encoded, logits_of, plain
+
+from .calibration import Calibration
+from .errors import EngineError, NoSuchKernelsError
+from .forms import forms
+from .peak_rates import probe, synchronize
+from .self_checks import agreement, is_one_function
+
+WantedPrecision = Precision | Literal["auto"]
+
+_VALUES_IN_FLIGHT = {"cpu": 1 << 21, "cuda": 1 << 28}
+"""Values of the widest layer that a batch should have: on CPUs they then stay near the cache."""
+_BATCHES = {"cpu": (8, 2048), "cuda": (64, 8192)}
+_QUICK_SECONDS = 0.1  # a batch that takes longer is not tried in other sizes: loading must not take minutes
+_GAIN = 1.1  # another batch size must be faster by that much to be taken
+_OWN_UNITS = 1.4  # bf16 takes half of float32's time where there are units for it, more than all of it elsewhere
+_PROBES = 3
+_SMALL = 8  # small batches, for looks at few samples, have a large one's rows over this
+
+_NOT_ONE_FUNCTION = (
+    "The module's votes change from run to run or with the rest of the batch: switch off dropout and batch "
+    "statistics in eval mode, so that it is one fixed function."
+)
+
+
+@dataclass(frozen=True)
+class Choice:
+    """What was chosen, and how well it votes.
+
+    Attributes:
+        form: the form that votes.
+        small: the same function for small batches, if that pays.
+        vote_agreement: share of calibration rows on which it votes as the float32 network does.
+    """
+
+    form: Form
+    small: Form | None
+    vote_agreement: float
+
+
+def choose(
+    classifier: Classifier,
+    precision: WantedPrecision,
+    batch: int | None,
+    rows: Calibration,
+    *,
+    allow_int8: bool,
+    min_agreement: float,
+    form_name: str | None = None,
+) -> Choice:
+    """Choose the form that is to vote.
+
+    Args:
+        classifier: on its device.
+        precision: one of the three, or `auto` for the first that agrees with float32, the fastest tried first.
+        batch: rows of a batch, or None for the fastest of a few sizes.
+        rows: calibration rows of the model.
+        allow_int8: whether `auto` may try int8.
+        min_agreement: smallest share of calibration rows with float32's vote.
+        form_name: the form, if no other will do.
+
+    Raises:
+        EngineError: the module is not one fixed function, or the precision or form asked for does not fit it.
+    """
+    size = batch or expected_batch(classifier, rows.compared[:2])
+    reference = plain(classifier, size)
+    votes_N = logits_of(reference, rows.compared).argmax(1)
+    tried: dict[str, float] = {}
+    for name in [precision] if precision != "auto" else offered(rows.compared.device, allow_int8=allow_int8):
+        found = _first_true(classifier, name, size, rows, votes_N, min_agreement, form_name)
+        if found is None:
+            continue
+        form, tried[name] = found
+        if tried[name] >= min_agreement:
+            break
+    else:
+        if not tried and not is_one_function(reference, rows.compared):
+            raise EngineError(_NOT_ONE_FUNCTION)
+        if not tried and form_name is not None:
+            raise NoSuchKernelsError(form_name)
+        raise EngineError(_refusal(precision, tried, min_agreement))
+    logits_NK = logits_of(form, rows.compared)
+    if batch is None:
+        form = _faster_batch(classifier, form, rows, logits_NK)
+    return Choice(form, _small_form(classifier, form, rows, logits_NK), tried[form.precision])
+
+
+def offered(device: torch.device, *, allow_int8: bool) -> list[Precision]:
+    """Precisions worth trying, the fastest first: those with units of their own on this machine, and float32.
+
+    The machine is busy or idle alike for all of them, because their probes take turns; what counts is each one's
+    best turn.
+    """
+    lower: list[Precision] = ["int8", "bf16"] if allow_int8 and device.type == "cpu" else ["bf16"]
+    best: dict[Precision, float] = {"fp32": 0.0, **dict.fromkeys(lower, 0.0)}
+    for _ in range(_PROBES):
+        for name, rate in best.items():
+            best[name] = max(rate, _probe(name, device))
+    found: list[Precision] = [name for name in lower if best[name] > _OWN_UNITS * best["fp32"]]
+    return [*found, "fp32"]
+
+
+def expected_batch(classifier: Classifier, rows_NCHW: Tensor) -> int:
+    """The batch size, a power of two, whose widest layer fills the room that is best on such devices."""
+    widest = rows_NCHW[0].numel()
+
+    def look(_module: object, _inputs: object, output: object) -> None:
+        nonlocal widest
+        if isinstance(output, Tensor):
+            widest = max(widest, output.numel() // len(rows_NCHW))
+
+    parts = (classifier.trunk, *classifier.heads)
+    hooks = [module.register_forward_hook(look) for part in parts for module in part.modules()]
+    plain(classifier, len(rows_NCHW)).logits(rows_NCHW)
+    for hook in hooks:
+        hook.remove()
+    least, most = _BATCHES[rows_NCHW.device.type]
+    room = _VALUES_IN_FLIGHT[rows_NCHW.device.type] // widest
+    return min(max(1 << max(room, 1).bit_length() - 1, least), most)
+
+
+def rows_per_second(form: Form, rows_NCHW: Tensor, seconds: float = 0.2) -> float:
+    """Median rate of the form on full batches; it has run before."""
+    x_BCHW = encoded(form, batches(rows_NCHW, form.batch)[: form.batch])
+    times: list[float] = []
+    while len(times) < 2 or (sum(times) < seconds and len(times) < 20):
+        synchronize(x_BCHW.device)
+        started = time.perf_counter()
+        form.logits(x_BCHW)
+        synchronize(x_BCHW.device)
+        times.append(time.perf_counter() - started)
+    return form.batch / statistics.median(times)
+
+
+def _first_true(
+    classifier: Classifier,
+    precision: str,
+    size: int,
+    rows: Calibration,
+    votes_N: Tensor,
+    min_agreement: float,
+    form_name: str | None,
+) -> tuple[Form, float] | None:
+    """The fastest form that is one function and agrees with float32; else the last that is one."""
+    found: tuple[Form, float] | None = None
+    for form in forms(classifier, precision, size, rows.fitted, only=form_name):
+        if is_one_function(form, rows.compared):
+            found = form, agreement(form, rows.compared, votes_N)
+            if found[1] >= min_agreement:
+                break
+    return found
+
+
+def _faster_batch(classifier: Classifier, form: Form, rows: Calibration, logits_NK: Tensor) -> Form:
+    """The same form at half or twice the batch size, where that is clearly faster."""
+    least, most = _BATCHES[rows.compared.device.type]
+    rate = rows_per_second(form, rows.compared)
+    best, best_rate = form, rate
+    for size in (form.batch // 2, form.batch * 2):
+        if not least <= size <= most or form.batch / rate > _QUICK_SECONDS:
+            continue
+        other = _same_at(classifier, form, size, rows, logits_NK)
+        if other is not None and (other_rate := rows_per_second(other, rows.compared)) > _GAIN * best_rate:
+            best, best_rate = other, other_rate
+    return best
+
+
+def _small_form(classifier: Classifier, form: Form, rows: Calibration, logits_NK: Tensor) -> Form | None:
+    """The same form for small batches, if it takes less than half of a large one's time."""
+    size = form.batch // _SMALL
+    other = _same_at(classifier, form, size, rows, logits_NK) if size else None
+    if other is None:
+        return None
+    seconds = size / rows_per_second(other, rows.compared)
+    return other if seconds < form.batch / rows_per_second(form, rows.compared) / 2 else None
+
+
+def _same_at(classifier: Classifier, form: Form, size: int, rows: Calibration, logits_NK: Tensor) -> Form | None:
+    """The same form for another batch size; None unless it gives the same logits of `compared`, bit for bit."""
+    for other in forms(classifier, form.precision, size, rows.fitted, only=form.name):
+        same = torch.equal(logits_of(other, rows.compared), logits_NK)
+        if same and is_one_function(other, rows.compared):
+            return other
+    return None
+
+
+def _probe(precision: str, device: torch.device) -> float:
+    try:
+        return probe(precision, device)
+    except (RuntimeError, AttributeError, NotImplementedError):  # not on this machine, or not in this PyTorch
+        return 0.0
+
+
+def _refusal(precision: str, tried: dict[str, float], min_agreement: float) -> str:
+    if precision not in tried:
+        return f"{precision} cannot be computed for this classifier on this machine: use precision='fp32'."
+    return (
+        f"{precision} votes as float32 on {tried[precision]:.1%} of noisy rows only, less than "
+        f"{min_agreement:.0%}: use precision='auto' or 'fp32'."
+    )

@@ -1,0 +1,313 @@
+"""Samplers as a group: what the runtime asks of a pool, and the pool of threads of this process.
+
+The pool on Ray is `spacte_workers.cluster.RayPool`; it keeps the same promises.
+"""
+
+import asyncio
+import os
+from collections.abc import Awaitable, Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal, Protocol
+
+from spacte_client.types import Precision
+from spacte_core.allocator import keep_freed_memory
+from spacte_workers.engine.precision import PrecisionRule
+from spacte_workers.errors import ModelLoadError, NoWorkersError
+from spacte_workers.shards import Sampler, SamplerLostError, Votes, Work, traces_of
+from spacte_workers.tracing import drawing
+
+if TYPE_CHECKING:
+    from spacte_workers.engine import Engine
+
+
+@dataclass(frozen=True, slots=True)
+class ModelFiles:
+    """What a sampler needs to load a model.
+
+    Attributes:
+        key: what the sampler calls it from then on.
+        folder: the checkpoint.
+        version: the SHA-256 that its bytes must have.
+        precision: arithmetic of the votes, or `auto` for the sampler's choice.
+        rule: what the sampler may choose.
+        batch: rows that are computed together, or None for the sampler's choice.
+        kernels: which kernels vote, or None for the sampler's choice.
+    """
+
+    key: str
+    folder: Path
+    version: str
+    precision: Precision | Literal["auto"] = "auto"
+    rule: PrecisionRule = field(default_factory=PrecisionRule)
+    batch: int | None = None
+    kernels: str | None = None
+
+    def as_chosen(self, report: "LoadReport") -> "ModelFiles":
+        """To be loaded as another sampler has loaded it.
+
+        A certificate is about one function: all samplers vote in the same arithmetic, the same batches and with the
+        same kernels, whose roundings differ.
+        """
+        return replace(self, precision=report.precision, batch=report.batch, kernels=report.kernels)
+
+    def moved_to(self, folder: Path) -> "ModelFiles":
+        """The same checkpoint in another folder."""
+        return replace(self, folder=folder)
+
+
+@dataclass(frozen=True, slots=True)
+class LoadReport:
+    """What a sampler says of a model that it has loaded and checked.
+
+    Attributes:
+        precision: arithmetic of the votes.
+        device: `cpu`, or the accelerator's name.
+        rate: measured speed in noises a second.
+        batch: rows that are always computed together.
+        kernels: which kernels vote.
+        seconds: how long loading and checking took.
+    """
+
+    precision: Precision
+    device: str
+    rate: float
+    batch: int
+    kernels: str
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class Census:
+    """How many samplers are in which state, and what they run on."""
+
+    ready: int
+    starting: int
+    lost: int
+    device: str
+
+    @property
+    def total(self) -> int:
+        """All samplers."""
+        return self.ready + self.starting + self.lost
+
+
+class SamplerRegister(Protocol):
+    """Where a pool announces its samplers: the coordinator."""
+
+    def add_sampler(self, sampler: Sampler, rate: float, batch: int = 1) -> None:
+        """Hand shards to this sampler from now on; `rate` is a first guess in noises a second."""
+        ...
+
+    def remove_sampler(self, sampler_id: str) -> None:
+        """Hand it no more; what it has in flight is drawn elsewhere."""
+        ...
+
+
+class Pool(Protocol):
+    """A group of samplers that registers itself with a coordinator.
+
+    Every sampler that is registered has every loaded model, so that any shard can go to any sampler.
+    """
+
+    async def start(self, register: SamplerRegister) -> None:
+        """Bring the samplers up, and register each when it can draw. Returns when that is under way."""
+        ...
+
+    async def stop(self) -> None:
+        """End all samplers."""
+        ...
+
+    async def load(self, model: ModelFiles) -> LoadReport:
+        """Load and check a model on every sampler, while other models go on being served.
+
+        Raises:
+            ModelLoadError: the checkpoint does not work; no sampler keeps it.
+            NoWorkersError: no sampler came up to load it.
+        """
+        ...
+
+    async def unload(self, key: str) -> None:
+        """Forget a model on every sampler."""
+        ...
+
+    def census(self) -> Census:
+        """How many samplers there are now."""
+        ...
+
+
+def open_engine(model: ModelFiles, device: str | None = None) -> "Engine":
+    """Load a checkpoint into an engine, which checks itself.
+
+    Raises:
+        ModelLoadError: the checkpoint is broken, is another version, or does not run here.
+    """
+    from spacte_core.checkpoint import CheckpointError, load_checkpoint
+    from spacte_workers.engine import Engine
+
+    try:
+        checkpoint = load_checkpoint(model.folder)
+    except CheckpointError as error:
+        raise ModelLoadError(str(error)) from error
+    if checkpoint.version != model.version:
+        raise ModelLoadError("The checkpoint changed while it was being loaded: load it again.")
+    try:
+        return Engine.from_checkpoint(
+            checkpoint,
+            precision=model.precision,
+            allow_int8=model.rule.allow_int8,
+            min_agreement=model.rule.min_agreement,
+            batch=model.batch,
+            kernels=model.kernels,
+            device=device,
+        )
+    except (RuntimeError, ValueError) as error:  # out of memory, an operation without a kernel, a failed check
+        raise ModelLoadError(f"The model does not run on this sampler: {error}") from error
+
+
+class LocalSampler:
+    """An engine in a thread of its own. Torch releases the interpreter lock while it computes.
+
+    Args:
+        sampler_id: a name.
+        device: a torch device, or None for the engine's choice.
+    """
+
+    def __init__(self, sampler_id: str, device: str | None = None) -> None:
+        self._id = sampler_id
+        self._device = device
+        self._engines: dict[str, Engine] = {}
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix=sampler_id)
+
+    @property
+    def id(self) -> str:
+        """The name given."""
+        return self._id
+
+    async def load(self, model: ModelFiles) -> LoadReport:
+        """Load a model and check it; raises `ModelLoadError`."""
+        loop = asyncio.get_running_loop()
+        started = loop.time()
+        engine = await loop.run_in_executor(self._thread, open_engine, model, self._device)
+        self._engines[model.key] = engine
+        seconds = loop.time() - started
+        device = str(engine.device)
+        return LoadReport(engine.precision, device, engine.measured_rate, engine.batch, engine.kernels, seconds)
+
+    def unload(self, key: str) -> None:
+        """Forget a model."""
+        self._engines.pop(key, None)
+
+    async def sample_many(self, model: str, work: Sequence[Work]) -> list[Votes]:
+        """Draw the shards; raises `SamplerLostError` when the sampler has been closed or lacks the model."""
+        try:
+            engine = self._engines[model]
+            drawn = asyncio.get_running_loop().run_in_executor(self._thread, self._draw, engine, model, work)
+        except (KeyError, RuntimeError) as error:  # the executor says RuntimeError once it is shut down
+            raise SamplerLostError(f"{self._id} is closed or has no {model}") from error
+        return await drawn
+
+    def _draw(self, engine: "Engine", model: str, work: Sequence[Work]) -> list[Votes]:
+        noises = sum(unit.shard.size for unit in work)
+        with drawing(self._id, model, noises, traces_of(work)):
+            return engine.votes_many([(unit.image, unit.shard) for unit in work])
+
+    def close(self) -> None:
+        """Finish the shard being drawn, and take no more."""
+        self._thread.shutdown(wait=True, cancel_futures=True)
+        self._engines.clear()
+
+
+class LocalPool:
+    """Samplers that are threads of this process: for a laptop, for tests, and where Ray is not wanted.
+
+    Args:
+        samplers: how many; by default one for each accelerator, else one that uses all cores.
+    """
+
+    def __init__(self, samplers: int | None = None) -> None:
+        self._wanted = samplers
+        self._samplers: list[LocalSampler] = []
+        self._models: dict[str, ModelFiles] = {}
+        self._register: SamplerRegister | None = None
+        self._changing = asyncio.Lock()
+        self._device = "cpu"
+
+    async def start(self, register: SamplerRegister) -> None:
+        """Open the threads; they are registered once the first model is loaded."""
+        self._register = register
+        keep_freed_memory()  # before the samplers' threads allocate
+        devices = await asyncio.to_thread(_devices, self._wanted)
+        self._device = devices[0]
+        self._samplers = [LocalSampler(f"local-{i}", device) for i, device in enumerate(devices)]
+
+    async def stop(self) -> None:
+        """Take the samplers from the coordinator and end their threads."""
+        samplers, self._samplers = self._samplers, []
+        for sampler in samplers:
+            if self._register and self._models:
+                self._register.remove_sampler(sampler.id)
+            await asyncio.to_thread(sampler.close)
+        self._models.clear()
+
+    async def load(self, model: ModelFiles) -> LoadReport:
+        """Load a model on each sampler in turn, so that the others serve meanwhile."""
+        async with self._changing:
+            if not self._samplers or self._register is None:
+                raise NoWorkersError("The samplers have not been started.")
+            report = await load_in_turn(model, [(sampler.load, sampler.unload) for sampler in self._samplers])
+            first = not self._models
+            self._models[model.key] = model
+            if first:
+                for sampler in self._samplers:
+                    self._register.add_sampler(sampler, report.rate, report.batch)
+            return report
+
+    async def unload(self, key: str) -> None:
+        """Forget a model on each sampler."""
+        async with self._changing:
+            self._models.pop(key, None)
+            for sampler in self._samplers:
+                sampler.unload(key)
+            if not self._models and self._register:
+                for sampler in self._samplers:
+                    self._register.remove_sampler(sampler.id)
+
+    def census(self) -> Census:
+        """Threads do not get lost: all are ready once one model is loaded."""
+        count = len(self._samplers)
+        return Census(count, 0, 0, self._device) if self._models else Census(0, count, 0, self._device)
+
+
+async def load_in_turn(
+    model: ModelFiles, samplers: list[tuple[Callable[[ModelFiles], Awaitable[LoadReport]], Callable[[str], None]]]
+) -> LoadReport:
+    """Load on one sampler after the other, as the first one chose; after an error none keeps the model."""
+    loaded: list[Callable[[str], None]] = []
+    report: LoadReport | None = None
+    for load, unload in samplers:
+        try:
+            latest = await load(model)
+        except ModelLoadError:
+            for forget in loaded:
+                forget(model.key)
+            raise
+        loaded.append(unload)
+        report = report or latest
+        model = model.as_chosen(report)
+    if report is None:
+        raise NoWorkersError("There is no sampler to load a model on.")
+    return report
+
+
+def _devices(wanted: int | None) -> list[str]:
+    import torch
+
+    if torch.cuda.is_available():
+        there = torch.cuda.device_count()
+        return [f"cuda:{i % there}" for i in range(wanted or there)]
+    count = wanted or 1
+    if count > 1:  # several samplers share the cores instead of fighting for them
+        torch.set_num_threads(max(1, (os.cpu_count() or 1) // count))
+    return ["cpu"] * count

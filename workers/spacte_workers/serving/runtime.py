@@ -1,0 +1,344 @@
+"""What the gateway asks of the workers: models, readiness, and answers to requests.
+
+A `Runtime` holds a model store, a coordinator and a pool of samplers, and lives on one event loop. It knows
+neither HTTP nor Ray.
+"""
+
+import asyncio
+import logging
+import secrets
+import time
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Literal
+
+from spacte_client.types import Certificate, CertifyParams, Model, Precision, Prediction, PredictParams, Sample
+from spacte_workers.certification import certificates
+from spacte_workers.certification.algorithm import DeadlineError, Outcome, Progress
+from spacte_workers.engine.precision import PrecisionRule
+from spacte_workers.errors import (
+    BadParameterError,
+    DeadlineExceededError,
+    ModelLoadError,
+    ModelNotFoundError,
+    ModelNotReadyError,
+    NoWorkersError,
+)
+from spacte_workers.images import MAX_PIXELS, BadImageError, decode_image, image_sha256
+from spacte_workers.scheduling.coordinator import Coordinator
+from spacte_workers.scheduling.counters import Observer
+from spacte_workers.scheduling.queues import Priority
+from spacte_workers.shards import Image
+
+from .model_store import ModelStore, ServedModel, model_key
+from .pools import Census, ModelFiles, Pool
+from .specs import certify_spec, predict_spec
+
+__all__ = [
+    "BadImageError",
+    "BadParameterError",
+    "DeadlineExceededError",
+    "ModelLoadError",
+    "ModelNotFoundError",
+    "ModelNotReadyError",
+    "NoWorkersError",
+    "Runtime",
+]
+
+_log = logging.getLogger(__name__)
+
+OnProgress = Callable[[Progress, Certificate | None], None]
+"""Told how far a certificate is, and the one that stands if drawing ends now; None before the first look."""
+
+
+class Runtime:
+    """Models served by a pool of samplers.
+
+    Args:
+        models: one checkpoint folder, or a folder of them.
+        pool: where the noises are drawn: `LocalPool()` or `spacte_workers.cluster.RayPool(...)`.
+        precision: arithmetic of the votes, `auto`, `fp32`, `bf16` or `int8`.
+        rule: what samplers may choose.
+        allow_client_seed: let a caller choose the seed. Choosing among seeds makes false certificates
+            likelier, so this is for tests and replays.
+        max_pixels: largest height times width of an image that is decoded at all.
+        start_wait_s: how long `start` waits for the models to be loaded.
+        patience_s: how long a request waits for a sampler to come back where none is left.
+        observer: told of what is drawn, wasted and retried, for metrics.
+    """
+
+    def __init__(
+        self,
+        models: Path | str,
+        pool: Pool,
+        *,
+        precision: Precision | Literal["auto"] = "auto",
+        rule: PrecisionRule | None = None,
+        allow_client_seed: bool = False,
+        max_pixels: int = MAX_PIXELS,
+        start_wait_s: float = 120.0,
+        patience_s: float = 30.0,
+        observer: Observer | None = None,
+    ) -> None:
+        self._store = ModelStore(Path(models))
+        self._pool = pool
+        self._precision: Precision | Literal["auto"] = precision
+        self._rule = rule or PrecisionRule()
+        self._allow_client_seed = allow_client_seed
+        self._max_pixels = max_pixels
+        self._coordinator = Coordinator(patience_s=patience_s, observer=observer)
+        self._changing = asyncio.Lock()
+        self._leaving: list[ServedModel] = []
+        self._start_wait_s = start_wait_s
+        self._loading: asyncio.Task[None] | None = None
+
+    async def start(self) -> None:
+        """Bring the samplers up and load every model of the folder.
+
+        A model that cannot be loaded is `failed` with its reason, and the others serve. Where no sampler
+        comes up within `start_wait_s` this returns all the same: the models stay `loading` until one does.
+        Safe inside a FastAPI lifespan: nothing blocks the loop, and signal handlers stay as they are.
+
+        Raises:
+            ClusterError: Ray could not be started or joined.
+        """
+        names = await asyncio.to_thread(self._store.scan)
+        try:
+            await self._pool.start(self._coordinator)
+            self._loading = asyncio.create_task(self._load_all(names))
+            await asyncio.wait([self._loading], timeout=self._start_wait_s)
+        except BaseException:
+            await self.stop()
+            raise
+
+    async def stop(self) -> None:
+        """Let go of the samplers. Requests still in flight end with `NoWorkersError`."""
+        if self._loading is not None:
+            self._loading.cancel()
+            await asyncio.gather(self._loading, return_exceptions=True)
+        await self._coordinator.close()
+        await self._pool.stop()
+
+    def models(self) -> list[Model]:
+        """Every model known, loaded or not, by name."""
+        return self._store.listing()
+
+    def samples(self, name: str) -> list[Sample]:
+        """Held-out images that came with a model. It reads files: call it in a thread.
+
+        Raises:
+            ModelNotFoundError: no model has this name.
+        """
+        return self._store.samples(name)
+
+    def model(self, name: str | None) -> ServedModel:
+        """The version that answers for a name, or for None the only one served.
+
+        Raises:
+            ModelNotFoundError: no such name, or none named where several are served.
+            ModelNotReadyError: known, but not loaded.
+        """
+        return self._store.served(name)
+
+    async def load(self, name: str) -> None:
+        """Load a model, or replace it by what its folder holds now, without dropping a request.
+
+        Every sampler loads and checks the new version while the old one answers; then the name points to the
+        new one, and the old one is forgotten once its last request is answered.
+
+        Raises:
+            ModelNotFoundError: no model of that name is in the folder.
+            ModelLoadError: it does not work; a version that answered before goes on answering.
+            NoWorkersError: there is no sampler to load it.
+        """
+        async with self._changing:
+            before = await self._replace(name)
+        if before is not None:
+            await self._retire(before)
+
+    async def unload(self, name: str) -> None:
+        """Stop serving a model; requests that run on it are answered first.
+
+        Raises:
+            ModelNotFoundError: no model has that name.
+        """
+        async with self._changing:
+            before = self._store.unloaded(name)
+        if before is not None:
+            await self._retire(before)
+
+    def ready(self) -> dict[str, str]:
+        """Checks by name, each `ok` or a sentence on what is wrong."""
+        census = self._pool.census()
+        samplers = "ok" if census.ready else f"No sampler is alive ({census.starting} starting, {census.lost} lost)."
+        models = "ok" if self._store.all_served() else "No model is loaded."
+        return {"samplers": samplers, "models": models}
+
+    def census(self) -> Census:
+        """How many samplers are in which state, and what they run on."""
+        return self._pool.census()
+
+    def decode(self, model: str | None, data: bytes, resize: bool = False) -> Image:
+        """Pixels in the model's input shape from an image file's bytes. It computes: call it in a thread.
+
+        Raises:
+            BadImageError: not an image, or not of that shape.
+            ModelNotFoundError, ModelNotReadyError: as for `model`.
+        """
+        shape = self.model(model).config.model.input_shape
+        return decode_image(data, input_shape=shape, resize=resize, max_pixels=self._max_pixels)
+
+    async def certify(
+        self,
+        image: Image | bytes,
+        params: CertifyParams,
+        *,
+        request_id: str,
+        on_progress: OnProgress | None = None,
+        priority: Priority = "interactive",
+        image_index: int = 0,
+    ) -> Certificate:
+        """Draw noises on every sampler until the answer is settled. Cancelling the task frees the samplers.
+
+        Args:
+            image: decoded pixels in the model's input shape, or the bytes of an image file.
+            params: what is asked; `n` is the most estimation noises.
+            request_id: becomes the certificate's id.
+            on_progress: called on the event loop as votes come in, at most ten times a second.
+            priority: `interactive` requests go before `batch` ones.
+            image_index: which noises of the seed; the images of a job share a seed and differ here.
+
+        Raises:
+            ModelNotFoundError, ModelNotReadyError, BadImageError, BadParameterError: it cannot be done.
+            NoWorkersError: no sampler is there.
+            DeadlineExceededError: `deadline_ms` passed before anything was proven.
+        """
+        arrived = time.perf_counter()
+        with self.model(params.model).used() as model:
+            pixels = await self._pixels(image, params, model)
+            build = partial(certify_spec, seed=self._seed(params), image_index=image_index)
+            spec = await asyncio.to_thread(build, params, model, pixels)
+            spent = time.perf_counter() - arrived
+            deadline_s = None if params.deadline_ms is None else params.deadline_ms / 1000 - spent
+            clock = _Clock(arrived)
+
+            def answer(outcome: Outcome) -> Certificate:
+                return certificates.certificate(
+                    spec,
+                    outcome,
+                    model.identity,
+                    id=request_id,
+                    image_sha256=image_sha256(pixels),
+                    elapsed_ms=clock.elapsed_ms(),
+                    queue_ms=clock.queue_ms,
+                    deadline_ms=params.deadline_ms,
+                )
+
+            def report(progress: Progress) -> None:
+                if on_progress:
+                    on_progress(progress, answer(progress.standing) if progress.standing else None)
+
+            try:
+                outcome = await self._coordinator.certify(
+                    model.key,
+                    pixels,
+                    spec,
+                    deadline_s=deadline_s,
+                    on_progress=report if on_progress else None,
+                    on_start=clock.start,
+                    priority=priority,
+                )
+            except DeadlineError as error:
+                raise DeadlineExceededError(str(error)) from error
+            return answer(outcome)
+
+    async def predict(
+        self, image: Image | bytes, params: PredictParams, *, request_id: str, priority: Priority = "interactive"
+    ) -> Prediction:
+        """Draw `n` noises and test the lead of the most frequent class. Arguments and errors as `certify`."""
+        arrived = time.perf_counter()
+        with self.model(params.model).used() as model:
+            pixels = await self._pixels(image, params, model)
+            build = partial(predict_spec, seed=self._seed(params))
+            spec = await asyncio.to_thread(build, params, model, pixels)
+            clock = _Clock(arrived)
+            outcome = await self._coordinator.predict(model.key, pixels, spec, on_start=clock.start, priority=priority)
+            return certificates.prediction(spec, outcome, model.identity, id=request_id, elapsed_ms=clock.elapsed_ms())
+
+    async def _load_all(self, names: list[str]) -> None:
+        for name in names:
+            try:
+                await self.load(name)
+            except ModelLoadError as error:
+                _log.warning("Model %s is not served: %s", name, error)
+            except Exception:  # noqa: BLE001  the other models are to be served
+                _log.exception("Model %s is not served.", name)
+
+    async def _pixels(self, image: Image | bytes, params: PredictParams, model: ServedModel) -> Image:
+        if isinstance(image, bytes):
+            return await asyncio.to_thread(self.decode, model.name, image, params.resize)
+        return image
+
+    def _seed(self, params: PredictParams) -> str:
+        """Drawn only now, when the image is there, so that no image can be made for a seed."""
+        if params.seed is None:
+            return secrets.token_hex(16)
+        if not self._allow_client_seed:
+            raise BadParameterError("seed", "The seed is drawn by the service: leave it out.")
+        return params.seed
+
+    async def _replace(self, name: str) -> ServedModel | None:
+        """Point a name at what its folder holds now, and return the version that answered before."""
+        entry = await asyncio.to_thread(self._store.refresh, name)
+        if entry.config is None or entry.version is None or entry.reason:
+            raise ModelLoadError(entry.reason)
+        if entry.config.sigma == 0:
+            reason = f"Model {name} was trained without noise: train one with a sigma above 0."
+            self._store.failed(name, reason)
+            raise ModelLoadError(reason)
+        if entry.served and entry.served.version == entry.version:
+            return None
+        files = ModelFiles(model_key(name, entry.version), entry.folder, entry.version, self._precision, self._rule)
+        config, version = entry.config, entry.version
+        self._store.loading(name)
+        try:
+            report = await self._pool.load(files)
+        except Exception as error:
+            self._store.failed(name, str(error))
+            raise
+        served = ServedModel(name, version, entry.folder, config, report.precision, report.kernels)
+        return self._store.ready(name, served)
+
+    async def _retire(self, model: ServedModel) -> None:
+        """Have the samplers forget a version once its last request is answered; others are loaded meanwhile.
+
+        The same version may be served again by then, or be on its way out a second time with requests of its own.
+        """
+        self._leaving.append(model)
+        try:
+            await model.unused()
+        finally:
+            self._leaving.remove(model)
+        async with self._changing:
+            needed = [*self._store.all_served(), *self._leaving]
+            if model.key not in [other.key for other in needed]:
+                await self._pool.unload(model.key)
+
+
+class _Clock:
+    """From a request's arrival over its first noises to its answer."""
+
+    def __init__(self, arrived: float) -> None:
+        self._arrived = arrived
+        self._started = arrived
+        self.queue_ms = 0.0
+
+    def start(self) -> None:
+        """The first noises are handed out."""
+        self._started = time.perf_counter()
+        self.queue_ms = 1000 * (self._started - self._arrived)
+
+    def elapsed_ms(self) -> float:
+        """From the first noises until now."""
+        return 1000 * (time.perf_counter() - self._started)
