@@ -14,7 +14,7 @@ MODEL ?= digits
 PORT ?= 8000
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo serve test test-fast test-cluster check fix bench docs screenshots clean lock
+.PHONY: help setup demo serve test test-fast test-all test-cluster check fix bench docs screenshots clean lock
 
 help:  ## list these commands
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):[^#]*## */\1|/' | awk -F'|' '{printf "  make %-12s %s\n", $$1, $$2}'
@@ -42,11 +42,14 @@ demo: $(STAMPS)/run  ## train a small model if there is none, serve it, certify 
 serve: $(STAMPS)/run  ## the same model, kept running at http://127.0.0.1:$(PORT)
 	$(BIN)/python demo/serve.py --model $(MODEL) --port $(PORT)
 
-test: $(STAMPS)/dev  ## the test suite, all but what needs a cluster of several nodes
+test: $(STAMPS)/dev  ## the test suite: minutes
 	$(BIN)/python -m pytest
 
-test-fast: $(STAMPS)/dev  ## the tests that take seconds: no Ray, no training
-	$(BIN)/python -m pytest -m "not slow and not ray and not browser and not cluster"
+test-fast: $(STAMPS)/dev  ## the tests that take seconds: no Ray, no server, no training
+	$(BIN)/python -m pytest -m "not slow and not ray and not postgres and not long and not cluster"
+
+test-all: $(STAMPS)/dev  ## with the long statistical, fuzz, fault and browser suites
+	$(BIN)/python -m pytest -m "not cluster"
 
 test-cluster: $(STAMPS)/dev  ## the tests that start several Ray nodes or training workers: minutes
 	$(BIN)/python -m pytest -m cluster
@@ -56,6 +59,7 @@ check: $(STAMPS)/dev  ## format, lint, types and import arrows
 	$(BIN)/ruff check .
 	$(BIN)/pyright
 	$(BIN)/lint-imports
+	$(BIN)/vulture
 
 fix: $(STAMPS)/dev  ## format and lint what can be mended by a tool
 	$(BIN)/ruff format .
