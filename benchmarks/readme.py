@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from spacte_client.analysis.logs import read_log
-from spacte_workers.statistics.rounding import round_down
+from spacte_client.rounding import round_down
 
 from .cifar10 import MODEL, RESULTS, ROOT
 

@@ -18,8 +18,8 @@ from rich.table import Table
 from stock import STOCKS, HeldOut, held_out, prepare
 
 from spacte_client import Client
+from spacte_client.rounding import round_down
 from spacte_client.types import Certificate
-from spacte_workers.statistics.rounding import round_down
 
 NOISES = 10_000
 PICTURE = Path(__file__).parent / "certified.png"

@@ -8,8 +8,8 @@ from matplotlib import pyplot as plt
 from matplotlib.figure import FigureBase
 from numpy.typing import NDArray
 
+from spacte_client.rounding import round_down
 from spacte_client.types import Certificate
-from spacte_workers.statistics.rounding import round_down
 
 RIGHT, WRONG, ABSTAINED = "#1a7f37", "#cf222e", "#6e7781"
 

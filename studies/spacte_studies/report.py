@@ -5,10 +5,10 @@ import statistics
 from dataclasses import asdict
 from pathlib import Path
 
+from spacte_client.rounding import round_down
 from spacte_core.checkpoint import load_checkpoint
 from spacte_core.files import replace_file
 from spacte_workers.statistics.bounds import clopper_pearson_lower, clopper_pearson_upper
-from spacte_workers.statistics.rounding import round_down
 
 from .cells import Cell, certificates_file, epochs_done, read_cell, read_certificates
 from .figures import cell_of

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from spacte_client._rounding import floor_text
+from spacte_client.rounding import rounded_down_text
 
 from .accuracy import Run, curve_at
 
@@ -35,7 +35,7 @@ def plot_runs(
     radii = [end * i / (POINTS - 1) for i in range(POINTS)]
     for run in runs:
         curve = curve_at(run, radii, confidence)
-        label = f"{run.name} (ACR {floor_text(run.acr, 3)})"
+        label = f"{run.name} (ACR {rounded_down_text(run.acr, 3)})"
         (line,) = axes.plot(curve.radii, curve.values, label=label, drawstyle="steps-pre")
         axes.fill_between(
             curve.radii, curve.lows, curve.highs, step="pre", alpha=0.15, color=line.get_color(), linewidth=0

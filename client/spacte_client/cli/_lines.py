@@ -4,7 +4,7 @@ from typing import TYPE_CHECKING
 
 from rich.text import Text
 
-from spacte_client._rounding import floor_text
+from spacte_client.rounding import rounded_down_text
 
 if TYPE_CHECKING:
     from spacte_client.types import Certificate, Prediction, ProgressEvent
@@ -19,7 +19,7 @@ def certificate_line(image: str, certificate: "Certificate") -> Text:
     """The outcome first, then what it rests on."""
     line = _answer(image, certificate.abstained, certificate.label, certificate.label_name)
     if not certificate.abstained:
-        line.append("  radius ").append(floor_text(certificate.radius, 4), "bold")
+        line.append("  radius ").append(rounded_down_text(certificate.radius, 4), "bold")
     stop = "" if certificate.stop_reason == "n_max" else f", stopped at {certificate.stop_reason}"
     line.append(
         f"  sigma {certificate.sigma:g}, alpha {certificate.alpha:g}, n {certificate.n:,}{stop}, "
@@ -43,7 +43,7 @@ def prediction_line(image: str, prediction: "Prediction") -> Text:
 def progress_line(image: str, progress: "ProgressEvent", n_max: int) -> Text:
     """What is proven so far, while more noises are drawn."""
     line = Text(f"{image}  ").append(str(progress.top_label), "bold")
-    line.append("  radius ").append(floor_text(progress.radius, 4), "bold").append(" proven")
+    line.append("  radius ").append(rounded_down_text(progress.radius, 4), "bold").append(" proven")
     left = "" if progress.eta_ms is None else f", {progress.eta_ms / 1000:.0f} s left"
     return line.append(f"  {progress.samples:,} of {n_max:,} noises{left}", "dim")
 

@@ -17,8 +17,8 @@ def compare(
     as_json: opt.AsJson = False,
 ) -> None:
     """Compare runs: ACR, and certified accuracy at a grid of radii with its exact interval."""
-    from spacte_client._rounding import floor_text
     from spacte_client.analysis.accuracy import curve_at, radius_grid
+    from spacte_client.rounding import rounded_down_text
 
     if not step > 0:
         raise typer.BadParameter("is above 0, such as 0.25.", param_hint="--step")
@@ -52,7 +52,7 @@ def compare(
         table.add_column(run.name, justify="right")
     table.add_row("images", *(f"{run.images:,}" for run in runs))
     table.add_row("abstained", *(f"{run.abstained:,}" for run in runs))
-    table.add_row("ACR", *(floor_text(run.acr, 3) for run in runs))
+    table.add_row("ACR", *(rounded_down_text(run.acr, 3) for run in runs))
     for i, radius in enumerate(radii):
         cells = (f"{c.values[i]:.1%} [{c.lows[i]:.1%}, {c.highs[i]:.1%}]" for c in curves)
         table.add_row(f"at {radius:g}", *cells)

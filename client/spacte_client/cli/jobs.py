@@ -197,14 +197,14 @@ def summary(
     job_id: JobId, as_json: opt.AsJson = False, base_url: opt.BaseUrl = None, api_key: opt.ApiKey = None
 ) -> None:
     """Show certified accuracy over a job's finished images."""
-    from spacte_client._rounding import floor_text
+    from spacte_client.rounding import rounded_down_text
 
     with opt.connect(base_url, api_key) as client:
         found = client.jobs.summary(job_id)
     if as_json:
         typer.echo(found.model_dump_json())
         return
-    acr = "" if found.acr is None else f", ACR {floor_text(found.acr, 3)}"
+    acr = "" if found.acr is None else f", ACR {rounded_down_text(found.acr, 3)}"
     typer.echo(f"{found.images:,} images, {found.abstained:,} abstained, {found.errored:,} errored{acr}")
     for row in found.certified_accuracy:
         typer.echo(f"at {row.radius:g}: {row.value:.1%} [{row.low:.1%}, {row.high:.1%}]")

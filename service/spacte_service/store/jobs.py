@@ -8,11 +8,11 @@ from sqlalchemy import delete, func, or_, select, update
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 
+from spacte_client.types import TERMINAL_STATES
+
 from .idempotency import Claim
 from .schema import EventRow, FileRow, JobRow
 from .sessions import CursorError, Sessions, one_page
-
-TERMINAL = ("succeeded", "failed", "cancelled")
 
 CLAIM = timedelta(seconds=30)
 """A gateway that claimed a job has so long to submit it."""
@@ -75,7 +75,7 @@ class Jobs:
 
     def active(self) -> Sequence[JobRow]:
         """Jobs that are not at their end, oldest first."""
-        query = select(JobRow).where(JobRow.state.not_in(TERMINAL)).order_by(JobRow.number)
+        query = select(JobRow).where(JobRow.state.not_in(TERMINAL_STATES)).order_by(JobRow.number)
         with self._reading() as session:
             return session.scalars(query).all()
 
@@ -90,7 +90,7 @@ class Jobs:
         """
         now = datetime.now(UTC)
         code, detail = error or (None, None)
-        ended = now if to in TERMINAL else None
+        ended = now if to in TERMINAL_STATES else None
         values = {"state": to, "changed_at": now, "ended_at": ended, "error_code": code, "error_detail": detail}
         with self._writing() as session:
             changed = session.scalars(
@@ -131,7 +131,7 @@ class Jobs:
         with self._writing() as session:
             seq = session.scalar(
                 update(JobRow)
-                .where(JobRow.id == row.id, JobRow.state.not_in(TERMINAL), known < done)
+                .where(JobRow.id == row.id, JobRow.state.not_in(TERMINAL_STATES), known < done)
                 .values(**counts, seq=JobRow.seq + 1)
                 .returning(JobRow.seq)
             )
@@ -145,7 +145,7 @@ class Jobs:
 
     def expired(self, before: datetime) -> Sequence[str]:
         """Jobs that came to their end before a time."""
-        query = select(JobRow.id).where(JobRow.state.in_(TERMINAL), JobRow.ended_at < before)
+        query = select(JobRow.id).where(JobRow.state.in_(TERMINAL_STATES), JobRow.ended_at < before)
         with self._reading() as session:
             return session.scalars(query).all()
 
@@ -155,7 +155,7 @@ class Jobs:
         with self._reading() as session:
             return session.scalars(query).all()
 
-    def remove(self, job_id: str, states: Collection[str] = TERMINAL) -> bool:
+    def remove(self, job_id: str, states: Collection[str] = TERMINAL_STATES) -> bool:
         """Delete a job that is in one of the states, with its events."""
         with self._writing() as session:
             query = delete(JobRow).where(JobRow.id == job_id, JobRow.state.in_(states)).returning(JobRow.id)

@@ -12,6 +12,7 @@ import torch
 from rich.console import Console
 from typer.testing import CliRunner
 
+from spacte_client.rounding import round_down
 from spacte_core.locks import LOCK_FILE, folder_lock
 from spacte_studies import cells, report
 from spacte_studies.cli import reproduce_app
@@ -21,7 +22,6 @@ from spacte_trainer.recipes import load_recipe
 from spacte_trainer.runs import TRAINING
 from spacte_trainer.state import STATE_FILE, StateError
 from spacte_workers.engine import EngineError
-from spacte_workers.statistics.rounding import round_down
 
 SMALL = replace(DIGITS, every=80, n=200)
 """Five of the 397 held-out digits."""

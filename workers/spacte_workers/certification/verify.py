@@ -8,11 +8,11 @@ import re
 from collections.abc import Callable
 from typing import Protocol
 
+from spacte_client.rounding import RADIUS_DIGITS, round_down
 from spacte_client.types import ABSTAIN, Certificate
 from spacte_client.types.certificates import MAX_RADIUS
 from spacte_workers.noise.table import noise_table
 from spacte_workers.shards import Image, NoiseSource, Phase, Shard, Votes
-from spacte_workers.statistics.rounding import RADIUS_DIGITS, round_down
 from spacte_workers.statistics.stopping import STOP_CODES, Plan, Rules
 
 _TOLERANCE = 1e-9  # another version of SciPy may differ in the last digits of a bound

@@ -21,8 +21,9 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy.special import ndtr  # pyright: ignore[reportMissingTypeStubs]
 
+from spacte_client.rounding import round_down, round_up
+
 from .bounds import LARGEST_P, FloatArray, broadcast, clopper_pearson_lower, radius, two_class_radius
-from .rounding import round_down, round_up
 from .sequences import log_mixture, mixture_lower
 
 Bound = Literal["clopper_pearson", "two_class"]

@@ -6,12 +6,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from spacte_client.rounding import round_down
 from spacte_client.types import ABSTAIN
 from spacte_workers.bench.simulated import simulated_votes
 from spacte_workers.certification.algorithm import Certification, CertifySpec, DeadlineError
 from spacte_workers.shards import Phase, Shard, Votes
 from spacte_workers.statistics.bounds import clopper_pearson_lower, radius
-from spacte_workers.statistics.rounding import round_down
 
 PROBABILITIES = (0.08, 0.85, 0.07)
 SEED = "0123456789abcdef0123456789abcdef"

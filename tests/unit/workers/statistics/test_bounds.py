@@ -11,7 +11,6 @@ from scipy.special import ndtri
 from statsmodels.stats.proportion import proportion_confint
 
 from spacte_workers.statistics.bounds import clopper_pearson_lower, clopper_pearson_upper, radius, two_class_radius
-from spacte_workers.statistics.rounding import round_down, round_up
 
 LEVELS = st.floats(1e-9, 0.5)
 
@@ -109,21 +108,6 @@ def test_monotone_in_the_votes(n, alpha):
 def test_the_runner_up_bound_never_takes_away(p_a, p_b, sigma):
     """pB is at most 1 - pA, so at one and the same pA two classes certify at least what one does."""
     assert two_class_radius(p_a, p_b, sigma) >= radius(p_a, sigma) - 1e-12
-
-
-@given(st.floats(0, 40), st.integers(0, 9))
-def test_rounding_down_never_goes_up(value, digits):
-    rounded = round_down(value, digits)
-    assert rounded <= value < rounded + 10.0**-digits * (1 + 1e-9)
-    assert round_down(rounded, digits) == rounded
-    assert round_up(value, digits) >= value
-
-
-def test_the_published_rounding_was_unsound():
-    """.952864 was printed as .953 in published logs; rounded down it is .952."""
-    assert round_down(0.952864, 3) == 0.952
-    assert round_down(0.952864, 6) == 0.952864
-    assert round_up(0.952864, 3) == 0.953
 
 
 def test_no_radius_below_one_half():
