@@ -23,7 +23,7 @@ from spacte_workers.bench.simulated import probabilities, simulated_image, simul
 from spacte_workers.certification.algorithm import CertifySpec
 from spacte_workers.scheduling.coordinator import Coordinator
 from spacte_workers.scheduling.counters import Counters
-from spacte_workers.shards import Image, Votes, Work
+from spacte_workers.shards import Image, SampleTask, Votes
 
 
 class SimulatedClock(selectors.DefaultSelector):
@@ -74,7 +74,7 @@ class Sampler:
         self._overhead_s, self._call_s = options.overhead, options.call_ms / 1000
         self._free_at = 0.0
 
-    async def sample_many(self, model: str, work: Sequence[Work]) -> list[Votes]:  # noqa: ARG002
+    async def sample_many(self, model: str, work: Sequence[SampleTask]) -> list[Votes]:  # noqa: ARG002
         """The votes of the shards, when they would be there."""
         noises = sum(item.shard.size for item in work)
         seconds = -(-noises // self._batch) * self._batch / self._rate

@@ -17,7 +17,7 @@ from spacte_workers.cluster import RayPool
 from spacte_workers.images import from_array
 from spacte_workers.serving.pools import ModelFiles
 from spacte_workers.serving.runtime import Runtime
-from spacte_workers.shards import Image, NoiseSource, Phase, Sampler, Shard, Work
+from spacte_workers.shards import Image, NoiseSource, Phase, Sampler, SampleTask, Shard
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.timeout(600)]
 
@@ -207,7 +207,7 @@ async def test_sixteen_and_sixty_four_shards_give_the_same_counts(
             size = 6400 // pieces
             calls = [
                 list(register.samplers.values())[i % 2].sample_many(
-                    "digits@1", [Work(an_image(), Shard(source, Phase.ESTIMATION, i * size, (i + 1) * size))]
+                    "digits@1", [SampleTask(an_image(), Shard(source, Phase.ESTIMATION, i * size, (i + 1) * size))]
                 )
                 for i in range(pieces)
             ]

@@ -1,4 +1,4 @@
-"""What a caller of the runtime may meet besides `BadImageError`. Each message names the remedy."""
+"""The errors of the runtime besides `BadImageError`. Each message names the remedy. Light to import."""
 
 
 class RuntimeFault(Exception):  # noqa: N818  never raised itself
@@ -22,7 +22,7 @@ class ModelLoadError(RuntimeFault):
 
 
 class NoWorkersError(RuntimeFault):
-    """No sampler is there to draw noises; one may come back."""
+    """There is no sampler to draw noises; one may come back."""
 
 
 class BadParameterError(RuntimeFault, ValueError):
@@ -34,8 +34,19 @@ class BadParameterError(RuntimeFault, ValueError):
 
 
 class DeadlineExceededError(RuntimeFault):
-    """The time allowed was up before anything could be proven."""
+    """The deadline passed before the first look at the bound; allow more time."""
 
 
 class ClusterError(RuntimeFault):
     """Ray could not be started or joined."""
+
+
+def check_consensus(k: int | None, heads: int, model: str = "The model") -> None:
+    """See that a model has the heads that are to agree.
+
+    Raises:
+        BadParameterError: `k` is not None and not in 1..heads.
+    """
+    if k is not None and not 1 <= k <= heads:
+        sentence = f"{model} has {heads} heads: ask for a `k_consensus` of at most {heads}."
+        raise BadParameterError("k_consensus", sentence)

@@ -1,7 +1,7 @@
-"""What travels between the coordinator and a sampler. Plain data: no torch, no Ray.
+"""What travels between the coordinator and a sampler: plain data, no torch, no Ray.
 
-A `Shard` names noises by index, and its votes are a function of the shard alone, so that a shard lost with
-its sampler is simply drawn again elsewhere and gives the same votes.
+A `Shard` names noises by index, and its votes are a function of the shard alone. When a sampler dies, another one
+draws the same shard again and gets the same votes.
 """
 
 from collections.abc import Sequence
@@ -24,7 +24,7 @@ class Phase(IntEnum):
 
 @dataclass(frozen=True, slots=True)
 class Image:
-    """Decoded pixels, ready to travel.
+    """Decoded pixels.
 
     Attributes:
         data: C-order bytes of the [C, H, W] array.
@@ -58,7 +58,7 @@ class NoiseSource:
 
 @dataclass(frozen=True, slots=True)
 class Shard:
-    """A work unit: noises start..stop-1 of one phase of one image."""
+    """Noises start..stop-1 of one phase of one image."""
 
     source: NoiseSource
     phase: Phase
@@ -80,21 +80,21 @@ class Votes:
 
 
 @dataclass(frozen=True, slots=True)
-class Work:
-    """A shard together with the image that its noises are added to, and for whom it is."""
+class SampleTask:
+    """A shard, the image that its noises are added to, and the request that it is for."""
 
     image: Image
     shard: Shard
     trace: Trace | None = None
 
 
-def traces_of(work: "Sequence[Work]") -> list[Trace]:
-    """For whom a job is, each request once."""
-    return list(dict.fromkeys(unit.trace for unit in work if unit.trace is not None))
+def traces_of(tasks: Sequence[SampleTask]) -> list[Trace]:
+    """The requests that a call is for, each once."""
+    return list(dict.fromkeys(task.trace for task in tasks if task.trace is not None))
 
 
 class SamplerLostError(Exception):
-    """The sampler went away with its shard; another one can draw the same shard."""
+    """The sampler is gone with its shards; another one can draw them."""
 
 
 class Sampler(Protocol):
@@ -105,12 +105,11 @@ class Sampler(Protocol):
         """A name that stays the same while the sampler lives."""
         ...
 
-    async def sample_many(self, model: str, work: Sequence[Work]) -> list[Votes]:
+    async def sample_many(self, model: str, tasks: Sequence[SampleTask]) -> list[Votes]:
         """Draw several shards, of one image or of several, and return their votes in the same order.
 
-        One call is one job of about 50 to 200 ms for the sampler. A shard may be as small as one noise: the
-        engine lays the rows of all shards one behind the other into its fixed, padded batches, so that
-        small looks cost no more than large ones.
+        The engine packs the rows of all shards of a call into its fixed, padded batches, so small shards cost no more
+        a noise than large ones.
 
         Raises:
             SamplerLostError: the sampler is gone; draw all of these shards elsewhere.

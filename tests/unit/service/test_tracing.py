@@ -18,7 +18,7 @@ from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanE
 from spacte_service import Settings, create_app
 from spacte_workers import tracing
 from spacte_workers.cluster.supervisor import ImageShelf, RaySampler
-from spacte_workers.shards import Image, NoiseSource, Phase, Shard, Votes, Work
+from spacte_workers.shards import Image, NoiseSource, Phase, SampleTask, Shard, Votes
 from spacte_workers.tracing import Trace, TracingError
 
 TRACE, PARENT = "4bf92f3577b34da6a3ce929d0e0e4736", "00f067aa0ba902b7"
@@ -133,7 +133,7 @@ async def test_the_context_travels_to_the_actor_as_plain_strings() -> None:
     source = NoiseSource("0" * 32, 0, 0.25, "grid")
     shards = [Shard(source, Phase.ESTIMATION, start, start + 1) for start in range(3)]
     one, two = Trace("req_1", f"00-{TRACE}-{PARENT}-01"), Trace("req_2")
-    work = [Work(image, shards[0], one), Work(image, shards[1], two), Work(image, shards[2], one)]
+    work = [SampleTask(image, shards[0], one), SampleTask(image, shards[1], two), SampleTask(image, shards[2], one)]
     await RaySampler("s", Actor, ImageShelf(), lambda _: None).sample_many("digits@1", work)
     assert called[2] == [one, two]
 

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from spacte_workers.shards import Image, SamplerLostError, Shard, Votes, Work
+from spacte_workers.shards import Image, SamplerLostError, SampleTask, Shard, Votes
 
 
 def simulated_votes(shard: Shard, probabilities: Sequence[float]) -> tuple[int, ...]:
@@ -58,7 +58,7 @@ class SimulatedSampler:
         """Go away: the calls in hand and all later ones end with `SamplerLostError`."""
         self._gone().cancel()
 
-    async def sample_many(self, model: str, work: Sequence[Work]) -> list[Votes]:  # noqa: ARG002
+    async def sample_many(self, model: str, work: Sequence[SampleTask]) -> list[Votes]:  # noqa: ARG002
         """Draw the shards, one call after the other."""
         self.calls += 1
         async with self._turn:

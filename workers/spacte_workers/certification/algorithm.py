@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 from spacte_client.types import ABSTAIN, Bound, Noise, StopReason
 from spacte_workers.shards import NoiseSource, Phase, Shard, Votes
-from spacte_workers.statistics.stopping import Rules, Verdict, plan_for
+from spacte_workers.statistics.stopping import Proven, Rules, plan_for
 
 from .tally import Tally
 
@@ -301,7 +301,7 @@ class Certification:
         counts, label = self._estimation.counts_at(look), self._label
         return counts[label], max(counts[:label] + counts[label + 1 :])
 
-    def _verdict(self) -> Verdict:
+    def _verdict(self) -> Proven:
         """What the last look proved."""
         look = self._looks_done - 1
-        return self._plan.judge(look, *self._top_and_second(look))
+        return self._plan.proven(look, *self._top_and_second(look))

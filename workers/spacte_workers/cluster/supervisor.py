@@ -21,7 +21,7 @@ from spacte_workers.engine.errors import EngineError
 from spacte_workers.errors import ModelLoadError
 from spacte_workers.images import BadImageError
 from spacte_workers.serving.pools import LoadReport, ModelFiles, SamplerRegister
-from spacte_workers.shards import Image, SamplerLostError, Votes, Work, traces_of
+from spacte_workers.shards import Image, SamplerLostError, SampleTask, Votes, traces_of
 
 from .sampler import ModelMissingError, Pong
 
@@ -87,7 +87,7 @@ class RaySampler:
         """The name given."""
         return self._id
 
-    async def sample_many(self, model: str, work: Sequence[Work]) -> list[Votes]:
+    async def sample_many(self, model: str, work: Sequence[SampleTask]) -> list[Votes]:
         """Draw the shards; raises `SamplerLostError` when the actor is gone or cannot."""
         images: dict[Image, int] = {}
         shards = [(images.setdefault(unit.image, len(images)), unit.shard) for unit in work]

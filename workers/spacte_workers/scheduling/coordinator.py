@@ -13,7 +13,7 @@ from typing import Any, TypeVar
 from spacte_workers.certification.algorithm import Certification, CertifySpec, DeadlineError, Outcome, Progress
 from spacte_workers.certification.prediction import PredictionRun, PredictOutcome, PredictSpec
 from spacte_workers.errors import NoWorkersError, RuntimeFault
-from spacte_workers.shards import Image, Sampler, SamplerLostError, Shard, Votes, Work
+from spacte_workers.shards import Image, Sampler, SamplerLostError, SampleTask, Shard, Votes
 
 from .counters import Counters, Observer, RetryReason
 from .queues import Priority, Queues, Request, Rota
@@ -262,7 +262,7 @@ class Coordinator:
         return max(slot.room(LEAST_JOB_SECONDS), even)
 
     async def _call(self, slot: Slot, job: EngineJob) -> None:
-        work = [Work(request.image, shard, request.trace) for request, shards in job.parts for shard in shards]
+        work = [SampleTask(request.image, shard, request.trace) for request, shards in job.parts for shard in shards]
         try:
             votes = await slot.sampler.sample_many(job.model, work)
             if len(votes) != len(work):

@@ -15,7 +15,7 @@ from spacte_client.types import Precision
 from spacte_core.allocator import keep_freed_memory
 from spacte_workers.engine.precision import PrecisionRule
 from spacte_workers.errors import ModelLoadError, NoWorkersError
-from spacte_workers.shards import Sampler, SamplerLostError, Votes, Work, traces_of
+from spacte_workers.shards import Sampler, SamplerLostError, SampleTask, Votes, traces_of
 from spacte_workers.tracing import drawing
 
 if TYPE_CHECKING:
@@ -199,7 +199,7 @@ class LocalSampler:
         """Forget a model."""
         self._engines.pop(key, None)
 
-    async def sample_many(self, model: str, work: Sequence[Work]) -> list[Votes]:
+    async def sample_many(self, model: str, work: Sequence[SampleTask]) -> list[Votes]:
         """Draw the shards; raises `SamplerLostError` when the sampler has been closed or lacks the model."""
         try:
             engine = self._engines[model]
@@ -208,7 +208,7 @@ class LocalSampler:
             raise SamplerLostError(f"{self._id} is closed or has no {model}") from error
         return await drawn
 
-    def _draw(self, engine: "Engine", model: str, work: Sequence[Work]) -> list[Votes]:
+    def _draw(self, engine: "Engine", model: str, work: Sequence[SampleTask]) -> list[Votes]:
         noises = sum(unit.shard.size for unit in work)
         with drawing(self._id, model, noises, traces_of(work)):
             return engine.votes_many([(unit.image, unit.shard) for unit in work])

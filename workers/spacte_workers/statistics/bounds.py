@@ -1,8 +1,8 @@
 """The bound and the radius: exact binomial confidence bounds and what they certify.
 
-Notation: of `n` independent votes, `successes` went to a class whose probability is p. Every function takes
-    numbers or arrays that broadcast, and returns float64 of the broadcast shape. Nothing here returns NaN
-    for 0 <= successes <= n, n >= 1 and 0 < alpha < 1.
+Of `n` independent votes, `successes` went to a class whose probability is p. Every function takes numbers or arrays that
+broadcast, and returns float64 of the broadcast shape. Nothing here returns NaN for 0 <= successes <= n, n >= 1 and
+0 < alpha < 1.
 """
 
 import numpy as np
@@ -12,7 +12,7 @@ from scipy.special import betainccinv, betaincinv, ndtri  # pyright: ignore[repo
 FloatArray = NDArray[np.float64]
 
 LARGEST_P = float(np.nextafter(1.0, 0.0))
-"""A lower bound is clamped to this, the largest double below 1, so that no radius is infinite."""
+"""A lower bound is at most this, the largest double below 1, so that no radius is infinite."""
 
 
 def broadcast(*values: ArrayLike) -> tuple[FloatArray, ...]:

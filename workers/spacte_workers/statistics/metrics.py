@@ -1,7 +1,6 @@
 """What certificates of a test set show together: certified accuracy with its interval, ACR, the joint claim.
 
-An abstention counts as a wrong answer with radius 0. Radii are those written in the certificates, rounded
-down.
+An abstention counts as a wrong answer with radius 0. Radii are those written in the certificates, rounded down.
 """
 
 from collections.abc import Sequence
@@ -70,9 +69,8 @@ def average_certified_radius(correct: Sequence[bool], radii: Sequence[float]) ->
 def most_false(images: int, alpha: float, rho: float) -> int:
     """How many of the certificates of a job are false, at most, with probability 1 - rho.
 
-    Each is false with probability at most alpha, independently, because no noise is shared between images;
-    so this is the 1 - rho quantile of a binomial distribution. 4 of 500 and 21 of 10,000 at rho = alpha =
-    .001.
+    Each is false with probability at most alpha, independently, because images share no noise; so this is the 1 - rho
+    quantile of a binomial distribution: 4 of 500 and 21 of 10,000 at rho = alpha = .001.
     """
     if images == 0:
         return 0

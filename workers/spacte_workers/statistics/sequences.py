@@ -1,15 +1,12 @@
-"""Confidence sequences: bounds that hold at every sample count at once, so that looking often costs no
-validity.
+"""Confidence sequences: bounds that hold at every sample count at once, so looking often costs no validity.
 
-The one-sided Beta mixture with a = b = 1/2 (Robbins 1970; Howard et al. 2021, section 3.5, there
-two-sided). To reject a probability p0, the likelihood ratio of q against p0 is averaged over q > p0 with
-the Beta(1/2, 1/2) density:
+The one-sided Beta mixture with a = b = 1/2 (Robbins 1970; Howard et al. 2021, section 3.5, there two-sided). To reject a
+probability p0, the likelihood ratio of q against p0 is averaged over q > p0 with the Beta(1/2, 1/2) density:
 
     M_n(p0) = integral over q > p0 of (q / p0)^S ((1 - q) / (1 - p0))^(n - S) dBeta(q) / P(Beta > p0)
 
-Where p <= p0, M_n is a non-negative supermartingale that starts at 1, so by Ville's inequality it ever
-reaches 1 / alpha with probability at most alpha. M_n falls in p0 up to S/n and stays below 1 beyond, and it
-grows in S.
+Where p <= p0, M_n is a non-negative supermartingale that starts at 1, so by Ville's inequality it ever reaches 1 / alpha
+with probability at most alpha. M_n falls in p0 up to S/n, stays below 1 beyond, and grows in S.
 """
 
 import numpy as np
@@ -20,7 +17,7 @@ from .bounds import LARGEST_P, FloatArray, broadcast, clopper_pearson_lower
 
 _A = _B = 0.5
 _LOG_BETA = float(np.log(np.pi))  # ln B(1/2, 1/2)
-_MAX_STEPS = 80
+_MAX_STEPS = 80  # chosen: bisection alone halves [0, 1] to below 1e-16 in 54; Newton's steps are 3 or 4
 
 
 def log_mixture(successes: ArrayLike, n: ArrayLike, p0: ArrayLike) -> FloatArray:
@@ -45,8 +42,8 @@ def log_mixture(successes: ArrayLike, n: ArrayLike, p0: ArrayLike) -> FloatArray
 def mixture_lower(successes: ArrayLike, n: ArrayLike, alpha: ArrayLike) -> FloatArray:
     """Lower confidence sequence: P(L_n <= p for every n at once) >= 1 - alpha.
 
-    L_n = inf { p0 : M_n(p0) < 1 / alpha }, found by Newton's method in p0, kept between bounds on the root:
-    ln M_n is convex and falling below S/n, so that 3 or 4 steps are enough.
+    L_n = inf { p0 : M_n(p0) < 1 / alpha }, found by Newton's method in p0, kept between bounds on the root: ln M_n is
+    convex and falling below S/n, so 3 or 4 steps are enough.
 
     Args:
         successes: votes for the class, 0..n.
@@ -71,6 +68,7 @@ def mixture_lower(successes: ArrayLike, n: ArrayLike, alpha: ArrayLike) -> Float
         inside = (following >= low) & (following <= high)
         following = np.where(inside, following, 0.5 * (low + high))
         # What has settled stays: a bound must not depend on which others are computed along with it.
+        # Relative 1e-9 is far below the sixth digit of a radius.
         near = np.abs(following - p) <= 1e-9 * np.minimum(p, 1.0 - p) + 1e-16
         p = np.where(settled, p, following)
         settled |= near
@@ -92,7 +90,7 @@ def mixture_upper(successes: ArrayLike, n: ArrayLike, alpha: ArrayLike) -> Float
 
 
 def _descent(s: FloatArray, n: FloatArray, p: FloatArray) -> FloatArray:
-    """-d/dp ln M_n(p), but for the density of the posterior at p, which is small left of S/n."""
+    """-d/dp ln M_n(p), without the density of the posterior at p, which is small left of S/n."""
     return s / p - (n - s) / (1.0 - p) - 1.0 / (np.pi * np.sqrt(p * (1.0 - p)) * _prior_mass(p))
 
 

@@ -1,17 +1,17 @@
-"""When to stop drawing, and what is proven then: the looks, the bound valid at each of them, the stopping
-rules.
+"""When to stop drawing, and what is proven then: the looks, the bound valid at each of them, the stopping rules.
 
-Without a stopping rule there is one look, at n_max, with the whole alpha (Cohen et al. 2019, section
-3.2.2). With any rule alpha is halved, by the union bound: one half for a Beta-mixture confidence sequence,
-valid at every look however it was chosen, the other for one Clopper-Pearson bound at n_max. `bound:
-two_class` splits each half once more, between a lower bound on the chosen class A and an upper bound on the
-largest of the others; the upper one needs no correction for the number of classes, because it grows with
-the votes and the truly second class has at most as many as the class that was counted second.
+Without a stopping rule there is one look, at n_max, with the whole alpha (Cohen et al. 2019, section 3.2.2). With any
+rule alpha is halved, by the union bound: one half for a Beta-mixture confidence sequence, valid at every look however it
+was chosen, the other for one Clopper-Pearson bound at n_max. `bound: two_class` splits each half once more, between a
+lower bound on the chosen class A and an upper bound on the largest of the others. The upper bound needs no correction
+for the number of classes: it grows with the votes, and the truly second class has at most as many votes as the class
+that was counted second.
 
-Looks are at predetermined vote counts, so what is answered never depends on timing.
+Looks are at predetermined vote counts, so the answer never depends on timing.
 """
 
 import math
+from bisect import bisect_left
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -30,13 +30,15 @@ Bound = Literal["clopper_pearson", "two_class"]
 StopReason = Literal["target", "futility", "n_max", "tolerance"]
 
 FUTILITY_LEVEL = 1e-4
-"""Beta: probability of giving up, falsely, on a target within reach. No certificate is less true for it."""
+"""Beta: probability of giving up, falsely, on a target within reach. Chosen: it costs no certificate its truth, and at
+1e-4 giving up wrongly is rarer than a false certificate at the default alpha."""
 
 FIRST_LOOK, LEAST_STEP, GROWTH = 16, 16, 1.1
-"""The looks: 16, 32, ... by steps of 16, then each a tenth further than the last, ending at n_max. Looking at
+"""The looks: 16, 32, ... by steps of 16, then each a tenth further than the last, ending at n_max. Chosen: looking at
 every single vote would save some 5 % of the samples, for a hundred times the looks."""
 
-_VERDICTS_KEPT = 4_096
+_PROVEN_KEPT = 4_096
+"""Results of looks that a plan keeps. Chosen: a few hundred kilobytes, and images of a job share most of their looks."""
 
 _GO_ON, _TARGET, _FUTILITY, _N_MAX, _TOLERANCE = range(5)
 STOP_CODES: dict[int, StopReason] = {_TARGET: "target", _FUTILITY: "futility", _N_MAX: "n_max", _TOLERANCE: "tolerance"}
@@ -50,14 +52,14 @@ class Rules:
     Attributes:
         sigma: noise sd in units of [0, 1] pixels.
         n_max: the most estimation votes.
-        alpha: probability of a false certificate that is tolerated.
+        alpha: probability of a false certificate that is tolerated, in (0, 1).
         bound: `clopper_pearson` bounds the chosen class alone, `two_class` also the runner-up.
-        num_classes: how many classes there are, at least 2.
+        num_classes: classes, at least 2.
         target_radius: stop once this radius is shown, or shown to be out of reach.
         tolerance: stop when drawing on to `n_max` can add less than this to the radius.
         deadline: whether drawing may be cut short at any look for reasons of time.
         noise_error: total variation between the noise as drawn and the Gaussian, over all pixels; it is
-            taken off every lower bound and added to every upper one.
+            taken off every lower bound and added to every upper one. 0 for float noise.
     """
 
     sigma: float
@@ -77,7 +79,7 @@ class Rules:
 
 
 @dataclass(frozen=True, slots=True)
-class Verdict:
+class Proven:
     """What the votes up to a look prove.
 
     Attributes:
@@ -92,7 +94,7 @@ class Verdict:
 
 
 @dataclass(frozen=True, slots=True)
-class Proof:
+class ProvenArrays:
     """What many vote counts prove at one look: arrays of one shape. `radius` is exact, not rounded."""
 
     p_lower: FloatArray
@@ -113,10 +115,9 @@ def look_schedule(n_max: int) -> tuple[int, ...]:
 class Plan:
     """The looks of one certificate and what to conclude at each.
 
-    One plan serves every image with the same rules (`plan_for`). Where only the votes of the chosen class S
-    decide, it remembers at each look between which S it went on, from which S the target was shown and up
-    to which S it was out of reach. All three are intervals, so that most looks of a long job cost two
-    comparisons.
+    One plan serves every image with the same rules (`plan_for`). Where the votes of the chosen class alone decide, it
+    remembers at each look between which votes it went on, from which the target was shown and up to which it was out of
+    reach. All three are intervals, so most looks of a long job cost two comparisons.
     """
 
     def __init__(self, rules: Rules) -> None:
@@ -129,14 +130,13 @@ class Plan:
         if self._goal is not None:
             self._goal_p, self._goal_q = (float(ndtr(side * self._goal / rules.sigma)) for side in (1, -1))
             self._final_votes = self._votes_for_target(self._goal)
-        self._verdicts: dict[tuple[int, int, int], Verdict] = {}
+        self._proven = lru_cache(_PROVEN_KEPT)(self._proven_at)
         self._memory: list[_LookMemory] | None = None
         if rules.bound == "clopper_pearson" and rules.tolerance is None:
             self._memory = [_LookMemory(n) for n in self.looks]
 
     def first_stop(self, look: int, tops: Sequence[int], seconds: Sequence[int]) -> tuple[int, StopReason] | None:
-        """The first of the looks `look`, `look` + 1, ... to stop at and why, or None to go on after all of
-        them.
+        """The first of the looks `look`, `look` + 1, ... to stop at and why, or None to go on after all of them.
 
         Args:
             look: index of the first look.
@@ -168,7 +168,7 @@ class Plan:
             stop = (last, STOP_CODES[code])
         return stop
 
-    def judge(self, look: int, top: int, second: int) -> Verdict:
+    def proven(self, look: int, top: int, second: int) -> Proven:
         """What the votes up to look number `look` prove about the chosen class.
 
         Args:
@@ -176,44 +176,38 @@ class Plan:
             top: votes of the chosen class.
             second: the most votes of any other class.
         """
-        key = look, top, second if self.rules.bound == "two_class" else 0
-        verdict = self._verdicts.get(key)
-        if verdict is None:
-            proof = self.prove(self.looks[look], top, second, final=look == len(self.looks) - 1)
-            certified = bool(proof.certified)
-            shown = round_down(float(proof.radius)) if certified else 0.0
-            verdict = Verdict(float(proof.p_lower), certified, shown)
-            if len(self._verdicts) >= _VERDICTS_KEPT:
-                self._verdicts.clear()
-            self._verdicts[key] = verdict
-        return verdict
+        return self._proven(look, top, second if self.rules.bound == "two_class" else 0)
 
-    def prove(self, n: ArrayLike, top: ArrayLike, second: ArrayLike, *, final: bool) -> Proof:
+    def _proven_at(self, look: int, top: int, second: int) -> Proven:
+        found = self.prove(self.looks[look], top, second, final=look == len(self.looks) - 1)
+        certified = bool(found.certified)
+        return Proven(float(found.p_lower), certified, round_down(float(found.radius)) if certified else 0.0)
+
+    def prove(self, n: ArrayLike, top: ArrayLike, second: ArrayLike, *, final: bool) -> ProvenArrays:
         """Bound and radius after `n` votes, from those of the chosen class and the most of any other.
 
         Takes numbers or arrays; either all of `n` are n_max (`final`) or none.
         """
         rules = self.rules
         votes, s, runner_up = broadcast(n, top, second)
-        # At one and the same level Clopper-Pearson is never below the mixture: no bound for a fixed n is
-        # better.
+        # At one and the same level Clopper-Pearson is never below the mixture: no bound for a fixed n is better.
         lower = clopper_pearson_lower if final else mixture_lower
         if rules.bound == "clopper_pearson":
             p_lower = np.maximum(lower(s, votes, self._level) - rules.noise_error, 0.0)
-            return Proof(p_lower, radius(p_lower, rules.sigma), p_lower >= 0.5)
-        # An upper bound on the runner-up is a lower bound on everything else; both in one go.
+            return ProvenArrays(p_lower, radius(p_lower, rules.sigma), p_lower >= 0.5)
+        # An upper bound on the runner-up is a lower bound on everything else; both in one call.
         a, not_b = lower(np.stack((s, votes - runner_up)), votes, self._level) - rules.noise_error
         p_lower = np.maximum(a, 0.0)
-        proven = two_class_radius(p_lower, 1.0 - not_b, rules.sigma)
-        return Proof(p_lower, proven, proven > 0.0)
+        reached = two_class_radius(p_lower, 1.0 - not_b, rules.sigma)
+        return ProvenArrays(p_lower, reached, reached > 0.0)
 
     def stop_codes(self, n: ArrayLike, top: ArrayLike, second: ArrayLike, *, final: bool) -> NDArray[np.int8]:
         """Why to stop after `n` votes, as indices of `STOP_CODES`. Arguments as for `prove`."""
         rules = self.rules
         codes = np.full(np.broadcast(n, top, second).shape, _N_MAX if final else _GO_ON, np.int8)
         if rules.tolerance is not None and not final:
-            proven = self.prove(n, top, second, final=False).radius
-            gain = self._at_end(n, top, second, *self._plausible(n, top, second)) - proven
+            reached = self.prove(n, top, second, final=False).radius
+            gain = self._at_end(n, top, second, *self._plausible(n, top, second)) - reached
             codes[gain < rules.tolerance] = _TOLERANCE
         if self._goal is not None:
             futile, shown = (
@@ -230,7 +224,7 @@ class Plan:
     ) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
         """Whether the target is out of reach, and whether it is shown.
 
-        The bound is compared with the probability that the target takes, so that its root need not be found.
+        The bound is compared with the probability that the target takes, so its root need not be found.
         """
         votes, s = broadcast(n, top)
         p, q, noise = self._goal_p, self._goal_q, self.rules.noise_error
@@ -262,8 +256,8 @@ class Plan:
     def _plausible(self, n: ArrayLike, top: ArrayLike, second: ArrayLike) -> tuple[FloatArray, FloatArray]:
         """The highest chosen-class and the lowest runner-up probability that the votes leave plausible.
 
-        Together they hold at every look with probability 1 - `FUTILITY_LEVEL`. The runner-up is at least
-        the mean of the other classes; that some class is the second only by its votes costs a factor K - 1.
+        Together they hold at every look with probability 1 - `FUTILITY_LEVEL`. The runner-up is at least the mean of the
+        other classes; that some class is the second only by its votes costs a factor K - 1.
         """
         votes, s, runner_up = broadcast(n, top, second)
         if self.rules.bound == "clopper_pearson":
@@ -276,14 +270,12 @@ class Plan:
 
     def _votes_for_target(self, goal: float) -> int:
         """The fewest votes for the chosen class that can show the target at n_max; n_max + 1 if none can."""
-        low, high = 0, self.rules.n_max + 1
-        while low < high:
-            middle = (low + high) // 2
-            if float(self.prove(self.rules.n_max, middle, 0, final=True).radius) >= goal:
-                high = middle
-            else:
-                low = middle + 1
-        return low
+        n_max = self.rules.n_max
+
+        def shown(votes: int) -> bool:
+            return float(self.prove(n_max, votes, 0, final=True).radius) >= goal
+
+        return bisect_left(range(n_max + 1), x=True, key=shown)
 
     def _at_end(
         self, n: ArrayLike, top: ArrayLike, second: ArrayLike, top_rate: ArrayLike, second_rate: ArrayLike

@@ -14,7 +14,7 @@ from spacte_workers.errors import NoWorkersError
 from spacte_workers.scheduling.coordinator import MAX_LOSSES, BrokenRequestError, Coordinator
 from spacte_workers.scheduling.counters import Counters
 from spacte_workers.scheduling.slots import MAX_IN_FLIGHT
-from spacte_workers.shards import SamplerLostError, Votes, Work
+from spacte_workers.shards import SamplerLostError, SampleTask, Votes
 
 PROBABILITIES = (0.1, 0.8, 0.1)
 IMAGE = simulated_image(PROBABILITIES)
@@ -50,14 +50,14 @@ class Counting:
 
     def __init__(self, sampler_id: str = "counting") -> None:
         self.id = sampler_id
-        self.jobs: list[list[Work]] = []
+        self.jobs: list[list[SampleTask]] = []
         self.at_a_time = self.most_at_a_time = 0
         self.gate: asyncio.Event | None = None
         self.fails: Exception | None = None
         self.poison: int | None = None
         self.noise_s = 1e-5
 
-    async def sample_many(self, model: str, work: Sequence[Work]) -> list[Votes]:
+    async def sample_many(self, model: str, work: Sequence[SampleTask]) -> list[Votes]:
         self.jobs.append(list(work))
         self.at_a_time += 1
         self.most_at_a_time = max(self.most_at_a_time, self.at_a_time)
@@ -272,7 +272,7 @@ async def test_a_request_that_kills_samplers_is_given_up():
     class Mortal(Counting):
         deaths = 0
 
-        async def sample_many(self, model: str, work: Sequence[Work]) -> list[Votes]:
+        async def sample_many(self, model: str, work: Sequence[SampleTask]) -> list[Votes]:
             if 2 in [item.shard.source.image_index for item in work]:
                 Mortal.deaths += 1
                 raise SamplerLostError(self.id)
@@ -290,7 +290,7 @@ async def test_a_request_that_kills_samplers_is_given_up():
 
 async def test_votes_of_the_wrong_shape_fail_the_request():
     class Wrong(Counting):
-        async def sample_many(self, model: str, work: Sequence[Work]) -> list[Votes]:
+        async def sample_many(self, model: str, work: Sequence[SampleTask]) -> list[Votes]:
             return [Votes((item.shard.size,), 0.1) for item in work]
 
     coordinator = Coordinator()

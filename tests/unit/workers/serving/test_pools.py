@@ -10,7 +10,7 @@ import torch
 from spacte_workers.errors import ModelLoadError, NoWorkersError
 from spacte_workers.images import from_array
 from spacte_workers.serving.pools import LoadReport, LocalPool, ModelFiles, load_in_turn
-from spacte_workers.shards import NoiseSource, Phase, Sampler, SamplerLostError, Shard, Work
+from spacte_workers.shards import NoiseSource, Phase, Sampler, SamplerLostError, SampleTask, Shard
 
 SOURCE = NoiseSource("0" * 32, 0, 0.25, "grid")
 
@@ -45,10 +45,10 @@ def model(tmp_path: Path, make_checkpoint: Callable[..., str]) -> ModelFiles:
     return ModelFiles("digits@1", tmp_path / "digits", version)
 
 
-def work(start: int, stop: int, seed: int = 0) -> Work:
+def work(start: int, stop: int, seed: int = 0) -> SampleTask:
     pixels = np.random.default_rng(seed).integers(0, 256, (1, 8, 8), dtype=np.uint8)
     image = from_array(pixels, input_shape=(1, 8, 8))
-    return Work(image, Shard(SOURCE, Phase.ESTIMATION, start, stop))
+    return SampleTask(image, Shard(SOURCE, Phase.ESTIMATION, start, stop))
 
 
 async def test_samplers_register_once_the_first_model_is_loaded(model: ModelFiles) -> None:

@@ -40,24 +40,24 @@ def test_looks_do_not_depend_on_anything_but_n_max():
 def test_without_a_rule_there_is_one_look_with_the_whole_alpha():
     plan = Plan(rules())
     assert plan.looks == (10_000,)
-    verdict = plan.judge(0, 9_000, 1_000)
-    assert verdict.p_lower == float(clopper_pearson_lower(9_000, 10_000, 0.001))
+    found = plan.proven(0, 9_000, 1_000)
+    assert found.p_lower == float(clopper_pearson_lower(9_000, 10_000, 0.001))
     assert plan.first_stop(0, [9_000], [1_000]) == (0, "n_max")
 
 
 def test_without_a_rule_two_classes_share_alpha():
-    verdict = Plan(rules(bound="two_class")).judge(0, 4_500, 2_000)
+    found = Plan(rules(bound="two_class")).proven(0, 4_500, 2_000)
     lower, upper = clopper_pearson_lower(4_500, 10_000, 0.0005), clopper_pearson_upper(2_000, 10_000, 0.0005)
-    assert verdict.p_lower == float(lower)
-    assert verdict.certified
-    assert verdict.radius == pytest.approx(float(two_class_radius(lower, upper, 0.5)), abs=1e-6)
+    assert found.p_lower == float(lower)
+    assert found.certified
+    assert found.radius == pytest.approx(float(two_class_radius(lower, upper, 0.5)), abs=1e-6)
 
 
 @pytest.mark.parametrize("rule", [{"target_radius": 0.4}, {"tolerance": 0.01}, {"deadline": True}])
 def test_any_rule_halves_alpha(rule):
     plan = Plan(rules(**rule))
     n = plan.looks[20]
-    middle, end = plan.judge(20, n - 5, 5), plan.judge(len(plan.looks) - 1, 9_000, 1_000)
+    middle, end = plan.proven(20, n - 5, 5), plan.proven(len(plan.looks) - 1, 9_000, 1_000)
     assert middle.p_lower == float(mixture_lower(n - 5, n, 0.0005))
     assert end.p_lower == float(clopper_pearson_lower(9_000, 10_000, 0.0005))
 
@@ -66,7 +66,7 @@ def test_any_rule_halves_alpha(rule):
 def test_two_classes_and_any_rule_quarter_alpha(rule):
     plan = Plan(rules(bound="two_class", **rule))
     n = plan.looks[20]
-    middle, end = plan.judge(20, n - 9, 5), plan.judge(len(plan.looks) - 1, 6_000, 1_000)
+    middle, end = plan.proven(20, n - 9, 5), plan.proven(len(plan.looks) - 1, 6_000, 1_000)
     assert middle.p_lower == float(mixture_lower(n - 9, n, 0.00025))
     expected = two_class_radius(middle.p_lower, mixture_upper(5, n, 0.00025), 0.5)
     assert middle.radius == pytest.approx(float(expected), abs=1e-6)
@@ -78,8 +78,8 @@ def test_two_classes_and_any_rule_quarter_alpha(rule):
 
 def test_the_noise_error_comes_off_the_bound():
     exact, table = Plan(rules()), Plan(rules(noise_error=1e-3))
-    assert table.judge(0, 9_000, 1_000).p_lower == exact.judge(0, 9_000, 1_000).p_lower - 1e-3
-    two = Plan(rules(bound="two_class", noise_error=1e-3)).judge(0, 6_000, 1_000)
+    assert table.proven(0, 9_000, 1_000).p_lower == exact.proven(0, 9_000, 1_000).p_lower - 1e-3
+    two = Plan(rules(bound="two_class", noise_error=1e-3)).proven(0, 6_000, 1_000)
     lower, upper = clopper_pearson_lower(6_000, 10_000, 0.0005), clopper_pearson_upper(1_000, 10_000, 0.0005)
     assert two.radius == pytest.approx(float(two_class_radius(lower - 1e-3, upper + 1e-3, 0.5)), abs=1e-6)
 
@@ -89,7 +89,7 @@ def test_the_target_is_shown_when_the_written_radius_reaches_it():
     for look, n in enumerate(plan.looks):
         for s in range(max(0, n - n // 4), n + 1, 1 + n // 60):
             stop = plan.first_stop(look, [s], [n - s])
-            shown = plan.judge(look, s, n - s).radius >= 0.4
+            shown = plan.proven(look, s, n - s).radius >= 0.4
             assert shown == (stop is not None and stop[1] == "target"), (n, s)
 
 
@@ -121,7 +121,7 @@ def test_tolerance_stops_when_the_rest_can_add_less():
     gain = radius(clopper_pearson_lower(best, 100_000, 0.0005), 0.5) - radius(mixture_lower(s, n, 0.0005), 0.5)
     assert 0 < float(gain) < 0.02
     at_end = float(radius(clopper_pearson_lower(90_000, 100_000, 0.0005), 0.5))
-    assert at_end - plan.judge(first, s, n - s).radius < 0.02
+    assert at_end - plan.proven(first, s, n - s).radius < 0.02
 
 
 def test_a_wrong_class_stops_early_under_tolerance():
@@ -129,7 +129,7 @@ def test_a_wrong_class_stops_early_under_tolerance():
     plan = Plan(rules(tolerance=0.02))
     look = plan.looks.index(next(n for n in plan.looks if n > 300))
     assert plan.first_stop(look, [30], [270]) == (look, "tolerance")
-    assert not plan.judge(look, 30, 270).certified
+    assert not plan.proven(look, 30, 270).certified
 
 
 def test_a_deadline_alone_never_stops_on_votes():
