@@ -6,7 +6,6 @@ async with AsyncClient() as client:
 
 import asyncio
 from collections.abc import AsyncIterator, Iterable
-from types import TracebackType
 from typing import Self, Unpack
 
 import httpx2
@@ -14,12 +13,13 @@ import httpx2
 from . import _calls as calls
 from ._async_resources import AsyncFiles, AsyncJobs, AsyncModels
 from ._connection import AsyncConnection
-from ._images import Image, encode_image
-from ._many import DEFAULT_CONCURRENCY, amap_in_order, check_concurrency
-from ._options import CertifyOptions, PredictOptions, checked
-from ._settings import DEFAULT_MAX_RETRIES, Timeout, settings
+from ._constants import CONCURRENCY, MAX_RETRIES
+from ._images import Image
+from ._map_in_order import amap_in_order
+from ._options import CertifyOptions, PredictOptions
+from ._settings import Timeout, resolve_settings
 from ._streams import AsyncCertifyStream
-from .types import Certificate, CertifyParams, Health, Info, Prediction
+from .types import Certificate, Health, Info, Prediction
 
 
 class AsyncClient:
@@ -31,10 +31,10 @@ class AsyncClient:
         api_key: str | None = None,
         *,
         timeout: Timeout | None = None,
-        max_retries: int = DEFAULT_MAX_RETRIES,
+        max_retries: int = MAX_RETRIES,
         transport: httpx2.AsyncBaseTransport | None = None,
     ) -> None:
-        self._connection = AsyncConnection(settings(base_url, api_key, timeout, max_retries), transport)
+        self._connection = AsyncConnection(resolve_settings(base_url, api_key, timeout, max_retries), transport)
         self.models = AsyncModels(self._connection)
         self.files = AsyncFiles(self._connection)
         self.jobs = AsyncJobs(self._connection)
@@ -53,9 +53,8 @@ class AsyncClient:
         **options: Unpack[CertifyOptions],
     ) -> Certificate:
         """A label and a certified L2 radius; see `Client.certify`."""
-        checked(CertifyParams, options, "certify")
-        data = await asyncio.to_thread(encode_image, image)
-        return await self._connection.send(calls.certify(data, options, key=idempotency_key, timeout=timeout))
+        call = await asyncio.to_thread(calls.certify, image, options, key=idempotency_key, timeout=timeout)
+        return await self._connection.send(call)
 
     async def predict(
         self,
@@ -65,32 +64,25 @@ class AsyncClient:
         **options: Unpack[PredictOptions],
     ) -> Prediction:
         """What the smoothed classifier answers; see `Client.predict`."""
-        data = await asyncio.to_thread(encode_image, image)
-        return await self._connection.send(calls.predict(data, options, timeout=timeout))
+        return await self._connection.send(await asyncio.to_thread(calls.predict, image, options, timeout=timeout))
 
     def certify_stream(
         self, image: Image, *, timeout: Timeout | None = None, **options: Unpack[CertifyOptions]
     ) -> AsyncCertifyStream:
         """A certificate while it is being proven; use it in `async with`. See `Client.certify_stream`."""
-        call = calls.certify_stream(encode_image(image), options, timeout=timeout)
-        return AsyncCertifyStream(self._connection, call)
+        return AsyncCertifyStream(self._connection, calls.certify_stream(image, options, timeout=timeout))
 
     def certify_many(
         self,
         images: Iterable[Image],
         *,
-        concurrency: int = DEFAULT_CONCURRENCY,
+        concurrency: int = CONCURRENCY,
         timeout: Timeout | None = None,
         **options: Unpack[CertifyOptions],
     ) -> AsyncIterator[Certificate]:
         """Certificates of many images, in order, as they are ready; see `Client.certify_many`."""
-        check_concurrency(concurrency)
-        checked(CertifyParams, options, "certify_many")
-
-        async def one(image: Image) -> Certificate:
-            return await self.certify(image, timeout=timeout, **options)
-
-        return amap_in_order(one, images, concurrency)
+        calls.check_many(options, concurrency)
+        return amap_in_order(lambda image: self.certify(image, timeout=timeout, **options), images, concurrency)
 
     async def info(self) -> Info:
         """The service's version and every limit that a request is held to."""
@@ -107,9 +99,7 @@ class AsyncClient:
     async def __aenter__(self) -> Self:
         return self
 
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    async def __aexit__(self, *_: object) -> None:
         await self.close()
 
     def __repr__(self) -> str:

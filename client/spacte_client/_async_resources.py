@@ -1,7 +1,6 @@
 """`client.models`, `client.files` and `client.jobs` on asyncio; `_resources` says what each method does."""
 
 import asyncio
-import time
 from collections.abc import AsyncIterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Unpack
@@ -9,20 +8,17 @@ from typing import Any, Unpack
 from . import _calls as calls
 from . import _calls_jobs as job_calls
 from ._connection import AsyncConnection
-from ._job_streams import Event, Events, Record, Results, aentries
+from ._job_streams import Event, JobEvents, JobResults, Record, aread
 from ._options import CertifyOptions
 from ._pages import AsyncPage
-from ._resources import wait_before_look
-from ._retries import Patience
-from ._uploads import Upload, opened
+from ._resources import Resource, pause_before_poll
+from ._retries import Deadline, GracePeriod
+from ._uploads import Upload, open_upload
 from .types import CertifyParams, File, Job, JobInput, JobState, JobSummary, Model
 
 
-class AsyncModels:
+class AsyncModels(Resource[AsyncConnection]):
     """The models of the service."""
-
-    def __init__(self, connection: AsyncConnection) -> None:
-        self._connection = connection
 
     async def list(self) -> Sequence[Model]:
         """Every model, whatever its state."""
@@ -41,15 +37,12 @@ class AsyncModels:
         return await self._connection.send(calls.change_model(name, "unload"))
 
 
-class AsyncFiles:
+class AsyncFiles(Resource[AsyncConnection]):
     """Uploaded files."""
-
-    def __init__(self, connection: AsyncConnection) -> None:
-        self._connection = connection
 
     async def upload(self, source: Upload, *, filename: str | None = None) -> File:
         """Upload a path, bytes or an open binary file."""
-        with opened(source) as (file, name):
+        with open_upload(source) as (file, name):
             return await self._connection.send(job_calls.upload_file(file, filename or name))
 
     async def list(self, *, limit: int | None = None, after: str | None = None) -> AsyncPage[File]:
@@ -66,11 +59,8 @@ class AsyncFiles:
         await self._connection.send(job_calls.delete_file(file_id))
 
 
-class AsyncJobs:
+class AsyncJobs(Resource[AsyncConnection]):
     """Batch jobs."""
-
-    def __init__(self, connection: AsyncConnection) -> None:
-        self._connection = connection
 
     async def create(
         self,
@@ -82,9 +72,7 @@ class AsyncJobs:
         **options: Unpack[CertifyOptions],
     ) -> Job:
         """Submit a job; see `Jobs.create`."""
-        model = options.pop("model", None)
-        call = job_calls.create_job(input, model, job_calls.merged(params, options), metadata, idempotency_key)
-        return await self._connection.send(call)
+        return await self._connection.send(job_calls.create_job(input, params, options, metadata, idempotency_key))
 
     async def list(
         self, *, limit: int | None = None, after: str | None = None, state: JobState | None = None
@@ -111,19 +99,18 @@ class AsyncJobs:
 
     async def wait(self, job_id: str, *, timeout: float | None = None, poll: float | None = None) -> Job:  # noqa: ASYNC109 - the blocking twin's name
         """The job once it has ended; see `Jobs.wait`."""
-        until = None if timeout is None else time.monotonic() + timeout
-        patience = Patience()
+        deadline, grace = Deadline(timeout), GracePeriod()
         job, hint = await self._connection.send(job_calls.poll_job(job_id))
         while not job.ended:
-            await asyncio.sleep(wait_before_look(job, poll, hint, until))
+            await asyncio.sleep(pause_before_poll(job, poll, hint, deadline))
             hint = None
-            with patience:
+            with grace:
                 job, hint = await self._connection.send(job_calls.poll_job(job_id))
         return job
 
     def results(self, job_id: str, *, after: int | None = None, follow: bool = False) -> AsyncIterator[Record]:
         """Finished images; see `Jobs.results`."""
-        return aentries(self._connection, Results(job_id, after, follow=follow))
+        return aread(self._connection, JobResults(job_id, after, follow=follow))
 
     async def results_tsv(self, job_id: str, path: str | Path | None = None) -> str:
         """Finished images in the field's columns, also into a file."""
@@ -134,7 +121,7 @@ class AsyncJobs:
 
     def events(self, job_id: str, *, after: str | None = None) -> AsyncIterator[Event]:
         """Changes of state and progress until the job ends; see `Jobs.events`."""
-        return aentries(self._connection, Events(job_id, after))
+        return aread(self._connection, JobEvents(job_id, after))
 
     async def summary(self, job_id: str) -> JobSummary:
         """Certified accuracy at a grid of radii, with its interval."""

@@ -14,12 +14,16 @@ import httpx2
 from pydantic import BaseModel, ValidationError
 
 from ._exceptions import APIResponseError, InvalidArgumentError
-from ._options import checked
+from ._images import Image, encode_image
+from ._options import validated
 from ._settings import Timeout, as_timeout
 from .types import Certificate, CertifyParams, FileImage, Health, Info, Model, ModelList, Prediction, PredictParams
 
 T = TypeVar("T")
 M = TypeVar("M", bound=BaseModel)
+
+EVENTS = {"Accept": "text/event-stream, application/problem+json"}
+"""Headers of a call that is answered with server-sent events."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -27,12 +31,14 @@ class Call(Generic[T]):
     """A logical call: every attempt at it sends the same bytes and the same idempotency key.
 
     Attributes:
-        read: the answer from a response whose body has been read.
-        answers: statuses of 400 and above that are answers all the same.
-        draws: whether noise is drawn for it, which a gateway gives up when the caller does. Another attempt would
-            start from zero under another seed, and drawing again until it is decided in time would use up alpha.
+        read: the answer from a response whose body has been read, or, of a stream, is still to be read.
+        body: the arguments `json`, `data` and `files` of an httpx2 request.
+        accepted: statuses of 400 and above that are answers all the same.
+        streams: whether the body is read as it comes; whoever sends the call then closes the response.
+        draws_noise: whether noise is drawn for it, which a gateway gives up when the caller does. Another attempt
+            would start from zero under another seed, and drawing again until it is decided in time would use up alpha.
         deadline_s: when the gateway is to answer, in seconds from the request.
-        when_late: what to do where no answer comes in time, for the message.
+        timeout_advice: what to do where no answer comes in time, for the message.
     """
 
     method: str
@@ -40,14 +46,13 @@ class Call(Generic[T]):
     read: Callable[[httpx2.Response], T]
     query: Mapping[str, str] = field(default_factory=dict[str, str])
     headers: Mapping[str, str] = field(default_factory=dict[str, str])
-    json: Any = None
-    form: Mapping[str, str] | None = None
-    files: Mapping[str, Any] | None = None
+    body: Mapping[str, Any] = field(default_factory=dict[str, Any])
     timeout: httpx2.Timeout | None = None
-    answers: frozenset[int] = frozenset()
-    draws: bool = False
+    accepted: frozenset[int] = frozenset()
+    streams: bool = False
+    draws_noise: bool = False
     deadline_s: float | None = None
-    when_late: str = "pass a longer `timeout`"
+    timeout_advice: str = "pass a longer `timeout`"
 
 
 def get(path: str, read: Callable[[httpx2.Response], T], **more: Any) -> Call[T]:
@@ -65,7 +70,7 @@ def post(
 ) -> Call[T]:
     """A call that does something, under one idempotency key for all its attempts.
 
-    By that key a gateway that was full knows whom it told to come back, and lets them in first.
+    A gateway that was full recognises by the key whom it told to come back, and admits them first.
     """
     named = {"Idempotency-Key": key or uuid.uuid4().hex, **(headers or {})}
     return Call(method="POST", path=path, read=read, headers=named, **more)
@@ -86,7 +91,12 @@ def answer(model: type[M]) -> Callable[[httpx2.Response], M]:
     return read
 
 
-def segment(value: str, what: str) -> str:
+def open_response(response: httpx2.Response) -> httpx2.Response:
+    """The answer of a stream: the response, whose body is still to be read."""
+    return response
+
+
+def path_segment(value: str, what: str) -> str:
     """`value` as one segment of a path.
 
     Raises:
@@ -98,24 +108,36 @@ def segment(value: str, what: str) -> str:
 
 
 def certify(
-    image: bytes | FileImage, options: Mapping[str, Any], *, key: str | None, timeout: Timeout | None
+    image: Image, options: Mapping[str, Any], *, key: str | None = None, timeout: Timeout | None = None
 ) -> Call[Certificate]:
     """`POST /v1/certify`."""
-    drawing = _drawing(image, checked(CertifyParams, options, "certify"), timeout)
-    return post("/v1/certify", answer(Certificate), key=key, **drawing)
+    params = validated(CertifyParams, options, "certify")
+    return post("/v1/certify", answer(Certificate), key=key, **_noise_call(image, params, timeout))
 
 
-def certify_stream(image: bytes | FileImage, options: Mapping[str, Any], *, timeout: Timeout | None) -> Call[None]:
-    """`POST /v1/certify/stream`; its answer is read event by event."""
-    drawing = _drawing(image, checked(CertifyParams, options, "certify_stream"), timeout)
-    accept = {"Accept": "text/event-stream, application/problem+json"}
-    return post("/v1/certify/stream", lambda _: None, headers=accept, **drawing)
+def certify_stream(
+    image: Image, options: Mapping[str, Any], *, timeout: Timeout | None = None
+) -> Call[httpx2.Response]:
+    """`POST /v1/certify/stream`."""
+    more = _noise_call(image, validated(CertifyParams, options, "certify_stream"), timeout)
+    return post("/v1/certify/stream", open_response, headers=EVENTS, streams=True, **more)
 
 
-def predict(image: bytes | FileImage, options: Mapping[str, Any], *, timeout: Timeout | None) -> Call[Prediction]:
+def predict(image: Image, options: Mapping[str, Any], *, timeout: Timeout | None = None) -> Call[Prediction]:
     """`POST /v1/predict`."""
-    drawing = _drawing(image, checked(PredictParams, options, "predict"), timeout)
-    return post("/v1/predict", answer(Prediction), **drawing)
+    params = validated(PredictParams, options, "predict")
+    return post("/v1/predict", answer(Prediction), **_noise_call(image, params, timeout))
+
+
+def check_many(options: Mapping[str, Any], concurrency: int) -> None:
+    """Refuse wrong arguments of `certify_many` before the first image is taken.
+
+    Raises:
+        InvalidArgumentError: one is wrong.
+    """
+    if concurrency < 1:
+        raise InvalidArgumentError("`concurrency` is the number of requests in flight; pass 1 or more.")
+    validated(CertifyParams, options, "certify_many")
 
 
 def list_models() -> Call[list[Model]]:
@@ -126,12 +148,12 @@ def list_models() -> Call[list[Model]]:
 
 def get_model(name: str) -> Call[Model]:
     """`GET /v1/models/{name}`."""
-    return get(f"/v1/models/{segment(name, 'model name')}", answer(Model))
+    return get(f"/v1/models/{path_segment(name, 'model name')}", answer(Model))
 
 
 def change_model(name: str, verb: str) -> Call[Model]:
     """`POST /v1/models/{name}/load` or `/unload`."""
-    return post(f"/v1/models/{segment(name, 'model name')}/{verb}", answer(Model))
+    return post(f"/v1/models/{path_segment(name, 'model name')}/{verb}", answer(Model))
 
 
 def info() -> Call[Info]:
@@ -141,29 +163,27 @@ def info() -> Call[Info]:
 
 def health() -> Call[Health]:
     """`GET /readyz`: 503 says what is missing, which is the answer to this question."""
-    return get("/readyz", answer(Health), answers=frozenset({503}))
+    return get("/readyz", answer(Health), accepted=frozenset({503}))
 
 
-def _drawing(image: bytes | FileImage, params: PredictParams, timeout: Timeout | None) -> dict[str, Any]:
-    """What the calls that have noise drawn have in common."""
+def _noise_call(image: Image, params: PredictParams, timeout: Timeout | None) -> dict[str, Any]:
+    """What the calls that have noise drawn have in common. Options that were not given are the gateway's defaults."""
     deadline_ms = params.deadline_ms if isinstance(params, CertifyParams) else None
-    when_late = "pass a longer `timeout` or a smaller `n`"
     if deadline_ms is not None:
-        when_late = "pass a `timeout` that leaves the gateway more time beyond its `deadline_ms`"
+        advice = "pass a `timeout` that leaves the gateway more time beyond its `deadline_ms`"
     elif isinstance(params, CertifyParams):
-        when_late = "pass a longer `timeout`, or a `deadline_ms` to get what is proven by then"
+        advice = "pass a longer `timeout`, or a `deadline_ms` to get what is proven by then"
+    else:
+        advice = "pass a longer `timeout` or a smaller `n`"
+    encoded, options = encode_image(image), params.model_dump(mode="json", exclude_unset=True)
+    if isinstance(encoded, FileImage):
+        body = {"json": options | {"image": encoded.model_dump()}}
+    else:
+        body = {"data": {"params": json.dumps(options)}, "files": {"image": ("image", encoded)}}
     return {
-        **_body(image, params),
+        "body": body,
         "timeout": None if timeout is None else as_timeout(timeout),
-        "draws": True,
+        "draws_noise": True,
         "deadline_s": None if deadline_ms is None else deadline_ms / 1000,
-        "when_late": when_late,
+        "timeout_advice": advice,
     }
-
-
-def _body(image: bytes | FileImage, params: PredictParams) -> dict[str, Any]:
-    """Options that were given, and no others: the rest are the gateway's defaults."""
-    given = params.model_dump(mode="json", exclude_unset=True)
-    if isinstance(image, FileImage):
-        return {"json": given | {"image": image.model_dump()}}
-    return {"form": {"params": json.dumps(given)}, "files": {"image": ("image", image)}}

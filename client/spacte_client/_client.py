@@ -8,20 +8,20 @@ with Client() as client:
 """
 
 from collections.abc import Iterable, Iterator
-from types import TracebackType
 from typing import Self, Unpack
 
 import httpx2
 
 from . import _calls as calls
 from ._connection import Connection
-from ._images import Image, encode_image
-from ._many import DEFAULT_CONCURRENCY, check_concurrency, map_in_order
-from ._options import CertifyOptions, PredictOptions, checked
+from ._constants import CONCURRENCY, MAX_RETRIES
+from ._images import Image
+from ._map_in_order import map_in_order
+from ._options import CertifyOptions, PredictOptions
 from ._resources import Files, Jobs, Models
-from ._settings import DEFAULT_MAX_RETRIES, Timeout, settings
+from ._settings import Timeout, resolve_settings
 from ._streams import CertifyStream
-from .types import Certificate, CertifyParams, Health, Info, Prediction
+from .types import Certificate, Health, Info, Prediction
 
 
 class Client:
@@ -57,10 +57,10 @@ class Client:
         api_key: str | None = None,
         *,
         timeout: Timeout | None = None,
-        max_retries: int = DEFAULT_MAX_RETRIES,
+        max_retries: int = MAX_RETRIES,
         transport: httpx2.BaseTransport | None = None,
     ) -> None:
-        self._connection = Connection(settings(base_url, api_key, timeout, max_retries), transport)
+        self._connection = Connection(resolve_settings(base_url, api_key, timeout, max_retries), transport)
         self.models = Models(self._connection)
         self.files = Files(self._connection)
         self.jobs = Jobs(self._connection)
@@ -87,7 +87,7 @@ class Client:
             idempotency_key: the same key within 24 hours gives the same answer; made where none is given.
             options: `model`, `n0`, `n`, `alpha`, ...; see `CertifyOptions`.
         """
-        call = calls.certify(encode_image(image), options, key=idempotency_key, timeout=timeout)
+        call = calls.certify(image, options, key=idempotency_key, timeout=timeout)
         return self._connection.send(call)
 
     def predict(self, image: Image, *, timeout: Timeout | None = None, **options: Unpack[PredictOptions]) -> Prediction:
@@ -98,7 +98,7 @@ class Client:
             timeout: for this call, in place of the client's.
             options: `model`, `n`, `alpha`, ...; see `PredictOptions`.
         """
-        return self._connection.send(calls.predict(encode_image(image), options, timeout=timeout))
+        return self._connection.send(calls.predict(image, options, timeout=timeout))
 
     def certify_stream(
         self, image: Image, *, timeout: Timeout | None = None, **options: Unpack[CertifyOptions]
@@ -110,14 +110,13 @@ class Client:
             timeout: for this call, in place of the client's.
             options: as for `certify`.
         """
-        call = calls.certify_stream(encode_image(image), options, timeout=timeout)
-        return CertifyStream(self._connection, call)
+        return CertifyStream(self._connection, calls.certify_stream(image, options, timeout=timeout))
 
     def certify_many(
         self,
         images: Iterable[Image],
         *,
-        concurrency: int = DEFAULT_CONCURRENCY,
+        concurrency: int = CONCURRENCY,
         timeout: Timeout | None = None,
         **options: Unpack[CertifyOptions],
     ) -> Iterator[Certificate]:
@@ -131,13 +130,8 @@ class Client:
             timeout: for each of them, in place of the client's.
             options: as for `certify`.
         """
-        check_concurrency(concurrency)
-        checked(CertifyParams, options, "certify_many")
-
-        def one(image: Image) -> Certificate:
-            return self.certify(image, timeout=timeout, **options)
-
-        return map_in_order(one, images, concurrency)
+        calls.check_many(options, concurrency)
+        return map_in_order(lambda image: self.certify(image, timeout=timeout, **options), images, concurrency)
 
     def info(self) -> Info:
         """The service's version and every limit that a request is held to."""
@@ -154,9 +148,7 @@ class Client:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.close()
 
     def __repr__(self) -> str:

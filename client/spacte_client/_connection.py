@@ -4,20 +4,23 @@ import asyncio
 import logging
 import time
 from collections.abc import Generator
-from contextlib import contextmanager
+from contextlib import aclosing, closing, contextmanager
 from typing import Any, TypeVar
 
 import httpx2
 
 from ._calls import Call
+from ._constants import BASE_URL_VARIABLE, KEPT_CONNECTIONS
 from ._exceptions import APIConnectionError, APIError, APIResponseError, APITimeoutError
 from ._problems import error_from_response
-from ._retries import Attempts
-from ._settings import BASE_URL_VARIABLE, Settings
+from ._retries import Backoff
+from ._settings import Settings
 
 T = TypeVar("T")
 
 log = logging.getLogger("spacte_client")
+
+_LIMITS = httpx2.Limits(max_connections=None, max_keepalive_connections=KEPT_CONNECTIONS)
 
 
 class Connection:
@@ -25,9 +28,8 @@ class Connection:
 
     def __init__(self, settings: Settings, transport: httpx2.BaseTransport | None = None) -> None:
         self.settings = settings
-        self._http = httpx2.Client(
-            headers=settings.headers(), timeout=settings.timeout, transport=transport, limits=_LIMITS
-        )
+        self._http = httpx2.Client(headers=settings.headers(), transport=transport, limits=_LIMITS)
+        self.close = self._http.close
 
     def send(self, call: Call[T]) -> T:
         """The answer to `call`, after as many attempts as it takes and the settings allow.
@@ -35,44 +37,19 @@ class Connection:
         Raises:
             APIError: the last attempt failed.
         """
-        response = self._attempt(call, stream=False)
-        return call.read(response)
-
-    def open(self, call: Call[Any]) -> httpx2.Response:
-        """A response whose body is still to be read; the caller closes it.
-
-        Raises:
-            APIError: the last attempt failed.
-        """
-        return self._attempt(call, stream=True)
-
-    def close(self) -> None:
-        """Let go of the connections."""
-        self._http.close()
-
-    def _attempt(self, call: Call[Any], *, stream: bool) -> httpx2.Response:
-        attempts = Attempts(self.settings.max_retries, draws=call.draws)
+        backoff = Backoff(self.settings.max_retries, draws_noise=call.draws_noise)
         while True:
             try:
-                return self._exchange(call, stream=stream)
+                with transport_errors(self.settings, call):
+                    response = self._http.send(_request(self._http, self.settings, call), stream=call.streams)
+                    if not _is_answer(response, call):
+                        with closing(response):
+                            response.read()
+                        raise _refusal(response)
+                return call.read(response)
             except APIError as error:
-                delay = attempts.delay_after(error)
-                if delay is None:
-                    raise
-                _log_retry(call, error, delay)
+                delay = _delay_after(error, backoff, call)
             time.sleep(delay)
-
-    def _exchange(self, call: Call[Any], *, stream: bool) -> httpx2.Response:
-        request = self._http.build_request(**_arguments(self.settings, call))
-        with transport_errors(self.settings, call):
-            response = self._http.send(request, stream=stream)
-            if is_answer(call, response):
-                return response
-            try:
-                response.read()
-            finally:
-                response.close()
-        raise unexpected(response)
 
 
 class AsyncConnection:
@@ -80,71 +57,51 @@ class AsyncConnection:
 
     def __init__(self, settings: Settings, transport: httpx2.AsyncBaseTransport | None = None) -> None:
         self.settings = settings
-        self._http = httpx2.AsyncClient(
-            headers=settings.headers(), timeout=settings.timeout, transport=transport, limits=_LIMITS
-        )
+        self._http = httpx2.AsyncClient(headers=settings.headers(), transport=transport, limits=_LIMITS)
+        self.close = self._http.aclose
 
     async def send(self, call: Call[T]) -> T:
         """The answer to `call`; see `Connection.send`."""
-        response = await self._attempt(call, stream=False)
-        return call.read(response)
-
-    async def open(self, call: Call[Any]) -> httpx2.Response:
-        """A response whose body is still to be read; see `Connection.open`."""
-        return await self._attempt(call, stream=True)
-
-    async def close(self) -> None:
-        """Let go of the connections."""
-        await self._http.aclose()
-
-    async def _attempt(self, call: Call[Any], *, stream: bool) -> httpx2.Response:
-        attempts = Attempts(self.settings.max_retries, draws=call.draws)
+        backoff = Backoff(self.settings.max_retries, draws_noise=call.draws_noise)
         while True:
             try:
-                return await self._exchange(call, stream=stream)
+                with transport_errors(self.settings, call):
+                    response = await self._http.send(_request(self._http, self.settings, call), stream=call.streams)
+                    if not _is_answer(response, call):
+                        async with aclosing(response):
+                            await response.aread()
+                        raise _refusal(response)
+                return call.read(response)
             except APIError as error:
-                delay = attempts.delay_after(error)
-                if delay is None:
-                    raise
-                _log_retry(call, error, delay)
+                delay = _delay_after(error, backoff, call)
             await asyncio.sleep(delay)
 
-    async def _exchange(self, call: Call[Any], *, stream: bool) -> httpx2.Response:
-        request = self._http.build_request(**_arguments(self.settings, call))
-        with transport_errors(self.settings, call):
-            response = await self._http.send(request, stream=stream)
-            if is_answer(call, response):
-                return response
-            try:
-                await response.aread()
-            finally:
-                await response.aclose()
-        raise unexpected(response)
+
+@contextmanager
+def transport_errors(settings: Settings, call: Call[Any]) -> Generator[None]:
+    """Raise what httpx2 raises while `call` is made as errors of this package, with the remedy."""
+    try:
+        yield
+    except (httpx2.TransportError, httpx2.DecodingError) as error:
+        raise _connection_error(error, settings.base_url, call.timeout_advice) from error
 
 
-_LIMITS = httpx2.Limits(max_connections=None, max_keepalive_connections=32)
-"""The callers decide how many requests are in flight; 32 connections are kept for the next ones."""
+def _request(http: httpx2.Client | httpx2.AsyncClient, settings: Settings, call: Call[Any]) -> httpx2.Request:
+    return http.build_request(
+        call.method,
+        settings.base_url + call.path,
+        params=dict(call.query) or None,
+        headers=dict(call.headers),
+        timeout=settings.attempt_timeout(call.timeout, call.deadline_s),
+        **call.body,
+    )
 
 
-def _arguments(settings: Settings, call: Call[Any]) -> dict[str, Any]:
-    return {
-        "method": call.method,
-        "url": settings.base_url + call.path,
-        "params": dict(call.query) or None,
-        "headers": dict(call.headers),
-        "json": call.json,
-        "data": call.form,
-        "files": call.files,
-        "timeout": settings.limits(call.timeout, call.deadline_s),
-    }
+def _is_answer(response: httpx2.Response, call: Call[Any]) -> bool:
+    return response.is_success or response.status_code in call.accepted
 
 
-def is_answer(call: Call[Any], response: httpx2.Response) -> bool:
-    """Whether the response is what `call` asked for."""
-    return response.is_success or response.status_code in call.answers
-
-
-def unexpected(response: httpx2.Response) -> APIError:
+def _refusal(response: httpx2.Response) -> APIError:
     """The error for a response, read, that is not an answer."""
     if response.status_code >= 400:
         return error_from_response(response)
@@ -155,40 +112,36 @@ def unexpected(response: httpx2.Response) -> APIError:
     )
 
 
-@contextmanager
-def transport_errors(settings: Settings, call: Call[Any]) -> Generator[None]:
-    """Raise what httpx2 raises while `call` is made as errors of this package, with the remedy."""
-    try:
-        yield
-    except httpx2.ConnectTimeout as error:
-        raise APITimeoutError(
-            f"{settings.base_url} did not take a connection in time; check the address ({BASE_URL_VARIABLE}) "
-            "and the network."
-        ) from error
-    except httpx2.TimeoutException as error:
-        raise APITimeoutError(
-            f"{settings.base_url} did not answer in time; {call.when_late}.", sent=isinstance(error, httpx2.ReadTimeout)
-        ) from error
-    except httpx2.ConnectError as error:
-        if "CERTIFICATE_VERIFY_FAILED" in str(error):
-            raise APIConnectionError(
-                f"The certificate of {settings.base_url} is not trusted ({error}); have SSL_CERT_FILE name the "
-                "certificate of its authority, or give the address by a name that the certificate holds."
-            ) from error
-        if "[SSL" in str(error):
-            raise APIConnectionError(
-                f"{settings.base_url} does not speak HTTPS as it should ({error}); check its port, or give an "
-                "http address."
-            ) from error
-        raise APIConnectionError(
-            f"Nothing answers at {settings.base_url} ({error}); start a gateway with `spacte serve`, or give "
-            f"its address as the base URL ({BASE_URL_VARIABLE})."
-        ) from error
-    except (httpx2.TransportError, httpx2.DecodingError) as error:
-        raise APIConnectionError(
-            f"The connection to {settings.base_url} broke ({str(error) or type(error).__name__}); try again."
-        ) from error
-
-
-def _log_retry(call: Call[Any], error: APIError, delay: float) -> None:
+def _delay_after(error: APIError, backoff: Backoff, call: Call[Any]) -> float:
+    """Seconds until the next attempt; raises `error` where there is to be none."""
+    delay = backoff.delay_after(error)
+    if delay is None:
+        raise error
     log.info("%s %s failed (%s); again in %.1f s", call.method, call.path, error, delay)
+    return delay
+
+
+def _connection_error(error: Exception, address: str, timeout_advice: str) -> APIConnectionError:
+    if isinstance(error, httpx2.ConnectTimeout):
+        return APITimeoutError(
+            f"{address} did not take a connection in time; check the address ({BASE_URL_VARIABLE}) and the network."
+        )
+    if isinstance(error, httpx2.TimeoutException):
+        sent = isinstance(error, httpx2.ReadTimeout)
+        return APITimeoutError(f"{address} did not answer in time; {timeout_advice}.", sent=sent)
+    if not isinstance(error, httpx2.ConnectError):
+        reason = str(error) or type(error).__name__
+        return APIConnectionError(f"The connection to {address} broke ({reason}); try again.")
+    if "CERTIFICATE_VERIFY_FAILED" in str(error):
+        return APIConnectionError(
+            f"The certificate of {address} is not trusted ({error}); have SSL_CERT_FILE name the certificate of its "
+            "authority, or give the address by a name that the certificate holds."
+        )
+    if "[SSL" in str(error):
+        return APIConnectionError(
+            f"{address} does not speak HTTPS as it should ({error}); check its port, or give an http address."
+        )
+    return APIConnectionError(
+        f"Nothing answers at {address} ({error}); start a gateway with `spacte serve`, or give its address as the "
+        f"base URL ({BASE_URL_VARIABLE})."
+    )

@@ -3,11 +3,11 @@
 import io
 import os
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any, BinaryIO, Protocol, cast, runtime_checkable
 
 from ._exceptions import InvalidArgumentError
 from ._npy import encode_npy
+from ._uploads import open_upload
 from .types import File, FileImage
 
 
@@ -53,7 +53,8 @@ def encode_image(image: Image) -> bytes | FileImage:
 
 def _read(image: Any) -> bytes:
     if isinstance(image, str | os.PathLike):
-        return _read_path(Path(cast("str", image)))
+        with open_upload(cast("str", image)) as (file, _):
+            return cast("BinaryIO", file).read()
     if isinstance(image, bytes | bytearray):
         return bytes(image)
     if isinstance(image, memoryview):
@@ -70,14 +71,6 @@ def _read(image: Any) -> bytes:
     raise InvalidArgumentError(
         f"A {type(image).__name__} is not an image; pass a path, bytes, a binary file, a Pillow image or an array."
     )
-
-
-def _read_path(path: Path) -> bytes:
-    try:
-        return path.read_bytes()
-    except OSError as error:
-        reason = error.strerror or type(error).__name__
-        raise InvalidArgumentError(f"Cannot read {path}: {reason}; check the path.") from error
 
 
 def _save(picture: Any) -> bytes:

@@ -6,8 +6,10 @@ The cursor is the last thing that arrived: `after=index` for results, `Last-Even
 import asyncio
 import json
 import time
-from collections.abc import AsyncIterable, AsyncIterator, Iterable, Iterator
-from typing import Any, Protocol, TypeVar
+from abc import ABC, abstractmethod
+from collections.abc import AsyncIterator, Iterator
+from contextlib import aclosing, closing
+from typing import Any, Generic, TypeVar
 
 import httpx2
 from pydantic import TypeAdapter, ValidationError
@@ -15,8 +17,8 @@ from pydantic import TypeAdapter, ValidationError
 from ._calls import Call
 from ._calls_jobs import get_job, job_events, job_results
 from ._connection import AsyncConnection, Connection, transport_errors
-from ._exceptions import APIConnectionError, APIError, APIResponseError, APITimeoutError, ServiceUnavailableError
-from ._retries import Attempts
+from ._exceptions import APIConnectionError, APIResponseError, APITimeoutError, ServiceUnavailableError
+from ._retries import Backoff
 from .types import CertificateRecord, ErrorRecord, JobEvent, JobProgressEvent, JobRecord, JobStateEvent
 
 Record = CertificateRecord | ErrorRecord
@@ -25,200 +27,183 @@ Record = CertificateRecord | ErrorRecord
 Event = JobStateEvent | JobProgressEvent
 """A change in the life of a job."""
 
-Raw = TypeVar("Raw")
-Entry_co = TypeVar("Entry_co", covariant=True)
+Entry = TypeVar("Entry")
 
-_RECORD: TypeAdapter[Any] = TypeAdapter(JobRecord)
-_EVENT: TypeAdapter[Any] = TypeAdapter(JobEvent)
-_EVENT_KINDS = ("state", "progress")
-_PASSING = (APIConnectionError, ServiceUnavailableError)
-"""What a feed that was open once is taken up again after: the gateway may be starting again."""
+_RECORD: TypeAdapter[Record] = TypeAdapter(JobRecord)
+_EVENT: TypeAdapter[Event] = TypeAdapter(JobEvent)
 
 
-class Feed(Protocol[Raw, Entry_co]):
-    """A stream of a job that can be taken up again: it remembers the last thing that it took."""
+class _Lines:
+    """The lines of a response, for `for` and `async for`, like the events of an `httpx2.EventSource`."""
 
-    job_id: str
-    follows: bool
-    """Whether it goes on until the job ends, so that an earlier end is a broken connection."""
+    def __init__(self, response: httpx2.Response) -> None:
+        self._response = response
 
-    def call(self) -> Call[None]:
-        """The request for what comes after the last thing taken."""
-        ...
+    def __iter__(self) -> Iterator[str]:
+        return self._response.iter_lines()
 
-    def split(self, response: httpx2.Response) -> Iterable[Raw]:
+    def __aiter__(self) -> AsyncIterator[str]:
+        return self._response.aiter_lines()
+
+
+class JobStream(ABC, Generic[Entry]):
+    """A stream of a job that can be resumed: it remembers the last thing that arrived.
+
+    Args:
+        follow: whether it goes on until the job ends, so that an earlier end is a broken connection.
+    """
+
+    def __init__(self, job_id: str, *, follow: bool) -> None:
+        self.job_id = job_id
+        self.follow = follow
+
+    @abstractmethod
+    def call(self) -> Call[httpx2.Response]:
+        """The request for what comes after the last thing that arrived."""
+
+    @abstractmethod
+    def split(self, response: httpx2.Response) -> _Lines | httpx2.EventSource:
         """The response in pieces, as they come."""
-        ...
 
-    def asplit(self, response: httpx2.Response) -> AsyncIterable[Raw]:
-        """The same on asyncio."""
-        ...
-
-    def take(self, raw: Raw) -> Entry_co | None:
+    @abstractmethod
+    def parse(self, piece: Any) -> Entry | None:
         """A piece as an entry; None for one that callers are not told of.
 
         Raises:
             APIResponseError: it is malformed.
         """
-        ...
 
 
-class Results:
+class JobResults(JobStream[Record]):
     """The records of a job after row `after`."""
 
     def __init__(self, job_id: str, after: int | None, *, follow: bool) -> None:
-        self.job_id = job_id
+        super().__init__(job_id, follow=follow)
         self.after = after
-        self.follows = follow
 
-    def call(self) -> Call[None]:
-        """See `Feed`."""
-        return job_results(self.job_id, self.after, follow=self.follows)
+    def call(self) -> Call[httpx2.Response]:
+        return job_results(self.job_id, self.after, follow=self.follow)
 
-    def split(self, response: httpx2.Response) -> Iterable[str]:
-        """See `Feed`."""
-        return response.iter_lines()
+    def split(self, response: httpx2.Response) -> _Lines:
+        return _Lines(response)
 
-    def asplit(self, response: httpx2.Response) -> AsyncIterable[str]:
-        """See `Feed`."""
-        return response.aiter_lines()
-
-    def take(self, raw: str) -> Record | None:
-        """See `Feed`. An empty line only keeps the connection open."""
-        if not raw.strip():
+    def parse(self, piece: str) -> Record | None:
+        if not piece.strip():  # only keeps the connection open
             return None
         try:
-            record: Record = _RECORD.validate_python(json.loads(raw))
+            record = _RECORD.validate_python(json.loads(piece))
         except (ValueError, ValidationError) as error:
             raise _unreadable("The job's results hold a line") from error
         self.after = record.index
         return record
 
 
-class Events:
-    """The events of a job after the one named `after`."""
-
-    follows = True
+class JobEvents(JobStream[Event]):
+    """The events of a job after the one of id `after`."""
 
     def __init__(self, job_id: str, after: str | None) -> None:
-        self.job_id = job_id
+        super().__init__(job_id, follow=True)
         self.after = after
 
-    def call(self) -> Call[None]:
-        """See `Feed`."""
+    def call(self) -> Call[httpx2.Response]:
         return job_events(self.job_id, self.after)
 
-    def split(self, response: httpx2.Response) -> Iterable[httpx2.ServerSentEvent]:
-        """See `Feed`."""
+    def split(self, response: httpx2.Response) -> httpx2.EventSource:
         return httpx2.EventSource(response)
 
-    def asplit(self, response: httpx2.Response) -> AsyncIterable[httpx2.ServerSentEvent]:
-        """See `Feed`."""
-        return httpx2.EventSource(response)
-
-    def take(self, raw: httpx2.ServerSentEvent) -> Event | None:
-        """See `Feed`. A kind of event that this version does not know is passed over."""
-        self.after = raw.id or self.after
-        if raw.event not in _EVENT_KINDS:
+    def parse(self, piece: httpx2.ServerSentEvent) -> Event | None:
+        self.after = piece.id or self.after
+        if piece.event not in ("state", "progress"):  # of a newer service
             return None
         try:
-            document: Any = raw.json()
-            return _EVENT.validate_python({**document, "event": raw.event})
+            document: Any = piece.json()
+            return _EVENT.validate_python({**document, "event": piece.event})
         except (TypeError, ValueError, ValidationError) as error:
-            raise _unreadable(f"The job sent an event {raw.event!r}") from error
+            raise _unreadable(f"The job sent an event {piece.event!r}") from error
 
 
-class _Course:
-    """What both kinds of loop know of a feed's connections: when to look at the job, and how long to pause."""
+class _Reconnects:
+    """When a stream that broke is asked for again.
 
-    def __init__(self, feed: Feed[Any, Any], max_retries: int) -> None:
-        self.feed = feed
-        self.attempts = Attempts(max_retries)
-        self.opened = False
+    `with reconnects:` goes around a connection. An error after which there is to be another one is suppressed;
+    `delay` is then the pause before it, in seconds. The gateway may be starting again; and the silence of a job
+    that goes on is no failure.
+    """
+
+    def __init__(self, stream: JobStream[Any], max_retries: int) -> None:
+        self.stream = stream
+        self.backoff = Backoff(max_retries)
+        self.delay = 0.0
+        self.opened = self.reading = False
         self.silent = False
         """The last connection said nothing for as long as a read may take: the job may be slow, or the line dead."""
-        self.ended = False
+        self.job_ended = False
 
-    def pause_after(self, error: APIError, *, reading: bool) -> float:
-        """Seconds until the next connection.
+    def __enter__(self) -> None:
+        self.reading = False
 
-        The silence of a job that goes on is no failure.
-
-        Args:
-            reading: whether the feed was open, and no other request under way.
-
-        Raises:
-            APIError: `error`, where there is to be no further one.
-        """
+    def __exit__(self, _kind: object, error: BaseException | None, _trace: object) -> bool:
+        if not isinstance(error, APIConnectionError | ServiceUnavailableError):
+            return False
         late = isinstance(error, APITimeoutError) and error.sent
-        self.silent = late and reading and self.feed.follows and not self.ended
-        delay = 0.0 if self.silent else self.attempts.delay_after(error)
-        if delay is None or not self.opened:
-            raise error
-        return delay
+        self.silent = late and self.reading and self.stream.follow and not self.job_ended
+        delay = 0.0 if self.silent else self.backoff.delay_after(error)
+        self.delay = delay or 0.0
+        return self.opened and delay is not None
+
+    def on_open(self) -> None:
+        """A response has arrived, and is being read."""
+        self.opened = self.reading = True
 
 
-def entries(connection: Connection, feed: Feed[Raw, Entry_co]) -> Iterator[Entry_co]:
-    """The entries of `feed`, over as many connections as it takes.
+def read(connection: Connection, stream: JobStream[Entry]) -> Iterator[Entry]:
+    """The entries of `stream`, over as many connections as it takes.
 
     Raises:
         APIConnectionError: the connection broke once more than the settings allow without anything in between.
         ServiceUnavailableError: likewise, as the gateway did not come back.
     """
-    course = _Course(feed, connection.settings.max_retries)
+    reconnects = _Reconnects(stream, connection.settings.max_retries)
     while True:
-        response, reading = None, False
-        try:
-            if course.silent:
-                course.ended = connection.send(get_job(feed.job_id)).ended
-            call = feed.call()
-            response = connection.open(call)
-            course.opened = reading = True
-            with transport_errors(connection.settings, call):
-                for raw in feed.split(response):
-                    course.attempts.failed = 0
-                    entry = feed.take(raw)
+        with reconnects:
+            if reconnects.silent:
+                reconnects.job_ended = connection.send(get_job(stream.job_id)).ended
+            call = stream.call()
+            with closing(connection.send(call)) as response, transport_errors(connection.settings, call):
+                reconnects.on_open()
+                for piece in stream.split(response):
+                    reconnects.backoff.failed = 0
+                    entry = stream.parse(piece)
                     if entry is not None:
                         yield entry
-            reading = False
-            if not feed.follows or connection.send(get_job(feed.job_id)).ended:
+            reconnects.reading = False
+            if not stream.follow or connection.send(get_job(stream.job_id)).ended:
                 return
-            delay = course.pause_after(_ended_early(), reading=False)
-        except _PASSING as error:
-            delay = course.pause_after(error, reading=reading)
-        finally:
-            if response is not None:
-                response.close()
-        time.sleep(delay)
+            raise _ended_early()
+        time.sleep(reconnects.delay)
 
 
-async def aentries(connection: AsyncConnection, feed: Feed[Raw, Entry_co]) -> AsyncIterator[Entry_co]:
-    """The entries of `feed`, over as many connections as it takes; see `entries`."""
-    course = _Course(feed, connection.settings.max_retries)
+async def aread(connection: AsyncConnection, stream: JobStream[Entry]) -> AsyncIterator[Entry]:
+    """The entries of `stream`, over as many connections as it takes; see `read`."""
+    reconnects = _Reconnects(stream, connection.settings.max_retries)
     while True:
-        response, reading = None, False
-        try:
-            if course.silent:
-                course.ended = (await connection.send(get_job(feed.job_id))).ended
-            call = feed.call()
-            response = await connection.open(call)
-            course.opened = reading = True
-            with transport_errors(connection.settings, call):
-                async for raw in feed.asplit(response):
-                    course.attempts.failed = 0
-                    entry = feed.take(raw)
-                    if entry is not None:
-                        yield entry
-            reading = False
-            if not feed.follows or (await connection.send(get_job(feed.job_id))).ended:
+        with reconnects:
+            if reconnects.silent:
+                reconnects.job_ended = (await connection.send(get_job(stream.job_id))).ended
+            call = stream.call()
+            async with aclosing(await connection.send(call)) as response:
+                with transport_errors(connection.settings, call):
+                    reconnects.on_open()
+                    async for piece in stream.split(response):
+                        reconnects.backoff.failed = 0
+                        entry = stream.parse(piece)
+                        if entry is not None:
+                            yield entry
+            reconnects.reading = False
+            if not stream.follow or (await connection.send(get_job(stream.job_id))).ended:
                 return
-            delay = course.pause_after(_ended_early(), reading=False)
-        except _PASSING as error:
-            delay = course.pause_after(error, reading=reading)
-        finally:
-            if response is not None:
-                await response.aclose()
-        await asyncio.sleep(delay)
+            raise _ended_early()
+        await asyncio.sleep(reconnects.delay)
 
 
 def _unreadable(what: str) -> APIResponseError:

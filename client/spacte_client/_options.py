@@ -48,7 +48,7 @@ class CertifyOptions(PredictOptions, total=False):
     """Answer by then with the radius that is proven so far."""
 
 
-def checked(model: type[M], options: Mapping[str, Any], what: str) -> M:
+def validated(model: type[M], options: Mapping[str, Any], what: str) -> M:
     """`options` as a wire model.
 
     Args:
@@ -60,10 +60,10 @@ def checked(model: type[M], options: Mapping[str, Any], what: str) -> M:
     try:
         return model.model_validate(dict(options))
     except ValidationError as error:
-        raise InvalidArgumentError(_sentence(model, error, what)) from None
+        raise InvalidArgumentError(_error_message(model, error, what)) from None
 
 
-def _sentence(model: type[BaseModel], error: ValidationError, what: str) -> str:
+def _error_message(model: type[BaseModel], error: ValidationError, what: str) -> str:
     first = error.errors(include_url=False)[0]
     name = ".".join(str(part) for part in first["loc"]) or what
     if first["type"] == "extra_forbidden":

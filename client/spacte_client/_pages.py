@@ -3,15 +3,22 @@
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from typing import Generic, TypeVar
 
+from ._constants import LARGEST_PAGE
 from ._exceptions import InvalidArgumentError
-from .types import File, FileList, Job, JobList
+from .types import File, Job, PageInfo
 
 T = TypeVar("T", File, Job)
 
-LARGEST_PAGE = 100
+
+class _Page(Generic[T]):
+    def __init__(self, data: list[T], info: PageInfo) -> None:
+        self.data = data
+        self.has_more = info.has_more
+        self.first_id = info.first_id
+        self.last_id = info.last_id
 
 
-class Page(Generic[T]):
+class Page(_Page[T]):
     """One page.
 
     Attributes:
@@ -21,16 +28,13 @@ class Page(Generic[T]):
         last_id: id of its last entry, or None: the cursor of the next page.
     """
 
-    def __init__(self, data: list[T], listed: JobList | FileList, turn: Callable[[str], "Page[T]"]) -> None:
-        self.data = data
-        self.has_more = listed.has_more
-        self.first_id = listed.first_id
-        self.last_id = listed.last_id
-        self._turn = turn
+    def __init__(self, data: list[T], info: PageInfo, fetch_after: "Callable[[str], Page[T]]") -> None:
+        super().__init__(data, info)
+        self._fetch_after = fetch_after
 
     def next_page(self) -> "Page[T] | None":
         """The page after this one, or None on the last."""
-        return self._turn(self.last_id) if self.has_more and self.last_id else None
+        return self._fetch_after(self.last_id) if self.has_more and self.last_id else None
 
     def __iter__(self) -> Iterator[T]:
         """Every entry from here to the end of the list, fetching pages as needed."""
@@ -40,21 +44,16 @@ class Page(Generic[T]):
             page = page.next_page()
 
 
-class AsyncPage(Generic[T]):
+class AsyncPage(_Page[T]):
     """One page; see `Page` for its attributes."""
 
-    def __init__(
-        self, data: list[T], listed: JobList | FileList, turn: Callable[[str], Awaitable["AsyncPage[T]"]]
-    ) -> None:
-        self.data = data
-        self.has_more = listed.has_more
-        self.first_id = listed.first_id
-        self.last_id = listed.last_id
-        self._turn = turn
+    def __init__(self, data: list[T], info: PageInfo, fetch_after: "Callable[[str], Awaitable[AsyncPage[T]]]") -> None:
+        super().__init__(data, info)
+        self._fetch_after = fetch_after
 
     async def next_page(self) -> "AsyncPage[T] | None":
         """The page after this one, or None on the last."""
-        return await self._turn(self.last_id) if self.has_more and self.last_id else None
+        return await self._fetch_after(self.last_id) if self.has_more and self.last_id else None
 
     async def __aiter__(self) -> AsyncIterator[T]:
         """Every entry from here to the end of the list, fetching pages as needed."""
@@ -65,7 +64,7 @@ class AsyncPage(Generic[T]):
             page = await page.next_page()
 
 
-def page_query(limit: int | None, after: str | None) -> dict[str, str]:
+def page_query(*, limit: int | None, **filters: str | None) -> dict[str, str]:
     """The query of a list.
 
     Raises:
@@ -73,9 +72,4 @@ def page_query(limit: int | None, after: str | None) -> dict[str, str]:
     """
     if limit is not None and not 1 <= limit <= LARGEST_PAGE:
         raise InvalidArgumentError(f"`limit` is the size of a page, 1 to {LARGEST_PAGE}; iterate for more.")
-    query: dict[str, str] = {}
-    if limit is not None:
-        query["limit"] = str(limit)
-    if after is not None:
-        query["after"] = after
-    return query
+    return {name: str(value) for name, value in {"limit": limit, **filters}.items() if value is not None}

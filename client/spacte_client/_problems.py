@@ -62,16 +62,8 @@ def problem_from(document: object) -> Problem | None:
     except ValidationError:
         fields = cast("dict[str, Any]", document) if isinstance(document, dict) else {}
         if isinstance(fields.get("detail"), str) and isinstance(fields.get("code"), str):
-            return Problem.model_construct(
-                type=str(fields.get("type", "about:blank")),
-                title=str(fields.get("title", "")),
-                status=int(fields.get("status", 500)),
-                detail=fields["detail"],
-                instance=fields.get("instance"),
-                code=fields["code"],
-                errors=[],
-                retry_after_s=fields.get("retry_after_s"),
-            )
+            values = {"title": "", **fields, "status": int(fields.get("status", 500)), "errors": []}
+            return Problem.model_construct(**cast("dict[str, Any]", values))
         return None
 
 
@@ -119,15 +111,11 @@ def _problem_about(response: httpx2.Response) -> Problem:
     except ValueError:
         phrase = "an unknown status"
     return Problem.model_construct(
-        type="about:blank",
         title=phrase,
         status=response.status_code,
         detail=(
             f"{response.request.url} answered {response.status_code} ({phrase}) without a problem document; "
             "check that the address is a SPACTE gateway's and what stands between it and you."
         ),
-        instance=None,
         code="not_a_problem_document",
-        errors=[],
-        retry_after_s=None,
     )

@@ -3,28 +3,32 @@
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Unpack
+from typing import Any, Generic, TypeVar, Unpack
 
 from . import _calls as calls
 from . import _calls_jobs as job_calls
-from ._connection import Connection
+from ._connection import AsyncConnection, Connection
+from ._constants import POLL_S
 from ._exceptions import WaitTimeoutError
-from ._job_streams import Event, Events, Record, Results, entries
+from ._job_streams import Event, JobEvents, JobResults, Record, read
 from ._options import CertifyOptions
 from ._pages import Page
-from ._retries import Patience
-from ._uploads import Upload, opened
+from ._retries import Deadline, GracePeriod
+from ._uploads import Upload, open_upload
 from .types import CertifyParams, File, Job, JobInput, JobState, JobSummary, Model
 
-POLL_S = 2.0
-"""Between two looks at a job whose gateway does not say when to look again."""
+C = TypeVar("C", Connection, AsyncConnection)
 
 
-class Models:
-    """The models of the service."""
+class Resource(Generic[C]):
+    """Routes of one kind of thing."""
 
-    def __init__(self, connection: Connection) -> None:
+    def __init__(self, connection: C) -> None:
         self._connection = connection
+
+
+class Models(Resource[Connection]):
+    """The models of the service."""
 
     def list(self) -> Sequence[Model]:
         """Every model, whatever its state."""
@@ -39,19 +43,16 @@ class Models:
         return self._connection.send(calls.change_model(name, "load"))
 
     def unload(self, name: str) -> Model:
-        """Let go of a model; needs an admin key. Returns at once."""
+        """Unload a model; needs an admin key. Returns at once."""
         return self._connection.send(calls.change_model(name, "unload"))
 
 
-class Files:
+class Files(Resource[Connection]):
     """Uploaded files."""
-
-    def __init__(self, connection: Connection) -> None:
-        self._connection = connection
 
     def upload(self, source: Upload, *, filename: str | None = None) -> File:
         """Upload a path, bytes or an open binary file; the same bytes twice give the same file."""
-        with opened(source) as (file, name):
+        with open_upload(source) as (file, name):
             return self._connection.send(job_calls.upload_file(file, filename or name))
 
     def list(self, *, limit: int | None = None, after: str | None = None) -> Page[File]:
@@ -73,11 +74,8 @@ class Files:
         self._connection.send(job_calls.delete_file(file_id))
 
 
-class Jobs:
+class Jobs(Resource[Connection]):
     """Batch jobs."""
-
-    def __init__(self, connection: Connection) -> None:
-        self._connection = connection
 
     def create(
         self,
@@ -97,9 +95,7 @@ class Jobs:
             params: options of every certificate as one object, as the API has them.
             options: the same by name; see `CertifyOptions`. They win where both are given.
         """
-        model = options.pop("model", None)
-        call = job_calls.create_job(input, model, job_calls.merged(params, options), metadata, idempotency_key)
-        return self._connection.send(call)
+        return self._connection.send(job_calls.create_job(input, params, options, metadata, idempotency_key))
 
     def list(self, *, limit: int | None = None, after: str | None = None, state: JobState | None = None) -> Page[Job]:
         """A page of jobs, newest first; iterate it for all of them.
@@ -135,18 +131,17 @@ class Jobs:
 
         Args:
             timeout: seconds to wait at the most.
-            poll: seconds between two looks; the gateway's hint where None.
+            poll: seconds between two polls; the gateway's hint where None.
 
         Raises:
             WaitTimeoutError: it has not ended in time. The job goes on.
         """
-        until = None if timeout is None else time.monotonic() + timeout
-        patience = Patience()
+        deadline, grace = Deadline(timeout), GracePeriod()
         job, hint = self._connection.send(job_calls.poll_job(job_id))
         while not job.ended:
-            time.sleep(wait_before_look(job, poll, hint, until))
+            time.sleep(pause_before_poll(job, poll, hint, deadline))
             hint = None
-            with patience:
+            with grace:
                 job, hint = self._connection.send(job_calls.poll_job(job_id))
         return job
 
@@ -157,7 +152,7 @@ class Jobs:
             after: only what comes after this row of the input.
             follow: go on with images as they finish, until the job ends.
         """
-        return entries(self._connection, Results(job_id, after, follow=follow))
+        return read(self._connection, JobResults(job_id, after, follow=follow))
 
     def results_tsv(self, job_id: str, path: str | Path | None = None) -> str:
         """Finished images in the columns `idx label predict radius correct time`, also into a file."""
@@ -168,25 +163,24 @@ class Jobs:
 
     def events(self, job_id: str, *, after: str | None = None) -> Iterator[Event]:
         """Changes of state and progress until the job ends, resumed when the connection breaks."""
-        return entries(self._connection, Events(job_id, after))
+        return read(self._connection, JobEvents(job_id, after))
 
     def summary(self, job_id: str) -> JobSummary:
         """Certified accuracy at a grid of radii, with its interval, over what is finished."""
         return self._connection.send(job_calls.job_summary(job_id))
 
 
-def wait_before_look(job: Job, poll: float | None, hint: float | None, until: float | None) -> float:
-    """Seconds until a job is looked at again.
+def pause_before_poll(job: Job, poll: float | None, hint: float | None, deadline: Deadline) -> float:
+    """Seconds until a job is asked for again: as the caller says, as the gateway hints, or `POLL_S`.
 
     Raises:
-        WaitTimeoutError: `until`, on the monotonic clock, has passed.
+        WaitTimeoutError: the deadline has passed.
     """
-    left = None if until is None else until - time.monotonic()
-    if left is not None and left <= 0:
+    if deadline.left() <= 0:
         done, total = job.counts.done, job.counts.total
         raise WaitTimeoutError(
             f"Job {job.id} is still {job.state}, at {done} of {total or 'an unknown number of'} images; "
             "wait longer, it goes on by itself."
         )
     pause = poll if poll is not None else hint if hint is not None else POLL_S
-    return pause if left is None else min(pause, left)
+    return min(pause, deadline.left())

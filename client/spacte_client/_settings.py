@@ -6,42 +6,32 @@ from dataclasses import dataclass, field
 
 import httpx2
 
+from ._constants import (
+    ANSWER_TIMEOUT_S,
+    API_KEY_VARIABLE,
+    BASE_URL_VARIABLE,
+    CONNECT_TIMEOUT_S,
+    DEADLINE_MARGIN_S,
+    DEFAULT_BASE_URL,
+)
 from ._exceptions import InvalidArgumentError
 from ._version import __version__
-
-BASE_URL_VARIABLE = "SPACTE_BASE_URL"
-API_KEY_VARIABLE = "SPACTE_API_KEY"
-DEFAULT_BASE_URL = "http://127.0.0.1:8000"
-
-CONNECT_TIMEOUT_S = 5.0
-_DEFAULT_S = 600.0
-DEFAULT_TIMEOUT = httpx2.Timeout(_DEFAULT_S, connect=CONNECT_TIMEOUT_S)
-"""Ten minutes for an answer, as 100,000 noises on a CPU take minutes; five seconds to connect."""
-
-DEADLINE_MARGIN_S = 60.0
-"""How long after its `deadline_ms` an answer is still awaited by default: it has waited its turn, and travels."""
-
-DEFAULT_MAX_RETRIES = 2
 
 Timeout = float | httpx2.Timeout
 
 
 @dataclass(frozen=True, slots=True)
 class Settings:
-    """What both clients are made with. The API key is left out of its `repr`."""
+    """What both clients are made with. The API key is left out of its `repr`; no `timeout` means the default."""
 
     base_url: str
     api_key: str | None = field(repr=False)
-    timeout: httpx2.Timeout
+    timeout: httpx2.Timeout | None
     max_retries: int
-    timeout_given: bool = True
 
-    def limits(self, timeout: httpx2.Timeout | None, deadline_s: float | None) -> httpx2.Timeout:
-        """The limits of an attempt: the call's own, the client's, or by default what leaves a deadline its time."""
-        if timeout is not None or self.timeout_given or deadline_s is None:
-            return timeout or self.timeout
-        seconds = max(_DEFAULT_S, deadline_s + DEADLINE_MARGIN_S)
-        return httpx2.Timeout(seconds, connect=CONNECT_TIMEOUT_S)
+    def attempt_timeout(self, timeout: httpx2.Timeout | None, deadline_s: float | None) -> httpx2.Timeout:
+        """The limits of one attempt: the call's, else the client's, else the default, beyond the call's deadline."""
+        return timeout or self.timeout or as_timeout(max(ANSWER_TIMEOUT_S, (deadline_s or 0.0) + DEADLINE_MARGIN_S))
 
     def headers(self) -> dict[str, str]:
         """What goes with every request."""
@@ -54,7 +44,7 @@ class Settings:
         return headers
 
 
-def settings(base_url: str | None, api_key: str | None, timeout: Timeout | None, max_retries: int) -> Settings:
+def resolve_settings(base_url: str | None, api_key: str | None, timeout: Timeout | None, max_retries: int) -> Settings:
     """Settings from a client's arguments and the environment.
 
     Raises:
@@ -64,10 +54,9 @@ def settings(base_url: str | None, api_key: str | None, timeout: Timeout | None,
         raise InvalidArgumentError("`max_retries` is a number of further attempts; pass 0 for none.")
     return Settings(
         _base_url(base_url or os.environ.get(BASE_URL_VARIABLE) or DEFAULT_BASE_URL),
-        _api_key(api_key or os.environ.get(API_KEY_VARIABLE)),
-        as_timeout(timeout) if timeout is not None else DEFAULT_TIMEOUT,
+        _api_key(api_key or os.environ.get(API_KEY_VARIABLE) or ""),
+        None if timeout is None else as_timeout(timeout),
         max_retries,
-        timeout_given=timeout is not None,
     )
 
 
@@ -85,20 +74,18 @@ def as_timeout(timeout: Timeout) -> httpx2.Timeout:
 
 
 def _base_url(text: str) -> str:
+    example = f"give one such as {DEFAULT_BASE_URL}."
     try:
         url = httpx2.URL(text.strip())
     except httpx2.InvalidURL as error:
-        raise InvalidArgumentError(f"The base URL {text!r} is malformed ({error}); {_EXAMPLE}") from error
+        raise InvalidArgumentError(f"The base URL {text!r} is malformed ({error}); {example}") from error
     if url.scheme not in ("http", "https") or not url.host or url.query or url.fragment:
-        raise InvalidArgumentError(f"The base URL {text!r} is not an http address; {_EXAMPLE}")
+        raise InvalidArgumentError(f"The base URL {text!r} is not an http address; {example}")
     return str(url).rstrip("/")
 
 
-_EXAMPLE = f"give one such as {DEFAULT_BASE_URL}."
-
-
-def _api_key(text: str | None) -> str | None:
-    key = (text or "").strip()
+def _api_key(text: str) -> str | None:
+    key = text.strip()
     if not (key.isascii() and key.isprintable()):
         raise InvalidArgumentError("The API key holds characters that no key has; copy it again.")
     return key or None

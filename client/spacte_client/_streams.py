@@ -9,11 +9,10 @@ Leaving the `with` block before the end frees the gateway's samplers. What was p
 """
 
 from collections.abc import AsyncIterator, Iterator
-from types import TracebackType
-from typing import Any, Self
+from typing import Self
 
 import httpx2
-from pydantic import TypeAdapter, ValidationError
+from pydantic import ValidationError
 
 from ._calls import Call
 from ._connection import AsyncConnection, Connection, transport_errors
@@ -24,17 +23,19 @@ from .types import Certificate, ProgressEvent, ResultEvent, StartedEvent
 StreamEvent = StartedEvent | ProgressEvent | ResultEvent
 """What iterating a stream yields. A stream that fails raises instead."""
 
-_EVENTS: dict[str, TypeAdapter[Any]] = {"started": TypeAdapter(StartedEvent), "progress": TypeAdapter(ProgressEvent)}
 
+class _Stream:
+    """What both kinds of stream have received.
 
-class _State:
-    """What both kinds of stream know: the last proof, and the answer once it is there."""
+    Attributes:
+        progress: the latest proof. True whether or not the stream goes on.
+    """
 
-    def __init__(self) -> None:
-        self.progress: ProgressEvent | None = None
-        self.certificate: Certificate | None = None
+    progress: ProgressEvent | None = None
+    _certificate: Certificate | None = None
+    _response: httpx2.Response | None = None
 
-    def take(self, raw: httpx2.ServerSentEvent) -> StreamEvent | None:
+    def _parse(self, raw: httpx2.ServerSentEvent) -> StreamEvent | None:
         """One event as it came; None for a kind that this version does not know.
 
         Raises:
@@ -48,56 +49,47 @@ class _State:
                 if problem is not None:
                     raise error_from_problem(problem)
                 raise ValueError("the event `error` carries no problem document")
+            if raw.event == "started":
+                return StartedEvent.model_validate(document)
+            if raw.event == "progress":
+                self.progress = ProgressEvent.model_validate(document)
+                return self.progress
             if raw.event == "result":
-                self.certificate = Certificate.model_validate(document)
-                return ResultEvent(certificate=self.certificate)
-            if raw.event not in _EVENTS:
-                return None
-            event = _EVENTS[raw.event].validate_python(document)
+                self._certificate = Certificate.model_validate(document)
+                return ResultEvent(certificate=self._certificate)
         except (ValueError, ValidationError) as error:
             raise APIResponseError(
                 f"The stream sent an event {raw.event!r} that cannot be read; check that the gateway's "
                 "version fits this client's."
             ) from error
-        if isinstance(event, ProgressEvent):
-            self.progress = event
-        return event
+        return None
 
-    def answer(self) -> Certificate:
+    def _final(self) -> Certificate:
         """The certificate, once the stream has ended.
 
         Raises:
             APIConnectionError: it ended without one.
         """
-        if self.certificate is None:
+        if self._certificate is None:
             proven = self.progress.radius if self.progress else 0.0
             raise APIConnectionError(f"The stream ended before its result, at a proven radius of {proven}; ask again.")
-        return self.certificate
+        return self._certificate
 
 
-class CertifyStream:
+class CertifyStream(_Stream):
     """Events of one certificate in the making. Made by `Client.certify_stream`; use it in a `with` block."""
 
-    def __init__(self, connection: Connection, call: Call[Any]) -> None:
+    def __init__(self, connection: Connection, call: Call[httpx2.Response]) -> None:
         self._connection = connection
         self._call = call
-        self._state = _State()
-        self._response: httpx2.Response | None = None
-        self._events: Iterator[StreamEvent] = iter(())
-
-    @property
-    def progress(self) -> ProgressEvent | None:
-        """The latest proof. True whether or not the stream goes on."""
-        return self._state.progress
+        self._events = self._read(None)
 
     def __enter__(self) -> Self:
-        self._response = self._connection.open(self._call)
+        self._response = self._connection.send(self._call)
         self._events = self._read(self._response)
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.close()
 
     def __iter__(self) -> Iterator[StreamEvent]:
@@ -108,48 +100,41 @@ class CertifyStream:
         """Wait for the end, and return the certificate."""
         for _ in self._events:
             pass
-        return self._state.answer()
+        return self._final()
 
     def close(self) -> None:
         """Stop listening, which stops the drawing of noise."""
-        self._events = iter(())
+        self._events = self._read(None)
         if self._response is not None:
             self._response.close()
 
-    def _read(self, response: httpx2.Response) -> Iterator[StreamEvent]:
+    def _read(self, response: httpx2.Response | None) -> Iterator[StreamEvent]:
+        if response is None:
+            return
         with transport_errors(self._connection.settings, self._call):
             for raw in httpx2.EventSource(response):
-                event = self._state.take(raw)
+                event = self._parse(raw)
                 if event is not None:
                     yield event
-                if self._state.certificate is not None:
+                if self._certificate is not None:
                     return
-        self._state.answer()
+        self._final()
 
 
-class AsyncCertifyStream:
+class AsyncCertifyStream(_Stream):
     """Events of one certificate in the making, from `AsyncClient.certify_stream`; use it in `async with`."""
 
-    def __init__(self, connection: AsyncConnection, call: Call[Any]) -> None:
+    def __init__(self, connection: AsyncConnection, call: Call[httpx2.Response]) -> None:
         self._connection = connection
         self._call = call
-        self._state = _State()
-        self._response: httpx2.Response | None = None
-        self._events: AsyncIterator[StreamEvent] = _nothing()
-
-    @property
-    def progress(self) -> ProgressEvent | None:
-        """The latest proof. True whether or not the stream goes on."""
-        return self._state.progress
+        self._events = self._read(None)
 
     async def __aenter__(self) -> Self:
-        self._response = await self._connection.open(self._call)
+        self._response = await self._connection.send(self._call)
         self._events = self._read(self._response)
         return self
 
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    async def __aexit__(self, *_: object) -> None:
         await self.close()
 
     def __aiter__(self) -> AsyncIterator[StreamEvent]:
@@ -160,25 +145,22 @@ class AsyncCertifyStream:
         """Wait for the end, and return the certificate."""
         async for _ in self._events:
             pass
-        return self._state.answer()
+        return self._final()
 
     async def close(self) -> None:
         """Stop listening, which stops the drawing of noise."""
-        self._events = _nothing()
+        self._events = self._read(None)
         if self._response is not None:
             await self._response.aclose()
 
-    async def _read(self, response: httpx2.Response) -> AsyncIterator[StreamEvent]:
+    async def _read(self, response: httpx2.Response | None) -> AsyncIterator[StreamEvent]:
+        if response is None:
+            return
         with transport_errors(self._connection.settings, self._call):
             async for raw in httpx2.EventSource(response):
-                event = self._state.take(raw)
+                event = self._parse(raw)
                 if event is not None:
                     yield event
-                if self._state.certificate is not None:
+                if self._certificate is not None:
                     return
-        self._state.answer()
-
-
-async def _nothing() -> AsyncIterator[StreamEvent]:
-    return
-    yield
+        self._final()

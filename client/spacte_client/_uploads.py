@@ -14,7 +14,7 @@ Upload = str | os.PathLike[str] | bytes | BinaryIO
 
 
 @contextmanager
-def opened(source: Upload) -> Generator[tuple[BinaryIO | bytes, str]]:
+def open_upload(source: Upload) -> Generator[tuple[BinaryIO | bytes, str]]:
     """What to upload and its name, open while it is being sent.
 
     Raises:

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Literal, NamedTuple
 import httpx2
 
 from spacte_client._client import Client
+from spacte_client._constants import API_KEY_VARIABLE, BASE_URL_VARIABLE, DOCTOR_TIMEOUT_S
 from spacte_client._exceptions import APIStatusError, SpacteError
-from spacte_client._settings import API_KEY_VARIABLE, BASE_URL_VARIABLE
 from spacte_client._version import __version__
 
 from ._components import GROUP, KNOWN
@@ -19,7 +19,6 @@ from ._components import GROUP, KNOWN
 if TYPE_CHECKING:
     from spacte_client.types import Info
 
-TIMEOUT_S = 10.0
 LOOPBACK = ("127.0.0.1", "::1", "localhost")
 
 
@@ -35,7 +34,7 @@ def check_gateway(base_url: str | None, api_key: str | None) -> Iterator[Check]:
     """Address, proxy, connection, key, version, readiness, models; stops where no more can be known."""
     yield Check("client", "ok", f"spacte-client {__version__} on Python {platform.python_version()}")
     try:
-        client = Client(base_url, api_key, timeout=TIMEOUT_S, max_retries=0)
+        client = Client(base_url, api_key, timeout=DOCTOR_TIMEOUT_S, max_retries=0)
     except SpacteError as error:
         yield Check("address", "failure", error.message)
         return

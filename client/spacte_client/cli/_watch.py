@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import typer
 
 from spacte_client._exceptions import NotFoundError, SpacteError
-from spacte_client._retries import Patience
+from spacte_client._retries import GracePeriod
 
 if TYPE_CHECKING:
     from spacte_client._client import Client
@@ -94,9 +94,9 @@ def _counts(client: "Client", job_id: str) -> "Iterator[tuple[JobCounts, float |
             raise
     except SpacteError:
         pass
-    patience = Patience()
+    grace = GracePeriod()
     while True:
-        with patience:
+        with grace:
             job = client.jobs.get(job_id)
         if job.ended:
             return

@@ -19,7 +19,7 @@ def test_waiting_outlives_a_restart_of_the_gateway(
         with pytest.raises(sdk.APIError):
             ask(at_once, lambda c: c.jobs.wait("job_1"))
         assert len(at_once.requests) <= 3, "a wrong address, and a job that is gone, are not waited for"
-    monkeypatch.setattr("spacte_client._retries.LONGEST_AWAY_S", 0.0)
+    monkeypatch.setattr("spacte_client._retries.LONGEST_OUTAGE_S", 0.0)
     with pytest.raises(sdk.APIConnectionError, match="refused"):
         ask(Recorder(job(), httpx2.ConnectError("refused")), lambda c: c.jobs.wait("job_1"))
 

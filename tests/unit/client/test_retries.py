@@ -7,7 +7,7 @@ import httpx2
 import pytest
 
 import spacte_client as sdk
-from spacte_client._retries import Attempts
+from spacte_client._retries import Backoff
 
 from .conftest import CERTIFICATE, INFO, Ask, Recorder, problem
 
@@ -218,5 +218,5 @@ def test_a_failed_connection_names_the_address_and_the_remedy(
 
 
 def test_an_invalid_argument_is_never_retried() -> None:
-    attempts = Attempts(5)
-    assert attempts.delay_after(sdk.APIResponseError("no")) is None
+    backoff = Backoff(5)
+    assert backoff.delay_after(sdk.APIResponseError("no")) is None

@@ -1,4 +1,4 @@
-"""Many images, a few at a time, answered in order."""
+"""A call for each of many items, a few at a time, answered in order."""
 
 import asyncio
 from collections import deque
@@ -7,29 +7,15 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from itertools import islice
 from typing import TypeVar
 
-from ._exceptions import InvalidArgumentError
-
 A = TypeVar("A")
 B = TypeVar("B")
-
-DEFAULT_CONCURRENCY = 8
-
-
-def check_concurrency(concurrency: int) -> None:
-    """Refuse a number of requests in flight below 1.
-
-    Raises:
-        InvalidArgumentError: it is.
-    """
-    if concurrency < 1:
-        raise InvalidArgumentError("`concurrency` is the number of requests in flight; pass 1 or more.")
 
 
 def map_in_order(call: Callable[[A], B], items: Iterable[A], concurrency: int) -> Iterator[B]:
     """`call` of each item, in order, `concurrency` at a time in threads.
 
     Items are taken as they are needed, so `items` may be endless. The first failure is raised in its turn;
-    requests not yet begun are dropped then, and also when the caller stops early.
+    calls not yet begun are dropped then, and also when the caller stops early.
     """
     remaining = iter(items)
     pending: deque[Future[B]] = deque()
