@@ -4,10 +4,13 @@ import os
 from pathlib import Path
 
 
-def replace_file(path: Path, data: bytes) -> None:
-    """Write `data` in place of what is at `path`: readers, and whoever comes after a crash, see the old or the new."""
+def replace_file(path: Path, data: bytes, *, mode: int = 0o666) -> None:
+    """Write `data` in place of what is at `path`: readers, and whoever comes after a crash, see the old or the new.
+
+    `mode` is that of a new file, before the process's umask.
+    """
     part = path.with_name(f".{path.name}.{os.getpid()}.part")
-    with part.open("wb") as file:
+    with open(part, "wb", opener=lambda name, flags: os.open(name, flags, mode)) as file:  # noqa: PTH123  `Path.open` has no opener
         file.write(data)
         file.flush()
         os.fsync(file.fileno())
