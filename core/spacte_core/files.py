@@ -10,7 +10,7 @@ def replace_file(path: Path, data: bytes, *, mode: int = 0o666) -> None:
     `mode` is that of a new file, before the process's umask.
     """
     part = path.with_name(f".{path.name}.{os.getpid()}.part")
-    with open(part, "wb", opener=lambda name, flags: os.open(name, flags, mode)) as file:  # noqa: PTH123  `Path.open` has no opener
+    with open(part, "wb", opener=lambda name, flags: os.open(name, flags, mode)) as file:
         file.write(data)
         file.flush()
         os.fsync(file.fileno())
