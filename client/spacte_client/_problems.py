@@ -62,8 +62,8 @@ def problem_from(document: object) -> Problem | None:
     except ValidationError:
         fields = cast("dict[str, Any]", document) if isinstance(document, dict) else {}
         if isinstance(fields.get("detail"), str) and isinstance(fields.get("code"), str):
-            values = {"title": "", **fields, "status": int(fields.get("status", 500)), "errors": []}
-            return Problem.model_construct(**cast("dict[str, Any]", values))
+            values: dict[str, Any] = {"title": "", **fields, "status": int(fields.get("status", 500)), "errors": []}
+            return Problem.model_construct(**values)
         return None
 
 

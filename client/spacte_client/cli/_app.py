@@ -8,13 +8,11 @@ import typer
 from spacte_client._exceptions import APIStatusError, SpacteError
 
 from ._components import ComponentGroup
-from .certify import certify
-from .compare import compare
 from .doctor import doctor
+from .images import certify, predict
 from .jobs import jobs_app
 from .models import info, models
-from .plot import plot
-from .predict import predict
+from .runs import compare, plot
 
 app = typer.Typer(
     name="spacte",

@@ -14,7 +14,7 @@ from spacte_client._constants import API_KEY_VARIABLE, BASE_URL_VARIABLE, DOCTOR
 from spacte_client._exceptions import APIStatusError, SpacteError
 from spacte_client._version import __version__
 
-from ._components import GROUP, KNOWN
+from ._components import GROUP, PACKAGES
 
 if TYPE_CHECKING:
     from spacte_client.types import Info
@@ -60,11 +60,11 @@ def check_gateway(base_url: str | None, api_key: str | None) -> Iterator[Check]:
 
 def check_components() -> Iterator[Check]:
     """Which packages are installed, whether their versions match, and whether their commands load."""
-    for package in sorted(set(KNOWN.values())):
+    for package in sorted(set(PACKAGES.values())):
         try:
             found = version(package)
         except PackageNotFoundError:
-            commands = ", ".join(f"`spacte {name}`" for name in sorted(KNOWN) if KNOWN[name] == package)
+            commands = ", ".join(f"`spacte {name}`" for name in sorted(PACKAGES) if PACKAGES[name] == package)
             yield Check(package, "note", f"not installed; needed on this machine only for {commands}")
             continue
         if _release(found) == _release(__version__):

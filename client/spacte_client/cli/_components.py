@@ -4,7 +4,7 @@ A component is imported when its command is invoked, or when `spacte --help` lis
 are light, so that help is instant.
 """
 
-from collections.abc import Iterator, MutableMapping
+from collections import UserDict
 from importlib.metadata import EntryPoint, entry_points
 from typing import Any
 
@@ -14,7 +14,7 @@ from typer.core import TyperGroup
 
 GROUP = "spacte.commands"
 
-KNOWN = {
+PACKAGES = {
     "bench": "spacte-workers",
     "certify-dataset": "spacte-workers",
     "evaluate": "spacte-trainer",
@@ -26,57 +26,44 @@ KNOWN = {
     "train": "spacte-trainer",
     "verify": "spacte-workers",
 }
-"""Commands of this repository's other packages, so that a missing one can be named."""
-
-COMPLETION_OPTIONS = ("install_completion", "show_completion")
+"""Which of this repository's other packages has a command, so that a missing one can be named."""
 
 
 class ComponentGroup(TyperGroup):
-    """A group that also has the commands of installed components."""
+    """A group that also has the commands of installed components.
+
+    A command of a component that is not installed is not listed, and fails with a sentence when it is run.
+    """
 
     def __init__(self, **settings: Any) -> None:
         super().__init__(**settings)
-        self.commands = Commands(self.commands)
+        self.commands = LazyCommands(self.commands)
+
+    def get_command(self, ctx: Any, cmd_name: str) -> Any:
+        """The command of that name, or one that says which package to install; None for a name that is not known."""
+        if cmd_name in self.commands or cmd_name not in PACKAGES:
+            return super().get_command(ctx, cmd_name)
+        package = PACKAGES[cmd_name]
+        return error_command(
+            cmd_name,
+            f"`spacte {cmd_name}` is part of {package}, which is not installed here; install it with "
+            f"`pip install {package}`, or from a checkout with `pip install ./{package.removeprefix('spacte-')}`.",
+        )
 
 
-class Commands(MutableMapping[str, Any]):
-    """Commands by name. Those of components are loaded when they are looked up.
+class LazyCommands(UserDict[str, Any]):
+    """Commands by name: our own, then those of components, each loaded when it is looked up."""
 
-    A command of a component that is not installed is not listed, but can be looked up, and fails with a
-    sentence when it is run.
-    """
-
-    def __init__(self, own: MutableMapping[str, Any]) -> None:
-        self._own = dict(own)
-        self._found = {point.name: point for point in reversed(tuple(entry_points(group=GROUP)))}
+    def __init__(self, own: Any) -> None:
+        super().__init__(own)
+        for point in sorted(entry_points(group=GROUP), key=lambda point: point.name):
+            self.data.setdefault(point.name, point)
 
     def __getitem__(self, name: str) -> Any:
-        if name in self._own:
-            return self._own[name]
-        if name in self._found:
-            self._own[name] = load(self._found[name])
-            return self._own[name]
-        if name in KNOWN:
-            package = KNOWN[name]
-            folder = package.removeprefix("spacte-")
-            return failing(
-                name,
-                f"`spacte {name}` is part of {package}, which is not installed here; install it with "
-                f"`pip install {package}`, or from a checkout with `pip install ./{folder}`.",
-            )
-        raise KeyError(name)
-
-    def __setitem__(self, name: str, command: Any) -> None:
-        self._own[name] = command
-
-    def __delitem__(self, name: str) -> None:
-        del self._own[name]
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(dict.fromkeys([*self._own, *sorted(self._found)]))
-
-    def __len__(self) -> int:
-        return len(list(iter(self)))
+        command = super().__getitem__(name)
+        if isinstance(command, EntryPoint):
+            command = self[name] = load(command)
+        return command
 
 
 def load(point: EntryPoint) -> Any:
@@ -88,17 +75,17 @@ def load(point: EntryPoint) -> Any:
         command = typer.main.get_command(component)
     except Exception as error:  # noqa: BLE001 - a broken component must not take the others down
         reason = f"{type(error).__name__}: {error}".splitlines()[0]
-        return failing(
+        return error_command(
             point.name,
             f"`spacte {point.name}` cannot be loaded ({reason}); reinstall {package} with "
             f"`pip install --force-reinstall {package}`.",
         )
     command.name = point.name
-    command.params = [param for param in command.params if param.name not in COMPLETION_OPTIONS]
+    command.params = [param for param in command.params if param.name not in ("install_completion", "show_completion")]
     return command
 
 
-def failing(name: str, sentence: str) -> Any:
+def error_command(name: str, sentence: str) -> Any:
     """A command that takes any arguments and fails with `sentence`, which is also its help."""
     component = typer.Typer(add_completion=False)
     anything = {"ignore_unknown_options": True, "allow_extra_args": True}

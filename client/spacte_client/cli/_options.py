@@ -61,7 +61,7 @@ def connect(base_url: str | None, api_key: str | None, timeout: float | None = N
     return Client(base_url, api_key, timeout=timeout)
 
 
-def given(**options: Any) -> dict[str, Any]:
+def provided(**options: Any) -> dict[str, Any]:
     """The options that the user gave; the gateway decides the rest."""
     return {name: value for name, value in options.items() if value is not None and value is not False}
 

@@ -1,16 +1,23 @@
 """`spacte jobs`: submit, watch and read batch jobs."""
 
 import json
+from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import typer
 
+from spacte_client._constants import LARGEST_PAGE
+
 from . import _options as opt
+from ._watch import counts_text, watch_job
 
 if TYPE_CHECKING:
     from spacte_client._client import Client
     from spacte_client.types import Job
+
+DETACHED = 130
+"""Exit status after Ctrl-C: what a shell gives for SIGINT, 128 + 2."""
 
 jobs_app = typer.Typer(
     help="Certify whole data sets, as jobs of the gateway.", no_args_is_help=True, rich_markup_mode=None
@@ -47,22 +54,11 @@ def submit(
     api_key: opt.ApiKey = None,
 ) -> None:
     """Submit a job: a certificate for every image of SOURCE."""
-    from ._watch import watch_job
-
-    selection = opt.given(split=split, stride=stride, limit=limit)
-    options = opt.given(
-        model=model,
-        n0=n0,
-        n=n,
-        alpha=alpha,
-        sigma=sigma,
-        bound=bound,
-        noise=noise,
-        target_radius=target_radius,
-        tolerance=tolerance,
-        k_consensus=k_consensus,
-        resize=resize,
+    selection = opt.provided(split=split, stride=stride, limit=limit)
+    options = opt.provided(
+        model=model, n0=n0, n=n, alpha=alpha, sigma=sigma, noise=noise, k_consensus=k_consensus, resize=resize
     )
+    options |= opt.provided(bound=bound, target_radius=target_radius, tolerance=tolerance)
     with opt.connect(base_url, api_key) as client:
         job = client.jobs.create(job_input(client, source, selection), **options)
         if not wait_for_it:
@@ -70,8 +66,7 @@ def submit(
             return
         if not as_json:
             typer.echo(f"{job.id} {job.state}")
-        status = watch_job(client, job.id, as_json=as_json)
-    raise typer.Exit(status)
+        watch_and_exit(client, job.id, as_json=as_json)
 
 
 @jobs_app.command("list")
@@ -83,11 +78,9 @@ def list_(
     api_key: opt.ApiKey = None,
 ) -> None:
     """List jobs, newest first."""
-    from itertools import islice
-
     with opt.connect(base_url, api_key) as client:
         wanted: Any = state
-        jobs = list(islice(client.jobs.list(limit=min(limit, 100), state=wanted), limit))
+        jobs = list(islice(client.jobs.list(limit=min(limit, LARGEST_PAGE), state=wanted), limit))
     if as_json:
         typer.echo(json.dumps([job.model_dump(mode="json") for job in jobs]))
         return
@@ -122,11 +115,8 @@ def wait(job_id: JobId, as_json: opt.AsJson = False, base_url: opt.BaseUrl = Non
     The first Ctrl-C leaves the job running and says how to come back; a second one soon after cancels it.
     Exit status: 0 where it succeeded, 1 where it failed or was cancelled, 130 after Ctrl-C.
     """
-    from ._watch import watch_job
-
     with opt.connect(base_url, api_key) as client:
-        status = watch_job(client, job_id, as_json=as_json)
-    raise typer.Exit(status)
+        watch_and_exit(client, job_id, as_json=as_json)
 
 
 @jobs_app.command()
@@ -233,8 +223,15 @@ def show_job(job: "Job", *, as_json: bool) -> None:
     if as_json:
         typer.echo(job.model_dump_json())
         return
-    from ._watch import counts_text
-
     typer.echo(f"{job.id} {job.state}: {counts_text(job.counts)}")
     if job.error is not None:
         typer.echo(job.error.detail)
+
+
+def watch_and_exit(client: "Client", job_id: str, *, as_json: bool) -> NoReturn:
+    """Watch a job to its end, print how it ended, and exit: 0 where it succeeded, 1 where not, 130 after Ctrl-C."""
+    job = watch_job(client, job_id, show_progress=not as_json)
+    if job is None:
+        raise typer.Exit(DETACHED)
+    show_job(job, as_json=as_json)
+    raise typer.Exit(int(job.state != "succeeded"))

@@ -3,7 +3,7 @@
 from datetime import datetime
 from typing import Annotated, Literal
 
-from pydantic import Field, field_validator
+from pydantic import AfterValidator, Field
 
 from ._base import AnswerModel, RequestModel
 from .certificates import Certificate, CertifyParams
@@ -48,22 +48,23 @@ class DatasetInput(RequestModel):
 JobInput = Annotated[FileInput | UriInput | DatasetInput, Field(discriminator="type")]
 
 
+def _without_model(params: CertifyParams) -> CertifyParams:
+    if params.model is not None:
+        raise ValueError("the model is named beside `params`, not inside it")
+    return params
+
+
 class JobRequest(RequestModel):
     """Body of `POST /v1/jobs`."""
 
     input: JobInput = Field(description="The images.")
     model: str | None = Field(default=None, description="The model's name; optional where one model is loaded.")
-    params: CertifyParams = Field(default_factory=CertifyParams, description="Options of every certificate of the job.")
+    params: Annotated[CertifyParams, AfterValidator(_without_model)] = Field(
+        default_factory=CertifyParams, description="Options of every certificate of the job."
+    )
     metadata: dict[Annotated[str, Field(max_length=64)], Annotated[str, Field(max_length=512)]] = Field(
         default_factory=dict[str, str], max_length=16, description="The caller's own notes, kept with the job."
     )
-
-    @field_validator("params")
-    @classmethod
-    def _one_place_for_the_model(cls, params: CertifyParams) -> CertifyParams:
-        if params.model is not None:
-            raise ValueError("the model is named beside `params`, not inside it")
-        return params
 
 
 class JobCounts(AnswerModel):

@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 from rich.console import Console
 
-from spacte_client.cli import _lines, certify
+from spacte_client.cli import images
 from spacte_client.types import Certificate, Prediction, ProgressEvent
 
 from .conftest import ABSTENTION, CERTIFICATE, INFO, MODEL, PREDICTION, Recorder, Spacte, problem, sse
@@ -151,7 +151,7 @@ class Terminal:
         self.file = io.StringIO()
         console = Console(file=self.file, force_terminal=True, width=120, highlight=False)
         client = Client(transport=httpx2.MockTransport(handler))
-        self.ask = certify.Asker(client, {"n": 1000}, console)
+        self.ask = images.ImageCertifier(client, {"n": 1000}, console)
 
 
 def test_a_terminal_shows_the_proof_as_it_grows(digit: str) -> None:
@@ -182,11 +182,11 @@ def test_a_missing_model_is_not_a_missing_stream(digit: str) -> None:
 
 def test_lines_round_radii_down_and_name_the_reason_to_stop() -> None:
     certificate = Certificate.model_validate(CERTIFICATE | {"radius": 0.99999, "stop_reason": "target"})
-    assert "radius 0.9999  " in _lines.certificate_line("x", certificate).plain
-    assert "stopped at target" in _lines.certificate_line("x", certificate).plain
+    assert "radius 0.9999  " in images.answer_line("x", certificate).plain
+    assert "stopped at target" in images.answer_line("x", certificate).plain
     progress = ProgressEvent(samples=1, top_label=2, p_lower=0.9, radius=0.12345, looks_done=1, eta_ms=9000)
-    assert "radius 0.1234 proven" in _lines.progress_line("x", progress, 10).plain
-    assert "9 s left" in _lines.progress_line("x", progress, 10).plain
+    assert "radius 0.1234 proven" in images.progress_line("x", progress, 10).plain
+    assert "9 s left" in images.progress_line("x", progress, 10).plain
 
 
 def test_the_real_gateway_answers_the_command_line(spacte: Spacte, live_gateway: str, digit: str) -> None:

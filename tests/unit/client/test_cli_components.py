@@ -118,7 +118,7 @@ def test_every_component_of_this_repository_is_known() -> None:
         project = tomllib.loads(path.read_text())["project"]
         for command in project.get("entry-points", {}).get(_components.GROUP, {}):
             declared[command] = project["name"]
-    assert declared.items() <= _components.KNOWN.items()
+    assert declared.items() <= _components.PACKAGES.items()
 
 
 @pytest.mark.usefixtures("components")
@@ -131,7 +131,7 @@ def test_a_module_that_is_missing_when_a_command_runs_is_one_sentence(spacte: Sp
 
 def test_a_missing_component_names_its_package(spacte: Spacte, monkeypatch: pytest.MonkeyPatch) -> None:
     points(monkeypatch)
-    for command, package in _components.KNOWN.items():
+    for command, package in _components.PACKAGES.items():
         run = spacte(command, "RECIPE", "--out", "x", "--help")
         assert run.status == 1
         assert f"pip install {package}" in run.err
@@ -155,7 +155,7 @@ def test_only_the_invoked_component_is_imported(monkeypatch: pytest.MonkeyPatch)
 
     points(monkeypatch, train="x:y", two="x:z")
     monkeypatch.setattr(EntryPoint, "load", load)
-    commands = _components.Commands({})
+    commands = _components.LazyCommands({})
     assert list(commands) == ["train", "two"]
     assert len(commands) == 2
     assert loaded == []

@@ -231,7 +231,7 @@ def interrupting(times: int) -> Any:
 
 
 def test_the_first_ctrl_c_detaches_and_says_how_to_come_back(spacte: Spacte, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("spacte_client.cli._watch.sleep", interrupting(1))
+    monkeypatch.setattr("spacte_client.cli._watch.time.sleep", interrupting(1))
     watched = Watched(100)
     run = spacte("jobs", "wait", "job_1", handler=watched)
     assert run.status == 130
@@ -240,7 +240,7 @@ def test_the_first_ctrl_c_detaches_and_says_how_to_come_back(spacte: Spacte, mon
 
 
 def test_the_second_ctrl_c_cancels(spacte: Spacte, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("spacte_client.cli._watch.sleep", interrupting(2))
+    monkeypatch.setattr("spacte_client.cli._watch.time.sleep", interrupting(2))
     watched = Watched(100)
     run = spacte("jobs", "wait", "job_1", handler=watched)
     assert run.status == 130
