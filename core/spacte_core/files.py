@@ -1,21 +1,31 @@
 """Files that are there as a whole or not at all, also after a power cut."""
 
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import BinaryIO
 
 
-def replace_file(path: Path, data: bytes, *, mode: int = 0o666) -> None:
-    """Write `data` in place of what is at `path`: readers, and whoever comes after a crash, see the old or the new.
+@contextmanager
+def replacing(path: Path, *, mode: int = 0o666) -> Iterator[BinaryIO]:
+    """A file that takes the place of `path` after the block: readers, also after a crash, see the old or the new.
 
     `mode` is that of a new file, before the process's umask.
     """
     part = path.with_name(f".{path.name}.{os.getpid()}.part")
     with open(part, "wb", opener=lambda name, flags: os.open(name, flags, mode)) as file:
-        file.write(data)
+        yield file
         file.flush()
         os.fsync(file.fileno())
     part.replace(path)
     sync_folder(path.parent)
+
+
+def replace_file(path: Path, data: bytes, *, mode: int = 0o666) -> None:
+    """Write `data` in place of what is at `path`; see `replacing`."""
+    with replacing(path, mode=mode) as file:
+        file.write(data)
 
 
 def sync_folder(folder: Path) -> None:
