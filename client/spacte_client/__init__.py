@@ -5,37 +5,18 @@
     certificate = Client().certify("digit.png", n=10_000)
 
 `Client` blocks, `AsyncClient` is awaited; `spacte_client.types` holds every request, answer, event and
-problem. Names are imported when they are first used, so that the command line starts at once.
+problem. Names other than exceptions are imported when they are first used, so that the command line starts at once.
 """
 
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from . import _exceptions
+from ._exceptions import *  # noqa: F403
+
 if TYPE_CHECKING:
     from ._async_client import AsyncClient
     from ._client import Client
-    from ._exceptions import (
-        APIConnectionError,
-        APIError,
-        APIResponseError,
-        APIStatusError,
-        APITimeoutError,
-        AuthenticationError,
-        BadRequestError,
-        ConflictError,
-        DeadlineExceededError,
-        InternalServerError,
-        InvalidArgumentError,
-        NotFoundError,
-        OverloadedError,
-        PermissionDeniedError,
-        RateLimitError,
-        RequestTooLargeError,
-        ServiceUnavailableError,
-        SpacteError,
-        UnprocessableEntityError,
-        WaitTimeoutError,
-    )
     from ._images import Image, ImageLike
     from ._job_streams import Record
     from ._options import CertifyOptions, PredictOptions
@@ -44,7 +25,25 @@ if TYPE_CHECKING:
     from ._uploads import Upload
     from ._version import __version__
 
-_HOMES = {
+__all__ = [
+    "AsyncCertifyStream",
+    "AsyncClient",
+    "AsyncPage",
+    "CertifyOptions",
+    "CertifyStream",
+    "Client",
+    "Image",
+    "ImageLike",
+    "Page",
+    "PredictOptions",
+    "Record",
+    "StreamEvent",
+    "Upload",
+    "__version__",
+]
+__all__ += _exceptions.__all__
+
+_MODULES = {
     "AsyncCertifyStream": "_streams",
     "AsyncClient": "_async_client",
     "AsyncPage": "_pages",
@@ -60,50 +59,13 @@ _HOMES = {
     "Upload": "_uploads",
     "__version__": "_version",
 }
-"""Where the public names are that are not exceptions."""
-
-__all__ = [
-    "APIConnectionError",
-    "APIError",
-    "APIResponseError",
-    "APIStatusError",
-    "APITimeoutError",
-    "AsyncCertifyStream",
-    "AsyncClient",
-    "AsyncPage",
-    "AuthenticationError",
-    "BadRequestError",
-    "CertifyOptions",
-    "CertifyStream",
-    "Client",
-    "ConflictError",
-    "DeadlineExceededError",
-    "Image",
-    "ImageLike",
-    "InternalServerError",
-    "InvalidArgumentError",
-    "NotFoundError",
-    "OverloadedError",
-    "Page",
-    "PermissionDeniedError",
-    "PredictOptions",
-    "RateLimitError",
-    "Record",
-    "RequestTooLargeError",
-    "ServiceUnavailableError",
-    "SpacteError",
-    "StreamEvent",
-    "UnprocessableEntityError",
-    "Upload",
-    "WaitTimeoutError",
-    "__version__",
-]
+"""Where the names are that are imported when they are first used."""
 
 
 def __getattr__(name: str) -> Any:
-    if name not in __all__:
+    if name not in _MODULES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(import_module(f".{_HOMES.get(name, '_exceptions')}", __name__), name)
+    return getattr(import_module(f".{_MODULES[name]}", __name__), name)
 
 
 def __dir__() -> list[str]:

@@ -97,11 +97,7 @@ def open_response(response: httpx2.Response) -> httpx2.Response:
 
 
 def path_segment(value: str, what: str) -> str:
-    """`value` as one segment of a path.
-
-    Raises:
-        InvalidArgumentError: it is empty or a dot, which would name another route.
-    """
+    """`value` as one segment of a path. Empty or a dot it would name another route, and is refused."""
     if value in ("", ".", ".."):
         raise InvalidArgumentError(f"The {what} {value!r} cannot exist; pass the one that the gateway gave.")
     return quote(value, safe="")
@@ -130,11 +126,7 @@ def predict(image: Image, options: Mapping[str, Any], *, timeout: Timeout | None
 
 
 def check_many(options: Mapping[str, Any], concurrency: int) -> None:
-    """Refuse wrong arguments of `certify_many` before the first image is taken.
-
-    Raises:
-        InvalidArgumentError: one is wrong.
-    """
+    """Refuse wrong arguments of `certify_many` before the first image is taken."""
     if concurrency < 1:
         raise InvalidArgumentError("`concurrency` is the number of requests in flight; pass 1 or more.")
     validated(CertifyParams, options, "certify_many")

@@ -86,11 +86,7 @@ def job_summary(job_id: str) -> Call[JobSummary]:
 
 
 def job_results(job_id: str, after: int | None, *, follow: bool) -> Call[httpx2.Response]:
-    """`GET /v1/jobs/{id}/results`.
-
-    Raises:
-        InvalidArgumentError: `after` is no row.
-    """
+    """`GET /v1/jobs/{id}/results`, from the row after `after`."""
     if after is not None and after < 0:
         raise InvalidArgumentError("`after` is the row of a record that you have, from 0; leave it out at first.")
     query = ({} if after is None else {"after": str(after)}) | ({"follow": "true"} if follow else {})

@@ -93,23 +93,14 @@ class Client:
     def predict(self, image: Image, *, timeout: Timeout | None = None, **options: Unpack[PredictOptions]) -> Prediction:
         """What the smoothed classifier answers, or an abstention, wrong with probability at most alpha.
 
-        Args:
-            image: as for `certify`.
-            timeout: for this call, in place of the client's.
-            options: `model`, `n`, `alpha`, ...; see `PredictOptions`.
+        Arguments are as for `certify`, but the options are those of `PredictOptions`.
         """
         return self._connection.send(calls.predict(image, options, timeout=timeout))
 
     def certify_stream(
         self, image: Image, *, timeout: Timeout | None = None, **options: Unpack[CertifyOptions]
     ) -> CertifyStream:
-        """A certificate while it is being proven; use it in a `with` block.
-
-        Args:
-            image: as for `certify`.
-            timeout: for this call, in place of the client's.
-            options: as for `certify`.
-        """
+        """A certificate while it is being proven; use it in a `with` block. Arguments are as for `certify`."""
         return CertifyStream(self._connection, calls.certify_stream(image, options, timeout=timeout))
 
     def certify_many(
@@ -122,13 +113,8 @@ class Client:
     ) -> Iterator[Certificate]:
         """Certificates of many images, in order, as they are ready.
 
-        The first failure is raised in its turn. A job (`client.jobs`) goes on, which a test set calls for.
-
-        Args:
-            images: each as for `certify`; taken as they are needed.
-            concurrency: requests in flight.
-            timeout: for each of them, in place of the client's.
-            options: as for `certify`.
+        Images are taken as they are needed, `concurrency` at a time; other arguments are as for `certify`. The first
+        failure is raised in its turn; a job (`client.jobs`) goes on after one.
         """
         calls.check_many(options, concurrency)
         return map_in_order(lambda image: self.certify(image, timeout=timeout, **options), images, concurrency)

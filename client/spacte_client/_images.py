@@ -3,7 +3,7 @@
 import io
 import os
 from collections.abc import Callable
-from typing import Any, BinaryIO, Protocol, cast, runtime_checkable
+from typing import Any, BinaryIO, Protocol, cast
 
 from ._exceptions import InvalidArgumentError
 from ._npy import encode_npy
@@ -11,8 +11,7 @@ from ._uploads import open_upload
 from .types import File, FileImage
 
 
-@runtime_checkable
-class SavesItself(Protocol):
+class Picture(Protocol):
     """A picture that writes itself to a file, as those of Pillow do."""
 
     def save(self, fp: Any, format: str | None = None) -> None:  # noqa: A002 - Pillow's name
@@ -20,14 +19,13 @@ class SavesItself(Protocol):
         ...
 
 
-@runtime_checkable
 class ArrayLike(Protocol):
     """A numpy array, a torch tensor, or whatever else can become an array."""
 
     __array__: Callable[..., Any]
 
 
-ImageLike = str | os.PathLike[str] | bytes | bytearray | memoryview | BinaryIO | SavesItself | ArrayLike
+ImageLike = str | os.PathLike[str] | bytes | bytearray | memoryview | BinaryIO | Picture | ArrayLike
 """A path, the bytes of an image file, an open binary file, a Pillow image, or an array [channels, height,
 width] of uint8, or of floats in [0, 1]."""
 
@@ -38,8 +36,7 @@ Image = ImageLike | File | FileImage
 def encode_image(image: Image) -> bytes | FileImage:
     """The bytes of an image file (PNG for pictures, npy for arrays), or a reference to an uploaded one.
 
-    Raises:
-        InvalidArgumentError: it is none of these, cannot be read, or is empty.
+    An `InvalidArgumentError` says why an image is none, cannot be read or is empty.
     """
     if isinstance(image, FileImage):
         return image

@@ -4,7 +4,6 @@ The cursor is the last thing that arrived: `after=index` for results, `Last-Even
 """
 
 import asyncio
-import json
 import time
 from abc import ABC, abstractmethod
 from collections.abc import AsyncIterator, Iterator
@@ -53,6 +52,9 @@ class JobStream(ABC, Generic[Entry]):
         follow: whether it goes on until the job ends, so that an earlier end is a broken connection.
     """
 
+    pieces: type[_Lines] | type[httpx2.EventSource]
+    """What a response is read as: lines or events."""
+
     def __init__(self, job_id: str, *, follow: bool) -> None:
         self.job_id = job_id
         self.follow = follow
@@ -62,20 +64,14 @@ class JobStream(ABC, Generic[Entry]):
         """The request for what comes after the last thing that arrived."""
 
     @abstractmethod
-    def split(self, response: httpx2.Response) -> _Lines | httpx2.EventSource:
-        """The response in pieces, as they come."""
-
-    @abstractmethod
     def parse(self, piece: Any) -> Entry | None:
-        """A piece as an entry; None for one that callers are not told of.
-
-        Raises:
-            APIResponseError: it is malformed.
-        """
+        """A piece as an entry, or None for one that callers are not told of; an `APIResponseError` if malformed."""
 
 
 class JobResults(JobStream[Record]):
     """The records of a job after row `after`."""
+
+    pieces = _Lines
 
     def __init__(self, job_id: str, after: int | None, *, follow: bool) -> None:
         super().__init__(job_id, follow=follow)
@@ -84,15 +80,12 @@ class JobResults(JobStream[Record]):
     def call(self) -> Call[httpx2.Response]:
         return job_results(self.job_id, self.after, follow=self.follow)
 
-    def split(self, response: httpx2.Response) -> _Lines:
-        return _Lines(response)
-
     def parse(self, piece: str) -> Record | None:
         if not piece.strip():  # only keeps the connection open
             return None
         try:
-            record = _RECORD.validate_python(json.loads(piece))
-        except (ValueError, ValidationError) as error:
+            record = _RECORD.validate_json(piece)
+        except ValidationError as error:
             raise _unreadable("The job's results hold a line") from error
         self.after = record.index
         return record
@@ -101,15 +94,14 @@ class JobResults(JobStream[Record]):
 class JobEvents(JobStream[Event]):
     """The events of a job after the one of id `after`."""
 
+    pieces = httpx2.EventSource
+
     def __init__(self, job_id: str, after: str | None) -> None:
         super().__init__(job_id, follow=True)
         self.after = after
 
     def call(self) -> Call[httpx2.Response]:
         return job_events(self.job_id, self.after)
-
-    def split(self, response: httpx2.Response) -> httpx2.EventSource:
-        return httpx2.EventSource(response)
 
     def parse(self, piece: httpx2.ServerSentEvent) -> Event | None:
         self.after = piece.id or self.after
@@ -118,7 +110,7 @@ class JobEvents(JobStream[Event]):
         try:
             document: Any = piece.json()
             return _EVENT.validate_python({**document, "event": piece.event})
-        except (TypeError, ValueError, ValidationError) as error:
+        except (TypeError, ValueError) as error:
             raise _unreadable(f"The job sent an event {piece.event!r}") from error
 
 
@@ -171,7 +163,7 @@ def read(connection: Connection, stream: JobStream[Entry]) -> Iterator[Entry]:
             call = stream.call()
             with closing(connection.send(call)) as response, transport_errors(connection.settings, call):
                 reconnects.on_open()
-                for piece in stream.split(response):
+                for piece in stream.pieces(response):
                     reconnects.backoff.failed = 0
                     entry = stream.parse(piece)
                     if entry is not None:
@@ -194,7 +186,7 @@ async def aread(connection: AsyncConnection, stream: JobStream[Entry]) -> AsyncI
             async with aclosing(await connection.send(call)) as response:
                 with transport_errors(connection.settings, call):
                     reconnects.on_open()
-                    async for piece in stream.split(response):
+                    async for piece in stream.pieces(response):
                         reconnects.backoff.failed = 0
                         entry = stream.parse(piece)
                         if entry is not None:

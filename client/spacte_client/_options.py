@@ -49,14 +49,7 @@ class CertifyOptions(PredictOptions, total=False):
 
 
 def validated(model: type[M], options: Mapping[str, Any], what: str) -> M:
-    """`options` as a wire model.
-
-    Args:
-        what: the call, for the message: `certify`.
-
-    Raises:
-        InvalidArgumentError: an option is unknown or out of range; the sentence names it.
-    """
+    """`options` of the call `what` as a wire model; an `InvalidArgumentError` names one that is wrong."""
     try:
         return model.model_validate(dict(options))
     except ValidationError as error:

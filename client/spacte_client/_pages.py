@@ -11,6 +11,8 @@ T = TypeVar("T", File, Job)
 
 
 class _Page(Generic[T]):
+    """What both kinds of page hold; see `Page`."""
+
     def __init__(self, data: list[T], info: PageInfo) -> None:
         self.data = data
         self.has_more = info.has_more
@@ -65,11 +67,7 @@ class AsyncPage(_Page[T]):
 
 
 def page_query(*, limit: int | None, **filters: str | None) -> dict[str, str]:
-    """The query of a list.
-
-    Raises:
-        InvalidArgumentError: `limit` is out of range.
-    """
+    """The query of a list; an `InvalidArgumentError` where `limit` is out of range."""
     if limit is not None and not 1 <= limit <= LARGEST_PAGE:
         raise InvalidArgumentError(f"`limit` is the size of a page, 1 to {LARGEST_PAGE}; iterate for more.")
     return {name: str(value) for name, value in {"limit": limit, **filters}.items() if value is not None}

@@ -56,12 +56,7 @@ class Files(Resource[Connection]):
             return self._connection.send(job_calls.upload_file(file, filename or name))
 
     def list(self, *, limit: int | None = None, after: str | None = None) -> Page[File]:
-        """A page of files, newest first; iterate it for all of them.
-
-        Args:
-            limit: size of a page.
-            after: id of the last file before the page.
-        """
+        """A page of `limit` files, newest first, from the one after id `after`; iterate it for all of them."""
         listed = self._connection.send(job_calls.list_files(limit, after))
         return Page(listed.data, listed, lambda last: self.list(limit=limit, after=last))
 
@@ -98,12 +93,9 @@ class Jobs(Resource[Connection]):
         return self._connection.send(job_calls.create_job(input, params, options, metadata, idempotency_key))
 
     def list(self, *, limit: int | None = None, after: str | None = None, state: JobState | None = None) -> Page[Job]:
-        """A page of jobs, newest first; iterate it for all of them.
+        """A page of `limit` jobs, of one state or of all, newest first, from the one after id `after`.
 
-        Args:
-            limit: size of a page.
-            after: id of the last job before the page.
-            state: only jobs in this state.
+        Iterate it for all of them.
         """
         listed = self._connection.send(job_calls.list_jobs(limit, after, state))
         return Page(listed.data, listed, lambda last: self.list(limit=limit, after=last, state=state))
@@ -171,11 +163,7 @@ class Jobs(Resource[Connection]):
 
 
 def pause_before_poll(job: Job, poll: float | None, hint: float | None, deadline: Deadline) -> float:
-    """Seconds until a job is asked for again: as the caller says, as the gateway hints, or `POLL_S`.
-
-    Raises:
-        WaitTimeoutError: the deadline has passed.
-    """
+    """Seconds until a job is asked for again: the caller's, the gateway's, or `POLL_S`; raises at the deadline."""
     if deadline.left() <= 0:
         done, total = job.counts.done, job.counts.total
         raise WaitTimeoutError(

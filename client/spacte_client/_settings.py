@@ -45,11 +45,7 @@ class Settings:
 
 
 def resolve_settings(base_url: str | None, api_key: str | None, timeout: Timeout | None, max_retries: int) -> Settings:
-    """Settings from a client's arguments and the environment.
-
-    Raises:
-        InvalidArgumentError: one of them cannot be used; the sentence says what would do.
-    """
+    """Settings from a client's arguments and the environment; an `InvalidArgumentError` says what would do instead."""
     if max_retries < 0:
         raise InvalidArgumentError("`max_retries` is a number of further attempts; pass 0 for none.")
     return Settings(
@@ -61,11 +57,7 @@ def resolve_settings(base_url: str | None, api_key: str | None, timeout: Timeout
 
 
 def as_timeout(timeout: Timeout) -> httpx2.Timeout:
-    """Seconds for an answer, or all four limits of httpx2 as they are.
-
-    Raises:
-        InvalidArgumentError: it is not above 0.
-    """
+    """Seconds for an answer, above 0, or all four limits of httpx2 as they are."""
     if isinstance(timeout, httpx2.Timeout):
         return timeout
     if not timeout > 0:

@@ -12,7 +12,6 @@ from collections.abc import AsyncIterator, Iterator
 from typing import Self
 
 import httpx2
-from pydantic import ValidationError
 
 from ._calls import Call
 from ._connection import AsyncConnection, Connection, transport_errors
@@ -36,12 +35,7 @@ class _Stream:
     _response: httpx2.Response | None = None
 
     def _parse(self, raw: httpx2.ServerSentEvent) -> StreamEvent | None:
-        """One event as it came; None for a kind that this version does not know.
-
-        Raises:
-            APIStatusError: it is the event `error`.
-            APIResponseError: it is malformed.
-        """
+        """One event as it came; None for a kind that this version does not know. The event `error` is raised."""
         try:
             document = raw.json()
             if raw.event == "error":
@@ -57,7 +51,7 @@ class _Stream:
             if raw.event == "result":
                 self._certificate = Certificate.model_validate(document)
                 return ResultEvent(certificate=self._certificate)
-        except (ValueError, ValidationError) as error:
+        except ValueError as error:
             raise APIResponseError(
                 f"The stream sent an event {raw.event!r} that cannot be read; check that the gateway's "
                 "version fits this client's."
@@ -65,11 +59,7 @@ class _Stream:
         return None
 
     def _final(self) -> Certificate:
-        """The certificate, once the stream has ended.
-
-        Raises:
-            APIConnectionError: it ended without one.
-        """
+        """The certificate, once the stream has ended; an `APIConnectionError` where it ended without one."""
         if self._certificate is None:
             proven = self.progress.radius if self.progress else 0.0
             raise APIConnectionError(f"The stream ended before its result, at a proven radius of {proven}; ask again.")

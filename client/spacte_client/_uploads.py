@@ -15,11 +15,7 @@ Upload = str | os.PathLike[str] | bytes | BinaryIO
 
 @contextmanager
 def open_upload(source: Upload) -> Generator[tuple[BinaryIO | bytes, str]]:
-    """What to upload and its name, open while it is being sent.
-
-    Raises:
-        InvalidArgumentError: it cannot be read, or not twice, as a retry would.
-    """
+    """What to upload and its name, open while it is being sent. It must be readable twice, as by a retry."""
     if isinstance(source, str | os.PathLike):
         path = Path(cast("str", source))
         try:

@@ -50,11 +50,10 @@ def main() -> None:
         app(prog_name="spacte")
     except typer.TyperException as error:
         _fail(error.format_message(), error.exit_code)
-    except APIStatusError as error:
-        # The request id is what an operator needs to find a failure of the gateway in its logs.
-        _fail(str(error) if error.status_code >= 500 else error.message, 1)
     except SpacteError as error:
-        _fail(error.message, 1)
+        # Its text names the request, which is what an operator needs to find a failure of the gateway in its logs.
+        failed = isinstance(error, APIStatusError) and error.status_code >= 500
+        _fail(str(error) if failed else error.message, 1)
     except ImportError as error:
         _fail(f"Something that this command needs is not installed ({error}); install its package again.", 1)
 

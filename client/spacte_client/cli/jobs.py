@@ -10,6 +10,7 @@ import typer
 from spacte_client._constants import LARGEST_PAGE
 
 from . import _options as opt
+from ._options import ApiKey, AsJson, BaseUrl
 from ._watch import counts_text, watch_job
 
 if TYPE_CHECKING:
@@ -49,9 +50,9 @@ def submit(
     k_consensus: opt.KConsensus = None,
     resize: opt.Resize = False,
     wait_for_it: Annotated[bool, typer.Option("--wait", help="Watch it to its end.")] = False,
-    as_json: opt.AsJson = False,
-    base_url: opt.BaseUrl = None,
-    api_key: opt.ApiKey = None,
+    as_json: AsJson = False,
+    base_url: BaseUrl = None,
+    api_key: ApiKey = None,
 ) -> None:
     """Submit a job: a certificate for every image of SOURCE."""
     selection = opt.provided(split=split, stride=stride, limit=limit)
@@ -73,9 +74,9 @@ def submit(
 def list_(
     limit: Annotated[int, typer.Option(min=1, help="How many, newest first.")] = 20,
     state: Annotated[str | None, typer.Option(help="Only jobs in this state.")] = None,
-    as_json: opt.AsJson = False,
-    base_url: opt.BaseUrl = None,
-    api_key: opt.ApiKey = None,
+    as_json: AsJson = False,
+    base_url: BaseUrl = None,
+    api_key: ApiKey = None,
 ) -> None:
     """List jobs, newest first."""
     with opt.connect(base_url, api_key) as client:
@@ -102,14 +103,14 @@ def list_(
 
 
 @jobs_app.command()
-def show(job_id: JobId, as_json: opt.AsJson = False, base_url: opt.BaseUrl = None, api_key: opt.ApiKey = None) -> None:
+def show(job_id: JobId, as_json: AsJson = False, base_url: BaseUrl = None, api_key: ApiKey = None) -> None:
     """Show a job's state and counts."""
     with opt.connect(base_url, api_key) as client:
         show_job(client.jobs.get(job_id), as_json=as_json)
 
 
 @jobs_app.command()
-def wait(job_id: JobId, as_json: opt.AsJson = False, base_url: opt.BaseUrl = None, api_key: opt.ApiKey = None) -> None:
+def wait(job_id: JobId, as_json: AsJson = False, base_url: BaseUrl = None, api_key: ApiKey = None) -> None:
     """Watch a job to its end.
 
     The first Ctrl-C leaves the job running and says how to come back; a second one soon after cancels it.
@@ -120,25 +121,21 @@ def wait(job_id: JobId, as_json: opt.AsJson = False, base_url: opt.BaseUrl = Non
 
 
 @jobs_app.command()
-def cancel(
-    job_id: JobId, as_json: opt.AsJson = False, base_url: opt.BaseUrl = None, api_key: opt.ApiKey = None
-) -> None:
+def cancel(job_id: JobId, as_json: AsJson = False, base_url: BaseUrl = None, api_key: ApiKey = None) -> None:
     """Stop a job; what is finished stays."""
     with opt.connect(base_url, api_key) as client:
         show_job(client.jobs.cancel(job_id), as_json=as_json)
 
 
 @jobs_app.command()
-def resume(
-    job_id: JobId, as_json: opt.AsJson = False, base_url: opt.BaseUrl = None, api_key: opt.ApiKey = None
-) -> None:
+def resume(job_id: JobId, as_json: AsJson = False, base_url: BaseUrl = None, api_key: ApiKey = None) -> None:
     """Go on with a job that failed, was cancelled or was interrupted."""
     with opt.connect(base_url, api_key) as client:
         show_job(client.jobs.resume(job_id), as_json=as_json)
 
 
 @jobs_app.command()
-def delete(job_id: JobId, base_url: opt.BaseUrl = None, api_key: opt.ApiKey = None) -> None:
+def delete(job_id: JobId, base_url: BaseUrl = None, api_key: ApiKey = None) -> None:
     """Delete a job that has ended, with its results."""
     with opt.connect(base_url, api_key) as client:
         client.jobs.delete(job_id)
@@ -154,8 +151,8 @@ def results(
     tsv: Annotated[bool, typer.Option("--tsv", help="Columns idx label predict radius correct time.")] = False,
     after: Annotated[int | None, typer.Option(min=0, help="Only what comes after this row.")] = None,
     follow: Annotated[bool, typer.Option("--follow", help="Go on until the job ends.")] = False,
-    base_url: opt.BaseUrl = None,
-    api_key: opt.ApiKey = None,
+    base_url: BaseUrl = None,
+    api_key: ApiKey = None,
 ) -> None:
     """Print or save a job's results, one line of JSON an image, or as a TSV log."""
     as_tsv = tsv or (out is not None and out.suffix == ".tsv")
@@ -173,8 +170,8 @@ def results(
 def events(
     job_id: JobId,
     after: Annotated[str | None, typer.Option(help="Only what comes after the event of this id.")] = None,
-    base_url: opt.BaseUrl = None,
-    api_key: opt.ApiKey = None,
+    base_url: BaseUrl = None,
+    api_key: ApiKey = None,
 ) -> None:
     """Print a job's changes of state and progress as they come, one line of JSON each."""
     with opt.connect(base_url, api_key) as client:
@@ -183,9 +180,7 @@ def events(
 
 
 @jobs_app.command()
-def summary(
-    job_id: JobId, as_json: opt.AsJson = False, base_url: opt.BaseUrl = None, api_key: opt.ApiKey = None
-) -> None:
+def summary(job_id: JobId, as_json: AsJson = False, base_url: BaseUrl = None, api_key: ApiKey = None) -> None:
     """Show certified accuracy over a job's finished images."""
     from spacte_client.rounding import rounded_down_text
 

@@ -1,112 +1,19 @@
 """The wire schema: the one definition of every request, answer, event and problem. The service imports it."""
 
-from .certificates import (
-    ABSTAIN,
-    MAX_SAMPLES,
-    Base64Image,
-    Bound,
-    Certificate,
-    CertifyParams,
-    CertifyRequest,
-    FileImage,
-    ImageSource,
-    Noise,
-    Precision,
-    PredictBatchRequest,
-    Prediction,
-    PredictionList,
-    PredictParams,
-    PredictRequest,
-    StopReason,
-)
-from .events import (
-    CertifyEvent,
-    ErrorEvent,
-    JobEvent,
-    JobProgressEvent,
-    JobStateEvent,
-    ProgressEvent,
-    ResultEvent,
-    StartedEvent,
-)
-from .files import File, FileKind, FileList
-from .jobs import (
-    RESUMABLE_STATES,
-    TERMINAL_STATES,
-    CertificateRecord,
-    CertifiedAccuracy,
-    DatasetInput,
-    ErrorRecord,
-    FileInput,
-    Job,
-    JobCounts,
-    JobError,
-    JobInput,
-    JobList,
-    JobRecord,
-    JobRequest,
-    JobState,
-    JobSummary,
-    UriInput,
-)
-from .models import Health, Info, Model, ModelList, Sample, SampleList
-from .pages import PageInfo
-from .problems import FieldProblem, Problem, ProblemCode
+from . import _base, certificates, events, files, jobs, models, problems
+from ._base import *  # noqa: F403
+from .certificates import *  # noqa: F403
+from .events import *  # noqa: F403
+from .files import *  # noqa: F403
+from .jobs import *  # noqa: F403
+from .models import *  # noqa: F403
+from .problems import *  # noqa: F403
 
-__all__ = [
-    "ABSTAIN",
-    "MAX_SAMPLES",
-    "RESUMABLE_STATES",
-    "TERMINAL_STATES",
-    "Base64Image",
-    "Bound",
-    "Certificate",
-    "CertificateRecord",
-    "CertifiedAccuracy",
-    "CertifyEvent",
-    "CertifyParams",
-    "CertifyRequest",
-    "DatasetInput",
-    "ErrorEvent",
-    "ErrorRecord",
-    "FieldProblem",
-    "File",
-    "FileImage",
-    "FileInput",
-    "FileKind",
-    "FileList",
-    "Health",
-    "ImageSource",
-    "Info",
-    "Job",
-    "JobCounts",
-    "JobError",
-    "JobEvent",
-    "JobInput",
-    "JobList",
-    "JobProgressEvent",
-    "JobRecord",
-    "JobRequest",
-    "JobState",
-    "JobStateEvent",
-    "JobSummary",
-    "Model",
-    "ModelList",
-    "Noise",
-    "PageInfo",
-    "Precision",
-    "PredictBatchRequest",
-    "PredictParams",
-    "PredictRequest",
-    "Prediction",
-    "PredictionList",
-    "Problem",
-    "ProblemCode",
-    "ProgressEvent",
-    "ResultEvent",
-    "Sample",
-    "SampleList",
-    "StartedEvent",
-    "StopReason",
-    "UriInput",
-]
+__all__: list[str] = []
+__all__ += _base.__all__
+__all__ += certificates.__all__
+__all__ += events.__all__
+__all__ += files.__all__
+__all__ += jobs.__all__
+__all__ += models.__all__
+__all__ += problems.__all__

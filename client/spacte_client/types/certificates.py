@@ -12,6 +12,26 @@ from pydantic import Field
 
 from ._base import AnswerModel, RequestModel
 
+__all__ = [
+    "ABSTAIN",
+    "MAX_SAMPLES",
+    "Base64Image",
+    "Bound",
+    "Certificate",
+    "CertifyParams",
+    "CertifyRequest",
+    "FileImage",
+    "ImageSource",
+    "Noise",
+    "Precision",
+    "PredictBatchRequest",
+    "PredictParams",
+    "PredictRequest",
+    "Prediction",
+    "PredictionList",
+    "StopReason",
+]
+
 ABSTAIN = -1
 """The label of an answer that is not given: the noises did not support one at the confidence asked."""
 

@@ -14,6 +14,17 @@ from .certificates import Certificate
 from .jobs import JobCounts, JobError, JobState
 from .problems import Problem
 
+__all__ = [
+    "CertifyEvent",
+    "ErrorEvent",
+    "JobEvent",
+    "JobProgressEvent",
+    "JobStateEvent",
+    "ProgressEvent",
+    "ResultEvent",
+    "StartedEvent",
+]
+
 
 class StartedEvent(AnswerModel):
     """First event of `POST /v1/certify/stream`: the image is decoded and the samplers are drawing."""

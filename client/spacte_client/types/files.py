@@ -5,8 +5,9 @@ from typing import Literal
 
 from pydantic import Field
 
-from ._base import AnswerModel
-from .pages import PageInfo
+from ._base import AnswerModel, PageInfo
+
+__all__ = ["File", "FileKind", "FileList"]
 
 FileKind = Literal["npz", "zip", "parquet", "image"]
 

@@ -5,9 +5,28 @@ from typing import Annotated, Literal
 
 from pydantic import AfterValidator, Field
 
-from ._base import AnswerModel, RequestModel
+from ._base import AnswerModel, PageInfo, RequestModel
 from .certificates import Certificate, CertifyParams
-from .pages import PageInfo
+
+__all__ = [
+    "RESUMABLE_STATES",
+    "TERMINAL_STATES",
+    "CertificateRecord",
+    "CertifiedAccuracy",
+    "DatasetInput",
+    "ErrorRecord",
+    "FileInput",
+    "Job",
+    "JobCounts",
+    "JobError",
+    "JobInput",
+    "JobList",
+    "JobRecord",
+    "JobRequest",
+    "JobState",
+    "JobSummary",
+    "UriInput",
+]
 
 JobState = Literal["queued", "running", "succeeded", "failed", "cancelling", "cancelled", "interrupted"]
 

@@ -6,6 +6,8 @@ from pydantic import Field
 
 from ._base import AnswerModel
 
+__all__ = ["Health", "Info", "Model", "ModelList", "Sample", "SampleList"]
+
 
 class Model(AnswerModel):
     """One loaded (or loadable) base classifier."""

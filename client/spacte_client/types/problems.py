@@ -6,6 +6,8 @@ from pydantic import Field
 
 from ._base import AnswerModel
 
+__all__ = ["FieldProblem", "Problem", "ProblemCode"]
+
 ProblemCode = Literal[
     "bad_image",
     "bad_request",

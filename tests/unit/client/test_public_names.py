@@ -14,7 +14,7 @@ HEAVY = ("torch", "ray", "numpy", "fastapi", "scipy", "matplotlib", "PIL", "spac
 def test_every_exported_name_is_there_and_documented() -> None:
     for name in spacte_client.__all__:
         assert getattr(spacte_client, name) is not None
-    assert dir(spacte_client) == spacte_client.__all__
+    assert dir(spacte_client) == sorted(spacte_client.__all__)
     with pytest.raises(AttributeError, match="nothing_like_it"):
         _ = spacte_client.nothing_like_it
 
