@@ -23,7 +23,7 @@ from spacte_client.types import CertifyParams
 from spacte_workers.batch.driver import Driver
 from spacte_workers.batch.inputs import InputSpec, open_source
 from spacte_workers.batch.job_folder import JobFolder, JobSpec
-from spacte_workers.scheduling.counters import Counters
+from spacte_workers.scheduling.observers import SampleCounters
 
 from .job_cluster import GatewayProcess, data_folder, wait_until
 
@@ -51,7 +51,7 @@ async def run_job(model: Path, source: InputSpec, params: CertifyParams, sampler
     config, version = read_config(model)
     settings = RaySettings(num_cpus=2, num_gpus=0, object_store_bytes=128 * MIB)
     pool = RayPool(settings, max_samplers=samplers, threads=1)
-    counters = Counters()
+    counters = SampleCounters()
     runtime = Runtime(model, pool, precision="fp32", allow_client_seed=True, observer=counters)
     channels, height, width = config.model.input_shape
     shape = (channels, height, width)
@@ -62,7 +62,7 @@ async def run_job(model: Path, source: InputSpec, params: CertifyParams, sampler
         await runtime.start()
         try:
             async with asyncio.timeout(120):
-                while runtime.census().ready < samplers:  # noqa: ASYNC110
+                while runtime.pool_status().ready < samplers:  # noqa: ASYNC110
                     await asyncio.sleep(0.1)
             memory: dict[int, float] = {}
 
@@ -81,7 +81,7 @@ async def run_job(model: Path, source: InputSpec, params: CertifyParams, sampler
         finally:
             await runtime.stop()
     assert state == "succeeded"
-    busy = sum(counters.job_seconds.values()) / (seconds * samplers)
+    busy = sum(counters.call_seconds.values()) / (seconds * samplers)
     noises = counters.samples_drawn.total()
     return {"seconds": seconds, "busy": busy, "memory": memory, "noises": noises}
 

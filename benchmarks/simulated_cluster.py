@@ -22,7 +22,7 @@ from scipy.special import ndtr
 from spacte_workers.bench.simulated import probabilities, simulated_image, simulated_votes
 from spacte_workers.certification.algorithm import CertifySpec
 from spacte_workers.scheduling.coordinator import Coordinator
-from spacte_workers.scheduling.counters import Counters
+from spacte_workers.scheduling.observers import SampleCounters
 from spacte_workers.shards import Image, SampleTask, Votes
 
 
@@ -65,7 +65,7 @@ class Loop(asyncio.SelectorEventLoop):
 
 
 class Sampler:
-    """Draws `rate` noises a second in full batches, one job after the other."""
+    """Draws `rate` noises a second in full batches, one call after the other."""
 
     def __init__(self, name: str, options: argparse.Namespace, clock: SimulatedClock) -> None:
         self.id = name
@@ -74,16 +74,19 @@ class Sampler:
         self._overhead_s, self._call_s = options.overhead, options.call_ms / 1000
         self._free_at = 0.0
 
-    async def sample_many(self, model: str, work: Sequence[SampleTask]) -> list[Votes]:  # noqa: ARG002
+    async def sample_many(self, model: str, tasks: Sequence[SampleTask]) -> list[Votes]:  # noqa: ARG002
         """The votes of the shards, when they would be there."""
-        noises = sum(item.shard.size for item in work)
+        noises = sum(task.shard.size for task in tasks)
         seconds = -(-noises // self._batch) * self._batch / self._rate
         now = self._clock.now()
         self._free_at = max(self._free_at, now + self._overhead_s) + seconds
         await asyncio.sleep(self._free_at + self._overhead_s - now)
         self.busy_s += seconds
         started = time.thread_time()
-        votes = [Votes(simulated_votes(w.shard, probabilities(w.image)), seconds * w.shard.size / noises) for w in work]
+        votes = [
+            Votes(simulated_votes(task.shard, probabilities(task.image)), seconds * task.shard.size / noises)
+            for task in tasks
+        ]
         self._clock.left_out += time.thread_time() - started
         self._clock.added += self._call_s
         return votes
@@ -101,7 +104,6 @@ def spec(index: int, n_max: int, target: float | None) -> CertifySpec:
     return CertifySpec(
         sigma=1.0,
         num_classes=3,
-        pixels=3_072,
         n0=100,
         n_max=n_max,
         alpha=0.001,
@@ -115,8 +117,8 @@ def spec(index: int, n_max: int, target: float | None) -> CertifySpec:
 
 async def run(options: argparse.Namespace, clock: SimulatedClock) -> dict[str, float]:
     """One job over all images, and what it took."""
-    counters = Counters()
-    coordinator = Coordinator(job_seconds=options.job_seconds, observer=counters)
+    counters = SampleCounters()
+    coordinator = Coordinator(call_seconds=options.call_seconds, observer=counters)
     samplers = [Sampler(f"s{i}", options, clock) for i in range(options.samplers)]
     for sampler in samplers:
         coordinator.add_sampler(sampler, options.rate, options.batch)
@@ -130,15 +132,15 @@ async def run(options: argparse.Namespace, clock: SimulatedClock) -> dict[str, f
     await asyncio.gather(*(worker() for _ in range(options.in_flight * options.samplers)))
     took, processor = clock.now() - began, clock.busy() - began_busy
     await coordinator.close()
-    jobs, drawn = counters.jobs["m"], counters.samples_drawn["m"]
+    calls, drawn = counters.calls["m"], counters.samples_drawn["m"]
     return {
         "samplers": options.samplers,
         "images": options.images,
         "seconds": took,
         "busy_share": sum(sampler.busy_s for sampler in samplers) / took / len(samplers),
         "coordinator_share": processor / took,
-        "jobs_per_second": jobs / took,
-        "coordinator_ms_per_job": 1000 * processor / jobs,
+        "calls_per_second": calls / took,
+        "coordinator_ms_per_call": 1000 * processor / calls,
         "noises_per_image": drawn / options.images,
         "wasted_share": sum(counters.samples_wasted.values()) / drawn,
     }
@@ -154,7 +156,7 @@ def main() -> None:
     add("--batch", type=int, default=64, help="rows of a sampler's batch")
     add("--overhead", type=float, default=0.001, help="seconds on the way to a sampler, and back again")
     add("--call-ms", type=float, default=0.0, help="processor time that a call costs, as one to a Ray actor does")
-    add("--job-seconds", type=float, default=0.1, help="length of an engine job")
+    add("--call-seconds", type=float, default=0.1, help="length of a call to a sampler")
     add("--in-flight", type=int, default=8, help="images in flight a sampler")
     add("--n", type=int, default=100_000, help="the most estimation noises")
     add("--target", type=float, default=1.0, help="target radius over sigma; 0 draws all of n")

@@ -7,7 +7,7 @@ from spacte_client.types import Certificate, CertifyParams, Model, Prediction, P
 
 if TYPE_CHECKING:  # scipy and numpy come with them, which the application's import can do without
     from spacte_workers.certification.algorithm import Progress
-    from spacte_workers.serving.pools import Census
+    from spacte_workers.serving.pools import PoolStatus
     from spacte_workers.shards import Image
 
 OnProgress = Callable[["Progress", Certificate | None], None]
@@ -48,7 +48,7 @@ class Backend(Protocol):
         """Checks by name, each `ok` or a sentence on what is wrong."""
         ...
 
-    def census(self) -> "Census":
+    def pool_status(self) -> "PoolStatus":
         """How many samplers are in which state, and what they run on."""
         ...
 

@@ -34,7 +34,7 @@ class Gateway:
         )
         self.presence = Presence()
         self.metrics = metrics
-        metrics.watch(self.admission, backend.census)
+        metrics.watch(self.admission, backend.pool_status)
         self.changes = ModelChanges(backend)
         self.batch = Batch(settings, backend, metrics, lambda: self.draining)
         self.bodies = BodyReader(settings.body_timeout_s, self.threads, self.batch.image, settings.max_body_bytes)

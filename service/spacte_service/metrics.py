@@ -13,7 +13,7 @@ from .admission import Admission
 from .version import VERSION
 
 if TYPE_CHECKING:
-    from spacte_workers.serving.pools import Census
+    from spacte_workers.serving.pools import PoolStatus
 
 SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120)
 SAMPLES = tuple(float(2**k) for k in range(5, 21))
@@ -75,9 +75,9 @@ class Metrics:
         build = Gauge("spacte_build_info", "1, with the version as a label.", ("version",), registry=registry)
         build.labels(VERSION).set(1)
 
-    def watch(self, admission: Admission, census: "Callable[[], Census]") -> None:
+    def watch(self, admission: Admission, pool_status: "Callable[[], PoolStatus]") -> None:
         """Show how many requests wait and run, and how many samplers there are, when the metrics are read."""
-        self.registry.register(_Now(admission, census))
+        self.registry.register(_Now(admission, pool_status))
 
     def answered(self, route: str, method: str, status: int, seconds: float) -> None:
         """Count an HTTP request. `route` is the template, such as `/v1/models/{name}`."""
@@ -129,9 +129,9 @@ def _name(model: str) -> str:
 class _Now(Collector):
     """Gauges that are read when they are asked for."""
 
-    def __init__(self, admission: Admission, census: "Callable[[], Census]") -> None:
+    def __init__(self, admission: Admission, pool_status: "Callable[[], PoolStatus]") -> None:
         self._admission = admission
-        self._census = census
+        self._pool_status = pool_status
 
     def collect(self) -> Iterator[GaugeMetricFamily]:
         """The state of queue and samplers."""
@@ -141,8 +141,8 @@ class _Now(Collector):
         running = GaugeMetricFamily("spacte_inflight_images", "Images being worked on.", labels=["class"])
         running.add_metric(["interactive"], self._admission.running)
         yield running
-        census = self._census()
+        pool_status = self._pool_status()
         samplers = GaugeMetricFamily("spacte_samplers", "Samplers by state.", labels=["state"])
         for state in ("starting", "ready", "lost"):
-            samplers.add_metric([state], getattr(census, state))
+            samplers.add_metric([state], getattr(pool_status, state))
         yield samplers

@@ -85,12 +85,12 @@ async def test_a_new_node_is_used_and_a_lost_one_is_replaced(
     params = CertifyParams(n=100_000, seed=SEED)
     await runtime.start()
     try:
-        await until(lambda: pool.census().ready == 2, 200)
+        await until(lambda: pool.status().ready == 2, 200)
         alone = await runtime.certify(IMAGE, params, request_id="req")
 
         node = await asyncio.to_thread(start_node, 2)
-        await until(lambda: pool.census().ready == 3, 200)
-        assert len({seat.node for seat in pool.seats}) == 2
+        await until(lambda: pool.status().ready == 3, 200)
+        assert len({each.node for each in pool.supervisors}) == 2
         with_three = await runtime.certify(IMAGE, params, request_id="req")
         assert with_three.counts == alone.counts
 
@@ -98,12 +98,12 @@ async def test_a_new_node_is_used_and_a_lost_one_is_replaced(
         await asyncio.sleep(0.3)
         node.kill()
         assert (await asyncio.wait_for(disturbed, 200)).counts == alone.counts
-        await until(lambda: pool.census().ready < 3, 30)
+        await until(lambda: pool.status().ready < 3, 30)
         assert set(runtime.ready().values()) == {"ok"}
 
         await asyncio.to_thread(start_node, 2)
         # Two on the first node and one on the new one, wherever the third was in the meantime.
-        await until(lambda: pool.census().ready == 3 and len({seat.node for seat in pool.seats}) == 2, 200)
+        await until(lambda: pool.status().ready == 3 and len({each.node for each in pool.supervisors}) == 2, 200)
         assert (await runtime.certify(IMAGE, params, request_id="req")).counts == alone.counts
     finally:
         await runtime.stop()
@@ -117,11 +117,11 @@ async def test_samplers_that_have_no_room_yet_wait_for_a_node(
     runtime = Runtime(tmp_path, pool, precision="fp32", start_wait_s=200)
     await runtime.start()
     try:
-        await until(lambda: pool.census().ready == 1, 100)
+        await until(lambda: pool.status().ready == 1, 100)
         await asyncio.sleep(5)
-        assert (pool.census().ready, pool.census().starting) == (1, 1)
+        assert (pool.status().ready, pool.status().starting) == (1, 1)
         await runtime.certify(IMAGE, CertifyParams(n=100), request_id="req")  # one is enough to serve
         await asyncio.to_thread(start_node, 4)
-        await until(lambda: pool.census().ready == 2, 200)
+        await until(lambda: pool.status().ready == 2, 200)
     finally:
         await runtime.stop()

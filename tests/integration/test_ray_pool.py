@@ -45,7 +45,7 @@ async def running(models: Path, samplers: int, **options: Any) -> AsyncIterator[
     runtime = Runtime(models, pool, precision="fp32", allow_client_seed=True, start_wait_s=300)
     await runtime.start()
     try:
-        await until(lambda: pool.census().ready == samplers, 200)
+        await until(lambda: pool.status().ready == samplers, 200)
         yield runtime, pool
     finally:
         await runtime.stop()
@@ -71,7 +71,7 @@ def ask(**options: Any) -> CertifyParams:
 
 def pids(pool: RayPool) -> list[int]:
     """Processes of the samplers."""
-    return [seat.pid for seat in pool.seats if seat.pid is not None]
+    return [each.pid for each in pool.supervisors if each.pid is not None]
 
 
 async def test_counts_are_the_same_with_one_two_and_four_samplers(models: Path) -> None:
@@ -113,7 +113,7 @@ async def test_a_sampler_killed_in_mid_request_changes_no_count(models: Path) ->
         answer = await asyncio.wait_for(disturbed, 200)
         assert answer.counts == undisturbed.counts
         assert answer.selection_counts == undisturbed.selection_counts
-        await until(lambda: pool.census().ready == 2 and killed not in pids(pool), 200)
+        await until(lambda: pool.status().ready == 2 and killed not in pids(pool), 200)
         again = await runtime.certify(an_image(), ask(n=60_000), request_id="req")
         assert again.counts == undisturbed.counts
 

@@ -67,7 +67,6 @@ class Case:
         spec = CertifySpec(
             sigma=SIGMA,
             num_classes=2,
-            pixels=math.prod(SHAPE),
             n0=N0,
             n_max=N_MAX,
             alpha=ALPHA,

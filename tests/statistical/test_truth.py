@@ -13,7 +13,8 @@ import pytest
 from scipy.special import ndtr
 from scipy.stats import binomtest
 
-from spacte_workers.certification.algorithm import Certification, CertifySpec, DeadlineError
+from spacte_workers.certification.algorithm import Certification, CertifySpec
+from spacte_workers.errors import DeadlineExceededError
 from spacte_workers.shards import Phase, Votes
 
 SIGMA, ALPHA, N0, N_MAX, CERTIFICATES, DIMENSIONS = 0.5, 0.1, 20, 300, 300, 4
@@ -47,8 +48,8 @@ def certify(spec, x, direction, edges, chance, stop_after):
     }
     run, in_flight, given = Certification(spec), [], 0
     while not run.done:
-        while len(in_flight) < 3 and (shard := run.next_shard(chance.randint(1, 120))) is not None:
-            in_flight.append(shard)
+        while len(in_flight) < 3 and (shards := run.next_shards(chance.randint(1, 120))):
+            in_flight += shards
         shard = in_flight.pop(chance.randrange(len(in_flight)))
         votes = np.searchsorted(edges, (x + noise[shard.phase][shard.start : shard.stop]) @ direction)
         run.give(shard, Votes(tuple(np.bincount(votes, minlength=len(edges) + 1).tolist()), 0.0))
@@ -56,7 +57,7 @@ def certify(spec, x, direction, edges, chance, stop_after):
         if spec.deadline and given >= stop_after and not run.done:
             try:
                 run.expire()
-            except DeadlineError:
+            except DeadlineExceededError:
                 continue  # nothing proven yet: draw on
     return run.outcome()
 
@@ -76,7 +77,6 @@ def test_false_certificates_are_rare_enough(classes, bound, rule):
         spec = CertifySpec(
             sigma=SIGMA,
             num_classes=classes,
-            pixels=DIMENSIONS,
             n0=N0,
             n_max=N_MAX,
             alpha=ALPHA,
@@ -102,7 +102,6 @@ def test_with_many_votes_the_radius_is_nearly_the_exact_one():
     spec = CertifySpec(
         sigma=SIGMA,
         num_classes=2,
-        pixels=2,
         n0=100,
         n_max=100_000,
         alpha=0.001,
@@ -112,9 +111,8 @@ def test_with_many_votes_the_radius_is_nearly_the_exact_one():
     )
     run, rng = Certification(spec), np.random.default_rng(0)
     while not run.done:
-        shard = run.next_shard(25_000)
-        assert shard is not None
-        noise = SIGMA * rng.standard_normal((shard.size, 2))
-        votes = np.searchsorted(edges, (x + noise) @ direction)
-        run.give(shard, Votes(tuple(np.bincount(votes, minlength=2).tolist()), 0.0))
+        for shard in run.next_shards(25_000):
+            noise = SIGMA * rng.standard_normal((shard.size, 2))
+            votes = np.searchsorted(edges, (x + noise) @ direction)
+            run.give(shard, Votes(tuple(np.bincount(votes, minlength=2).tolist()), 0.0))
     assert 0.97 * radius < run.outcome().radius < radius

@@ -1,6 +1,5 @@
 """Certificates without a server: any `torch.nn.Module` or checkpoint, in this process."""
 
-import math
 import secrets
 import time
 import uuid
@@ -13,11 +12,12 @@ from pydantic import ValidationError
 from spacte_client.types import Bound, Certificate, CertifyParams, Noise, Precision, Prediction, PredictParams
 from spacte_workers.certification.algorithm import Certification, CertifySpec
 from spacte_workers.certification.prediction import PredictionRun, PredictSpec
+from spacte_workers.certification.sampling_run import SamplingRun
 from spacte_workers.engine.precision import MIN_AGREEMENT
-from spacte_workers.noise.table import noise_table
 
 from .certification import certificates
-from .errors import BadParameterError
+from .deadlines import Deadline
+from .errors import BadParameterError, check_consensus
 from .images import from_array, image_sha256
 from .shards import Image
 
@@ -28,16 +28,15 @@ if TYPE_CHECKING:
 Params = TypeVar("Params", bound=PredictParams)
 
 _SHARD_SECONDS = 0.2
-"""How long a shard takes at most: a deadline is looked at between shards."""
+"""How long a call of the engine takes at most. Chosen: a deadline, looked at between calls, is missed by no more."""
 
 
 class LocalCertifier:
     """Certifies and predicts with one base classifier, in the calling thread.
 
     Args:
-        module_or_checkpoint: a module that maps float32 [B, C, H, W] (pixels in [0, 1] plus noise) to
-            logits [B, K] or to a list of L such tensors whose sum decides; or the path of a checkpoint
-            folder.
+        module_or_checkpoint: a module that maps float32 [B, C, H, W] (pixels in [0, 1] plus noise) to logits [B, K] or
+            to a list of L such tensors whose sum decides; or the path of a checkpoint folder.
         sigma: noise sd in units of [0, 1] pixels; a checkpoint's own by default, required with a module.
         num_classes: K; required with a module.
         input_shape: (C, H, W); required with a module.
@@ -70,6 +69,13 @@ class LocalCertifier:
     ) -> None:
         from .engine import Engine
 
+        options: dict[str, Any] = {
+            "precision": precision,
+            "device": device,
+            "batch": batch,
+            "allow_int8": allow_int8,
+            "min_agreement": min_agreement,
+        }
         if isinstance(module_or_checkpoint, str | Path):
             from spacte_core.checkpoint import load_checkpoint
 
@@ -79,31 +85,13 @@ class LocalCertifier:
             name, version = checkpoint.folder.name, checkpoint.version
             class_names = tuple(checkpoint.config.class_names)
             sigma = checkpoint.config.sigma if sigma is None else sigma
-            self.engine = Engine.from_checkpoint(
-                checkpoint,
-                precision=precision,
-                device=device,
-                batch=batch,
-                allow_int8=allow_int8,
-                min_agreement=min_agreement,
-                sigma=sigma,
-            )
+            self.engine = Engine.from_checkpoint(checkpoint, sigma=sigma, **options)
         else:
             if sigma is None or num_classes is None or input_shape is None:
                 raise ValueError("A bare module says nothing of itself: pass sigma, num_classes and input_shape.")
             name, version, class_names = "module", "", tuple(str(k) for k in range(num_classes))
-            self.engine = Engine(
-                module_or_checkpoint,
-                input_shape=input_shape,
-                num_classes=num_classes,
-                precision=precision,
-                device=device,
-                batch=batch,
-                allow_int8=allow_int8,
-                min_agreement=min_agreement,
-                sigma=sigma,
-                examples=examples,
-            )
+            options |= {"input_shape": input_shape, "num_classes": num_classes, "examples": examples}
+            self.engine = Engine(module_or_checkpoint, sigma=sigma, **options)
         self.sigma = sigma
         self._identity = certificates.ModelIdentity(
             name, version, class_names, self.engine.precision, self.engine.kernels
@@ -142,7 +130,7 @@ class LocalCertifier:
         Raises:
             BadParameterError: an option is out of its range, which is that of the service.
             BadImageError: the image does not fit the model or the noise.
-            DeadlineError: the deadline passed before anything was proven.
+            DeadlineExceededError: the deadline passed before anything was proven.
         """
         params = self._checked(
             CertifyParams,
@@ -157,39 +145,7 @@ class LocalCertifier:
             k_consensus=k_consensus,
             seed=seed,
         )
-        pixels = from_array(image, input_shape=self.engine.input_shape)
-        started = time.perf_counter()
-        spec = CertifySpec(
-            sigma=self.sigma,
-            num_classes=self.engine.num_classes,
-            pixels=math.prod(pixels.shape),
-            n0=params.n0,
-            n_max=params.n,
-            alpha=params.alpha,
-            bound=params.bound,
-            noise=params.noise,
-            seed=params.seed or secrets.token_hex(16),
-            k_consensus=params.k_consensus,
-            target_radius=params.target_radius,
-            tolerance=params.tolerance,
-            deadline=params.deadline_ms is not None,
-            noise_error=self._noise_error(params.noise),
-        )
-        run = Certification(spec)
-        while not run.done:
-            if params.deadline_ms is not None and (time.perf_counter() - started) * 1000 >= params.deadline_ms:
-                run.expire()
-                break
-            self._advance(run, pixels)
-        return certificates.certificate(
-            spec,
-            run.outcome(),
-            self._identity,
-            id=f"req_{uuid.uuid4().hex}",
-            image_sha256=image_sha256(pixels),
-            elapsed_ms=(time.perf_counter() - started) * 1000,
-            deadline_ms=params.deadline_ms,
-        )
+        return self._certify(image, params)
 
     def predict(
         self,
@@ -208,25 +164,43 @@ class LocalCertifier:
         params = self._checked(PredictParams, n=n, alpha=alpha, noise=noise, k_consensus=k_consensus, seed=seed)
         pixels = from_array(image, input_shape=self.engine.input_shape)
         started = time.perf_counter()
-        spec = PredictSpec(
-            sigma=self.sigma,
-            num_classes=self.engine.num_classes,
-            n=params.n,
-            alpha=params.alpha,
-            noise=params.noise,
-            seed=params.seed or secrets.token_hex(16),
-            k_consensus=params.k_consensus,
-        )
-        run = PredictionRun(spec)
+        run = PredictionRun(PredictSpec.from_params(params, **self._noises(params)))
         while not run.done:
             self._advance(run, pixels)
-        elapsed_ms = (time.perf_counter() - started) * 1000
         return certificates.prediction(
-            spec, run.outcome(), self._identity, id=f"req_{uuid.uuid4().hex}", elapsed_ms=elapsed_ms
+            run.spec,
+            run.outcome(),
+            self._identity,
+            id=f"req_{uuid.uuid4().hex}",
+            elapsed_ms=(time.perf_counter() - started) * 1000,
         )
 
-    def _advance(self, run: Certification | PredictionRun, pixels: Image) -> None:
-        """Draw the next shards in one engine job and give their votes back."""
+    def _certify(self, image: Any, params: CertifyParams) -> Certificate:
+        pixels = from_array(image, input_shape=self.engine.input_shape)
+        started = time.perf_counter()
+        deadline = Deadline(params.deadline_ms, started)
+        run = Certification(CertifySpec.from_params(params, shape=pixels.shape, **self._noises(params)))
+        while not run.done:
+            if deadline.passed:
+                run.expire()
+            else:
+                self._advance(run, pixels)
+        return certificates.certificate(
+            run.spec,
+            run.outcome(),
+            self._identity,
+            id=f"req_{uuid.uuid4().hex}",
+            image_sha256=image_sha256(pixels),
+            elapsed_ms=(time.perf_counter() - started) * 1000,
+            deadline_ms=params.deadline_ms,
+        )
+
+    def _noises(self, params: PredictParams) -> dict[str, Any]:
+        seed = params.seed or secrets.token_hex(16)
+        return {"sigma": self.sigma, "num_classes": self.engine.num_classes, "seed": seed}
+
+    def _advance(self, run: SamplingRun[Any], pixels: Image) -> None:
+        """Draw the next shards in one call of the engine and give their votes back."""
         batches = max(1, int(self.engine.measured_rate * _SHARD_SECONDS / self.engine.batch))
         shards = run.next_shards(batches * self.engine.batch)
         if not shards:
@@ -248,14 +222,5 @@ class LocalCertifier:
             name = ".".join(str(part) for part in first["loc"])
             wanted = first["msg"].removeprefix("Input ")
             raise BadParameterError(name, f"`{name}` {wanted}, and is {first['input']!r}.") from None
-        heads = self.engine.heads
-        if params.k_consensus is not None and params.k_consensus > heads:
-            raise BadParameterError(
-                "k_consensus", f"The model has {heads} heads: ask for a `k_consensus` of at most {heads}."
-            )
+        check_consensus(params.k_consensus, self.engine.heads)
         return params
-
-    def _noise_error(self, noise: Noise) -> float:
-        if noise == "float":
-            return 0.0
-        return noise_table(self.sigma).total_variation * math.prod(self.engine.input_shape)

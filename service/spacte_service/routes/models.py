@@ -61,5 +61,5 @@ async def unload_model(name: str, gateway: TheGateway) -> Model:
 @router.get("/info")
 async def info(gateway: TheGateway) -> Info:
     """The service's version, its samplers, and every limit that a request can trip over."""
-    census = gateway.backend.census()
-    return Info(version=VERSION, limits=gateway.settings.limits(), samplers=census.ready, device=census.device)
+    pool = gateway.backend.pool_status()
+    return Info(version=VERSION, limits=gateway.settings.limits(), samplers=pool.ready, device=pool.device)

@@ -20,7 +20,7 @@ from spacte_service import Settings, create_app
 from spacte_workers.certification.algorithm import Outcome, Progress
 from spacte_workers.errors import ModelNotFoundError, NoWorkersError
 from spacte_workers.images import decode_image, image_sha256
-from spacte_workers.serving.pools import Census
+from spacte_workers.serving.pools import PoolStatus
 from spacte_workers.shards import Image
 
 DIGITS = Model(
@@ -91,8 +91,8 @@ class ScriptedBackend:
     def ready(self) -> dict[str, str]:
         return {"samplers": "ok" if self.samplers else "No sampler is alive (0 starting, 1 lost)."}
 
-    def census(self) -> Census:
-        return Census(self.samplers, 0, 0, "cpu")
+    def pool_status(self) -> PoolStatus:
+        return PoolStatus(self.samplers, 0, 0, "cpu")
 
     def decode(self, model: str | None, data: bytes, resize: bool = False) -> Image:
         if model not in (None, "digits"):

@@ -17,7 +17,7 @@ from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanE
 
 from spacte_service import Settings, create_app
 from spacte_workers import tracing
-from spacte_workers.cluster.supervisor import ImageShelf, RaySampler
+from spacte_workers.cluster.sampler import ImageCache, RaySampler
 from spacte_workers.shards import Image, NoiseSource, Phase, SampleTask, Shard, Votes
 from spacte_workers.tracing import Trace, TracingError
 
@@ -134,7 +134,7 @@ async def test_the_context_travels_to_the_actor_as_plain_strings() -> None:
     shards = [Shard(source, Phase.ESTIMATION, start, start + 1) for start in range(3)]
     one, two = Trace("req_1", f"00-{TRACE}-{PARENT}-01"), Trace("req_2")
     work = [SampleTask(image, shards[0], one), SampleTask(image, shards[1], two), SampleTask(image, shards[2], one)]
-    await RaySampler("s", Actor, ImageShelf(), lambda _: None).sample_many("digits@1", work)
+    await RaySampler("s", Actor, ImageCache(), lambda _: None).sample_many("digits@1", work)
     assert called[2] == [one, two]
 
 

@@ -22,7 +22,6 @@ def certificate():
     spec = CertifySpec(
         sigma=0.25,
         num_classes=3,
-        pixels=64,
         n0=30,
         n_max=500,
         alpha=0.001,
@@ -33,9 +32,8 @@ def certificate():
     )
     run = Certification(spec)
     while not run.done:
-        shard = run.next_shard(200)
-        assert shard is not None
-        run.give(shard, Votes(simulated_votes(shard, (0.1, 0.8, 0.1)), 0.01))
+        for shard in run.next_shards(200):
+            run.give(shard, Votes(simulated_votes(shard, (0.1, 0.8, 0.1)), 0.01))
     model = certificates.ModelIdentity("m", "f" * 64, ("a", "b", "c"), "fp32", "plain")
     return certificates.certificate(
         spec, run.outcome(), model, id="req_1", image_sha256="0" * 64, elapsed_ms=5.0

@@ -6,8 +6,7 @@ import torch
 from torch import nn
 
 from spacte_workers import LocalCertifier
-from spacte_workers.certification.algorithm import DeadlineError
-from spacte_workers.errors import BadParameterError
+from spacte_workers.errors import BadParameterError, DeadlineExceededError
 from spacte_workers.images import BadImageError, from_array, image_sha256
 
 SHAPE = (1, 8, 8)
@@ -86,7 +85,7 @@ def test_stopping_rules(certifier):
     assert reached.stop_reason in {"target", "futility"}
     assert reached.n < 100_000
     assert certifier.certify(PIXELS, n=1_000, target_radius=1e6).stop_reason == "futility"
-    with pytest.raises(DeadlineError, match="allow more time"):
+    with pytest.raises(DeadlineExceededError, match="allow more time"):
         certifier.certify(PIXELS, n0=5_000_000, n=10, deadline_ms=1)
 
 

@@ -131,7 +131,7 @@ async def _certify(
                 source,
                 runtime,
                 input_shape=shape,
-                samplers=lambda: runtime.census().ready,
+                samplers=lambda: runtime.pool_status().ready,
                 attempt=attempt,
                 on_progress=on_progress,
             )

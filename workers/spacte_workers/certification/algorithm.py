@@ -1,71 +1,100 @@
-"""One certificate, step by step: choose the class, estimate its probability, stop, answer.
+"""One certificate: CERTIFY of Cohen, Rosenfeld and Kolter 2019 (section 3.2.2), in the symbols of their paper.
 
-A state machine without input or output: it hands out shards of noises, takes their votes back, and decides.
-Stopping rules see the votes only at predetermined sample counts (looks) and only once every noise before
-the look has been drawn, so the outcome is a function of the specification and the noises alone: not of
-timing, of the size or order of the shards, or of who drew them.
+    1. counts0 = votes of f(x + noise) over n0 noises                     `Certification.counts0`
+    2. cAHat   = the class with the most votes in counts0                 `Certification.cAHat`
+    3. counts  = votes of f(x + noise) over n other noises                `Certification.counts`
+    4. pABar   = LowerConfBound(counts[cAHat], n, 1 - alpha)              `Certification.pABar`
+    5. answer cAHat and the radius sigma * Phi^-1(pABar), or ABSTAIN      `Certification.outcome`
+       where pABar < 1/2
+
+With probability at least 1 - alpha over the noise, a class that is returned is the smoothed classifier's answer at x
+and everywhere closer to x than the radius (Cohen et al., proposition 2).
+
+Step 4 is `statistics.bounds.clopper_pearson_lower`, and step 5 `statistics.bounds.radius`. A request with a stopping
+rule looks at `counts` several times on the way to n. `statistics.stopping.Plan` has the bound that holds at all of
+these looks at once: `first_stop` says at which look to stop, `proven` what is shown there.
 """
 
-from dataclasses import dataclass
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
 
-from spacte_client.types import ABSTAIN, Bound, Noise, StopReason
-from spacte_workers.shards import NoiseSource, Phase, Shard, Votes
+from spacte_client.types import ABSTAIN, CertifyParams, Noise, StopReason
+from spacte_workers.errors import BadParameterError, DeadlineExceededError
+from spacte_workers.noise.table import noise_table
+from spacte_workers.shards import NoiseSource, Phase
 from spacte_workers.statistics.stopping import Proven, Rules, plan_for
 
+from .sampling_run import SamplingRun
 from .tally import Tally
 
 FIRST_LOT, LEAST_LOT, LOT_GROWTH = 64, 32, 1.25
-"""Estimation noises handed out before the first look, and by how many, or how far, later ones reach beyond
-the last. Where votes may stop the drawing, noises beyond the look that decides are wasted: a twentieth,
-like this. A
-single look at a time would leave samplers without work while votes travel."""
+"""Estimation noises handed out before the first look, and by how many, or how far, later ones reach beyond the last.
+Chosen: noises beyond the look that decides are wasted, a twentieth of them with these values; with a single look at a
+time, samplers would have no work while votes travel."""
 
 FIRST_SPECULATIVE_LOT, SPECULATIVE_GROWTH = 256, 2.0
-"""The same, for samplers that would otherwise be idle."""
+"""The same for samplers that would otherwise be idle. Chosen: at most half of what is drawn is wasted."""
 
 
-class DeadlineError(Exception):
-    """The deadline passed before the first look at the bound; allow more time."""
-
-
-@dataclass(frozen=True, slots=True)
-class CertifySpec:
-    """Everything that determines a certificate besides the image and the classifier.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CertifySpec(Rules):
+    """Everything that determines a certificate besides the image and the classifier: `Rules`, and the noises.
 
     Attributes:
-        sigma: noise sd in units of [0, 1] pixels.
-        num_classes: length of every count vector, at least 2.
-        pixels: values in the image, C * H * W.
         n0: selection noises.
-        n_max: the most estimation noises.
-        alpha: probability of a false certificate that is tolerated, in (0, 1).
-        bound: `clopper_pearson` bounds the chosen class alone, `two_class` also the runner-up.
         noise: `grid` (integer noise on the 1/255 grid) or `float`.
         seed: 32 hex digits.
         image_index: position of the image in its request or job; enters the noise key.
         k_consensus: heads that must agree for a vote without the others; None runs all heads.
-        target_radius: stop once this L2 radius is shown or shown to be out of reach.
-        tolerance: stop when drawing on to `n_max` can add less than this to the radius.
-        deadline: whether the certification may be cut short by `Certification.expire`.
-        noise_error: total variation between the noise as drawn and the Gaussian over all pixels; 0 for
-            float noise.
     """
 
-    sigma: float
-    num_classes: int
-    pixels: int
     n0: int
-    n_max: int
-    alpha: float
-    bound: Bound
     noise: Noise
     seed: str
     image_index: int = 0
     k_consensus: int | None = None
-    target_radius: float | None = None
-    tolerance: float | None = None
-    deadline: bool = False
-    noise_error: float = 0.0
+
+    @classmethod
+    def from_params(
+        cls,
+        params: CertifyParams,
+        *,
+        sigma: float,
+        num_classes: int,
+        shape: Sequence[int],
+        seed: str,
+        image_index: int = 0,
+    ) -> "CertifySpec":
+        """What a caller asks of a model. It may compute a noise table for a tenth of a second.
+
+        Args:
+            params: as on the wire; `n` is the most estimation noises.
+            sigma: noise sd in units of [0, 1] pixels.
+            num_classes: classes of the model.
+            shape: (C, H, W) of the image.
+            seed: 32 hex digits.
+            image_index: which noises of the seed.
+
+        Raises:
+            BadParameterError: there is no grid noise of this sigma.
+        """
+        return cls(
+            sigma=sigma,
+            num_classes=num_classes,
+            n0=params.n0,
+            n_max=params.n,
+            alpha=params.alpha,
+            bound=params.bound,
+            noise=params.noise,
+            seed=seed,
+            image_index=image_index,
+            k_consensus=params.k_consensus,
+            target_radius=params.target_radius,
+            tolerance=params.tolerance,
+            deadline=params.deadline_ms is not None,
+            noise_error=noise_error(params.noise, sigma, shape),
+        )
 
     @property
     def noise_source(self) -> NoiseSource:
@@ -75,28 +104,32 @@ class CertifySpec:
     @property
     def rules(self) -> Rules:
         """What is to be proven, and when to stop trying."""
-        return Rules(
-            sigma=self.sigma,
-            n_max=self.n_max,
-            alpha=self.alpha,
-            bound=self.bound,
-            num_classes=self.num_classes,
-            target_radius=self.target_radius,
-            tolerance=self.tolerance,
-            deadline=self.deadline,
-            noise_error=self.noise_error,
-        )
+        return Rules(**{field.name: getattr(self, field.name) for field in fields(Rules)})
+
+
+def noise_error(noise: Noise, sigma: float, shape: Sequence[int]) -> float:
+    """Total variation between the noise as drawn and the Gaussian, over all pixels of an image.
+
+    Raises:
+        BadParameterError: there is no grid noise of this sigma.
+    """
+    if noise == "float":
+        return 0.0
+    try:
+        return noise_table(sigma).total_variation * math.prod(shape)
+    except ValueError as error:
+        raise BadParameterError("noise", str(error)) from error
 
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """The answer to a `CertifySpec`.
+    """The answer to a `CertifySpec`. Its fields are those of a `Certificate`.
 
     Attributes:
-        label: the class, or `ABSTAIN`.
+        label: the class cAHat, or `ABSTAIN`.
         abstained: whether no class could be certified.
         radius: certified L2 radius, rounded down to 6 digits; 0 when abstained.
-        p_lower: lower confidence bound on the probability of the selected class under Gaussian noise.
+        p_lower: pABar, the lower confidence bound on the probability of cAHat under Gaussian noise.
         n0: selection noises counted.
         n: estimation noises counted.
         counts: estimation votes per class, summing to `n`.
@@ -128,7 +161,7 @@ class Progress:
         p_lower: lower bound proven at the last look, 0 before the first.
         radius: radius proven at the last look, 0 before the first.
         looks_done: looks so far.
-        standing: the answer that stands if nobody draws on, as of the last look; None before the first.
+        standing: the answer as of the last look, if no more noise is drawn; None before the first.
     """
 
     samples: int
@@ -140,8 +173,8 @@ class Progress:
     standing: Outcome | None
 
 
-class Certification:
-    """One image on its way to a certificate."""
+class Certification(SamplingRun[Outcome]):
+    """One image on its way to a certificate: the five steps, as the votes come in."""
 
     def __init__(self, spec: CertifySpec) -> None:
         self.spec = spec
@@ -149,111 +182,56 @@ class Certification:
         source = spec.noise_source
         self._selection = Tally(source, Phase.SELECTION, (spec.n0,), spec.num_classes)
         self._estimation = Tally(source, Phase.ESTIMATION, self._plan.looks, spec.num_classes)
-        self._looks_done = 0
         self._reads_votes = spec.target_radius is not None or spec.tolerance is not None
-        self._stop_reason: StopReason | None = None
+        self._stop_reason: StopReason = "cancelled"
+        super().__init__(self._selection, self._estimation)
 
     @property
-    def done(self) -> bool:
-        """Whether the outcome is settled; shards still in flight no longer matter."""
-        if self._stop_reason is None and self._selection.complete and self._looks_done < self._estimation.complete:
-            self._look()
-        return self._stop_reason is not None
+    def counts0(self) -> tuple[int, ...]:
+        """Step 1: votes per class over the n0 selection noises, once they are drawn."""
+        return self._selection.counts_at(0)
 
     @property
-    def looks(self) -> tuple[int, ...]:
-        """The estimation vote counts at which the bound is looked at."""
-        return self._plan.looks
+    def cAHat(self) -> int:  # noqa: N802  the paper's symbol
+        """Step 2: the class with the most selection votes; ties go to the lowest index."""
+        return self.counts0.index(max(self.counts0))
 
     @property
-    def surplus(self) -> int:
-        """Votes received beyond the look that decided."""
-        return self._estimation.drawn - self._plan.looks[self._looks_done - 1] if self.done else 0
+    def counts(self) -> tuple[int, ...]:
+        """Step 3: votes per class over the estimation noises up to the last look."""
+        return self._estimation.counts_at(self._looks_done - 1)
 
-    def available(self, *, speculate: bool = True) -> int:
-        """How many noises could be handed out now."""
-        if self.done:
-            return 0
-        return self._selection.available() + self._estimation.available(self._limit(speculate))
+    @property
+    def pABar(self) -> float:  # noqa: N802  the paper's symbol
+        """Step 4: lower confidence bound on the probability of cAHat, as of the last look."""
+        return self._proven.p_lower
 
-    def next_shards(self, max_size: int, *, speculate: bool = True) -> list[Shard]:
-        """The next noises to draw; empty where nothing is to be handed out now.
-
-        With a stopping rule shards end at the looks, which are close together at first: an engine job takes
-        several.
-
-        Args:
-            max_size: the most noises in all.
-            speculate: whether to go so far that a part is likely to be wasted; for samplers without other
-                work.
-        """
-        if self.done:
-            return []
-        shards = self._selection.next_shards(max_size)
-        max_size -= sum(shard.size for shard in shards)
-        return shards + self._estimation.next_shards(max_size, self._limit(speculate))
-
-    def next_shard(self, max_size: int, *, speculate: bool = True) -> Shard | None:
-        """Like `next_shards`, but one shard only, or None."""
-        if self.done:
-            return None
-        limit = self._limit(speculate)
-        return self._selection.next_shard(max_size) or self._estimation.next_shard(max_size, limit)
-
-    def give(self, shard: Shard, votes: Votes) -> bool:
-        """Take the votes of a shard. Whether they settle the outcome shows in `done`.
-
-        Returns:
-            Whether they were awaited: votes that come after the outcome, or twice, change nothing.
-        """
-        if self._stop_reason is not None:
-            return False
-        return self._tally(shard).give(shard, votes)
-
-    def lost(self, shard: Shard) -> None:
-        """The shard went down with its sampler: hand it out again."""
-        self._tally(shard).lost(shard)
+    def outcome(self) -> Outcome:
+        """Step 5: cAHat and its radius, or an abstention; only when `done`."""
+        if not self.done:
+            raise RuntimeError("the outcome is asked for before the certification is done")
+        return self._at_last_look()
 
     def expire(self) -> None:
         """Time is up: settle for what the last look proved.
 
         Raises:
-            DeadlineError: no look is complete, so nothing is proven yet.
+            DeadlineExceededError: no look is complete, so nothing is proven yet.
         """
         if self.done:
             return
         if self._looks_done == 0:
-            raise DeadlineError(
+            raise DeadlineExceededError(
                 "The deadline passed before anything was proven: allow more time, or ask for fewer noises."
             )
-        self._stop_reason = "deadline"
-
-    def outcome(self) -> Outcome:
-        """The answer; only when `done`."""
-        if not self.done or self._stop_reason is None:
-            raise RuntimeError("the outcome is asked for before the certification is done")
-        return self._at_last_look(self._stop_reason)
-
-    def _at_last_look(self, stop_reason: StopReason) -> Outcome:
-        verdict, look = self._verdict(), self._looks_done - 1
-        return Outcome(
-            label=self._label if verdict.certified else ABSTAIN,
-            abstained=not verdict.certified,
-            radius=verdict.radius,
-            p_lower=verdict.p_lower,
-            n0=self.spec.n0,
-            n=self._plan.looks[look],
-            counts=self._estimation.counts_at(look),
-            selection_counts=self._selection.counts_at(0),
-            stop_reason=stop_reason,
-            looks=self._looks_done,
-        )
+        self._stop_reason, self._settled = "deadline", True
 
     def progress(self) -> Progress:
         """How far it is, for showing."""
-        settled = self._stop_reason if self.done else "cancelled"
+        if not self._settled:
+            self._look()
         votes = self._selection.votes_so_far()
-        standing = self._at_last_look(settled or "cancelled") if self._looks_done else None
+        standing = self._at_last_look() if self._looks_done else None
         return Progress(
             samples=self._estimation.drawn,
             n_max=self.spec.n_max,
@@ -264,44 +242,52 @@ class Certification:
             standing=standing,
         )
 
-    @property
-    def _label(self) -> int:
-        """The class with the most selection votes; ties go to the lowest index."""
-        votes = self._selection.counts_at(0)
-        return votes.index(max(votes))
-
-    def _limit(self, speculate: bool) -> int:
-        """How many estimation noises may be handed out by now."""
-        looks, complete = self._plan.looks, self._estimation.complete
-        if len(looks) == 1:
-            return self.spec.n_max
-        seen = looks[complete - 1] if complete else 0
-        # With nothing but a deadline all votes are welcome, but the first look must not wait for the last.
-        if speculate or not self._reads_votes:
-            return max(FIRST_SPECULATIVE_LOT, int(SPECULATIVE_GROWTH * seen))
-        return max(FIRST_LOT, seen + LEAST_LOT, int(LOT_GROWTH * seen))
-
-    def _tally(self, shard: Shard) -> Tally:
-        return self._selection if shard.phase is Phase.SELECTION else self._estimation
+    def _at_last_look(self) -> Outcome:
+        proven = self._proven
+        return Outcome(
+            label=self.cAHat if proven.certified else ABSTAIN,
+            abstained=not proven.certified,
+            radius=proven.radius,
+            p_lower=self.pABar,
+            n0=self.spec.n0,
+            n=self.looks[self._looks_done - 1],
+            counts=self.counts,
+            selection_counts=self.counts0,
+            stop_reason=self._stop_reason,
+            looks=self._looks_done,
+        )
 
     def _look(self) -> None:
         """Look at the bound wherever that is possible by now, in order, up to the first look that stops."""
         first, complete = self._looks_done, self._estimation.complete
+        if not self._selection.complete or first == complete:
+            return
         tops, seconds = zip(*(self._top_and_second(look) for look in range(first, complete)), strict=True)
         stop = self._plan.first_stop(first, tops, seconds)
         if stop is None:
             self._looks_done = complete
         else:
-            self._looks_done = stop[0] + 1
-            self._stop_reason = stop[1]
+            self._looks_done, self._stop_reason, self._settled = stop[0] + 1, stop[1], True
         self._estimation.forget(self._looks_done - 1)
 
     def _top_and_second(self, look: int) -> tuple[int, int]:
-        """At a look, the votes of the chosen class and the most of any other."""
-        counts, label = self._estimation.counts_at(look), self._label
-        return counts[label], max(counts[:label] + counts[label + 1 :])
+        """At a look, the votes of cAHat and the most of any other class."""
+        counts, cAHat = self._estimation.counts_at(look), self.cAHat
+        return counts[cAHat], max(counts[:cAHat] + counts[cAHat + 1 :])
 
-    def _verdict(self) -> Proven:
-        """What the last look proved."""
+    @property
+    def _proven(self) -> Proven:
+        """Steps 4 and 5 in numbers: what the last look proved."""
         look = self._looks_done - 1
         return self._plan.proven(look, *self._top_and_second(look))
+
+    def _limit(self, speculate: bool) -> int:
+        """How many estimation noises may be handed out by now."""
+        complete = self._estimation.complete
+        if len(self.looks) == 1:
+            return self.spec.n_max
+        seen = self.looks[complete - 1] if complete else 0
+        # With nothing but a deadline all votes are welcome, but the first look must not wait for the last.
+        if speculate or not self._reads_votes:
+            return max(FIRST_SPECULATIVE_LOT, int(SPECULATIVE_GROWTH * seen))
+        return max(FIRST_LOT, seen + LEAST_LOT, int(LOT_GROWTH * seen))

@@ -1,8 +1,9 @@
 """From an outcome to the answer on the wire: `Certificate` and `Prediction`."""
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from functools import cache
+from typing import Any
 
 from spacte_client.types import Certificate, Precision, Prediction
 from spacte_core.versions import installed_version
@@ -11,7 +12,7 @@ from .algorithm import CertifySpec, Outcome
 from .prediction import PredictOutcome, PredictSpec
 
 KERNELS = "kernels"
-"""Where a certificate's `versions` say which kernels computed the votes."""
+"""The entry of a certificate's `versions` that says which kernels computed the votes."""
 
 _VERSIONED = ("spacte-workers", "torch", "numpy", "scipy")
 
@@ -56,7 +57,7 @@ def certificate(
 
     Args:
         spec: what was asked.
-        outcome: what came out.
+        outcome: the answer.
         model: which function voted.
         id: the request's id.
         image_sha256: of the decoded pixels.
@@ -65,33 +66,15 @@ def certificate(
         deadline_ms: the time limit that was asked for, if any.
     """
     return Certificate(
+        **_answer(spec, outcome, model),
         id=id,
-        model=model.name,
-        model_version=model.version,
         image_sha256=image_sha256,
-        label=outcome.label,
-        label_name=None if outcome.abstained else model.class_names[outcome.label],
-        abstained=outcome.abstained,
-        radius=outcome.radius,
-        p_lower=outcome.p_lower,
-        sigma=spec.sigma,
-        alpha=spec.alpha,
-        n0=outcome.n0,
-        n=outcome.n,
         n_max=spec.n_max,
-        counts=list(outcome.counts),
-        selection_counts=list(outcome.selection_counts),
         bound=spec.bound,
-        noise=spec.noise,
         noise_error=spec.noise_error,
-        precision=model.precision,
-        k_consensus=spec.k_consensus,
         target_radius=spec.target_radius,
         tolerance=spec.tolerance,
         deadline_ms=deadline_ms,
-        stop_reason=outcome.stop_reason,
-        looks=outcome.looks,
-        seed=spec.seed,
         image_index=spec.image_index,
         versions={**software_versions(), KERNELS: model.kernels},
         created_at=datetime.now(UTC),
@@ -108,30 +91,21 @@ def prediction(
     id: str,  # noqa: A002  the wire's name
     elapsed_ms: float,
 ) -> Prediction:
-    """The prediction, with the counts that support it.
+    """The prediction, with the counts that support it. Arguments as for `certificate`."""
+    return Prediction(**_answer(spec, outcome, model), id=id, elapsed_ms=elapsed_ms)
 
-    Args:
-        spec: what was asked.
-        outcome: what came out.
-        model: which function voted.
-        id: the request's id.
-        elapsed_ms: from the first shard to the outcome.
-    """
-    return Prediction(
-        id=id,
-        model=model.name,
-        model_version=model.version,
-        label=outcome.label,
-        label_name=None if outcome.abstained else model.class_names[outcome.label],
-        abstained=outcome.abstained,
-        p_value=outcome.p_value,
-        counts=list(outcome.counts),
-        n=outcome.n,
-        alpha=spec.alpha,
-        sigma=spec.sigma,
-        noise=spec.noise,
-        precision=model.precision,
-        k_consensus=spec.k_consensus,
-        seed=spec.seed,
-        elapsed_ms=elapsed_ms,
-    )
+
+def _answer(spec: CertifySpec | PredictSpec, outcome: Outcome | PredictOutcome, model: ModelIdentity) -> dict[str, Any]:
+    """What every answer says of the model, the question and the outcome."""
+    return {
+        **asdict(outcome),
+        "model": model.name,
+        "model_version": model.version,
+        "label_name": None if outcome.abstained else model.class_names[outcome.label],
+        "precision": model.precision,
+        "sigma": spec.sigma,
+        "alpha": spec.alpha,
+        "noise": spec.noise,
+        "k_consensus": spec.k_consensus,
+        "seed": spec.seed,
+    }

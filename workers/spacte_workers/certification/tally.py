@@ -1,7 +1,7 @@
 """The votes of one phase of one image: cut into shards, taken back, counted where complete.
 
-No shard crosses a boundary, so the counts up to a boundary are known exactly once every noise before it is
-drawn, whatever the sizes of the shards and the order in which they come back.
+No shard crosses a boundary, so the counts up to a boundary are known exactly once every noise before it is drawn,
+whatever the sizes of the shards and the order in which they come back.
 """
 
 from collections import deque
@@ -22,13 +22,13 @@ class Tally:
     """
 
     def __init__(self, source: NoiseSource, phase: Phase, boundaries: Sequence[int], num_classes: int) -> None:
+        self.phase = phase
         self.boundaries = tuple(boundaries)
         self.drawn = 0
         """Noises whose votes are in, whether or not those before them are."""
         self.complete = 0
         """How many boundaries have been reached without a gap."""
         self._source = source
-        self._phase = phase
         self._num_classes = num_classes
         self._cursor = 0
         self._cursor_segment = 0
@@ -38,17 +38,18 @@ class Tally:
         self._open: dict[int, tuple[int, tuple[int, ...]]] = {}  # segment -> noises drawn, votes
         self._prefix: dict[int, tuple[int, ...]] = {}  # boundary -> votes of all before it
 
-    def available(self, limit: int | None = None) -> int:
+    def available(self, limit: int) -> int:
         """How many noises below `limit` could be handed out now."""
-        end = self.boundaries[-1] if limit is None else min(limit, self.boundaries[-1])
-        return max(0, end - self._cursor) + sum(stop - start for start, stop, _ in self._lost)
+        return max(0, min(limit, self.boundaries[-1]) - self._cursor) + sum(
+            stop - start for start, stop, _ in self._lost
+        )
 
     def counts_at(self, boundary: int) -> tuple[int, ...]:
         """Votes per class over exactly the noises before boundary number `boundary`, a complete one."""
         return self._prefix[boundary]
 
     def forget(self, boundary: int) -> None:
-        """The counts before boundary number `boundary` will not be asked for again."""
+        """Free the counts before boundary number `boundary`; nobody may ask for them again."""
         for earlier in [b for b in self._prefix if b < boundary]:
             del self._prefix[earlier]
 
@@ -58,8 +59,15 @@ class Tally:
         counts += [votes for _, votes in self._open.values()]
         return [sum(column) for column in zip(*counts, strict=True)] or [0] * self._num_classes
 
-    def next_shard(self, max_size: int, limit: int | None = None) -> Shard | None:
-        """The next noises to draw, lost ones first; None where nothing below `limit` is left to hand out."""
+    def next_shards(self, max_size: int, limit: int) -> list[Shard]:
+        """Noises below `limit` to draw, lost ones first: as many shards as there are, of at most `max_size` noises."""
+        shards: list[Shard] = []
+        while max_size > 0 and (shard := self._next_shard(max_size, limit)) is not None:
+            shards.append(shard)
+            max_size -= shard.stop - shard.start
+        return shards
+
+    def _next_shard(self, max_size: int, limit: int) -> Shard | None:
         if self._lost:
             start, stop, segment = self._lost.popleft()
             if stop - start > max_size:
@@ -67,7 +75,7 @@ class Tally:
                 stop = start + max_size
         else:
             start, segment = self._cursor, self._cursor_segment
-            stop = start + max_size if limit is None else min(start + max_size, limit)
+            stop = min(start + max_size, limit)
             if start >= min(stop, self.boundaries[-1]):
                 return None
             boundary = self.boundaries[segment]
@@ -76,18 +84,10 @@ class Tally:
                 self._cursor_segment += 1
             self._cursor = stop
         self._in_flight[start] = stop, segment
-        return Shard(self._source, self._phase, start, stop)
-
-    def next_shards(self, max_size: int, limit: int | None = None) -> list[Shard]:
-        """As many shards as there are, of at most `max_size` noises together."""
-        shards: list[Shard] = []
-        while max_size > 0 and (shard := self.next_shard(max_size, limit)) is not None:
-            shards.append(shard)
-            max_size -= shard.stop - shard.start
-        return shards
+        return Shard(self._source, self.phase, start, stop)
 
     def give(self, shard: Shard, votes: Votes) -> bool:
-        """Take the votes of a shard; False where it is not awaited (drawn twice after a false alarm)."""
+        """Take the votes of a shard; False where it is not awaited, as one that was drawn twice."""
         stop, segment = self._in_flight.get(shard.start, (0, 0))
         if stop != shard.stop:
             return False
@@ -96,17 +96,14 @@ class Tally:
             raise ValueError(f"{shard.size} noises over {self._num_classes} classes came back as {counts}")
         del self._in_flight[shard.start]
         self.drawn += shard.size
-        if segment in self._open:
-            drawn, before = self._open[segment]
-            self._open[segment] = drawn + shard.size, tuple(map(add, before, counts))
-        else:
-            self._open[segment] = shard.size, counts
+        drawn, before = self._open.get(segment, (0, (0,) * self._num_classes))
+        self._open[segment] = drawn + shard.size, tuple(map(add, before, counts))
         if segment == self.complete:
             self._extend_prefix()
         return True
 
     def lost(self, shard: Shard) -> None:
-        """Put a shard that went down with its sampler back into the queue."""
+        """Put a shard whose sampler is gone back into the queue."""
         stop, segment = self._in_flight.get(shard.start, (0, 0))
         if stop == shard.stop:
             del self._in_flight[shard.start]

@@ -15,9 +15,9 @@ from spacte_workers.noise.table import noise_table
 from spacte_workers.shards import Image, NoiseSource, Phase, Shard, Votes
 from spacte_workers.statistics.stopping import STOP_CODES, Plan, Rules
 
-_TOLERANCE = 1e-9  # another version of SciPy may differ in the last digits of a bound
-_SHARD = 4_096
-_MOST = 2**53 - 1  # beyond it a count is no exact float64
+_TOLERANCE = 1e-9  # chosen: versions of SciPy differ in the last digits of a bound, some 1e-15
+_SHARD = 4_096  # chosen: many full batches of an engine, and a second of a slow one
+_MOST = 2**53 - 1  # beyond it a count is no exact float64 (IEEE 754)
 
 
 class Voter(Protocol):
@@ -46,7 +46,7 @@ def replay(
         on_progress: told how many noises have been drawn.
 
     Returns:
-        What does not fit, one sentence a point; where counts differ, at last what those drawn again prove.
+        What does not fit, one sentence a point; where counts differ, the last one says what those drawn again prove.
     """
     c = certificate
     source = NoiseSource(c.seed, c.image_index, c.sigma, c.noise, c.k_consensus)
@@ -73,7 +73,7 @@ def replay(
 
 
 def _compared(c: Certificate, redrawn: Certificate) -> str:
-    """What other counts come to at the same n, in a sentence."""
+    """What other counts prove at the same n, in a sentence."""
     label, _, exact = _answer(redrawn, _plan(redrawn))
     answer = "an abstention" if label == ABSTAIN else f"class {label}"
     shown = round_down(exact)
@@ -121,27 +121,16 @@ def _check_noise(c: Certificate) -> list[str]:
 
 
 def _plan(c: Certificate) -> Plan:
-    return Plan(
-        Rules(
-            sigma=c.sigma,
-            n_max=c.n_max,
-            alpha=c.alpha,
-            bound=c.bound,
-            num_classes=len(c.counts),
-            target_radius=c.target_radius,
-            tolerance=c.tolerance,
-            deadline=c.deadline_ms is not None,
-            noise_error=c.noise_error,
-        )
-    )
+    early = {"target_radius": c.target_radius, "tolerance": c.tolerance, "deadline": c.deadline_ms is not None}
+    return Plan(Rules(c.sigma, c.n_max, c.alpha, c.bound, len(c.counts), **early, noise_error=c.noise_error))
 
 
 def _answer(c: Certificate, plan: Plan) -> tuple[int, float, float]:
     """Label, lower bound and exact radius that the counts prove."""
     selected, top, second = _votes(c)
-    proof = plan.prove(c.n, top, second, final=c.n == c.n_max)
-    certified = bool(proof.certified)
-    return selected if certified else ABSTAIN, float(proof.p_lower), float(proof.radius) if certified else 0.0
+    proven = plan.prove(c.n, top, second, final=c.n == c.n_max)
+    certified = bool(proven.certified)
+    return selected if certified else ABSTAIN, float(proven.p_lower), float(proven.radius) if certified else 0.0
 
 
 def _votes(c: Certificate) -> tuple[int, int, int]:
@@ -171,9 +160,7 @@ def _check_proof(c: Certificate) -> list[str]:
 
 
 def _check_stop(c: Certificate, plan: Plan, look: int, reason: str | None) -> list[str]:
-    findings: list[str] = []
-    if c.looks != look + 1:
-        findings.append(f"looks: there are {look + 1} up to n = {c.n}, not {c.looks}.")
+    findings = [] if c.looks == look + 1 else [f"looks: there are {look + 1} up to n = {c.n}, not {c.looks}."]
     expected = reason
     if c.stop_reason in ("deadline", "cancelled") and reason is None and plan.rules.may_stop_early:
         expected = c.stop_reason  # time is up at any look

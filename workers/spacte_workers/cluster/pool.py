@@ -1,15 +1,14 @@
 """The pool on Ray: one sampler actor a GPU, or CPU shares where there are none, on every node of the cluster.
 
-Nodes that come later get samplers too, and nodes that go take theirs along; neither needs a restart of
-anything. Checkpoints travel to the samplers as bytes through Ray's object store, whether or not the nodes
-share a disk: so the bytes that vote are the bytes whose version the answers state.
+Nodes that come later get samplers too, and nodes that go take theirs along; neither needs a restart of anything.
+Checkpoints travel to the samplers as bytes through Ray's object store, whether or not the nodes share a disk: so the
+bytes that vote are the bytes whose version the answers state.
 """
 
 import asyncio
 import hashlib
 import logging
 import time
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -18,24 +17,26 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from spacte_workers.errors import ModelLoadError, NoWorkersError
 from spacte_workers.serving.device_shares import INTERACTIVE_SHARE
-from spacte_workers.serving.pools import Census, LoadReport, ModelFiles, SamplerRegister
+from spacte_workers.serving.pools import LoadReport, ModelFiles, PoolStatus, SamplerRegistry
 from spacte_workers.shards import SamplerLostError
 
-from .cluster import RayConnection, RaySettings
-from .placement import astray, spare_nodes
-from .sampler import CONCURRENCY, SamplerActor
-from .supervisor import Held, ImageShelf, Seat
+from .connection import RayConnection, RaySettings
+from .placement import misplaced, spare_nodes
+from .sampler import CONCURRENCY, ImageCache, SamplerActor
+from .supervisor import RequiredModel, SamplerSupervisor
 
 _log = logging.getLogger(__name__)
 
 SEEN_ALIVE_S = 10.0
-_RECOUNT_EVERY_S = 2.0
-_SAMPLERS_A_NODE = 8
-_GPU_SAMPLER_THREADS = 2
+"""A sampler counts as ready for so long after its last pong. Chosen: two pings with their timeout of 5 s."""
+
+_RECOUNT_EVERY_S = 2.0  # chosen: a node that joins serves soon, and `ray.nodes` costs some milliseconds
+_SAMPLERS_A_NODE = 8  # chosen: CPU samplers of a node; losing one loses an eighth of it
+_GPU_SAMPLER_THREADS = 2  # chosen: one thread feeds the GPU, one answers pings
 
 
 @dataclass(frozen=True)
-class Shape:
+class SamplerResources:
     """What one sampler takes of a node.
 
     Attributes:
@@ -46,13 +47,21 @@ class Shape:
     device: Literal["cuda", "cpu"]
     threads: int
 
-    def rooms(self, nodes: list[dict[str, Any]]) -> dict[str, int]:
+    @classmethod
+    def fitting(cls, nodes: list[dict[str, Any]], threads: int | None) -> "SamplerResources":
+        """GPUs where the cluster has any: votes of one certificate all come from one kind of device."""
+        if any(_resource(node, "GPU") >= 1 for node in nodes):
+            return cls("cuda", threads or _GPU_SAMPLER_THREADS)
+        cores = min((int(_resource(node, "CPU")) for node in nodes if _resource(node, "CPU") >= 1), default=1)
+        return cls("cpu", threads or max(1, cores // _SAMPLERS_A_NODE))
+
+    def capacity(self, nodes: list[dict[str, Any]]) -> dict[str, int]:
         """How many samplers each node has room for, by id."""
         if self.device == "cuda":
             return {node["NodeID"]: int(_resource(node, "GPU")) for node in nodes}
         return {node["NodeID"]: int(_resource(node, "CPU")) // self.threads for node in nodes}
 
-    def resources(self, share: float) -> dict[str, float]:
+    def reserved(self, share: float) -> dict[str, float]:
         """What Ray reserves for one sampler."""
         if self.device == "cuda":
             return {"num_gpus": share, "num_cpus": share}
@@ -60,16 +69,19 @@ class Shape:
 
 
 class RayPool:
-    """Sampler actors, watched and registered with a coordinator.
+    """Sampler actors, supervised and registered with a coordinator.
 
     Args:
         settings: which Ray; by default a local one, or the one at `RAY_ADDRESS`.
-        min_samplers: this many are asked for even where the cluster has no room for them yet, so that Ray's
-            autoscaler sees them waiting.
+        min_samplers: this many are asked for even where the cluster has no room for them yet, so that Ray's autoscaler
+            sees them waiting.
         max_samplers: no more than this; default as many as the cluster has room for.
         threads: cores of a CPU sampler; by default an eighth of a node's, at least one.
         share: the part of a GPU, or of its cores, that a sampler reserves.
         yields: the samplers leave the processor to those of others, as a job's do.
+
+    Attributes:
+        supervisors: one a sampler, whether or not it is up.
     """
 
     def __init__(
@@ -82,42 +94,42 @@ class RayPool:
         share: float = INTERACTIVE_SHARE,
         yields: bool = False,
     ) -> None:
+        self.supervisors: list[SamplerSupervisor] = []
         self._connection = RayConnection(settings or RaySettings())
         self._min = min_samplers
         self._max = max_samplers
         self._threads = threads
         self._share = share
         self._yields = yields
-        self._shape = Shape("cpu", 1)
-        self._seats: list[Seat] = []
-        self._tasks: list[asyncio.Task[None]] = []
-        self._tended: list[asyncio.Task[None]] = []
-        self._held: dict[str, Held] = {}
-        self._shelf = ImageShelf()
+        self._resources = SamplerResources("cpu", 1)
+        self._following: asyncio.Task[None] | None = None
+        self._supervising: list[asyncio.Task[None]] = []
+        self._required: dict[str, RequiredModel] = {}
+        self._images = ImageCache()
         self._changing = asyncio.Lock()
-        self._register: SamplerRegister | None = None
+        self._registry: SamplerRegistry | None = None
 
-    async def start(self, register: SamplerRegister) -> None:
+    async def start(self, registry: SamplerRegistry) -> None:
         """Connect to Ray and ask for samplers; they register themselves as they come up.
 
         Raises:
             ClusterError: Ray could not be started or joined.
         """
-        self._register = register
+        self._registry = registry
         await self._connection.open()
         nodes = await asyncio.to_thread(_nodes)
-        self._shape = _shape(nodes, self._threads)
-        self._take_seats(nodes)
-        self._tasks.append(asyncio.create_task(self._follow_cluster()))
+        self._resources = SamplerResources.fitting(nodes, self._threads)
+        self._add_samplers(nodes)
+        self._following = asyncio.create_task(self._follow_cluster())
 
     async def stop(self) -> None:
         """End the samplers, and leave Ray."""
-        tasks, self._tasks = self._tasks, []
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
-        await self._give_up_seats()
-        self._held.clear()
+        following, self._following = self._following, None
+        if following is not None:
+            following.cancel()
+            await asyncio.gather(following, return_exceptions=True)
+        await self._end_samplers()
+        self._required.clear()
         await self._connection.close()
 
     async def load(self, model: ModelFiles) -> LoadReport:
@@ -132,112 +144,107 @@ class RayPool:
             files = await asyncio.to_thread(_read, model)
             reference = await asyncio.to_thread(ray.put, files)
             first, report = await self._load_first(model, reference)
-            self._held[model.key] = Held(model.as_chosen(report), reference)
-            others = [seat for seat in self._seats if seat is not first and seat.up.is_set()]
+            self._required[model.key] = RequiredModel(model.as_chosen(report), reference)
+            others = [each for each in self.supervisors if each is not first and each.up.is_set()]
             # One that fails here has taken itself from the coordinator, and its own task brings it back.
-            await asyncio.gather(*(seat.fill() for seat in [first, *others]), return_exceptions=True)
+            await asyncio.gather(*(each.load_missing() for each in [first, *others]), return_exceptions=True)
             return report
 
     async def unload(self, key: str) -> None:
         """Forget a model on every sampler."""
         async with self._changing:
-            self._held.pop(key, None)
-            await asyncio.gather(*(seat.unload(key) for seat in self._seats))
+            self._required.pop(key, None)
+            await asyncio.gather(*(each.unload(key) for each in self.supervisors))
 
-    def census(self) -> Census:
+    def status(self) -> PoolStatus:
         """How many samplers there are; ready are those that answered a ping within ten seconds."""
         fresh = time.monotonic() - SEEN_ALIVE_S
-        ready = sum(seat.state == "ready" and seat.last_pong > fresh for seat in self._seats)
-        starting = sum(seat.state == "starting" for seat in self._seats)
-        device = next((seat.device for seat in self._seats if seat.device), self._shape.device)
-        return Census(ready, starting, len(self._seats) - ready - starting, device)
+        ready = sum(each.state == "ready" and each.last_pong > fresh for each in self.supervisors)
+        starting = sum(each.state == "starting" for each in self.supervisors)
+        device = next((each.device for each in self.supervisors if each.device), self._resources.device)
+        return PoolStatus(ready, starting, len(self.supervisors) - ready - starting, device)
 
-    @property
-    def seats(self) -> Sequence[Seat]:
-        """The places of the samplers, filled or not."""
-        return self._seats
-
-    async def _load_first(self, model: ModelFiles, reference: Any) -> tuple[Seat, LoadReport]:
+    async def _load_first(self, model: ModelFiles, reference: Any) -> tuple[SamplerSupervisor, LoadReport]:
         while True:
-            seat = await self._any_up()
+            supervisor = await self._any_up()
             try:
-                return seat, await seat.load(model, reference)
+                return supervisor, await supervisor.load(model, reference)
             except SamplerLostError:
-                seat.up.clear()  # its task sets it again
+                supervisor.up.clear()  # its task sets it again
 
-    async def _any_up(self) -> Seat:
+    async def _any_up(self) -> SamplerSupervisor:
         """A sampler that answers."""
         while True:
-            for seat in self._seats:
-                if seat.up.is_set():
-                    return seat
-            if not self._tasks:
+            for supervisor in self.supervisors:
+                if supervisor.up.is_set():
+                    return supervisor
+            if self._following is None:
                 raise NoWorkersError("The samplers have not been started.")
-            waits = [asyncio.create_task(seat.up.wait()) for seat in self._seats]
+            waits = [asyncio.create_task(each.up.wait()) for each in self.supervisors]
             await asyncio.wait(waits, timeout=_RECOUNT_EVERY_S, return_when=asyncio.FIRST_COMPLETED)
             for wait in waits:
                 wait.cancel()
 
     async def _follow_cluster(self) -> None:
-        """Take seats on nodes that join."""
+        """Add samplers on nodes that join."""
         while True:
             await asyncio.sleep(_RECOUNT_EVERY_S)
             nodes = await asyncio.to_thread(_nodes)
-            await self._reshape(nodes)
-            self._take_seats(nodes)
+            await self._change_device(nodes)
+            self._add_samplers(nodes)
             self._move_one(nodes)
 
-    async def _reshape(self, nodes: list[dict[str, Any]]) -> None:
+    async def _change_device(self, nodes: list[dict[str, Any]]) -> None:
         """Begin anew where the first GPUs join before any sampler is up, as where an autoscaler brings them."""
-        shape = _shape(nodes, self._threads)
-        nobody_yet = not self._held and all(seat.pid is None for seat in self._seats)
-        if shape.device != self._shape.device and nobody_yet:
-            await self._give_up_seats()
-            self._shape = shape
+        resources = SamplerResources.fitting(nodes, self._threads)
+        nobody_yet = not self._required and all(each.pid is None for each in self.supervisors)
+        if resources.device != self._resources.device and nobody_yet:
+            await self._end_samplers()
+            self._resources = resources
 
-    async def _give_up_seats(self) -> None:
-        tended, self._tended = self._tended, []
-        for task in tended:
+    async def _end_samplers(self) -> None:
+        supervising, self._supervising = self._supervising, []
+        for task in supervising:
             task.cancel()
-        await asyncio.gather(*tended, return_exceptions=True)
-        seats, self._seats = self._seats, []
-        for seat in seats:
-            seat.end()
+        await asyncio.gather(*supervising, return_exceptions=True)
+        supervisors, self.supervisors = self.supervisors, []
+        for supervisor in supervisors:
+            supervisor.end()
 
-    def _take_seats(self, nodes: list[dict[str, Any]]) -> None:
-        rooms = self._shape.rooms(nodes)
-        wanted = max(self._min, sum(rooms.values()))
+    def _add_samplers(self, nodes: list[dict[str, Any]]) -> None:
+        capacity = self._resources.capacity(nodes)
+        wanted = max(self._min, sum(capacity.values()))
         if self._max is not None:
             wanted = min(wanted, self._max)
-        homes = iter(spare_nodes(rooms, self._places()))
-        while len(self._seats) < wanted:
+        homes = iter(spare_nodes(capacity, self._places()))
+        while len(self.supervisors) < wanted:
             # One without a home waits for a node, and Ray's autoscaler sees it waiting.
-            self._seats.append(self._seat(f"sampler-{len(self._seats)}", next(homes, None)))
-            self._tended.append(asyncio.create_task(self._seats[-1].tend()))
+            self.supervisors.append(self._supervisor(f"sampler-{len(self.supervisors)}", next(homes, None)))
+            self._supervising.append(asyncio.create_task(self.supervisors[-1].supervise()))
 
     def _move_one(self, nodes: list[dict[str, Any]]) -> None:
         """Where a node has room and another is too full, as after a loss: move a sampler, if others serve."""
-        rooms = self._shape.rooms(nodes)
-        spare = spare_nodes(rooms, self._places())
-        stray = astray(rooms, self._places())
-        if spare and stray is not None and self.census().ready == len(self._seats) > 1:
-            self._seats[stray].move(spare[0])
+        capacity = self._resources.capacity(nodes)
+        spare = spare_nodes(capacity, self._places())
+        position = misplaced(capacity, self._places())
+        if spare and position is not None and self.status().ready == len(self.supervisors) > 1:
+            self.supervisors[position].move(spare[0])
 
     def _places(self) -> list[str | None]:
-        return [seat.node for seat in self._seats]
+        return [each.node for each in self.supervisors]
 
-    def _seat(self, name: str, home: str | None) -> Seat:
-        if self._register is None:
+    def _supervisor(self, name: str, home: str | None) -> SamplerSupervisor:
+        if self._registry is None:
             raise NoWorkersError("The samplers have not been started.")
         actor_class = _remote(SamplerActor, concurrency_groups=CONCURRENCY)
-        options = {"max_restarts": -1, "max_task_retries": 0, **self._shape.resources(self._share)}
-        arguments = (self._shape.threads, self._shape.device, self._yields)
+        options = {"max_restarts": -1, "max_task_retries": 0, **self._resources.reserved(self._share)}
+        arguments = (self._resources.threads, self._resources.device, self._yields)
 
         def create(node: str | None) -> Any:
             place = NodeAffinitySchedulingStrategy(node, soft=True) if node else "SPREAD"
             return actor_class.options(scheduling_strategy=place, **options).remote(*arguments)
 
-        return Seat(name, create, home, self._held, self._register, self._shelf)
+        return SamplerSupervisor(name, create, home, self._required, self._registry, self._images)
 
 
 def _remote(cls: type, **options: Any) -> Any:
@@ -253,24 +260,14 @@ def _resource(node: dict[str, Any], name: str) -> float:
     return node["Resources"].get(name, 0.0)
 
 
-def _shape(nodes: list[dict[str, Any]], threads: int | None) -> Shape:
-    """GPUs where the cluster has any: votes of one certificate all come from one kind of device."""
-    if any(_resource(node, "GPU") >= 1 for node in nodes):
-        return Shape("cuda", threads or _GPU_SAMPLER_THREADS)
-    cores = min((int(_resource(node, "CPU")) for node in nodes if _resource(node, "CPU") >= 1), default=1)
-    return Shape("cpu", threads or max(1, cores // _SAMPLERS_A_NODE))
-
-
 def _read(model: ModelFiles) -> dict[str, bytes]:
-    """The checkpoint's files by name; their version is what was promised."""
+    """The checkpoint's files by name, checked against the version that was promised."""
     from spacte_core.checkpoint import CONFIG_FILE, WEIGHTS_FILE
 
     try:
         files = {name: (model.folder / name).read_bytes() for name in (CONFIG_FILE, WEIGHTS_FILE)}
     except OSError as error:
         raise ModelLoadError(f"{model.folder} cannot be read ({error.strerror}): put it back.") from error
-    digest = hashlib.sha256(files[CONFIG_FILE])
-    digest.update(files[WEIGHTS_FILE])
-    if digest.hexdigest() != model.version:
+    if hashlib.sha256(files[CONFIG_FILE] + files[WEIGHTS_FILE]).hexdigest() != model.version:
         raise ModelLoadError("The checkpoint changed while it was being loaded: load it again.")
     return files

@@ -1,116 +1,60 @@
-"""One place in the pool: an actor, what it has loaded, and its way back when it dies.
+"""Keeps one sampler actor alive, loaded and registered.
 
-Every seat is tended by one task: wait until the actor answers, load what it lacks, register it with the
-coordinator, ping it once a second, take it from the coordinator the moment it fails, and begin again. Ray
-restarts the process; what a restarted process has forgotten is this task's business.
+Every actor has a supervisor, which runs one task: wait until the actor answers, load what it lacks, register it with
+the coordinator, ping it once a second, take it from the coordinator the moment it fails, and begin again. Ray restarts
+the process; the supervisor loads again what a restarted process has forgotten.
 """
 
 import asyncio
 import contextlib
 import logging
 import time
-from collections import OrderedDict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Literal
 
 import ray
 from ray.exceptions import ActorDiedError, RayError, RayTaskError
 
-from spacte_workers.engine.errors import EngineError
 from spacte_workers.errors import ModelLoadError
-from spacte_workers.images import BadImageError
-from spacte_workers.serving.pools import LoadReport, ModelFiles, SamplerRegister
-from spacte_workers.shards import Image, SamplerLostError, SampleTask, Votes, traces_of
+from spacte_workers.serving.pools import LoadReport, ModelFiles, SamplerRegistry
+from spacte_workers.shards import SamplerLostError
 
-from .sampler import ModelMissingError, Pong
+from .sampler import ImageCache, ModelMissingError, Pong, RaySampler
 
 _log = logging.getLogger(__name__)
 
 PING_EVERY_S = 1.0
-PING_TIMEOUT_S = 5.0
-HUNG_AFTER_S = 60.0
-BACKOFF_S = (0.5, 1.0, 2.0, 5.0, 10.0)
-INLINE_BYTES = 100_000
+"""Chosen: a dead sampler is noticed within a second also while nobody draws, and a ping costs half a millisecond."""
 
-SeatState = Literal["starting", "ready", "lost"]
+PING_TIMEOUT_S = 5.0
+"""Chosen: a ping waits for the interpreter lock of a busy sampler, and at times for a machine that swaps."""
+
+HUNG_AFTER_S = 60.0
+"""A process that answers no ping for so long is replaced. Chosen: longer than any stall that it recovers from."""
+
+BACKOFF_S = (0.5, 1.0, 2.0, 5.0, 10.0)
+"""Pauses after failures in a row. Chosen: a crash costs half a second, a sampler that always fails little work."""
 
 
 @dataclass(frozen=True, slots=True)
-class Held:
+class RequiredModel:
     """A model that every sampler must have: how to load it, and its files in Ray's object store."""
 
     model: ModelFiles
     files: Any
 
 
-class ImageShelf:
-    """Large images in the object store, put there once however many shards they are cut into.
-
-    Below 100 KB an image travels faster inside the call (1.6 against 2.9 ms measured for 3x32x32).
-    """
-
-    def __init__(self, size: int = 64) -> None:
-        self._refs: OrderedDict[Image, Any] = OrderedDict()
-        self._size = size
-
-    def place(self, image: Image) -> Any:
-        """The image itself, or a reference to it."""
-        if len(image.data) < INLINE_BYTES:
-            return image
-        if image not in self._refs:
-            self._refs[image] = ray.put(image)
-            if len(self._refs) > self._size:
-                self._refs.popitem(last=False)
-        self._refs.move_to_end(image)
-        return self._refs[image]
-
-
-class RaySampler:
-    """The `Sampler` protocol over one incarnation of an actor.
-
-    Args:
-        sampler_id: its name, different for every incarnation.
-        actor: handle of a `SamplerActor`.
-        shelf: where large images go.
-        on_failure: told what went wrong before a call raises `SamplerLostError`.
-    """
-
-    def __init__(self, sampler_id: str, actor: Any, shelf: ImageShelf, on_failure: Callable[[RayError], None]) -> None:
-        self._id = sampler_id
-        self._actor = actor
-        self._shelf = shelf
-        self._on_failure = on_failure
-
-    @property
-    def id(self) -> str:
-        """The name given."""
-        return self._id
-
-    async def sample_many(self, model: str, work: Sequence[SampleTask]) -> list[Votes]:
-        """Draw the shards; raises `SamplerLostError` when the actor is gone or cannot."""
-        images: dict[Image, int] = {}
-        shards = [(images.setdefault(unit.image, len(images)), unit.shard) for unit in work]
-        try:
-            placed = map(self._shelf.place, images)
-            return await self._actor.draw.remote(model, shards, traces_of(work), *placed)
-        except RayError as error:
-            if isinstance(error, RayTaskError) and isinstance(error.cause, BadImageError | EngineError):
-                raise error.cause from None  # the request's fault
-            self._on_failure(error)
-            raise SamplerLostError(f"{self._id}: {type(error).__name__}") from error
-
-
-class Seat:
+class SamplerSupervisor:
     """An actor that is kept alive, loaded and registered.
 
     Args:
         name: stays the same over restarts.
         create: makes a new actor on a node, or where there is room.
         home: the node that it is meant for, if any.
-        held: the models that every sampler must have, by key; shared by all seats and changed by the pool.
-        register: the coordinator.
-        shelf: where large images go.
+        required: the models that every sampler must have, by key; shared by all supervisors and changed by the pool.
+        registry: the coordinator.
+        images: where large images are kept.
     """
 
     def __init__(
@@ -118,12 +62,12 @@ class Seat:
         name: str,
         create: Callable[[str | None], Any],
         home: str | None,
-        held: dict[str, Held],
-        register: SamplerRegister,
-        shelf: ImageShelf,
+        required: dict[str, RequiredModel],
+        registry: SamplerRegistry,
+        images: ImageCache,
     ) -> None:
         self.name = name
-        self.state: SeatState = "starting"
+        self.state: Literal["starting", "ready", "lost"] = "starting"
         self.last_pong = 0.0
         self.up = asyncio.Event()
         """Set while the actor answers pings, whatever it has loaded."""
@@ -131,9 +75,9 @@ class Seat:
         self._create = create
         self._home = home
         self._actor = create(home)
-        self._held = held
-        self._register = register
-        self._shelf = shelf
+        self._required = required
+        self._registry = registry
+        self._images = images
         self._pong: Pong | None = None
         self._reports: dict[str, LoadReport] = {}
         self._registered: str | None = None
@@ -150,13 +94,13 @@ class Seat:
         """Where the actor runs, or is meant to."""
         return self._pong.node if self._pong else self._home
 
-    async def tend(self) -> None:
+    async def supervise(self) -> None:
         """Keep the actor serving until this task is cancelled."""
         failures = 0
         while True:
             try:
                 await self._wait_for_answer()
-                await self.fill()
+                await self.load_missing()
                 failures = 0
                 await self._watch()
             except (RayError, SamplerLostError, ModelLoadError, TimeoutError) as error:
@@ -186,10 +130,10 @@ class Seat:
         self.device = report.device
         return report
 
-    async def fill(self) -> None:
-        """Load every held model that is missing here; only then may the coordinator use this actor."""
+    async def load_missing(self) -> None:
+        """Load every required model that is missing here; only then may the coordinator use this actor."""
         async with self._filling:
-            while missing := [held for key, held in self._held.items() if key not in self._reports]:
+            while missing := [each for key, each in self._required.items() if key not in self._reports]:
                 try:
                     await self.load(missing[0].model, missing[0].files)
                 except (ModelLoadError, SamplerLostError):
@@ -197,12 +141,12 @@ class Seat:
                     self._doubt.set()
                     raise
             self.state = "ready"
-            if self._registered is None and self._held and self._pong:
+            if self._registered is None and self._required and self._pong:
                 self._registered = f"{self.name}.{self._pong.incarnation[:8]}"
-                sampler = RaySampler(self._registered, self._actor, self._shelf, self._failed)
+                sampler = RaySampler(self._registered, self._actor, self._images, self._failed)
                 reports = self._reports.values()
                 rate, batch = min(report.rate for report in reports), max(report.batch for report in reports)
-                self._register.add_sampler(sampler, rate, batch)
+                self._registry.add_sampler(sampler, rate, batch)
 
     async def unload(self, key: str) -> None:
         """Forget a model. An actor that is gone has forgotten it already."""
@@ -212,14 +156,13 @@ class Seat:
             await asyncio.wait_for(self._actor.unload.remote(key), PING_TIMEOUT_S)
         except (RayError, TimeoutError):
             self._doubt.set()
-        if not self._held:
+        if not self._required:
             self._deregister()
 
     def move(self, node: str) -> None:
         """Begin anew on another node."""
-        self._deregister()
         self._home = node
-        ray.kill(self._actor, no_restart=True)
+        self.end()
         self._doubt.set()
 
     def end(self) -> None:
@@ -228,7 +171,7 @@ class Seat:
         ray.kill(self._actor, no_restart=True)
 
     async def _wait_for_answer(self) -> None:
-        """Wait for a pong: without end where the actor is to be scheduled yet, else for a minute."""
+        """Wait for a pong: without end where the actor is still to be scheduled, else for a minute."""
         patience = None if self.state == "starting" else HUNG_AFTER_S
         try:
             pong = await self._ping(patience)
@@ -236,7 +179,7 @@ class Seat:
             _log.warning("Sampler %s has hung: its process is replaced.", self.name)
             ray.kill(self._actor, no_restart=False)
             raise
-        if self._pong is None or pong.incarnation != self._pong.incarnation:
+        if self._is_another(pong):
             self._reports.clear()
         self._pong = pong
         self._doubt.clear()
@@ -245,17 +188,18 @@ class Seat:
     async def _watch(self) -> None:
         """Ping until the actor fails, or turns out to be another incarnation."""
         while True:
-            if not self._doubt.is_set():
-                with contextlib.suppress(TimeoutError):
-                    # Not `wait_for`, which loses a cancellation that comes in the same moment (Python 3.11).
-                    async with asyncio.timeout(PING_EVERY_S):
-                        await self._doubt.wait()
+            with contextlib.suppress(TimeoutError):
+                # Not `wait_for`, which loses a cancellation that comes in the same moment (Python 3.11).
+                async with asyncio.timeout(PING_EVERY_S):
+                    await self._doubt.wait()
             self._doubt.clear()
-            pong = await self._ping(PING_TIMEOUT_S)
-            if self._pong is None or pong.incarnation != self._pong.incarnation:
+            if self._is_another(await self._ping(PING_TIMEOUT_S)):
                 raise SamplerLostError(f"{self.name} was restarted")
-            if self._registered is None and self._held:
-                await self.fill()
+            if self._registered is None and self._required:
+                await self.load_missing()
+
+    def _is_another(self, pong: Pong) -> bool:
+        return self._pong is None or pong.incarnation != self._pong.incarnation
 
     async def _ping(self, patience_s: float | None) -> Pong:
         async with asyncio.timeout(patience_s):
@@ -264,7 +208,7 @@ class Seat:
         return pong
 
     def _failed(self, error: RayError) -> None:
-        """A shard came back with an error: the coordinator drops this incarnation, see what is left of it."""
+        """A shard came back with an error. The coordinator drops this incarnation; see what is left of it."""
         self._registered = None
         if isinstance(error, RayTaskError) and not isinstance(error.cause, ModelMissingError):
             # The engine itself failed, and an accelerator's context may be lost with it.
@@ -286,5 +230,5 @@ class Seat:
 
     def _deregister(self) -> None:
         if self._registered is not None:
-            self._register.remove_sampler(self._registered)
+            self._registry.remove_sampler(self._registered)
             self._registered = None

@@ -1,8 +1,8 @@
-"""The shard hand-out: the noises of all requests to all samplers, and their votes back. Plain asyncio.
+"""The coordinator: hands the noises of all requests to all samplers, and takes their votes back. Plain asyncio.
 
-Each sampler works on one engine job while a second one waits beside it, so that it never waits for the
-coordinator. A job holds as many noises as the sampler draws in `job_seconds`, of as many requests as that
-takes: large requests spread over the samplers, small ones share a job. Results never depend on any of it.
+Each sampler works on one call while a second one waits beside it, so it never waits for the coordinator. A call holds
+as many noises as the sampler draws in `call_seconds`, of as many requests as that takes: large requests spread over the
+samplers, small ones share a call. Results never depend on any of it.
 """
 
 import asyncio
@@ -10,26 +10,30 @@ import math
 from collections.abc import Callable
 from typing import Any, TypeVar
 
-from spacte_workers.certification.algorithm import Certification, CertifySpec, DeadlineError, Outcome, Progress
+from spacte_workers.certification.algorithm import Certification, CertifySpec, Outcome, Progress
 from spacte_workers.certification.prediction import PredictionRun, PredictOutcome, PredictSpec
-from spacte_workers.errors import NoWorkersError, RuntimeFault
-from spacte_workers.shards import Image, Sampler, SamplerLostError, SampleTask, Shard, Votes
+from spacte_workers.deadlines import Deadline
+from spacte_workers.errors import DeadlineExceededError, NoWorkersError, RuntimeFault
+from spacte_workers.shards import Image, Sampler, SamplerLostError, Votes
 
-from .counters import Counters, Observer, RetryReason
-from .queues import Priority, Queues, Request, Rota
-from .slots import EngineJob, Slot, Slots
+from .observers import Observer, RetryReason, SampleCounters
+from .queues import FairQueue, Priority, Queues, Request
+from .slots import Call, Slot, Slots
 
 MAX_LOSSES = 4
-"""A shard that went down with so many samplers is taken for the cause."""
+"""A shard that lost so many samplers is taken for the cause. Chosen: one node's failure takes a few samplers at
+once."""
 
-DEADLINE_JOBS = 8
-"""A request with a deadline gets jobs short enough for so many, one after the other, to fit in its time."""
+DEADLINE_CALLS = 8
+"""A request with a deadline gets calls short enough for so many, one after the other, to fit in its time. Chosen: at
+most an eighth of the time is lost with the call that the deadline cuts off."""
 
-LEAST_JOB_SECONDS = 0.005
-"""A request is not cut into shorter jobs than this for the sake of idle samplers."""
+LEAST_CALL_SECONDS = 0.005
+"""A request is not cut into shorter calls than this to occupy idle samplers. Chosen: ten times what a Ray call
+costs."""
 
 PROGRESS_SECONDS = 0.1
-"""A request's progress is told no more often than this."""
+"""Progress of a request is told no more often than this. Chosen: a display that moves ten times a second is smooth."""
 
 OutcomeT = TypeVar("OutcomeT")
 
@@ -42,30 +46,30 @@ class Coordinator:
     """Hands the shards of all requests to all samplers. Lives on one event loop.
 
     Args:
-        job_seconds: how long an engine job should take. Longer jobs cost less overhead, shorter ones make
-            others wait less.
+        call_seconds: how long a call to a sampler should take. Longer calls cost less overhead, shorter ones make
+        others
+            wait less.
         patience_s: how long a request waits for a sampler where there is none.
-        on_lost: told the id of each sampler that went away with its work, when the coordinator has dropped
-            it.
+        on_lost: told the id of each sampler that was lost with its shards, when the coordinator has dropped it.
         observer: told of what is drawn, wasted and retried.
     """
 
     def __init__(
         self,
         *,
-        job_seconds: float = 0.1,
+        call_seconds: float = 0.1,
         patience_s: float = 30.0,
         on_lost: Callable[[str], None] | None = None,
         observer: Observer | None = None,
     ) -> None:
-        self.observer: Observer = observer or Counters()
-        self._job_seconds = job_seconds
+        self._observer: Observer = observer or SampleCounters()
+        self._call_seconds = call_seconds
         self._patience_s = patience_s
         self._on_lost = on_lost
         self._slots = Slots()
         self._requests: set[Request[Any]] = set()
         self._queues = Queues()
-        self._calls: set[asyncio.Task[None]] = set()
+        self._running: set[asyncio.Task[None]] = set()
         self._filling = False
         self._out_of_patience: asyncio.TimerHandle | None = None
         self._closed = False
@@ -85,7 +89,7 @@ class Coordinator:
         Args:
             sampler: where to draw.
             rate: a first guess of its speed in noises a second; it is measured from then on.
-            batch: rows that it always computes together; a job of fewer costs the same.
+            batch: rows that it always computes together; a call of fewer costs the same.
         """
         self.remove_sampler(sampler.id)
         self._slots.add(Slot(sampler, rate, batch))
@@ -106,7 +110,7 @@ class Coordinator:
         image: Image,
         spec: CertifySpec,
         *,
-        deadline_s: float | None = None,
+        deadline: Deadline | None = None,
         on_progress: Callable[[Progress], None] | None = None,
         on_start: Callable[[], None] | None = None,
         priority: Priority = "interactive",
@@ -116,14 +120,14 @@ class Coordinator:
         Args:
             model: what the samplers call the classifier.
             image: the pixels.
-            spec: what is asked; `spec.deadline` where there is a `deadline_s`.
-            deadline_s: settle after this time, from now, for what is proven then.
+            spec: what is asked; `spec.deadline` where the deadline has an end.
+            deadline: settle then for what is proven.
             on_progress: told how far it is, at most ten times a second.
             on_start: told when the first noises are handed out.
             priority: `interactive` requests go first.
 
         Raises:
-            DeadlineError: the deadline passed before the first look.
+            DeadlineExceededError: the deadline passed before the first look.
             NoWorkersError: there is no sampler, and none came in time.
             BrokenRequestError: samplers die of this request.
         """
@@ -131,15 +135,15 @@ class Coordinator:
         request = Request(model, image, run, priority, on_start)
         if on_progress:
             request.on_progress = lambda: on_progress(run.progress())
-        timer: asyncio.TimerHandle | None = None
-        if deadline_s is not None:
-            request.job_seconds = deadline_s / DEADLINE_JOBS
-            timer = asyncio.get_running_loop().call_later(deadline_s, self._expire, request, run)
+        left = deadline.seconds_left if deadline else None
+        if left is None:
+            return await self._answer(request)
+        request.call_seconds = left / DEADLINE_CALLS
+        timer = asyncio.get_running_loop().call_later(left, self._expire, request, run)
         try:
             return await self._answer(request)
         finally:
-            if timer:
-                timer.cancel()
+            timer.cancel()
 
     async def predict(
         self,
@@ -154,19 +158,19 @@ class Coordinator:
         return await self._answer(Request(model, image, PredictionRun(spec), priority, on_start))
 
     async def close(self) -> None:
-        """End every request with `NoWorkersError`, and let go of the samplers."""
+        """End every request with `NoWorkersError`, and forget the samplers."""
         self._closed = True
         for request in list(self._requests):
-            request.fail(NoWorkersError("The service is shutting down: send the request to another one."))
+            request.fail(_shutting_down())
         for slot in self._slots:
             self._drop(slot, "removed")
-        for call in list(self._calls):
-            call.cancel()
-        await asyncio.gather(*self._calls, return_exceptions=True)
+        for task in list(self._running):
+            task.cancel()
+        await asyncio.gather(*self._running, return_exceptions=True)
 
     async def _answer(self, request: Request[OutcomeT]) -> OutcomeT:
         if self._closed:
-            raise NoWorkersError("The service is shutting down: send the request to another one.")
+            raise _shutting_down()
         self._requests.add(request)
         self._queues.push(request)
         self._fill_soon()
@@ -176,20 +180,20 @@ class Coordinator:
         finally:
             self._requests.discard(request)
             self._queues.remove(request)
-            self._fill_soon()  # it may have been in the way of others, as one without time left is
+            self._fill_soon()  # a request without time left holds back those behind it
 
     def _expire(self, request: Request[Outcome], run: Certification) -> None:
         try:
             run.expire()
-        except DeadlineError as error:
+        except DeadlineExceededError as error:
             request.fail(error)
         else:
             self._settle(request)
 
     def _settle(self, request: Request[Any]) -> None:
         if request.run.done and not request.over:
-            self.observer.wasted(request.model, request.run.surplus, "past_stop")
-            request.settle()
+            self._observer.wasted(request.model, request.run.surplus, "past_stop")
+            request.answer.set_result(request.run.outcome())
 
     def _watch_samplers(self) -> None:
         """Where there is no sampler, wait for one only so long."""
@@ -203,100 +207,97 @@ class Coordinator:
             request.fail(NoWorkersError(f"No sampler came up within {self._patience_s:g} s: try again later."))
 
     def _fill_soon(self) -> None:
-        """Fill the free places once all that is happening now has happened, so that requests share jobs."""
+        """Fill the free slots once all that is happening now has happened, so that requests share calls."""
         if not self._filling and not self._closed:
             self._filling = True
             asyncio.get_running_loop().call_soon(self._fill)
 
     def _fill(self) -> None:
         self._filling = False
-        while (slot := self._slots.next_free()) is not None and (job := self._next_job(slot)) is not None:
-            self._slots.start(slot, job)
-            call = asyncio.get_running_loop().create_task(self._call(slot, job))
-            self._calls.add(call)
-            call.add_done_callback(self._calls.discard)
+        while (slot := self._slots.next_free()) is not None and (call := self._next_call(slot)) is not None:
+            self._slots.start(slot, call)
+            task = asyncio.get_running_loop().create_task(self._run(slot, call))
+            self._running.add(task)
+            task.add_done_callback(self._running.discard)
 
-    def _next_job(self, slot: Slot) -> EngineJob | None:
-        """Fill one engine job: what is sure to be needed first, of one model."""
-        seconds = self._job_seconds
-        room, size = slot.room(seconds), 0
-        parts: list[tuple[Request[Any], list[Shard]]] = []
-        served: list[tuple[Rota, Request[Any]]] = []
-        model: str | None = None
-        for rota, speculate in self._queues.in_order():
-            while size < room and (request := rota.pop(model)) is not None:
+    def _next_call(self, slot: Slot) -> Call | None:
+        """Fill a call for a sampler with shards of one model: those that are needed first, then speculative ones."""
+        call, model, seconds = Call(), None, self._call_seconds
+        room = slot.room(seconds)
+        popped: list[tuple[FairQueue, Request[Any]]] = []
+        for queue, speculate in self._queues.in_order():
+            while call.size < room and (request := queue.pop(model)) is not None:
                 if request.over:
                     continue
-                served.append((rota, request))
-                if request.job_seconds < seconds:
-                    seconds = request.job_seconds
+                popped.append((queue, request))
+                if request.call_seconds < seconds:
+                    seconds = request.call_seconds
                     room = slot.room(seconds)
-                share = min(room - size, self._share(slot, request, speculate))
-                if share <= 0 or (request.alone and parts):
-                    room = 0  # enough: this request begins the next job
+                share = min(room - call.size, self._share(slot, request, speculate))
+                if share <= 0 or (request.isolated and call.parts):
+                    room = 0  # this request begins the next call
                     break
                 shards = request.run.next_shards(share, speculate=speculate)
                 if not shards:
-                    served.pop()  # back in line when its votes come
+                    popped.pop()  # it is queued again when its votes come
                     continue
+                call.add(request, shards)
                 model = request.model
-                parts.append((request, shards))
-                size += sum(shard.stop - shard.start for shard in shards)
                 if request.on_start:
                     request.on_start()
                     request.on_start = None
-                if request.alone:
+                if request.isolated:
                     room = 0
-        for rota, request in served:
-            rota.push(request)
-        return EngineJob(parts, size) if parts else None
+        for queue, request in popped:
+            queue.push(request)
+        return call if call.parts else None
 
     def _share(self, slot: Slot, request: Request[Any], speculate: bool) -> int:
-        """The most noises of one request in one job: while samplers are idle, they share it between them."""
+        """The most noises of one request in one call: idle samplers share it between them."""
         idle = self._slots.idle
         if idle < 2 or len(self._requests) > idle:
-            return slot.room(self._job_seconds)
+            return slot.room(self._call_seconds)
         if speculate and request.run.available(speculate=False):
-            return 0  # the others first get their share of what is sure to be needed
+            return 0  # the others first get their share of what is needed
         even = math.ceil(request.run.available(speculate=speculate) / idle)
-        return max(slot.room(LEAST_JOB_SECONDS), even)
+        return max(slot.room(LEAST_CALL_SECONDS), even)
 
-    async def _call(self, slot: Slot, job: EngineJob) -> None:
-        work = [SampleTask(request.image, shard, request.trace) for request, shards in job.parts for shard in shards]
+    async def _run(self, slot: Slot, call: Call) -> None:
+        tasks = call.tasks
         try:
-            votes = await slot.sampler.sample_many(job.model, work)
-            if len(votes) != len(work):
-                raise RuntimeError(f"sampler {slot.sampler.id} returned {len(votes)} votes of {len(work)}")
+            votes = await slot.sampler.sample_many(call.model, tasks)
+            if len(votes) != len(tasks):
+                raise RuntimeError(f"sampler {slot.sampler.id} returned {len(votes)} votes of {len(tasks)}")
         except (SamplerLostError, asyncio.CancelledError):
             if self._closed:
                 return
-            if not job.dropped:
+            if not call.dropped:
                 self._drop(slot, "lost")
         except Exception as error:  # noqa: BLE001  a sampler's bug or a full memory must not stop the others
-            if not job.dropped:
-                self._slots.finish(slot, job)
-                self._fail(job, error)
+            if not call.dropped:
+                self._slots.finish(slot, call)
+                self._fail(call, error)
         else:
-            if not job.dropped:
-                self._slots.finish(slot, job)
-            self._receive(slot, job, votes)
+            if not call.dropped:
+                self._slots.finish(slot, call)
+            self._receive(slot, call, votes)
         self._fill_soon()
 
-    def _receive(self, slot: Slot, job: EngineJob, votes: list[Votes]) -> None:
+    def _receive(self, slot: Slot, call: Call, votes: list[Votes]) -> None:
         seconds = sum(vote.seconds for vote in votes)
-        slot.learn(job.size, seconds, self._job_seconds)
-        self.observer.drawn(job.model, job.size, seconds)
+        slot.learn(call.size, seconds, self._call_seconds)
+        self._observer.drawn(call.model, call.size, seconds)
         coming = iter(votes)
-        for request, shards in job.parts:
-            theirs = list(zip(shards, coming, strict=False))
+        for request, shards in call.parts:
+            pairs = list(zip(shards, coming, strict=False))
             if request.over:
                 reason = "cancelled" if request.answer.cancelled() else "past_stop"
-                self.observer.wasted(job.model, sum(shard.size for shard in shards), reason)
+                self._observer.wasted(call.model, sum(shard.size for shard in shards), reason)
                 continue
             try:
-                for shard, vote in theirs:
+                for shard, vote in pairs:
                     if not request.run.give(shard, vote):
-                        self.observer.wasted(job.model, shard.size, "retried")
+                        self._observer.wasted(call.model, shard.size, "retried")
                 self._settle(request)
                 self._tell(request)
             except Exception as error:  # noqa: BLE001  votes of another shape, or the caller's own callback
@@ -305,43 +306,42 @@ class Coordinator:
                 self._queues.push(request)
 
     def _tell(self, request: Request[Any]) -> None:
-        """Let the caller know how far it is, if that is wanted and not too often."""
-        if request.on_progress and not request.over:
-            now = asyncio.get_running_loop().time()
-            if now >= request.next_progress:
-                request.next_progress = now + PROGRESS_SECONDS
-                request.on_progress()
+        """Tell the caller how far it is, if that is wanted and not too often."""
+        now = asyncio.get_running_loop().time()
+        if request.on_progress and not request.over and now >= request.next_progress:
+            request.next_progress = now + PROGRESS_SECONDS
+            request.on_progress()
 
-    def _fail(self, job: EngineJob, error: Exception) -> None:
-        """An engine job failed: where several requests shared it, each is tried again by itself."""
-        requests = job.requests
+    def _fail(self, call: Call, error: Exception) -> None:
+        """A call failed: where several requests shared it, each is tried again by itself."""
+        requests = call.requests
         if len(requests) == 1:
             requests[0].fail(error)
             return
         for request in requests:
-            request.alone = True
-        self._again(job, "error")
+            request.isolated = True
+        self._retry(call, "error")
 
     def _drop(self, slot: Slot, reason: RetryReason) -> None:
         """Forget a sampler and have its shards drawn elsewhere."""
         self._slots.remove(slot)
-        for job in slot.jobs:
-            job.dropped = True
-            self._again(job, reason)
-        slot.jobs.clear()
+        for call in slot.calls:
+            call.dropped = True
+            self._retry(call, reason)
+        slot.calls.clear()
         if reason == "lost" and self._on_lost:
             self._on_lost(slot.sampler.id)
         self._fill_soon()
         self._watch_samplers()
 
-    def _again(self, job: EngineJob, reason: RetryReason) -> None:
-        self.observer.retried(sum(len(shards) for _, shards in job.parts), reason)
-        for request, shard in ((request, shard) for request, shards in job.parts for shard in shards):
+    def _retry(self, call: Call, reason: RetryReason) -> None:
+        self._observer.retried(sum(len(shards) for _, shards in call.parts), reason)
+        for request, shard in ((request, shard) for request, shards in call.parts for shard in shards):
             request.run.lost(shard)
             if reason == "lost":
                 request.losses[shard.phase, shard.start] += 1
                 losses = request.losses[shard.phase, shard.start]
-                request.alone |= losses > 1
+                request.isolated |= losses > 1
                 if losses >= MAX_LOSSES:
                     request.fail(
                         BrokenRequestError(
@@ -351,3 +351,7 @@ class Coordinator:
                     )
             if not request.over:
                 self._queues.push(request)
+
+
+def _shutting_down() -> NoWorkersError:
+    return NoWorkersError("The service is shutting down: send the request to another one.")

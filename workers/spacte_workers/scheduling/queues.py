@@ -4,21 +4,23 @@ import asyncio
 import math
 from collections import Counter, OrderedDict
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
 from typing import Any, Generic, Literal, TypeVar
 
+from spacte_workers.certification.sampling_run import SamplingRun
 from spacte_workers.shards import Image, Phase
-from spacte_workers.tracing import current
-
-from .runs import Run
+from spacte_workers.tracing import Trace, current
 
 Priority = Literal["interactive", "batch"]
 
 BATCH_TURN = 8
-"""Every so many engine jobs, batch requests go first, so that interactive ones can never starve them."""
+"""In every eighth call batch requests go first, so interactive ones never starve them. Chosen: an eighth of the
+samplers is little to an interactive caller, and enough that a job goes on."""
 
 OutcomeT = TypeVar("OutcomeT")
 
 
+@dataclass(eq=False, slots=True)
 class Request(Generic[OutcomeT]):
     """One image on its way to an answer.
 
@@ -26,55 +28,34 @@ class Request(Generic[OutcomeT]):
         model: what the samplers call the classifier.
         image: the pixels.
         run: the certification or prediction.
-        answer: gets the outcome.
-        job_seconds: how long an engine job with this request in it may take.
+        priority: `interactive` or `batch`.
         on_start: called when the first noises are handed out.
         on_progress: called when votes have come in.
-        alone: never share an engine job with others, because this request is suspected of breaking them.
-        losses: how often each shard, by phase and start, went down with its sampler.
+        next_progress: when it may be called again, by the event loop's clock.
+        call_seconds: how long a call with this request in it may take.
+        isolated: share no call with other requests, because this one is suspected of breaking them.
+        losses: how often the sampler of each shard, by phase and start, was lost.
         trace: whose request it is, for the samplers' spans and log lines.
+        answer: gets the outcome.
     """
 
-    __slots__ = (
-        "alone",
-        "answer",
-        "image",
-        "job_seconds",
-        "losses",
-        "model",
-        "next_progress",
-        "on_progress",
-        "on_start",
-        "priority",
-        "run",
-        "trace",
-    )
-
-    def __init__(
-        self, model: str, image: Image, run: Run[OutcomeT], priority: Priority, on_start: Callable[[], None] | None
-    ) -> None:
-        self.model = model
-        self.image = image
-        self.run = run
-        self.trace = current()
-        self.priority: Priority = priority
-        self.answer: asyncio.Future[OutcomeT] = asyncio.get_running_loop().create_future()
-        self.on_start = on_start
-        self.job_seconds = math.inf
-        self.on_progress: Callable[[], None] | None = None
-        self.next_progress = 0.0
-        self.alone = False
-        self.losses: Counter[tuple[Phase, int]] = Counter()
+    model: str
+    image: Image
+    run: SamplingRun[OutcomeT]
+    priority: Priority
+    on_start: Callable[[], None] | None = None
+    on_progress: Callable[[], None] | None = None
+    next_progress: float = 0.0
+    call_seconds: float = math.inf
+    isolated: bool = False
+    losses: Counter[tuple[Phase, int]] = field(default_factory=Counter)
+    trace: Trace | None = field(default_factory=current)
+    answer: asyncio.Future[OutcomeT] = field(default_factory=lambda: asyncio.get_running_loop().create_future())
 
     @property
     def over(self) -> bool:
         """Whether it is answered, failed or cancelled."""
         return self.answer.done()
-
-    def settle(self) -> None:
-        """Answer with the outcome, once there is one."""
-        if self.run.done and not self.over:
-            self.answer.set_result(self.run.outcome())
 
     def fail(self, error: Exception) -> None:
         """Answer with an error."""
@@ -82,64 +63,62 @@ class Request(Generic[OutcomeT]):
             self.answer.set_exception(error)
 
 
-class Rota:
-    """Requests that may have noises to hand out, in turn; models take turns too. All in constant time."""
+class FairQueue:
+    """Requests that may have noises to hand out, in turn; models take turns too. Everything takes constant time."""
 
     def __init__(self) -> None:
         self._models: OrderedDict[str, OrderedDict[Request[Any], None]] = OrderedDict()
 
     def push(self, request: Request[Any]) -> None:
-        """Put a request last in line, unless it is in line."""
+        """Put a request at the end, unless it is in the queue."""
         self._models.setdefault(request.model, OrderedDict()).setdefault(request)
 
     def pop(self, model: str | None) -> Request[Any] | None:
-        """Take the first in line for a model, or for the model whose turn it is."""
+        """Take the first request of a model, or of the model whose turn it is."""
         if model is None:
             if not self._models:
                 return None
             model = next(iter(self._models))
             self._models.move_to_end(model)
-        line = self._models.get(model)
-        if line is None:
+        if model not in self._models:
             return None
-        request, _ = line.popitem(last=False)
-        if not line:
-            del self._models[model]
+        request = next(iter(self._models[model]))
+        self.remove(request)
         return request
 
     def remove(self, request: Request[Any]) -> None:
-        """Take a request out of line, if it is in line."""
-        line = self._models.get(request.model)
-        if line is not None and request in line:
-            del line[request]
-            if not line:
+        """Take a request out, if it is in the queue."""
+        requests = self._models.get(request.model)
+        if requests is not None and request in requests:
+            del requests[request]
+            if not requests:
                 del self._models[request.model]
 
 
 class Queues:
-    """Four rotas: interactive and batch, each for work sure to be needed and for work that may be wasted."""
+    """Four queues: interactive and batch, each for noises that are needed and for noises that may be wasted."""
 
     def __init__(self) -> None:
-        self._sure: dict[Priority, Rota] = {"interactive": Rota(), "batch": Rota()}
-        self._maybe: dict[Priority, Rota] = {"interactive": Rota(), "batch": Rota()}
+        self._needed: dict[Priority, FairQueue] = {"interactive": FairQueue(), "batch": FairQueue()}
+        self._speculative: dict[Priority, FairQueue] = {"interactive": FairQueue(), "batch": FairQueue()}
         self._turn = 0
 
     def push(self, request: Request[Any]) -> None:
         """The request may have noises to hand out (again)."""
-        self._sure[request.priority].push(request)
-        self._maybe[request.priority].push(request)
+        self._needed[request.priority].push(request)
+        self._speculative[request.priority].push(request)
 
     def remove(self, request: Request[Any]) -> None:
-        """The request is over. While samplers are busy nothing is popped from the rotas of work that may be wasted."""
-        self._sure[request.priority].remove(request)
-        self._maybe[request.priority].remove(request)
+        """The request is over. While samplers are busy, nothing else takes it from the speculative queues."""
+        self._needed[request.priority].remove(request)
+        self._speculative[request.priority].remove(request)
 
-    def in_order(self) -> Iterator[tuple[Rota, bool]]:
-        """The rotas in the order in which the next engine job is filled, and whether each speculates."""
+    def in_order(self) -> Iterator[tuple[FairQueue, bool]]:
+        """The queues in the order in which the next call is filled, and whether each is speculative."""
         self._turn += 1
-        first: Priority = "batch" if self._turn % BATCH_TURN == 0 else "interactive"
-        then: Priority = "interactive" if first == "batch" else "batch"
-        for priority in (first, then):
-            yield self._sure[priority], False
-        for priority in (first, then):
-            yield self._maybe[priority], True
+        order: tuple[Priority, Priority] = ("interactive", "batch")
+        if self._turn % BATCH_TURN == 0:
+            order = ("batch", "interactive")
+        for queues, speculative in ((self._needed, False), (self._speculative, True)):
+            for priority in order:
+                yield queues[priority], speculative

@@ -1,35 +1,39 @@
-"""The samplers as the coordinator sees them: who has a place free, how fast each is, what it has in hand."""
+"""The samplers as the coordinator sees them: who can take a call, how fast each is, what it works on."""
 
 import math
 from collections.abc import Iterator
+from dataclasses import dataclass, field
 from typing import Any
 
-from spacte_workers.shards import Sampler, Shard
+from spacte_workers.shards import Sampler, SampleTask, Shard
 
 from .queues import Request
 
 MAX_IN_FLIGHT = 2
-"""Engine jobs that a sampler has at a time: one that it works on, one that waits."""
+"""Calls that a sampler has at a time. Chosen: one that it works on and one that waits, so it never waits itself."""
 
-_RATE_MEMORY = 0.3  # weight of the latest job in a sampler's rate
-_CAUTION = 0.25  # the first job's share of the usual length, while the rate is only a guess
+_RATE_MEMORY = 0.3  # chosen: weight of the latest call in a sampler's rate; after ten calls an old rate is forgotten
+_CAUTION = 0.25  # chosen: the first call's share of the usual length, while the rate is only a guess
 
 
-class EngineJob:
-    """What a sampler draws in one call: shards of one or more requests, all of one model.
+@dataclass(eq=False, slots=True)
+class Call:
+    """What a sampler draws at once: shards of one or more requests, all of one model.
 
-    Args:
+    Attributes:
         parts: each request with its shards.
         size: noises in all.
+        dropped: whether its sampler has been given up and its shards are handed out again.
     """
 
-    __slots__ = ("dropped", "parts", "size")
+    parts: list[tuple[Request[Any], list[Shard]]] = field(default_factory=list)
+    size: int = 0
+    dropped: bool = False
 
-    def __init__(self, parts: list[tuple[Request[Any], list[Shard]]], size: int) -> None:
-        self.parts = parts
-        self.size = size
-        self.dropped = False
-        """Whether its sampler has been given up and its shards are handed out again."""
+    def add(self, request: Request[Any], shards: list[Shard]) -> None:
+        """Take in shards of a request."""
+        self.parts.append((request, shards))
+        self.size += sum(shard.size for shard in shards)
 
     @property
     def model(self) -> str:
@@ -41,28 +45,38 @@ class EngineJob:
         """The requests that it serves, each once."""
         return list(dict.fromkeys(request for request, _ in self.parts))
 
+    @property
+    def tasks(self) -> list[SampleTask]:
+        """What the sampler gets."""
+        return [SampleTask(request.image, shard, request.trace) for request, shards in self.parts for shard in shards]
 
+
+@dataclass(eq=False, slots=True)
 class Slot:
-    """One sampler."""
+    """One sampler.
 
-    __slots__ = ("batch", "jobs", "measured", "rate", "sampler")
+    Attributes:
+        sampler: where to draw.
+        rate: rows a second; a guess until it is `measured`.
+        batch: rows that it always computes together.
+        calls: what it works on.
+    """
 
-    def __init__(self, sampler: Sampler, rate: float, batch: int) -> None:
-        self.sampler = sampler
-        self.rate = rate
-        self.batch = batch
-        self.measured = False
-        self.jobs: set[EngineJob] = set()
+    sampler: Sampler
+    rate: float
+    batch: int
+    measured: bool = False
+    calls: set[Call] = field(default_factory=set)
 
     def room(self, seconds: float) -> int:
-        """How many noises make a job of this length: full batches, at least one; none in no time."""
+        """How many noises make a call of this length: full batches, at least one; none in no time."""
         if not self.measured:
             seconds *= _CAUTION
         return max(1, round(self.rate * seconds / self.batch)) * self.batch if seconds > 0.0 else 0
 
-    def learn(self, noises: int, seconds: float, job_seconds: float) -> None:
-        """Measure the rate, in rows that are computed, from a job that was neither tiny nor quick."""
-        if seconds <= 0.0 or (seconds < job_seconds and 2 * noises < self.room(job_seconds)):
+    def learn(self, noises: int, seconds: float, call_seconds: float) -> None:
+        """Measure the rate, in rows that are computed, from a call that was neither tiny nor quick."""
+        if seconds <= 0.0 or (seconds < call_seconds and 2 * noises < self.room(call_seconds)):
             return
         rate = math.ceil(noises / self.batch) * self.batch / seconds
         self.rate += (_RATE_MEMORY if self.measured else 1.0) * (rate - self.rate)
@@ -70,7 +84,7 @@ class Slot:
 
 
 class Slots:
-    """All samplers, by how many jobs they have: those without one come first. Everything in constant time."""
+    """All samplers, by how many calls they have: those without one come first. Everything takes constant time."""
 
     def __init__(self) -> None:
         self._by_id: dict[str, Slot] = {}
@@ -84,7 +98,7 @@ class Slots:
 
     @property
     def idle(self) -> int:
-        """How many have no job."""
+        """How many have no call."""
         return len(self._free[0])
 
     def get(self, sampler_id: str) -> Slot | None:
@@ -92,7 +106,7 @@ class Slots:
         return self._by_id.get(sampler_id)
 
     def add(self, slot: Slot) -> None:
-        """A new sampler, without a job."""
+        """A new sampler, without a call."""
         self._by_id[slot.sampler.id] = slot
         self._free[0][slot] = None
 
@@ -103,19 +117,19 @@ class Slots:
             free.pop(slot, None)
 
     def next_free(self) -> Slot | None:
-        """A sampler that can take a job, if possible one that has none."""
+        """A sampler that can take a call, if possible one that has none."""
         return next((slot for free in self._free for slot in free), None)
 
-    def start(self, slot: Slot, job: EngineJob) -> None:
-        """The sampler has got a job."""
-        del self._free[len(slot.jobs)][slot]
-        slot.jobs.add(job)
-        if len(slot.jobs) < MAX_IN_FLIGHT:
-            self._free[len(slot.jobs)][slot] = None
+    def start(self, slot: Slot, call: Call) -> None:
+        """The sampler has got a call."""
+        del self._free[len(slot.calls)][slot]
+        slot.calls.add(call)
+        if len(slot.calls) < MAX_IN_FLIGHT:
+            self._free[len(slot.calls)][slot] = None
 
-    def finish(self, slot: Slot, job: EngineJob) -> None:
-        """The sampler is done with a job."""
-        if len(slot.jobs) < MAX_IN_FLIGHT:
-            del self._free[len(slot.jobs)][slot]
-        slot.jobs.remove(job)
-        self._free[len(slot.jobs)][slot] = None
+    def finish(self, slot: Slot, call: Call) -> None:
+        """The sampler is done with a call."""
+        if len(slot.calls) < MAX_IN_FLIGHT:
+            del self._free[len(slot.calls)][slot]
+        slot.calls.remove(call)
+        self._free[len(slot.calls)][slot] = None

@@ -1,8 +1,8 @@
-"""The models of a folder: which there are, which are served, and who is using which version right now.
+"""The models of a folder: which there are, which are served, and how many requests use each version right now.
 
-A model has a *name* (its folder's) and a *version* (its checkpoint's SHA-256). Samplers know it by its *key*,
-which holds both, so that two versions of one name can be loaded at once: a replacement is loaded and checked
-under its own key, then the name is pointed at it, and the old version goes when its last request is answered.
+A model has a *name* (its folder's) and a *version* (its checkpoint's SHA-256). Samplers know it by its *key*, which
+holds both, so that two versions of one name can be loaded at once: a replacement is loaded and checked under its own
+key, then the name is pointed at it, and the old version is unloaded when its last request is answered.
 """
 
 import asyncio
@@ -13,9 +13,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from spacte_client.types import Model, Precision, Sample
+from spacte_client.types import Model, Precision, PredictParams, Sample
 from spacte_workers.certification.certificates import ModelIdentity
-from spacte_workers.errors import ModelNotFoundError, ModelNotReadyError
+from spacte_workers.errors import BadParameterError, ModelNotFoundError, ModelNotReadyError, check_consensus
+from spacte_workers.images import BadImageError
+from spacte_workers.shards import Image
 
 if TYPE_CHECKING:
     from spacte_core.checkpoint import CheckpointConfig
@@ -32,7 +34,7 @@ class ServedModel:
         version: SHA-256 over the checkpoint.
         folder: where the checkpoint is.
         config: what the checkpoint says about itself.
-        precision, kernels: the arithmetic in which it votes, and what computes it, known once a sampler has loaded it.
+        precision, kernels: arithmetic of its votes, and what computes them, as the samplers have loaded it.
     """
 
     name: str
@@ -54,6 +56,24 @@ class ServedModel:
         """What an answer says about the model."""
         return ModelIdentity(self.name, self.version, tuple(self.config.class_names), self.precision, self.kernels)
 
+    def check(self, params: PredictParams, image: Image) -> None:
+        """See that the model takes this image and offers what is asked.
+
+        Raises:
+            BadImageError: the image does not have the model's input shape.
+            BadParameterError: another sigma, more heads than there are, or grid noise for an image off the 8-bit grid.
+        """
+        expected, sigma = list(self.config.model.input_shape), self.config.sigma
+        if list(image.shape) != expected:
+            raise BadImageError(f"The image has shape {list(image.shape)}, but model {self.name} takes {expected}.")
+        if params.sigma is not None and params.sigma != sigma:
+            only = f"Model {self.name} is served at sigma {sigma:g} only"
+            raise BadParameterError("sigma", f"{only}: ask for that, or leave it out.")
+        check_consensus(params.k_consensus, self.config.model.heads, f"Model {self.name}")
+        if params.noise == "grid" and image.dtype != "uint8":
+            sentence = "Grid noise is for 8-bit images, and this one is between their steps: ask for float noise."
+            raise BadParameterError("noise", sentence)
+
     @contextmanager
     def used(self) -> Generator["ServedModel"]:
         """Keep this version loaded while a request runs on it."""
@@ -73,8 +93,8 @@ class ServedModel:
 
 
 @dataclass
-class Entry:
-    """What is known of one name: the newest reading of its folder, and the version that answers, if any."""
+class ModelEntry:
+    """What is known of one name: what its folder held when it was last read, and the version that answers, if any."""
 
     folder: Path
     config: "CheckpointConfig | None" = None
@@ -88,20 +108,19 @@ class ModelStore:
     """The checkpoints below a folder, by name.
 
     Args:
-        folder: one checkpoint, or a folder whose sub-folders are checkpoints. A sub-folder that holds
-            neither `config.json` nor `model.safetensors` is not a model; one whose files cannot be read is a
-            failed model.
+        folder: one checkpoint, or a folder whose sub-folders are checkpoints. A sub-folder without `config.json` and
+            `model.safetensors` is not a model; one whose files cannot be read is a failed model.
     """
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        self._entries: dict[str, Entry] = {}
+        self._entries: dict[str, ModelEntry] = {}
 
     def scan(self) -> list[str]:
         """Read the folder again, and return the names in it, sorted.
 
-        New checkpoints appear as `unloaded`, broken ones as `failed` with the reason; a name whose folder is
-        gone disappears unless it is being served.
+        New checkpoints appear as `unloaded`, broken ones as `failed` with the reason; a name whose folder is gone
+        disappears unless it is being served.
         """
         found = {folder.name: folder for folder in self._folders()}
         for name, folder in found.items():
@@ -110,7 +129,7 @@ class ModelStore:
             del self._entries[name]
         return sorted(found)
 
-    def refresh(self, name: str) -> Entry:
+    def refresh(self, name: str) -> ModelEntry:
         """Read the config and the version of one model again, without its weights.
 
         Where they cannot be read, the entry's `reason` says why; a version that answers goes on answering.
@@ -125,16 +144,16 @@ class ModelStore:
         self.failed(name, f"{entry.folder} holds no checkpoint any more: put it back.")
         return entry
 
-    def entry(self, name: str) -> Entry:
+    def entry(self, name: str) -> ModelEntry:
         """What is known of a name.
 
         Raises:
             ModelNotFoundError: no model has this name.
         """
-        try:
-            return self._entries[name]
-        except KeyError:
-            raise self.unknown(name) from None
+        if name not in self._entries:
+            there = ", ".join(self.names()) or "none"
+            raise ModelNotFoundError(f"There is no model called {name!r}: choose one of those served ({there}).")
+        return self._entries[name]
 
     def names(self) -> list[str]:
         """All names, sorted."""
@@ -145,13 +164,16 @@ class ModelStore:
 
         Raises:
             ModelNotFoundError: no such name, or none named where several are served.
-            ModelNotReadyError: it is there, but not loaded; or none is named, and all are loading yet.
+            ModelNotReadyError: it is there, but not loaded; or none is named, and all are still loading.
         """
-        if name is None:
-            name = self._only_one()
+        name = self._only_one() if name is None else name
         entry = self.entry(name)
         if entry.served is None:
-            raise ModelNotReadyError(_not_ready(name, entry), entry.state)
+            why = {
+                "loading": "is still loading: try again in a moment.",
+                "failed": f"could not be loaded: {entry.reason}",
+            }.get(entry.state, "is not loaded: load it first.")
+            raise ModelNotReadyError(f"Model {name} {why}", entry.state)
         return entry.served
 
     def all_served(self) -> list[ServedModel]:
@@ -159,7 +181,7 @@ class ModelStore:
         return [entry.served for entry in self._entries.values() if entry.served]
 
     def loading(self, name: str) -> None:
-        """Say that a version of this name is being loaded. One that already answers goes on: it stays `ready`."""
+        """A version of this name is being loaded. If another one answers meanwhile, the name stays `ready`."""
         entry = self.entry(name)
         if entry.served is None:
             entry.state = "loading"
@@ -172,12 +194,12 @@ class ModelStore:
         return before
 
     def failed(self, name: str, reason: str) -> None:
-        """Record why a version could not be loaded. One that already answers goes on answering."""
+        """Record why a version could not be loaded. If another one answers, it goes on answering."""
         entry = self.entry(name)
         entry.state, entry.reason = ("ready" if entry.served else "failed"), reason
 
     def unloaded(self, name: str) -> ServedModel | None:
-        """Let the name answer no more, and return the version that did."""
+        """Stop answering under a name, and return the version that did."""
         entry = self.entry(name)
         before, entry.served = entry.served, None
         entry.state, entry.reason = "unloaded", ""
@@ -207,15 +229,10 @@ class ModelStore:
                 found.append(Sample(name=file.stem, label=int(label), label_name=names[int(label)], data=data))
         return found
 
-    def unknown(self, name: str) -> ModelNotFoundError:
-        """The error for a name that is not here."""
-        there = ", ".join(self.names()) or "none"
-        return ModelNotFoundError(f"There is no model called {name!r}: choose one of those served ({there}).")
-
-    def _read(self, name: str, folder: Path) -> Entry:
+    def _read(self, name: str, folder: Path) -> ModelEntry:
         from spacte_core.checkpoint import CheckpointError, read_config
 
-        entry = self._entries.setdefault(name, Entry(folder))
+        entry = self._entries.setdefault(name, ModelEntry(folder))
         try:
             entry.config, entry.version = read_config(folder)
         except CheckpointError as error:
@@ -256,33 +273,13 @@ def _is_checkpoint(folder: Path) -> bool:
     return (folder / "config.json").exists() or (folder / "model.safetensors").exists()
 
 
-def _not_ready(name: str, entry: Entry) -> str:
-    match entry.state:
-        case "loading":
-            return f"Model {name} is still loading: try again in a moment."
-        case "failed":
-            return f"Model {name} could not be loaded: {entry.reason}"
-        case _:
-            return f"Model {name} is not loaded: load it first."
-
-
-def _on_the_wire(name: str, entry: Entry) -> Model:
+def _on_the_wire(name: str, entry: ModelEntry) -> Model:
     served = entry.served
     config = served.config if served else entry.config
     if config is None:
-        return Model(
-            name=name,
-            version="",
-            arch="unknown",
-            heads=0,
-            method="unknown",
-            sigmas=[],
-            num_classes=0,
-            class_names=[],
-            input_shape=[],
-            normalization="unknown",
-            state=entry.state,
-        )
+        unknown = dict.fromkeys(("arch", "method", "normalization"), "unknown")
+        empty = {"heads": 0, "num_classes": 0, "sigmas": [], "class_names": [], "input_shape": []}
+        return Model(name=name, version="", state=entry.state, **unknown, **empty)
     return Model(
         name=name,
         version=served.version if served else entry.version or "",

@@ -5,6 +5,7 @@ The pool on Ray is `spacte_workers.cluster.RayPool`; it keeps the same promises.
 
 import asyncio
 import os
+import time
 from collections.abc import Awaitable, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
@@ -48,13 +49,9 @@ class ModelFiles:
         """To be loaded as another sampler has loaded it.
 
         A certificate is about one function: all samplers vote in the same arithmetic, the same batches and with the
-        same kernels, whose roundings differ.
+        same kernels, because others round differently.
         """
         return replace(self, precision=report.precision, batch=report.batch, kernels=report.kernels)
-
-    def moved_to(self, folder: Path) -> "ModelFiles":
-        """The same checkpoint in another folder."""
-        return replace(self, folder=folder)
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,7 +76,7 @@ class LoadReport:
 
 
 @dataclass(frozen=True, slots=True)
-class Census:
+class PoolStatus:
     """How many samplers are in which state, and what they run on."""
 
     ready: int
@@ -93,7 +90,7 @@ class Census:
         return self.ready + self.starting + self.lost
 
 
-class SamplerRegister(Protocol):
+class SamplerRegistry(Protocol):
     """Where a pool announces its samplers: the coordinator."""
 
     def add_sampler(self, sampler: Sampler, rate: float, batch: int = 1) -> None:
@@ -111,7 +108,7 @@ class Pool(Protocol):
     Every sampler that is registered has every loaded model, so that any shard can go to any sampler.
     """
 
-    async def start(self, register: SamplerRegister) -> None:
+    async def start(self, registry: SamplerRegistry) -> None:
         """Bring the samplers up, and register each when it can draw. Returns when that is under way."""
         ...
 
@@ -132,20 +129,23 @@ class Pool(Protocol):
         """Forget a model on every sampler."""
         ...
 
-    def census(self) -> Census:
+    def status(self) -> PoolStatus:
         """How many samplers there are now."""
         ...
 
 
-def open_engine(model: ModelFiles, device: str | None = None) -> "Engine":
+def load_engine(model: ModelFiles, device: str | None = None) -> "tuple[Engine, LoadReport]":
     """Load a checkpoint into an engine, which checks itself.
 
     Raises:
         ModelLoadError: the checkpoint is broken, is another version, or does not run here.
     """
+    import torch
+
     from spacte_core.checkpoint import CheckpointError, load_checkpoint
     from spacte_workers.engine import Engine
 
+    started = time.perf_counter()
     try:
         checkpoint = load_checkpoint(model.folder)
     except CheckpointError as error:
@@ -153,7 +153,7 @@ def open_engine(model: ModelFiles, device: str | None = None) -> "Engine":
     if checkpoint.version != model.version:
         raise ModelLoadError("The checkpoint changed while it was being loaded: load it again.")
     try:
-        return Engine.from_checkpoint(
+        engine = Engine.from_checkpoint(
             checkpoint,
             precision=model.precision,
             allow_int8=model.rule.allow_int8,
@@ -164,6 +164,9 @@ def open_engine(model: ModelFiles, device: str | None = None) -> "Engine":
         )
     except (RuntimeError, ValueError) as error:  # out of memory, an operation without a kernel, a failed check
         raise ModelLoadError(f"The model does not run on this sampler: {error}") from error
+    name = torch.cuda.get_device_name(engine.device) if engine.device.type == "cuda" else engine.device.type
+    seconds = time.perf_counter() - started
+    return engine, LoadReport(engine.precision, name, engine.measured_rate, engine.batch, engine.kernels, seconds)
 
 
 class LocalSampler:
@@ -175,43 +178,33 @@ class LocalSampler:
     """
 
     def __init__(self, sampler_id: str, device: str | None = None) -> None:
-        self._id = sampler_id
+        self.id = sampler_id
         self._device = device
         self._engines: dict[str, Engine] = {}
         self._thread = ThreadPoolExecutor(1, thread_name_prefix=sampler_id)
 
-    @property
-    def id(self) -> str:
-        """The name given."""
-        return self._id
-
     async def load(self, model: ModelFiles) -> LoadReport:
         """Load a model and check it; raises `ModelLoadError`."""
         loop = asyncio.get_running_loop()
-        started = loop.time()
-        engine = await loop.run_in_executor(self._thread, open_engine, model, self._device)
-        self._engines[model.key] = engine
-        seconds = loop.time() - started
-        device = str(engine.device)
-        return LoadReport(engine.precision, device, engine.measured_rate, engine.batch, engine.kernels, seconds)
+        self._engines[model.key], report = await loop.run_in_executor(self._thread, load_engine, model, self._device)
+        return report
 
     def unload(self, key: str) -> None:
         """Forget a model."""
         self._engines.pop(key, None)
 
-    async def sample_many(self, model: str, work: Sequence[SampleTask]) -> list[Votes]:
+    async def sample_many(self, model: str, tasks: Sequence[SampleTask]) -> list[Votes]:
         """Draw the shards; raises `SamplerLostError` when the sampler has been closed or lacks the model."""
         try:
             engine = self._engines[model]
-            drawn = asyncio.get_running_loop().run_in_executor(self._thread, self._draw, engine, model, work)
+            drawn = asyncio.get_running_loop().run_in_executor(self._thread, self._draw, engine, model, tasks)
         except (KeyError, RuntimeError) as error:  # the executor says RuntimeError once it is shut down
-            raise SamplerLostError(f"{self._id} is closed or has no {model}") from error
+            raise SamplerLostError(f"{self.id} is closed or has no {model}") from error
         return await drawn
 
-    def _draw(self, engine: "Engine", model: str, work: Sequence[SampleTask]) -> list[Votes]:
-        noises = sum(unit.shard.size for unit in work)
-        with drawing(self._id, model, noises, traces_of(work)):
-            return engine.votes_many([(unit.image, unit.shard) for unit in work])
+    def _draw(self, engine: "Engine", model: str, tasks: Sequence[SampleTask]) -> list[Votes]:
+        with drawing(self.id, model, sum(task.shard.size for task in tasks), traces_of(tasks)):
+            return engine.votes_many([(task.image, task.shard) for task in tasks])
 
     def close(self) -> None:
         """Finish the shard being drawn, and take no more."""
@@ -229,14 +222,14 @@ class LocalPool:
     def __init__(self, samplers: int | None = None) -> None:
         self._wanted = samplers
         self._samplers: list[LocalSampler] = []
-        self._models: dict[str, ModelFiles] = {}
-        self._register: SamplerRegister | None = None
+        self._models: set[str] = set()
+        self._registry: SamplerRegistry | None = None
         self._changing = asyncio.Lock()
         self._device = "cpu"
 
-    async def start(self, register: SamplerRegister) -> None:
+    async def start(self, registry: SamplerRegistry) -> None:
         """Open the threads; they are registered once the first model is loaded."""
-        self._register = register
+        self._registry = registry
         keep_freed_memory()  # before the samplers' threads allocate
         devices = await asyncio.to_thread(_devices, self._wanted)
         self._device = devices[0]
@@ -244,61 +237,65 @@ class LocalPool:
 
     async def stop(self) -> None:
         """Take the samplers from the coordinator and end their threads."""
+        self._deregister()
         samplers, self._samplers = self._samplers, []
         for sampler in samplers:
-            if self._register and self._models:
-                self._register.remove_sampler(sampler.id)
             await asyncio.to_thread(sampler.close)
         self._models.clear()
 
     async def load(self, model: ModelFiles) -> LoadReport:
         """Load a model on each sampler in turn, so that the others serve meanwhile."""
         async with self._changing:
-            if not self._samplers or self._register is None:
+            if not self._samplers or self._registry is None:
                 raise NoWorkersError("The samplers have not been started.")
-            report = await load_in_turn(model, [(sampler.load, sampler.unload) for sampler in self._samplers])
-            first = not self._models
-            self._models[model.key] = model
-            if first:
+            report = await load_on_each(model, [(sampler.load, sampler.unload) for sampler in self._samplers])
+            if not self._models:
                 for sampler in self._samplers:
-                    self._register.add_sampler(sampler, report.rate, report.batch)
+                    self._registry.add_sampler(sampler, report.rate, report.batch)
+            self._models.add(model.key)
             return report
 
     async def unload(self, key: str) -> None:
         """Forget a model on each sampler."""
         async with self._changing:
-            self._models.pop(key, None)
             for sampler in self._samplers:
                 sampler.unload(key)
-            if not self._models and self._register:
-                for sampler in self._samplers:
-                    self._register.remove_sampler(sampler.id)
+            if self._models == {key}:
+                self._deregister()
+            self._models.discard(key)
 
-    def census(self) -> Census:
+    def status(self) -> PoolStatus:
         """Threads do not get lost: all are ready once one model is loaded."""
         count = len(self._samplers)
-        return Census(count, 0, 0, self._device) if self._models else Census(0, count, 0, self._device)
+        return PoolStatus(count, 0, 0, self._device) if self._models else PoolStatus(0, count, 0, self._device)
+
+    def _deregister(self) -> None:
+        if self._registry and self._models:
+            for sampler in self._samplers:
+                self._registry.remove_sampler(sampler.id)
 
 
-async def load_in_turn(
+async def load_on_each(
     model: ModelFiles, samplers: list[tuple[Callable[[ModelFiles], Awaitable[LoadReport]], Callable[[str], None]]]
 ) -> LoadReport:
-    """Load on one sampler after the other, as the first one chose; after an error none keeps the model."""
+    """Load on one sampler after the other, as the first one chose; after an error none keeps the model.
+
+    Args:
+        model: what to load.
+        samplers: of each, how it loads a model and how it forgets one; at least one.
+    """
     loaded: list[Callable[[str], None]] = []
-    report: LoadReport | None = None
+    reports: list[LoadReport] = []
     for load, unload in samplers:
         try:
-            latest = await load(model)
+            reports.append(await load(model))
         except ModelLoadError:
             for forget in loaded:
                 forget(model.key)
             raise
         loaded.append(unload)
-        report = report or latest
-        model = model.as_chosen(report)
-    if report is None:
-        raise NoWorkersError("There is no sampler to load a model on.")
-    return report
+        model = model.as_chosen(reports[0])
+    return reports[0]
 
 
 def _devices(wanted: int | None) -> list[str]:

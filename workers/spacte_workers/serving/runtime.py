@@ -1,7 +1,7 @@
 """What the gateway asks of the workers: models, readiness, and answers to requests.
 
-A `Runtime` holds a model store, a coordinator and a pool of samplers, and lives on one event loop. It knows
-neither HTTP nor Ray.
+A `Runtime` holds a model store, a coordinator and a pool of samplers, and lives on one event loop. It knows neither
+HTTP nor Ray.
 """
 
 import asyncio
@@ -11,45 +11,28 @@ import time
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from spacte_client.types import Certificate, CertifyParams, Model, Precision, Prediction, PredictParams, Sample
 from spacte_workers.certification import certificates
-from spacte_workers.certification.algorithm import DeadlineError, Outcome, Progress
+from spacte_workers.certification.algorithm import CertifySpec, Outcome, Progress
+from spacte_workers.certification.prediction import PredictSpec
+from spacte_workers.deadlines import Deadline
 from spacte_workers.engine.precision import PrecisionRule
-from spacte_workers.errors import (
-    BadParameterError,
-    DeadlineExceededError,
-    ModelLoadError,
-    ModelNotFoundError,
-    ModelNotReadyError,
-    NoWorkersError,
-)
-from spacte_workers.images import MAX_PIXELS, BadImageError, decode_image, image_sha256
+from spacte_workers.errors import BadParameterError, ModelLoadError
+from spacte_workers.images import MAX_PIXELS, decode_image, image_sha256
 from spacte_workers.scheduling.coordinator import Coordinator
-from spacte_workers.scheduling.counters import Observer
+from spacte_workers.scheduling.observers import Observer
 from spacte_workers.scheduling.queues import Priority
 from spacte_workers.shards import Image
 
 from .model_store import ModelStore, ServedModel, model_key
-from .pools import Census, ModelFiles, Pool
-from .specs import certify_spec, predict_spec
-
-__all__ = [
-    "BadImageError",
-    "BadParameterError",
-    "DeadlineExceededError",
-    "ModelLoadError",
-    "ModelNotFoundError",
-    "ModelNotReadyError",
-    "NoWorkersError",
-    "Runtime",
-]
+from .pools import ModelFiles, Pool, PoolStatus
 
 _log = logging.getLogger(__name__)
 
 OnProgress = Callable[[Progress, Certificate | None], None]
-"""Told how far a certificate is, and the one that stands if drawing ends now; None before the first look."""
+"""Told how far a certificate is, and the certificate if drawing ends now; None before the first look."""
 
 
 class Runtime:
@@ -60,8 +43,8 @@ class Runtime:
         pool: where the noises are drawn: `LocalPool()` or `spacte_workers.cluster.RayPool(...)`.
         precision: arithmetic of the votes, `auto`, `fp32`, `bf16` or `int8`.
         rule: what samplers may choose.
-        allow_client_seed: let a caller choose the seed. Choosing among seeds makes false certificates
-            likelier, so this is for tests and replays.
+        allow_client_seed: let a caller choose the seed. Choosing among seeds makes false certificates likelier, so this
+            is for tests and replays.
         max_pixels: largest height times width of an image that is decoded at all.
         start_wait_s: how long `start` waits for the models to be loaded.
         patience_s: how long a request waits for a sampler to come back where none is left.
@@ -96,9 +79,9 @@ class Runtime:
     async def start(self) -> None:
         """Bring the samplers up and load every model of the folder.
 
-        A model that cannot be loaded is `failed` with its reason, and the others serve. Where no sampler
-        comes up within `start_wait_s` this returns all the same: the models stay `loading` until one does.
-        Safe inside a FastAPI lifespan: nothing blocks the loop, and signal handlers stay as they are.
+        A model that cannot be loaded is `failed` with its reason, and the others serve. Where no sampler comes up
+        within `start_wait_s` this returns, too: the models stay `loading` until one does. Safe inside a FastAPI
+        lifespan: nothing blocks the loop, and signal handlers stay as they are.
 
         Raises:
             ClusterError: Ray could not be started or joined.
@@ -113,7 +96,7 @@ class Runtime:
             raise
 
     async def stop(self) -> None:
-        """Let go of the samplers. Requests still in flight end with `NoWorkersError`."""
+        """End the samplers. Requests still in flight end with `NoWorkersError`."""
         if self._loading is not None:
             self._loading.cancel()
             await asyncio.gather(self._loading, return_exceptions=True)
@@ -144,8 +127,8 @@ class Runtime:
     async def load(self, name: str) -> None:
         """Load a model, or replace it by what its folder holds now, without dropping a request.
 
-        Every sampler loads and checks the new version while the old one answers; then the name points to the
-        new one, and the old one is forgotten once its last request is answered.
+        Every sampler loads and checks the new version while the old one answers; then the name points to the new one,
+        and the old one is forgotten once its last request is answered.
 
         Raises:
             ModelNotFoundError: no model of that name is in the folder.
@@ -170,14 +153,14 @@ class Runtime:
 
     def ready(self) -> dict[str, str]:
         """Checks by name, each `ok` or a sentence on what is wrong."""
-        census = self._pool.census()
-        samplers = "ok" if census.ready else f"No sampler is alive ({census.starting} starting, {census.lost} lost)."
+        pool = self._pool.status()
+        samplers = "ok" if pool.ready else f"No sampler is alive ({pool.starting} starting, {pool.lost} lost)."
         models = "ok" if self._store.all_served() else "No model is loaded."
         return {"samplers": samplers, "models": models}
 
-    def census(self) -> Census:
+    def pool_status(self) -> PoolStatus:
         """How many samplers are in which state, and what they run on."""
-        return self._pool.census()
+        return self._pool.status()
 
     def decode(self, model: str | None, data: bytes, resize: bool = False) -> Image:
         """Pixels in the model's input shape from an image file's bytes. It computes: call it in a thread.
@@ -214,55 +197,46 @@ class Runtime:
             NoWorkersError: no sampler is there.
             DeadlineExceededError: `deadline_ms` passed before anything was proven.
         """
-        arrived = time.perf_counter()
+        clock = _Clock()
         with self.model(params.model).used() as model:
-            pixels = await self._pixels(image, params, model)
-            build = partial(certify_spec, seed=self._seed(params), image_index=image_index)
-            spec = await asyncio.to_thread(build, params, model, pixels)
-            spent = time.perf_counter() - arrived
-            deadline_s = None if params.deadline_ms is None else params.deadline_ms / 1000 - spent
-            clock = _Clock(arrived)
+            pixels, noises = await self._prepare(image, params, model)
+            asked = partial(CertifySpec.from_params, params, image_index=image_index, **noises)
+            spec = await asyncio.to_thread(asked, shape=pixels.shape)
+            answer = partial(
+                certificates.certificate,
+                spec,
+                model=model.identity,
+                id=request_id,
+                image_sha256=image_sha256(pixels),
+                deadline_ms=params.deadline_ms,
+            )
 
-            def answer(outcome: Outcome) -> Certificate:
-                return certificates.certificate(
-                    spec,
-                    outcome,
-                    model.identity,
-                    id=request_id,
-                    image_sha256=image_sha256(pixels),
-                    elapsed_ms=clock.elapsed_ms(),
-                    queue_ms=clock.queue_ms,
-                    deadline_ms=params.deadline_ms,
-                )
+            def certificate(outcome: Outcome) -> Certificate:
+                return answer(outcome, elapsed_ms=clock.elapsed_ms(), queue_ms=clock.queue_ms)
 
             def report(progress: Progress) -> None:
                 if on_progress:
-                    on_progress(progress, answer(progress.standing) if progress.standing else None)
+                    on_progress(progress, certificate(progress.standing) if progress.standing else None)
 
-            try:
-                outcome = await self._coordinator.certify(
-                    model.key,
-                    pixels,
-                    spec,
-                    deadline_s=deadline_s,
-                    on_progress=report if on_progress else None,
-                    on_start=clock.start,
-                    priority=priority,
-                )
-            except DeadlineError as error:
-                raise DeadlineExceededError(str(error)) from error
-            return answer(outcome)
+            outcome = await self._coordinator.certify(
+                model.key,
+                pixels,
+                spec,
+                deadline=Deadline(params.deadline_ms, clock.arrived),
+                on_progress=report if on_progress else None,
+                on_start=clock.start,
+                priority=priority,
+            )
+            return certificate(outcome)
 
     async def predict(
         self, image: Image | bytes, params: PredictParams, *, request_id: str, priority: Priority = "interactive"
     ) -> Prediction:
-        """Draw `n` noises and test the lead of the most frequent class. Arguments and errors as `certify`."""
-        arrived = time.perf_counter()
+        """Draw `n` noises and test the lead of the most frequent class. Arguments and errors as for `certify`."""
+        clock = _Clock()
         with self.model(params.model).used() as model:
-            pixels = await self._pixels(image, params, model)
-            build = partial(predict_spec, seed=self._seed(params))
-            spec = await asyncio.to_thread(build, params, model, pixels)
-            clock = _Clock(arrived)
+            pixels, noises = await self._prepare(image, params, model)
+            spec = PredictSpec.from_params(params, **noises)
             outcome = await self._coordinator.predict(model.key, pixels, spec, on_start=clock.start, priority=priority)
             return certificates.prediction(spec, outcome, model.identity, id=request_id, elapsed_ms=clock.elapsed_ms())
 
@@ -275,18 +249,21 @@ class Runtime:
             except Exception:  # noqa: BLE001  the other models are to be served
                 _log.exception("Model %s is not served.", name)
 
-    async def _pixels(self, image: Image | bytes, params: PredictParams, model: ServedModel) -> Image:
-        if isinstance(image, bytes):
-            return await asyncio.to_thread(self.decode, model.name, image, params.resize)
-        return image
+    async def _prepare(
+        self, image: Image | bytes, params: PredictParams, model: ServedModel
+    ) -> tuple[Image, dict[str, Any]]:
+        """The pixels, checked; and what determines the noises: the model's sigma and classes, and the seed.
 
-    def _seed(self, params: PredictParams) -> str:
-        """Drawn only now, when the image is there, so that no image can be made for a seed."""
-        if params.seed is None:
-            return secrets.token_hex(16)
-        if not self._allow_client_seed:
+        The seed is drawn only now, when the image is there, so that no image can be made for a seed.
+        """
+        if isinstance(image, bytes):
+            image = await asyncio.to_thread(self.decode, model.name, image, params.resize)
+        model.check(params, image)
+        if params.seed is not None and not self._allow_client_seed:
             raise BadParameterError("seed", "The seed is drawn by the service: leave it out.")
-        return params.seed
+        config = model.config
+        seed = params.seed or secrets.token_hex(16)
+        return image, {"sigma": config.sigma, "num_classes": config.model.num_classes, "seed": seed}
 
     async def _replace(self, name: str) -> ServedModel | None:
         """Point a name at what its folder holds now, and return the version that answered before."""
@@ -313,7 +290,7 @@ class Runtime:
     async def _retire(self, model: ServedModel) -> None:
         """Have the samplers forget a version once its last request is answered; others are loaded meanwhile.
 
-        The same version may be served again by then, or be on its way out a second time with requests of its own.
+        By then the same version may be served again, or be retired a second time while requests still use it.
         """
         self._leaving.append(model)
         try:
@@ -327,17 +304,19 @@ class Runtime:
 
 
 class _Clock:
-    """From a request's arrival over its first noises to its answer."""
+    """The times of one request: its arrival, its first noises, now."""
 
-    def __init__(self, arrived: float) -> None:
-        self._arrived = arrived
-        self._started = arrived
-        self.queue_ms = 0.0
+    def __init__(self) -> None:
+        self.arrived = self._started = time.perf_counter()
 
     def start(self) -> None:
         """The first noises are handed out."""
         self._started = time.perf_counter()
-        self.queue_ms = 1000 * (self._started - self._arrived)
+
+    @property
+    def queue_ms(self) -> float:
+        """From the arrival to the first noises."""
+        return 1000 * (self._started - self.arrived)
 
     def elapsed_ms(self) -> float:
         """From the first noises until now."""

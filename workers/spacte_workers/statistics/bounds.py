@@ -1,7 +1,7 @@
 """The bound and the radius: exact binomial confidence bounds and what they certify.
 
-Of `n` independent votes, `successes` went to a class whose probability is p. Every function takes numbers or arrays that
-broadcast, and returns float64 of the broadcast shape. Nothing here returns NaN for 0 <= successes <= n, n >= 1 and
+Of `n` independent votes, `successes` went to a class whose probability is p. Every function takes numbers or arrays
+that broadcast, and returns float64 of the broadcast shape. Nothing here returns NaN for 0 <= successes <= n, n >= 1 and
 0 < alpha < 1.
 """
 

@@ -1,12 +1,12 @@
 """Confidence sequences: bounds that hold at every sample count at once, so looking often costs no validity.
 
-The one-sided Beta mixture with a = b = 1/2 (Robbins 1970; Howard et al. 2021, section 3.5, there two-sided). To reject a
-probability p0, the likelihood ratio of q against p0 is averaged over q > p0 with the Beta(1/2, 1/2) density:
+The one-sided Beta mixture with a = b = 1/2 (Robbins 1970; Howard et al. 2021, section 3.5, there two-sided). To reject
+a probability p0, the likelihood ratio of q against p0 is averaged over q > p0 with the Beta(1/2, 1/2) density:
 
     M_n(p0) = integral over q > p0 of (q / p0)^S ((1 - q) / (1 - p0))^(n - S) dBeta(q) / P(Beta > p0)
 
-Where p <= p0, M_n is a non-negative supermartingale that starts at 1, so by Ville's inequality it ever reaches 1 / alpha
-with probability at most alpha. M_n falls in p0 up to S/n, stays below 1 beyond, and grows in S.
+Where p <= p0, M_n is a non-negative supermartingale that starts at 1, so by Ville's inequality it ever reaches 1 /
+alpha with probability at most alpha. M_n falls in p0 up to S/n, stays below 1 beyond, and grows in S.
 """
 
 import numpy as np

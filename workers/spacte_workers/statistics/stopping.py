@@ -1,9 +1,9 @@
 """When to stop drawing, and what is proven then: the looks, the bound valid at each of them, the stopping rules.
 
 Without a stopping rule there is one look, at n_max, with the whole alpha (Cohen et al. 2019, section 3.2.2). With any
-rule alpha is halved, by the union bound: one half for a Beta-mixture confidence sequence, valid at every look however it
-was chosen, the other for one Clopper-Pearson bound at n_max. `bound: two_class` splits each half once more, between a
-lower bound on the chosen class A and an upper bound on the largest of the others. The upper bound needs no correction
+rule alpha is halved, by the union bound: one half for a Beta-mixture confidence sequence, valid at every look however
+it was chosen, the other for one Clopper-Pearson bound at n_max. `bound: two_class` splits each half once more, between
+a lower bound on the chosen class A and an upper bound on the largest of the others. The upper bound needs no correction
 for the number of classes: it grows with the votes, and the truly second class has at most as many votes as the class
 that was counted second.
 
@@ -38,7 +38,7 @@ FIRST_LOOK, LEAST_STEP, GROWTH = 16, 16, 1.1
 every single vote would save some 5 % of the samples, for a hundred times the looks."""
 
 _PROVEN_KEPT = 4_096
-"""Results of looks that a plan keeps. Chosen: a few hundred kilobytes, and images of a job share most of their looks."""
+"""Results of looks that a plan keeps. Chosen: less than a megabyte, and the images of a job share most of them."""
 
 _GO_ON, _TARGET, _FUTILITY, _N_MAX, _TOLERANCE = range(5)
 STOP_CODES: dict[int, StopReason] = {_TARGET: "target", _FUTILITY: "futility", _N_MAX: "n_max", _TOLERANCE: "tolerance"}
@@ -256,8 +256,8 @@ class Plan:
     def _plausible(self, n: ArrayLike, top: ArrayLike, second: ArrayLike) -> tuple[FloatArray, FloatArray]:
         """The highest chosen-class and the lowest runner-up probability that the votes leave plausible.
 
-        Together they hold at every look with probability 1 - `FUTILITY_LEVEL`. The runner-up is at least the mean of the
-        other classes; that some class is the second only by its votes costs a factor K - 1.
+        Together they hold at every look with probability 1 - `FUTILITY_LEVEL`. The runner-up is at least the mean of
+        the other classes; that some class is the second only by its votes costs a factor K - 1.
         """
         votes, s, runner_up = broadcast(n, top, second)
         if self.rules.bound == "clopper_pearson":

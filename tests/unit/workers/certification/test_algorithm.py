@@ -9,7 +9,8 @@ from hypothesis import strategies as st
 from spacte_client.rounding import round_down
 from spacte_client.types import ABSTAIN
 from spacte_workers.bench.simulated import simulated_votes
-from spacte_workers.certification.algorithm import Certification, CertifySpec, DeadlineError
+from spacte_workers.certification.algorithm import Certification, CertifySpec
+from spacte_workers.errors import DeadlineExceededError
 from spacte_workers.shards import Phase, Shard, Votes
 from spacte_workers.statistics.bounds import clopper_pearson_lower, radius
 
@@ -22,7 +23,6 @@ def spec(**changes) -> CertifySpec:
     defaults = {
         "sigma": 0.5,
         "num_classes": 3,
-        "pixels": 64,
         "n0": 50,
         "n_max": 2_000,
         "alpha": 0.001,
@@ -40,9 +40,10 @@ def vote(shard: Shard, probabilities=PROBABILITIES) -> Votes:
 def run_in_order(one: CertifySpec, size: int = 100, probabilities=PROBABILITIES) -> Certification:
     run = Certification(one)
     while not run.done:
-        shard = run.next_shard(size)
-        assert shard is not None
-        run.give(shard, vote(shard, probabilities))
+        shards = run.next_shards(size)
+        assert shards
+        for shard in shards:
+            run.give(shard, vote(shard, probabilities))
     return run
 
 
@@ -64,10 +65,10 @@ def test_shards_order_losses_and_duplicates_change_nothing(rule, seed, size, at_
     chance, run, in_flight = random.Random(seed), Certification(spec(**rule)), []
     while not run.done:
         while len(in_flight) < at_a_time:
-            shard = run.next_shard(chance.randint(1, size), speculate=chance.random() < 0.5)
-            if shard is None:
+            shards = run.next_shards(chance.randint(1, size), speculate=chance.random() < 0.5)
+            if not shards:
                 break
-            in_flight.append(shard)
+            in_flight += shards
         assert in_flight, "not done, nothing in flight and nothing to hand out"
         shard = in_flight.pop(chance.randrange(len(in_flight)))
         if chance.random() < loss:
@@ -80,7 +81,7 @@ def test_shards_order_losses_and_duplicates_change_nothing(rule, seed, size, at_
     for late in in_flight:
         run.give(late, vote(late))
     assert run.outcome() == expected
-    assert run.next_shard(10) is None
+    assert run.next_shards(10) == []
     assert run.available() == 0
 
 
@@ -106,9 +107,8 @@ def test_no_majority_is_an_abstention():
 
 def test_a_tied_selection_takes_the_lowest_class():
     run = Certification(spec(n0=2, n_max=100))
-    for counts in ((0, 1, 1), (0, 98, 2)):
-        shard = run.next_shard(100)
-        assert shard is not None
+    for size, counts in ((2, (0, 1, 1)), (100, (0, 98, 2))):
+        [shard] = run.next_shards(size)
         run.give(shard, Votes(counts, 0.1))
     assert run.outcome().label == 1
 
@@ -127,16 +127,17 @@ def test_selection_votes_are_never_reused():
 def test_estimation_may_be_complete_before_selection():
     one = spec(target_radius=0.4)
     expected, run = run_in_order(one).outcome(), Certification(one)
-    selection = run.next_shard(50)
-    assert selection is not None
-    while (shard := run.next_shard(100)) is not None:
-        run.give(shard, vote(shard))
+    [selection] = run.next_shards(50)
+    while shards := run.next_shards(100):
+        for shard in shards:
+            run.give(shard, vote(shard))
     assert not run.done
     run.give(selection, vote(selection))
     while not run.done:
-        shard = run.next_shard(100)
-        assert shard is not None
-        run.give(shard, vote(shard))
+        shards = run.next_shards(100)
+        assert shards
+        for shard in shards:
+            run.give(shard, vote(shard))
     assert run.outcome() == expected
 
 
@@ -166,14 +167,15 @@ def test_no_more_is_handed_out_than_is_likely_to_be_needed():
 def test_a_deadline_settles_for_the_last_look():
     one = spec(deadline=True, n_max=100_000)
     run = Certification(one)
-    with pytest.raises(DeadlineError, match="allow more time"):
+    with pytest.raises(DeadlineExceededError, match="allow more time"):
         run.expire()
     given_n = 0
     while given_n < 500:
-        shard = run.next_shard(77)
-        assert shard is not None
-        run.give(shard, vote(shard))
-        given_n += shard.size * (shard.phase is Phase.ESTIMATION)
+        shards = run.next_shards(77)
+        assert shards
+        for shard in shards:
+            run.give(shard, vote(shard))
+            given_n += shard.size * (shard.phase is Phase.ESTIMATION)
     run.expire()
     outcome = run.outcome()
     assert outcome.stop_reason == "deadline"
@@ -187,17 +189,15 @@ def test_a_deadline_settles_for_the_last_look():
 def test_a_fixed_n_certificate_cannot_be_cut_short():
     """Its bound holds at n alone."""
     run = Certification(spec())
-    shard = run.next_shard(50)
-    assert shard is not None
+    [shard] = run.next_shards(50)
     run.give(shard, vote(shard))
-    with pytest.raises(DeadlineError):
+    with pytest.raises(DeadlineExceededError):
         run.expire()
 
 
 def test_votes_that_do_not_fit_their_shard_are_refused():
     run = Certification(spec())
-    shard = run.next_shard(50)
-    assert shard is not None
+    [shard] = run.next_shards(50)
     with pytest.raises(ValueError, match="50 noises"):
         run.give(shard, Votes((1, 2, 3), 0.1))
     with pytest.raises(RuntimeError, match="before"):

@@ -11,7 +11,6 @@ MODEL = certificates.ModelIdentity("digits", "f" * 64, ("zero", "one", "two"), "
 SPEC = CertifySpec(
     sigma=0.25,
     num_classes=3,
-    pixels=64,
     n0=10,
     n_max=100,
     alpha=0.01,

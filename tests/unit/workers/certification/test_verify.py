@@ -38,7 +38,6 @@ def made(*, deadline_n: int | None = None, image=IMAGE, **changes) -> Certificat
     settings = {
         "sigma": 0.25,
         "num_classes": 3,
-        "pixels": 64,
         "n0": 30,
         "n_max": 1_500,
         "alpha": 0.001,
@@ -51,9 +50,8 @@ def made(*, deadline_n: int | None = None, image=IMAGE, **changes) -> Certificat
     spec = CertifySpec(**{**settings, **changes})
     run = Certification(spec)
     while not run.done:
-        shard = run.next_shard(200)
-        assert shard is not None
-        run.give(shard, Engine().votes(image, shard))
+        for shard in run.next_shards(200):
+            run.give(shard, Engine().votes(image, shard))
         if deadline_n is not None and run.progress().samples >= deadline_n:
             run.expire()
     return certificates.certificate(

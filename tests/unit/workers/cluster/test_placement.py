@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from spacte_workers.cluster import pool as pools
-from spacte_workers.cluster.placement import astray, spare_nodes
+from spacte_workers.cluster.placement import misplaced, spare_nodes
 from spacte_workers.scheduling.coordinator import Coordinator
 
 
@@ -19,12 +19,12 @@ def test_the_emptiest_node_comes_first_and_each_as_often_as_it_has_room() -> Non
 
 def test_samplers_on_lost_nodes_or_nowhere_take_no_room() -> None:
     assert spare_nodes({"a": 1}, ["gone", None]) == ["a"]
-    assert astray({"a": 1}, ["gone", None]) is None
+    assert misplaced({"a": 1}, ["gone", None]) is None
 
 
-def test_one_of_too_many_on_a_node_is_astray() -> None:
-    assert astray({"a": 2, "b": 1}, ["b", "a", "a"]) is None
-    assert astray({"a": 1, "b": 1}, ["b", "a", "a"]) == 1
+def test_one_of_too_many_on_a_node_is_misplaced() -> None:
+    assert misplaced({"a": 2, "b": 1}, ["b", "a", "a"]) is None
+    assert misplaced({"a": 1, "b": 1}, ["b", "a", "a"]) == 1
 
 
 class Actors:
@@ -67,13 +67,13 @@ async def test_gpus_that_join_before_any_sampler_is_up_are_used(
         if up:
             actors.up.set()
             async with asyncio.timeout(20):
-                await pool.seats[0].up.wait()
+                await pool.supervisors[0].up.wait()
         nodes.append({"NodeID": "2" * 56, "Resources": {"CPU": 8.0, "GPU": 2.0}})
         async with asyncio.timeout(20):
             while actors.devices != devices:  # noqa: ASYNC110
                 await asyncio.sleep(0.01)
         await asyncio.sleep(0.1)
         assert actors.devices == devices
-        assert pool.census().device == devices[-1]
+        assert pool.status().device == devices[-1]
     finally:
         await pool.stop()

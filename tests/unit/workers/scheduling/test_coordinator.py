@@ -8,11 +8,12 @@ from collections.abc import Callable, Sequence
 import pytest
 
 from spacte_workers.bench.simulated import SimulatedSampler, simulated_image, simulated_votes
-from spacte_workers.certification.algorithm import Certification, CertifySpec, DeadlineError, Outcome, Progress
+from spacte_workers.certification.algorithm import Certification, CertifySpec, Outcome, Progress
 from spacte_workers.certification.prediction import PredictSpec
-from spacte_workers.errors import NoWorkersError
+from spacte_workers.deadlines import Deadline
+from spacte_workers.errors import DeadlineExceededError, NoWorkersError
 from spacte_workers.scheduling.coordinator import MAX_LOSSES, BrokenRequestError, Coordinator
-from spacte_workers.scheduling.counters import Counters
+from spacte_workers.scheduling.observers import SampleCounters
 from spacte_workers.scheduling.slots import MAX_IN_FLIGHT
 from spacte_workers.shards import SamplerLostError, SampleTask, Votes
 
@@ -24,7 +25,6 @@ def spec(index: int = 0, **changes) -> CertifySpec:
     settings = {
         "sigma": 0.5,
         "num_classes": 3,
-        "pixels": 64,
         "n0": 50,
         "n_max": 2_000,
         "alpha": 0.001,
@@ -80,7 +80,7 @@ class Counting:
 @pytest.mark.parametrize("samplers", [1, 2, 5])
 @pytest.mark.parametrize("rule", [{}, {"target_radius": 0.3}, {"tolerance": 0.05, "bound": "two_class"}])
 async def test_the_outcome_does_not_depend_on_the_samplers(samplers, rule):
-    coordinator = Coordinator(job_seconds=0.01)
+    coordinator = Coordinator(call_seconds=0.01)
     for i in range(samplers):
         coordinator.add_sampler(SimulatedSampler(f"s{i}", 20_000 * (i + 1)), 1_000, batch=1 + 16 * i)
     assert await coordinator.certify("m", IMAGE, spec(**rule)) == folder_lock(spec(**rule))
@@ -89,9 +89,9 @@ async def test_the_outcome_does_not_depend_on_the_samplers(samplers, rule):
 
 async def test_samplers_may_come_and_go():
     """Killed, removed, replaced and added while a certificate is drawn: the same certificate."""
-    counters = Counters()
+    counters = SampleCounters()
     lost: list[str] = []
-    coordinator = Coordinator(job_seconds=0.01, observer=counters, on_lost=lost.append)
+    coordinator = Coordinator(call_seconds=0.01, observer=counters, on_lost=lost.append)
     killed = SimulatedSampler("killed", 10_000)
     coordinator.add_sampler(killed, 10_000)
     coordinator.add_sampler(SimulatedSampler("removed", 10_000), 10_000)
@@ -116,7 +116,7 @@ async def test_samplers_may_come_and_go():
 async def test_a_sampler_works_on_one_job_while_one_waits():
     counting = Counting()
     counting.gate = asyncio.Event()
-    coordinator = Coordinator(job_seconds=0.01)
+    coordinator = Coordinator(call_seconds=0.01)
     coordinator.add_sampler(counting, 10_000)
     task = asyncio.create_task(coordinator.certify("m", IMAGE, spec()))
     await asyncio.sleep(0.02)
@@ -148,7 +148,7 @@ async def test_a_request_is_shared_by_idle_samplers():
 
 async def test_jobs_are_full_batches_of_the_wanted_length():
     counting = Counting()
-    coordinator = Coordinator(job_seconds=0.01)
+    coordinator = Coordinator(call_seconds=0.01)
     coordinator.add_sampler(counting, 50, batch=128)  # the true rate is 100,000
     await coordinator.certify("m", IMAGE, spec(n0=100, n_max=100_000))
     sizes = [sum(w.shard.size for w in job) for job in counting.jobs]
@@ -161,7 +161,7 @@ async def test_jobs_are_full_batches_of_the_wanted_length():
 async def test_interactive_requests_go_first_and_batch_ones_are_not_starved():
     counting = Counting()
     counting.gate = asyncio.Event()
-    coordinator = Coordinator(job_seconds=0.01)
+    coordinator = Coordinator(call_seconds=0.01)
     coordinator.add_sampler(counting, 40_000, batch=100)  # the first jobs are of 100 noises
     asked = [coordinator.certify("m", IMAGE, spec(i, n0=100, n_max=100), priority="batch") for i in range(4)]
     asked += [coordinator.certify("m", IMAGE, spec(10 + i, n0=100, n_max=10_000)) for i in range(2)]
@@ -180,7 +180,7 @@ async def test_interactive_requests_go_first_and_batch_ones_are_not_starved():
 
 async def test_requests_take_turns():
     counting = Counting()
-    coordinator = Coordinator(job_seconds=0.01)
+    coordinator = Coordinator(call_seconds=0.01)
     counting.noise_s = 1e-3
     coordinator.add_sampler(counting, 1_000, batch=100)
     await asyncio.gather(*(coordinator.certify("m", IMAGE, spec(i, n0=100, n_max=300)) for i in range(3)))
@@ -191,8 +191,8 @@ async def test_requests_take_turns():
 async def test_a_cancelled_request_draws_no_more():
     counting = Counting()
     counting.gate = asyncio.Event()
-    counters = Counters()
-    coordinator = Coordinator(job_seconds=0.01, observer=counters)
+    counters = SampleCounters()
+    coordinator = Coordinator(call_seconds=0.01, observer=counters)
     coordinator.add_sampler(counting, 10_000)
     task = asyncio.create_task(coordinator.certify("m", IMAGE, spec(n_max=100_000)))
     await asyncio.sleep(0.01)
@@ -212,7 +212,7 @@ async def test_a_deadline_is_answered_with_what_is_proven():
     coordinator = Coordinator()
     coordinator.add_sampler(SimulatedSampler("slow", 5_000), 5_000)
     started = asyncio.get_running_loop().time()
-    outcome = await coordinator.certify("m", IMAGE, spec(n_max=10**6, deadline=True), deadline_s=0.3)
+    outcome = await coordinator.certify("m", IMAGE, spec(n_max=10**6, deadline=True), deadline=Deadline(300))
     assert asyncio.get_running_loop().time() - started < 0.5
     assert outcome.stop_reason == "deadline"
     assert outcome.radius > 0
@@ -222,8 +222,8 @@ async def test_a_deadline_is_answered_with_what_is_proven():
 
 async def test_a_deadline_before_the_first_look_is_an_error():
     coordinator = Coordinator()
-    with pytest.raises(DeadlineError):
-        await coordinator.certify("m", IMAGE, spec(deadline=True), deadline_s=0.01)
+    with pytest.raises(DeadlineExceededError):
+        await coordinator.certify("m", IMAGE, spec(deadline=True), deadline=Deadline(10))
     await coordinator.close()
 
 
@@ -301,7 +301,7 @@ async def test_votes_of_the_wrong_shape_fail_the_request():
 
 
 async def test_waste_is_counted():
-    counters = Counters()
+    counters = SampleCounters()
     coordinator = Coordinator(observer=counters)
     coordinator.add_sampler(Counting(), 100_000)
     outcome = await coordinator.certify("m", IMAGE, spec(target_radius=0.2, n_max=100_000))
@@ -309,12 +309,12 @@ async def test_waste_is_counted():
     used = outcome.n + outcome.n0
     assert counters.samples_drawn["m"] == used + counters.samples_wasted["m", "past_stop"]
     assert counters.samples_drawn["m"] <= 50 + max(256, 4 * outcome.n)
-    assert counters.jobs["m"] > 0
+    assert counters.calls["m"] > 0
     await coordinator.close()
 
 
 async def test_progress_and_start_are_told():
-    coordinator = Coordinator(job_seconds=0.02)
+    coordinator = Coordinator(call_seconds=0.02)
     coordinator.add_sampler(SimulatedSampler("s", 5_000), 5_000)
     told, started = [], []
     await coordinator.certify("m", IMAGE, spec(), on_progress=told.append, on_start=lambda: started.append(1))
@@ -353,7 +353,7 @@ async def test_closing_ends_every_request():
 
 async def test_what_is_answered_is_forgotten_however_busy_the_samplers_are():
     """Idle samplers speculate and so clear the lines of work; busy ones never get that far."""
-    coordinator = Coordinator(job_seconds=0.001)
+    coordinator = Coordinator(call_seconds=0.001)
     coordinator.add_sampler(Counting(), 1e5)
     left = iter(range(200))
     kept: weakref.WeakSet[Callable[[Progress], None]] = weakref.WeakSet()
@@ -381,9 +381,9 @@ async def test_what_is_answered_is_forgotten_however_busy_the_samplers_are():
 async def test_a_request_without_time_left_is_in_the_way_of_no_other():
     coordinator = Coordinator()
     coordinator.add_sampler(Counting(), 10_000)
-    late = asyncio.create_task(coordinator.certify("m", IMAGE, spec(0, deadline=True), deadline_s=0.0))
+    late = asyncio.create_task(coordinator.certify("m", IMAGE, spec(0, deadline=True), deadline=Deadline(0)))
     other = asyncio.create_task(coordinator.certify("m", IMAGE, spec(1)))
-    with pytest.raises(DeadlineError):
+    with pytest.raises(DeadlineExceededError):
         await late
     async with asyncio.timeout(20):
         assert await other == folder_lock(spec(1))

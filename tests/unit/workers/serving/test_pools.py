@@ -9,7 +9,7 @@ import torch
 
 from spacte_workers.errors import ModelLoadError, NoWorkersError
 from spacte_workers.images import from_array
-from spacte_workers.serving.pools import LoadReport, LocalPool, ModelFiles, load_in_turn
+from spacte_workers.serving.pools import LoadReport, LocalPool, ModelFiles, load_on_each
 from spacte_workers.shards import NoiseSource, Phase, Sampler, SamplerLostError, SampleTask, Shard
 
 SOURCE = NoiseSource("0" * 32, 0, 0.25, "grid")
@@ -55,10 +55,10 @@ async def test_samplers_register_once_the_first_model_is_loaded(model: ModelFile
     pool, register = LocalPool(2), Register()
     await pool.start(register)
     assert not register.samplers
-    assert pool.census().starting == 2
+    assert pool.status().starting == 2
     report = await pool.load(model)
     assert report.rate > 0
-    assert len(register.samplers) == pool.census().ready == 2
+    assert len(register.samplers) == pool.status().ready == 2
     assert all(rate > 0 for rate in register.rates)
     await pool.unload(model.key)
     assert not register.samplers
@@ -134,10 +134,10 @@ async def test_all_samplers_load_as_the_first_one_chose_or_none_keeps_the_model(
 
         return load, lambda key: kept.discard(name)
 
-    await load_in_turn(model, [sampler("a", True), sampler("b", True)])
+    await load_on_each(model, [sampler("a", True), sampler("b", True)])
     assert asked == [("auto", None, None), ("bf16", 64, "amx")]
     assert kept == {"a", "b"}
     kept.clear()
     with pytest.raises(ModelLoadError, match="out of memory"):
-        await load_in_turn(model, [sampler("a", True), sampler("b", False)])
+        await load_on_each(model, [sampler("a", True), sampler("b", False)])
     assert kept == set()

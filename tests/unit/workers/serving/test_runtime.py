@@ -16,18 +16,17 @@ from PIL import Image as Pillow
 from spacte_client.types import CertifyParams, PredictParams
 from spacte_workers.engine import selection as choice
 from spacte_workers.engine.precision import PrecisionRule
-from spacte_workers.images import from_array
-from spacte_workers.serving.pools import LocalPool
-from spacte_workers.serving.runtime import (
-    BadImageError,
+from spacte_workers.errors import (
     BadParameterError,
     DeadlineExceededError,
     ModelLoadError,
     ModelNotFoundError,
     ModelNotReadyError,
     NoWorkersError,
-    Runtime,
 )
+from spacte_workers.images import BadImageError, from_array
+from spacte_workers.serving.pools import LocalPool
+from spacte_workers.serving.runtime import Runtime
 from spacte_workers.shards import Image
 
 SEED = "00112233445566778899aabbccddeeff"

@@ -1,4 +1,4 @@
-"""What a coordinator has done so far, counted for metrics."""
+"""What a coordinator draws, wastes and retries: the protocol for who wants to know, and plain totals."""
 
 from collections import Counter
 from typing import Literal, Protocol
@@ -11,7 +11,7 @@ class Observer(Protocol):
     """Is told of everything worth counting, as it happens, on the coordinator's event loop."""
 
     def drawn(self, model: str, noises: int, seconds: float) -> None:
-        """A sampler finished an engine job: its noises, and the seconds that it took."""
+        """A sampler finished a call: its noises, and the seconds that it took."""
         ...
 
     def wasted(self, model: str, noises: int, reason: WasteReason) -> None:
@@ -23,32 +23,32 @@ class Observer(Protocol):
         ...
 
 
-class Counters:
+class SampleCounters:
     """Totals since the start.
 
     Attributes:
         samples_drawn: noises by model.
         samples_wasted: noises by model and reason.
         shards_retried: shards by reason.
-        jobs: engine jobs by model.
-        job_seconds: their time by model.
+        calls: calls to samplers by model.
+        call_seconds: their time by model.
     """
 
     def __init__(self) -> None:
         self.samples_drawn: Counter[str] = Counter()
         self.samples_wasted: Counter[tuple[str, WasteReason]] = Counter()
         self.shards_retried: Counter[RetryReason] = Counter()
-        self.jobs: Counter[str] = Counter()
-        self.job_seconds: dict[str, float] = {}
+        self.calls: Counter[str] = Counter()
+        self.call_seconds: dict[str, float] = {}
 
     def drawn(self, model: str, noises: int, seconds: float) -> None:
-        """Count an engine job."""
+        """Count a call."""
         self.samples_drawn[model] += noises
-        self.jobs[model] += 1
-        self.job_seconds[model] = self.job_seconds.get(model, 0.0) + seconds
+        self.calls[model] += 1
+        self.call_seconds[model] = self.call_seconds.get(model, 0.0) + seconds
 
     def wasted(self, model: str, noises: int, reason: WasteReason) -> None:
-        """Count noises in vain."""
+        """Count noises that no answer counts."""
         if noises:
             self.samples_wasted[model, reason] += noises
 

@@ -1,8 +1,8 @@
-"""Into a Ray cluster and out again: start one here or join one, without disturbing the event loop.
+"""The connection to Ray: start a local one or join a cluster, without disturbing the event loop.
 
-`ray.init` blocks for up to ten seconds, on the main thread replaces Python's handler of SIGTERM (so that a
-server would no longer drain), and ties the processes it starts to the life of the *thread* that called it
-(PR_SET_PDEATHSIG). So all of it runs on one thread of its own, which lives as long as the connection.
+`ray.init` blocks for up to ten seconds, on the main thread replaces Python's handler of SIGTERM (so that a server would
+no longer drain), and ties the processes it starts to the life of the *thread* that called it (PR_SET_PDEATHSIG). So all
+of it runs on one thread of its own, which lives as long as the connection.
 """
 
 import asyncio
@@ -27,8 +27,8 @@ from spacte_workers.errors import ClusterError
 _T = TypeVar("_T")
 
 _MIB = 1 << 20
-_KNOCK_TIMEOUT_S = 5.0
-_START_TRIES = 3
+_CONNECT_TIMEOUT_S = 5.0  # chosen: a cluster is on a local network
+_START_TRIES = 3  # chosen: each takes at most 30 s, Ray's own limit, and a busy machine seldom fails twice
 
 
 class _SlowStartError(ClusterError):
@@ -37,11 +37,11 @@ class _SlowStartError(ClusterError):
 
 @dataclass(frozen=True)
 class RaySettings:
-    """How to come to a cluster.
+    """Which Ray to use.
 
     Attributes:
-        address: `host:port` of a cluster that this machine belongs to, or `auto`; None takes `RAY_ADDRESS`,
-            and starts a local Ray where that is not set either.
+        address: `host:port` of a cluster that this machine belongs to, or `auto`; None takes `RAY_ADDRESS`, and starts
+            a local Ray where that is not set either.
         num_cpus: cores that a local Ray may use; default all.
         num_gpus: GPUs that a local Ray may use; default all.
         object_store_bytes: shared memory of a local Ray. Only checkpoints and large images go through it.
@@ -55,17 +55,13 @@ class RaySettings:
     dashboard: bool = False
 
     @property
-    def joins(self) -> str | None:
+    def cluster_address(self) -> str | None:
         """The address to join, None to start a local Ray."""
         return self.address or os.environ.get("RAY_ADDRESS") or None
 
 
 class RayConnection:
-    """This process as a Ray driver. A Ray that is connected already is used, and left as it is.
-
-    Args:
-        settings: where to.
-    """
+    """This process as a Ray driver. A Ray that is connected already is used, and left as it is."""
 
     def __init__(self, settings: RaySettings) -> None:
         self._settings = settings
@@ -109,7 +105,7 @@ class RayConnection:
 
     def _init(self) -> None:
         logging.getLogger("ray").setLevel(logging.ERROR)
-        address = self._settings.joins
+        address = self._settings.cluster_address
         common: dict[str, Any] = {"namespace": "spacte", "log_to_driver": False, "configure_logging": False}
         if address is None:
             self._start(common)
@@ -117,8 +113,7 @@ class RayConnection:
             _join(address, common)
 
     def _start(self, common: dict[str, Any]) -> None:
-        # Ray makes Unix sockets below this folder, and their paths may have 107 characters: TMPDIR may be too
-        # long.
+        # Ray makes Unix sockets below this folder, and their paths may have 107 characters: TMPDIR may be too long.
         self._folder = Path(tempfile.mkdtemp(prefix="spacte-ray-", dir="/tmp"))
         try:
             ray.init(
@@ -141,7 +136,7 @@ def _join(address: str, common: dict[str, Any]) -> None:
     if "://" in address:
         raise ClusterError(f"{address} is for Ray Client: run this on a node of the cluster, with host:port or auto.")
     if address != "auto":
-        _knock(address)
+        _check_answers(address)
     try:
         ray.init(address=address, **common)
     except (ConnectionError, RuntimeError, OSError, ValueError, TimeoutError) as error:
@@ -151,11 +146,11 @@ def _join(address: str, common: dict[str, Any]) -> None:
         ) from error
 
 
-def _knock(address: str) -> None:
+def _check_answers(address: str) -> None:
     """See that something listens there: where nothing does, `ray.init` tries for over five minutes."""
     host, _, port = address.rpartition(":")
     try:
-        socket.create_connection((host, int(port)), timeout=_KNOCK_TIMEOUT_S).close()
+        socket.create_connection((host, int(port)), timeout=_CONNECT_TIMEOUT_S).close()
     except (OSError, ValueError, OverflowError) as error:
         raise ClusterError(
             f"Nothing answers at the Ray address {address} ({error}): check host:port, "
@@ -166,8 +161,8 @@ def _knock(address: str) -> None:
 def _take_sigterm_back() -> None:
     """Have Python's own handler of SIGTERM called again.
 
-    Ray's C++ part puts its crash reporter before it, which ends the process three seconds after the signal,
-    however far a server is with its requests. Only the main thread may set handlers.
+    Ray's C++ part puts its crash reporter before it, which ends the process three seconds after the signal, however far
+    a server is with its requests. Only the main thread may set handlers.
     """
     handler = signal.getsignal(signal.SIGTERM)
     if handler is not None and threading.current_thread() is threading.main_thread():
@@ -175,20 +170,20 @@ def _take_sigterm_back() -> None:
 
 
 class _Thread:
-    """A daemon thread that runs what it is given, in order; an executor's would end before `atexit`."""
+    """A daemon thread that runs functions in order; an executor's thread would end before `atexit`."""
 
     def __init__(self) -> None:
         self._jobs: queue.SimpleQueue[tuple[Callable[[], Any], Future[Any]] | None] = queue.SimpleQueue()
         threading.Thread(target=self._work, name="spacte-ray", daemon=True).start()
 
     async def run(self, function: Callable[[], _T]) -> _T:
-        """Run a function there and wait for it. If the waiter is cancelled, the function still ends first."""
+        """Run a function there and wait for it. If the waiter is cancelled, the function still runs to its end."""
         future: Future[_T] = Future()
         self._jobs.put((function, future))
         return await asyncio.wrap_future(future)
 
     def end(self) -> None:
-        """Let the thread go when it has done what it was given."""
+        """End the thread when it has run what it was given."""
         self._jobs.put(None)
 
     def _work(self) -> None:
