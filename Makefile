@@ -3,7 +3,6 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 UV := $(BIN)/uv
-UV_VERSION := 0.13.9
 STAMPS := .stamps
 PROJECTS := $(wildcard */pyproject.toml)
 export UV_LINK_MODE ?= hardlink
@@ -14,7 +13,7 @@ MODEL ?= digits
 PORT ?= 8000
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo serve test test-fast test-all test-cluster check fix bench docs screenshots clean lock
+.PHONY: help setup demo serve test test-fast test-all test-cluster check fix bench docs screenshots clean lock lock-image sbom audit
 
 help:  ## list these commands
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):[^#]*## */\1|/' | awk -F'|' '{printf "  make %-12s %s\n", $$1, $$2}'
@@ -22,24 +21,23 @@ help:  ## list these commands
 $(STAMPS)/uv:
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed: make PYTHON=python3.11 ...")'
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check uv==$(UV_VERSION)
-	@mkdir -p $(STAMPS) && touch $@
-
-$(STAMPS)/run: $(STAMPS)/uv constraints.txt $(PROJECTS)
-	$(UV) pip install --quiet --python $(BIN)/python --constraint constraints.txt \
-		-e ./client[plot] -e ./core -e ./trainer[distributed] -e ./workers -e ./studies -e ./service
+	@mkdir -p $(STAMPS) && sed -n '/^uv==/,/[^\\]$$/p' constraints.txt > $@.txt
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes --requirement $@.txt
 	@touch $@
 
-$(STAMPS)/dev: $(STAMPS)/run pyproject.toml
-	$(UV) pip install --quiet --python $(BIN)/python --constraint constraints.txt --group dev
+# No file from outside is installed that constraints.txt has no hash of. Our packages are built by hatchling, which is among them.
+$(STAMPS)/dev: $(STAMPS)/uv constraints.txt pyproject.toml $(PROJECTS)
+	$(UV) pip install --quiet --python $(BIN)/python --require-hashes --requirement constraints.txt
+	$(UV) pip install --quiet --python $(BIN)/python --no-deps --no-build-isolation $(PROJECTS:%/pyproject.toml=-e ./%)
+	$(UV) pip check --quiet --python $(BIN)/python
 	@touch $@
 
 setup: $(STAMPS)/dev  ## install everything, with the development tools, into .venv
 
-demo: $(STAMPS)/run  ## train a small model if there is none, serve it, certify 20 held-out images over HTTP
+demo: $(STAMPS)/dev  ## train a small model if there is none, serve it, certify 20 held-out images over HTTP
 	$(BIN)/python demo/demo.py --model $(MODEL)
 
-serve: $(STAMPS)/run  ## the same model, kept running at http://127.0.0.1:$(PORT)
+serve: $(STAMPS)/dev  ## the same model, kept running at http://127.0.0.1:$(PORT)
 	$(BIN)/python demo/serve.py --model $(MODEL) --port $(PORT)
 
 test: $(STAMPS)/dev  ## the test suite: minutes
@@ -74,10 +72,21 @@ docs: $(STAMPS)/dev  ## build the documentation into site/
 screenshots: $(STAMPS)/dev  ## photograph the pages for README and docs; needs Chromium
 	$(BIN)/python demo/screenshots.py
 
-lock: $(STAMPS)/uv  ## write constraints.txt anew from the newest versions that fit
-	$(UV) pip compile --quiet --universal --python-version 3.11 --no-header --no-annotate --no-emit-index-url \
-		--upgrade --group dev $(PROJECTS) --all-extras \
-		$(foreach p,client core trainer workers studies service,--no-emit-package spacte-$(p)) --output-file constraints.txt
+lock: $(STAMPS)/uv  ## write constraints.txt anew, with hashes, from the newest versions that fit
+	$(UV) pip compile --quiet --universal --python-version 3.11 --custom-compile-command "make lock" --no-annotate \
+		--no-emit-index-url --generate-hashes --upgrade --group dev $(PROJECTS) --all-extras \
+		$(PROJECTS:%/pyproject.toml=--no-emit-package spacte-%) --output-file constraints.txt
+
+lock-image: $(STAMPS)/uv  ## pin the base images and torch without CUDA; needs Docker
+	PATH="$(CURDIR)/$(BIN):$$PATH" sh docker/lock.sh
+
+sbom: $(STAMPS)/dev  ## list the packages of the image as CycloneDX: sbom.cdx.json
+	rm -rf $(STAMPS)/image
+	PATH="$(CURDIR)/$(BIN):$$PATH" sh docker/install.sh $(STAMPS)/image cuda
+	mv $(STAMPS)/image/sbom.cdx.json . && rm -rf $(STAMPS)/image
+
+audit: $(STAMPS)/dev  ## ask a vulnerability service about every pin; needs a network that reaches one
+	$(BIN)/pip-audit --strict --disable-pip --require-hashes --requirement constraints.txt
 
 clean:  ## remove what these commands made
-	rm -rf $(VENV) $(STAMPS) demo/models demo/certified.png .pytest_cache .ruff_cache .hypothesis site
+	rm -rf $(VENV) $(STAMPS) demo/models demo/certified.png .pytest_cache .ruff_cache .hypothesis site sbom.cdx.json

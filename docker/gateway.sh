@@ -9,5 +9,6 @@ if [ -n "${POSTGRES_PASSWORD_FILE:-}" ]; then
     export PGPASSWORD
 fi
 
-ray start --address="$RAY_ADDRESS" --num-cpus=0 --num-gpus=0
+# The store fits into the 2 GiB of /dev/shm that the Compose file gives; Ray would take 30 % of the memory.
+ray start --address="$RAY_ADDRESS" --num-cpus=0 --num-gpus=0 --object-store-memory=536870912
 exec spacte serve "$@"

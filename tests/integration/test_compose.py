@@ -1,8 +1,9 @@
 """Every service of docker-compose.yml, by its exact command line, without Docker: the README's request works.
 
-A service gets what Compose would give it, made of Linux namespaces: a root file system, user and capabilities, the
-environment of image and Compose file, secrets, volumes, an interface on each of its networks (and no way out of an
-internal one) and an init. Not shown: that the image can be built, and limits of memory and processors.
+A service gets what Compose would give it, made of Linux namespaces: a root file system that cannot be written,
+temporary file systems, user and capabilities, a limit of processes, the environment of image and Compose file, secrets,
+volumes, an interface on each of its networks (and no way out of an internal one) and an init. Not shown: that the image
+can be built, and limits of memory and processors.
 """
 
 import json
@@ -29,6 +30,8 @@ ROOT = Path(__file__).parents[2]
 NEEDED = ("unshare", "nsenter", "setpriv", "ip", "curl")
 POSTGRES = sorted(Path("/usr/lib/postgresql").glob("*/bin"), key=lambda folder: int(folder.parts[-2]))
 USER = 10001
+PROCESSES = Path("/sys/fs/cgroup/pids")
+"""Where limits of processes are set; without it none is."""
 SLOWER = 3
 """This machine is given so many times as long as Compose gives a service to become healthy."""
 
@@ -155,6 +158,9 @@ class Machine:
         self.process.communicate()
         for process in self.started:
             process.wait(30)
+        for container in self.containers:
+            if container.group is not None:
+                container.group.rmdir()
 
 
 class Container:
@@ -180,14 +186,17 @@ class Container:
             self._environment = {"PATH": f"{POSTGRES[-1]}:/usr/bin:/bin", "PGDATA": "/var/lib/postgresql/data"}
             before, command = "mkdir -p var/run/postgresql; chmod 777 var/run/postgresql", ["postgres"]
         self._environment |= service["environment"] | {"HOSTNAME": name}
-        script = "\n".join([SYSTEM, before, *self._mounts(machine, folder, sources)])
+        script = "\n".join([SYSTEM, before, *self._mounts(machine, folder, sources), *self._seal()])
         inside = "exec " + shlex.join([sys.executable, "-c", INIT, *command])
         if name == "postgres":
             inside = FIRST_START + inside
         script += f"\nexec chroot . {shlex.join(self._as_user(['sh', '-c', inside]))}"
         namespaces = ["--mount", "--uts", "--ipc", "--pid", "--fork", "--kill-child"]
         self._log = folder / f"{name}.log"
-        command = ["ip", "netns", "exec", name, "unshare", *namespaces, "sh", "-c", script]
+        self.group = self._limit_of_processes()
+        join = f"echo 0 > {self.group}/cgroup.procs; " if self.group else ""
+        command = ["sh", "-c", join + 'exec "$@"', "sh", "ip", "netns", "exec", name]
+        command += ["unshare", *namespaces, "sh", "-c", script]
         self._start = partial(machine.start, command, self._log)
         self._process = self._start()
         self._machine = machine
@@ -217,6 +226,29 @@ class Container:
             source, place, *options = volume.split(":")
             yield _mounted(sources[source], place, read_only=options == ["ro"])
 
+    def _seal(self) -> Iterator[str]:
+        """Last of all: temporary file systems, by Docker's defaults, and a root that cannot be written."""
+        for entry in self._service["tmpfs"]:
+            place, _, text = entry.partition(":")
+            options = ["nosuid", "nodev", *text.split(",")]
+            if "exec" not in options:
+                options.append("noexec")
+            yield f"mkdir -p .{place}; mount -t tmpfs -o {','.join(options)} tmpfs .{place}"
+        assert self._service["read_only"]
+        yield "mount -o remount,ro /run/root"
+
+    def _limit_of_processes(self) -> Path | None:
+        if not os.access(PROCESSES, os.W_OK):
+            return None
+        group = PROCESSES / f"spacte-{os.getpid()}-{self.name}"
+        group.mkdir()
+        (group / "pids.max").write_text(str(self._service["pids_limit"]))
+        return group
+
+    def processes(self) -> int | None:
+        """How many there are, threads too."""
+        return int((self.group / "pids.current").read_text()) if self.group else None
+
     def _hosts(self, machine: Machine) -> Iterator[str]:
         """Own names, and those of whoever is on the same network."""
         yield "127.0.0.1 localhost"
@@ -229,7 +261,7 @@ class Container:
     def _as_user(self, command: list[str]) -> list[str]:
         rights = ["setpriv", f"--reuid={self._user}", f"--regid={self._user}", "--clear-groups"]
         rights += ["--inh-caps=-all", "--bounding-set=-all", "--no-new-privs"]
-        assert self._service.get("cap_drop", ["ALL"]) == ["ALL"]
+        assert self._service["cap_drop"] == ["ALL"]
         return [*rights, "env", "-i", *(f"{k}={v}" for k, v in self._environment.items()), *command]
 
     def _first_process(self) -> int:
@@ -370,6 +402,11 @@ def test_the_readme_request_works_on_what_compose_starts(
     records = [json.loads(line) for line in curl(f"{url}/{job['id']}/results").splitlines()]
     assert sorted(record["index"] for record in records) == [0, 1, 2, 3]
 
+    # A page whose name was made to point here (DNS rebinding) sends its own name.
+    rebound = ("--header", "Host: attacker.example:8000", "--output", "/dev/null", "--write-out", "%{http_code}")
+    assert curl(*rebound, "--request", "POST", "http://127.0.0.1:8000/v1/models/digits/unload") == "403"
+
+    print(f"processes, with threads: { {name: container.processes() for name, container in containers.items()} }")
     # Who holds no token gets nothing of Ray, even where its ports can be reached.
     head = machine.addresses["ray-head"]["cluster"]
     assert curl("--output", "/dev/null", "--write-out", "%{http_code}", f"http://{head}:8265/api/jobs/") == "401"
