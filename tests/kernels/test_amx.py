@@ -7,6 +7,7 @@ from torch import nn
 from torch.nn import functional
 
 from spacte_core.forms import plain
+from spacte_core.kernels import inference
 from spacte_core.kernels.cpu import amx
 from spacte_core.kernels.cpu.amx import AmxChain, Layer, amx_library, codes_to_amx, floats_to_amx
 from spacte_core.kernels.graph.folding import trace
@@ -205,7 +206,7 @@ def test_no_product_of_the_library_is_faster_than_the_bare_ones(precision, dtype
     best = max(ceilings._rate(bare, work, device) for _ in range(5))
     assert 1e10 < best < 1e14
     with monkeypatch.context() as patched:
-        patched.setattr(ceilings, "bare_products", lambda _: None)
+        patched.setattr(amx, "bare_products", lambda _: None)
         library = ceilings.multiply_adds_per_second(precision, device)
     assert library < 1.1 * best
     assert ceilings.multiply_adds_per_second(precision, device) > 0.3 * best  # others may be at work by now
@@ -258,7 +259,7 @@ def test_a_network_of_chains_keeps_the_function_in_bfloat16(tangled):
     assert floats_to_amx(graph, rows[:2])
     assert sum(chains_of(graph)) == 13  # all but the 5 x 5 convolution; with the average
     assert len(fused_convs(graph)) == 1
-    lower = build._in_dtype(graph, torch.bfloat16)
+    lower = inference._in_dtype(graph, torch.bfloat16)
     made, wanted = lower(rows.bfloat16().contiguous(memory_format=torch.channels_last)), net(rows)
     assert made.dtype == torch.float32
     spread = (wanted - wanted.mean(0)).square().mean().sqrt()

@@ -9,8 +9,8 @@ import pytest
 import torch
 from torch import nn
 
-from spacte_core.kernels.gpu.narrow_conv import fits, load_kernels
 from spacte_core.models.cifar_resnet import BasicBlock
+from spacte_core.models.sharing import shared_copy
 
 needs_triton = pytest.mark.skipif(
     importlib.util.find_spec("triton") is None, reason="Triton is not installed on this machine"
@@ -19,7 +19,7 @@ needs_triton = pytest.mark.skipif(
 CHECK = """
 import sys
 import torch
-from spacte_core.kernels import gpu_conv
+from spacte_core.kernels.gpu import triton_conv
 
 device, dtype = sys.argv[1], getattr(torch, sys.argv[2])
 last = torch.channels_last
@@ -45,27 +45,27 @@ for channels, out, kernel, stride, size in (
     other = normal(*plain.shape).to(dtype, memory_format=last)
     wanted = (plain + bias.double()[:, None, None] + other.double()).relu()
     for group in (1, 2):
-        filter = gpu_conv.Filter.packed(low, stride, group)
-        found = gpu_conv.convolve(x, filter, stride=stride, bias_O=bias, other_BCHW=other, relu=True)
+        filter = triton_conv.Filter.packed(low, stride, group)
+        found = triton_conv.convolve(x, filter, stride=stride, bias_O=bias, other_BCHW=other, relu=True)
         worst["fused"] = max(worst.get("fused", 0), error(found, wanted))
     for layout in (torch.contiguous_format, last):
-        filter = gpu_conv.Filter.of(weight.contiguous(memory_format=layout))
-        found = gpu_conv.convolve(x, filter, stride=stride)
-        assert torch.equal(found, gpu_conv.convolve(x, gpu_conv.Filter.packed(low, stride), stride=stride))
+        filter = triton_conv.Filter.of(weight.contiguous(memory_format=layout))
+        found = triton_conv.convolve(x, filter, stride=stride)
+        assert torch.equal(found, triton_conv.convolve(x, triton_conv.Filter.packed(low, stride), stride=stride))
         worst["plain"] = max(worst.get("plain", 0), error(found, plain))
-    moved = gpu_conv.convolve(x.flip(0).contiguous(memory_format=last), filter, stride=stride)
+    moved = triton_conv.convolve(x.flip(0).contiguous(memory_format=last), filter, stride=stride)
     assert torch.equal(moved.flip(0), found), "a row depends on its place"
     if stride == 1 and channels > 3:
         dy = normal(*plain.shape).to(dtype, memory_format=last)
         given = (dy.double(), x.double(), low.double(), None, [1, 1], [kernel // 2] * 2, [1, 1], False, [0, 0], 1)
         dx, dw, _ = torch.ops.aten.convolution_backward(*given, (True, True, False))
-        transposed = gpu_conv.Filter.transposed(weight.contiguous(memory_format=last))
-        worst["dx"] = max(worst.get("dx", 0), error(gpu_conv.convolve(dy, transposed), dx))
-        worst["dw"] = max(worst.get("dw", 0), error(gpu_conv.weight_gradient(x, dy, kernel), dw))
+        transposed = triton_conv.Filter.transposed(weight.contiguous(memory_format=last))
+        worst["dx"] = max(worst.get("dx", 0), error(triton_conv.convolve(dy, transposed), dx))
+        worst["dw"] = max(worst.get("dw", 0), error(triton_conv.weight_gradient(x, dy, kernel), dw))
     for size, stride in ((7, 2), (9, 1)):
         odd = normal(1, 16, size, size).to(dtype, memory_format=last)
         try:
-            gpu_conv.convolve(odd, gpu_conv.Filter.packed(normal(16, 16, 3, 3).to(dtype), stride, 2), stride=stride)
+            triton_conv.convolve(odd, triton_conv.Filter.packed(normal(16, 16, 3, 3).to(dtype), stride, 2), stride=stride)
         except ValueError:
             continue
         raise AssertionError("a size that does not divide was taken")
@@ -98,11 +98,19 @@ def test_the_kernels_convolve_on_a_gpu() -> None:
     assert dw < 1e-5
 
 
-def test_a_cpu_and_a_trace_take_pytorchs_operation(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Also where the kernels are loaded; in a trace the layers stay layers, as the engine needs them."""
-    monkeypatch.setattr("spacte_core.kernels.gpu.narrow_conv.Kernels.loaded", True)
+@needs_triton
+def test_a_cpu_and_a_trace_take_pytorchs_operation() -> None:
+    """On a CPU a narrow convolution is PyTorch's own; the network behind it keeps plain layers, which can be traced."""
+    from spacte_core.kernels.gpu.narrow_conv import NarrowConv2d, fits, narrow_convolutions
+
     block = BasicBlock(16, 16, stride=1)
-    assert not fits(block.conv1, torch.zeros(1, 16, 8, 8))
+    twin = shared_copy(block)
+    narrow_convolutions(twin)
+    x = torch.randn(2, 16, 8, 8)
+    assert type(twin.conv1) is NarrowConv2d
+    assert not fits(twin.conv1, x)
+    assert torch.equal(twin(x), block(x))
+    assert type(block.conv1) is nn.Conv2d
     called = [node.target for node in torch.fx.symbolic_trace(block).graph.nodes if node.op == "call_module"]
     assert [name for name in called if "conv" in str(name)] == ["conv1", "conv2"]
 
@@ -110,16 +118,17 @@ def test_a_cpu_and_a_trace_take_pytorchs_operation(monkeypatch: pytest.MonkeyPat
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no GPU here")
 def test_a_layer_trains_as_pytorchs_does() -> None:
-    from spacte_core.kernels.gpu.narrow_conv import convolved
+    from spacte_core.kernels.gpu.narrow_conv import narrow_convolutions
 
-    load_kernels()
     torch.manual_seed(0)
     conv = nn.Conv2d(16, 16, 3, padding=1, bias=False).cuda().to(memory_format=torch.channels_last)
+    twin = nn.Sequential(shared_copy(conv))
+    narrow_convolutions(twin)
     x = torch.randn(4, 16, 8, 8, device="cuda", requires_grad=True)
     found: list[list[torch.Tensor]] = []
-    for forward in (lambda: convolved(conv, x), lambda: conv(x)):
+    for forward in (twin, conv):
         with torch.autocast("cuda", dtype=torch.bfloat16):
-            y = forward()
+            y = forward(x)
         gradients = torch.autograd.grad(y.float().square().sum(), (x, conv.weight))
         found.append([y.float(), *gradients])
     for ours, theirs in zip(*found, strict=True):
