@@ -4,6 +4,8 @@ async with AsyncClient() as client:
     certificate = await client.certify("digit.png", n=10_000)
 """
 
+# ruff: noqa: ASYNC109 - `timeout` is the name in the blocking twin
+
 import asyncio
 from collections.abc import AsyncIterator, Iterable
 from typing import Self, Unpack
@@ -48,7 +50,7 @@ class AsyncClient:
         self,
         image: Image,
         *,
-        timeout: Timeout | None = None,  # noqa: ASYNC109 - the blocking twin's name
+        timeout: Timeout | None = None,
         idempotency_key: str | None = None,
         **options: Unpack[CertifyOptions],
     ) -> Certificate:
@@ -57,11 +59,7 @@ class AsyncClient:
         return await self._connection.send(call)
 
     async def predict(
-        self,
-        image: Image,
-        *,
-        timeout: Timeout | None = None,  # noqa: ASYNC109
-        **options: Unpack[PredictOptions],
+        self, image: Image, *, timeout: Timeout | None = None, **options: Unpack[PredictOptions]
     ) -> Prediction:
         """What the smoothed classifier answers; see `Client.predict`."""
         return await self._connection.send(await asyncio.to_thread(calls.predict, image, options, timeout=timeout))
@@ -93,7 +91,7 @@ class AsyncClient:
         return await self._connection.send(calls.health())
 
     async def close(self) -> None:
-        """Let go of the connections."""
+        """Close the connections."""
         await self._connection.close()
 
     async def __aenter__(self) -> Self:

@@ -87,8 +87,7 @@ class Client:
             idempotency_key: the same key within 24 hours gives the same answer; made where none is given.
             options: `model`, `n0`, `n`, `alpha`, ...; see `CertifyOptions`.
         """
-        call = calls.certify(image, options, key=idempotency_key, timeout=timeout)
-        return self._connection.send(call)
+        return self._connection.send(calls.certify(image, options, key=idempotency_key, timeout=timeout))
 
     def predict(self, image: Image, *, timeout: Timeout | None = None, **options: Unpack[PredictOptions]) -> Prediction:
         """What the smoothed classifier answers, or an abstention, wrong with probability at most alpha.
@@ -128,7 +127,7 @@ class Client:
         return self._connection.send(calls.health())
 
     def close(self) -> None:
-        """Let go of the connections."""
+        """Close the connections."""
         self._connection.close()
 
     def __enter__(self) -> Self:

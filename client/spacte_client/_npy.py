@@ -1,6 +1,6 @@
 """Arrays to the bytes of an npy file, without numpy: through the buffer protocol.
 
-Format: NEP 1, version 1.0: magic, version, length of the header, and a header that is a Python dict literal
+Format (NEP 1, version 1.0): magic, length of the header in two bytes, and a header that is a Python dict literal,
 padded so that the data begins at a multiple of 64 bytes.
 """
 
@@ -10,10 +10,11 @@ from typing import Any
 
 from ._exceptions import InvalidArgumentError
 
-DTYPES = {"B": "|u1", "e": "f2", "f": "f4", "d": "f8"}
-"""Element types that are images, by their code in the buffer protocol: 8-bit, and floats in [0, 1]."""
-
+MAGIC = b"\x93NUMPY\x01\x00"
 ALIGNMENT = 64
+
+DTYPES = {"B": "u1", "e": "f2", "f": "f4", "d": "f8"}
+"""Element types that are images, by their code in the buffer protocol: 8-bit, and floats in [0, 1]."""
 
 
 def encode_npy(array: Any) -> bytes:
@@ -27,14 +28,17 @@ def encode_npy(array: Any) -> bytes:
         InvalidArgumentError: its elements are of another type, or it cannot be read from here.
     """
     view = _view(array)
-    dtype = _dtype(view.format)
-    order = ">" if view.format[0] in ">!" or (sys.byteorder == "big" and view.format[0] != "<") else "<"
-    descr = dtype if dtype.startswith("|") else order + dtype
-    header = f"{{'descr': '{descr}', 'fortran_order': False, 'shape': {view.shape!r}, }}"
-    before = len(b"\x93NUMPY\x01\x00") + 2
-    padding = -(before + len(header) + 1) % ALIGNMENT
-    text = (header + " " * padding + "\n").encode("latin-1")
-    return b"\x93NUMPY\x01\x00" + struct.pack("<H", len(text)) + text + view.tobytes()
+    code = view.format.lstrip("@=<>!")
+    if code not in DTYPES:
+        raise InvalidArgumentError(
+            f"An image array holds uint8, or floats in [0, 1], and this one holds elements of type {view.format!r}; "
+            "convert it, e.g. with array.astype('uint8')."
+        )
+    big = view.format[0] in ">!" or (sys.byteorder == "big" and view.format[0] != "<")
+    order = "|" if code == "B" else ">" if big else "<"
+    header = f"{{'descr': '{order}{DTYPES[code]}', 'fortran_order': False, 'shape': {view.shape!r}, }}"
+    header += " " * (-(len(MAGIC) + 2 + len(header) + 1) % ALIGNMENT) + "\n"
+    return MAGIC + struct.pack("<H", len(header)) + header.encode("latin-1") + view.tobytes()
 
 
 def _view(array: Any) -> memoryview:
@@ -45,13 +49,3 @@ def _view(array: Any) -> memoryview:
             f"The image, a {type(array).__name__}, cannot be read as an array; pass array.detach().cpu() "
             f"or a uint8 numpy array ({error})."
         ) from error
-
-
-def _dtype(code: str) -> str:
-    dtype = DTYPES.get(code.lstrip("@=<>!"))
-    if dtype is None:
-        raise InvalidArgumentError(
-            f"An image array holds uint8, or floats in [0, 1], and this one holds elements of type {code!r}; "
-            "convert it, e.g. with array.astype('uint8')."
-        )
-    return dtype

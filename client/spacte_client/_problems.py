@@ -8,48 +8,36 @@ from typing import Any, cast
 import httpx2
 from pydantic import ValidationError
 
-from ._exceptions import (
-    APIStatusError,
-    AuthenticationError,
-    BadRequestError,
-    ConflictError,
-    DeadlineExceededError,
-    InternalServerError,
-    NotFoundError,
-    OverloadedError,
-    PermissionDeniedError,
-    RateLimitError,
-    RequestTooLargeError,
-    ServiceUnavailableError,
-    UnprocessableEntityError,
-)
+import spacte_client._exceptions as errors
+
 from .types import Problem
 
-BY_STATUS: dict[int, type[APIStatusError]] = {
-    400: BadRequestError,
-    401: AuthenticationError,
-    403: PermissionDeniedError,
-    404: NotFoundError,
-    409: ConflictError,
-    413: RequestTooLargeError,
-    415: BadRequestError,
-    422: UnprocessableEntityError,
-    429: RateLimitError,
-    503: ServiceUnavailableError,
+EXCEPTIONS: dict[int | str, type[errors.APIStatusError]] = {
+    400: errors.BadRequestError,
+    401: errors.AuthenticationError,
+    403: errors.PermissionDeniedError,
+    404: errors.NotFoundError,
+    409: errors.ConflictError,
+    413: errors.RequestTooLargeError,
+    415: errors.BadRequestError,
+    422: errors.UnprocessableEntityError,
+    429: errors.RateLimitError,
+    503: errors.ServiceUnavailableError,
+    "overloaded": errors.OverloadedError,
+    "deadline_exceeded": errors.DeadlineExceededError,
 }
+"""By status, and by a problem's code where that says more."""
 
-BY_CODE: dict[str, type[APIStatusError]] = {"overloaded": OverloadedError, "deadline_exceeded": DeadlineExceededError}
 
-
-def error_from_response(response: httpx2.Response) -> APIStatusError:
+def error_from_response(response: httpx2.Response) -> errors.APIStatusError:
     """The exception for an answer with status 400 or above, whose body has been read."""
     problem = _problem_in(response) or _problem_about(response)
-    return _error(problem, response.headers.get("x-request-id"), _wait(retry_after(response), problem))
+    return _exception(problem, response.headers.get("x-request-id"), _retry_delay(retry_after(response), problem))
 
 
-def error_from_problem(problem: Problem) -> APIStatusError:
+def error_from_problem(problem: Problem) -> errors.APIStatusError:
     """The exception for a problem that came as an event of a stream."""
-    return _error(problem, problem.instance, problem.retry_after_s)
+    return _exception(problem, problem.instance, problem.retry_after_s)
 
 
 def problem_from(document: object) -> Problem | None:
@@ -82,7 +70,7 @@ def retry_after(response: httpx2.Response) -> float | None:
         return None
 
 
-def _wait(header: float | None, problem: Problem) -> float | None:
+def _retry_delay(header: float | None, problem: Problem) -> float | None:
     """The time to wait: the document's, which has fractions, unless the header has another one than that rounded up."""
     exact = problem.retry_after_s
     if header is None or exact is None:
@@ -90,10 +78,10 @@ def _wait(header: float | None, problem: Problem) -> float | None:
     return exact if abs(header - exact) <= 1.0 else header
 
 
-def _error(problem: Problem, request_id: str | None, wait: float | None) -> APIStatusError:
-    kind = BY_CODE.get(problem.code) or BY_STATUS.get(problem.status)
+def _exception(problem: Problem, request_id: str | None, wait: float | None) -> errors.APIStatusError:
+    kind = EXCEPTIONS.get(problem.code) or EXCEPTIONS.get(problem.status)
     if kind is None:
-        kind = InternalServerError if problem.status >= 500 else APIStatusError
+        kind = errors.InternalServerError if problem.status >= 500 else errors.APIStatusError
     return kind(problem, request_id=request_id or problem.instance, retry_after=wait)
 
 

@@ -6,14 +6,7 @@ from dataclasses import dataclass, field
 
 import httpx2
 
-from ._constants import (
-    ANSWER_TIMEOUT_S,
-    API_KEY_VARIABLE,
-    BASE_URL_VARIABLE,
-    CONNECT_TIMEOUT_S,
-    DEADLINE_MARGIN_S,
-    DEFAULT_BASE_URL,
-)
+from . import _constants as constants
 from ._exceptions import InvalidArgumentError
 from ._version import __version__
 
@@ -31,7 +24,8 @@ class Settings:
 
     def attempt_timeout(self, timeout: httpx2.Timeout | None, deadline_s: float | None) -> httpx2.Timeout:
         """The limits of one attempt: the call's, else the client's, else the default, beyond the call's deadline."""
-        return timeout or self.timeout or as_timeout(max(ANSWER_TIMEOUT_S, (deadline_s or 0.0) + DEADLINE_MARGIN_S))
+        seconds = max(constants.ANSWER_TIMEOUT_S, (deadline_s or 0.0) + constants.DEADLINE_MARGIN_S)
+        return timeout or self.timeout or as_timeout(seconds)
 
     def headers(self) -> dict[str, str]:
         """What goes with every request."""
@@ -49,8 +43,8 @@ def resolve_settings(base_url: str | None, api_key: str | None, timeout: Timeout
     if max_retries < 0:
         raise InvalidArgumentError("`max_retries` is a number of further attempts; pass 0 for none.")
     return Settings(
-        _base_url(base_url or os.environ.get(BASE_URL_VARIABLE) or DEFAULT_BASE_URL),
-        _api_key(api_key or os.environ.get(API_KEY_VARIABLE) or ""),
+        _base_url(base_url or os.environ.get(constants.BASE_URL_VARIABLE) or constants.DEFAULT_BASE_URL),
+        _api_key(api_key or os.environ.get(constants.API_KEY_VARIABLE) or ""),
         None if timeout is None else as_timeout(timeout),
         max_retries,
     )
@@ -62,11 +56,11 @@ def as_timeout(timeout: Timeout) -> httpx2.Timeout:
         return timeout
     if not timeout > 0:
         raise InvalidArgumentError("`timeout` is a number of seconds above 0.")
-    return httpx2.Timeout(timeout, connect=min(timeout, CONNECT_TIMEOUT_S))
+    return httpx2.Timeout(timeout, connect=min(timeout, constants.CONNECT_TIMEOUT_S))
 
 
 def _base_url(text: str) -> str:
-    example = f"give one such as {DEFAULT_BASE_URL}."
+    example = f"give one such as {constants.DEFAULT_BASE_URL}."
     try:
         url = httpx2.URL(text.strip())
     except httpx2.InvalidURL as error:

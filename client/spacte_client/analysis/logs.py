@@ -22,11 +22,7 @@ class LogError(SpacteError, ValueError):
 
 
 def read_log(path: str | Path, name: str | None = None) -> Run:
-    """A run from its log.
-
-    Args:
-        path: a TSV or NDJSON file.
-        name: what tables and plots call it; the file's name without its ending where None.
+    """A run from its log, a TSV or NDJSON file, called `name` or like the file.
 
     Raises:
         LogError: the file cannot be read, has no rows, or a row is not as it should be.
@@ -61,11 +57,7 @@ def read_log(path: str | Path, name: str | None = None) -> Run:
 
 
 def seconds(text: str) -> float:
-    """`0:01:23.456789` or `83.456789` as seconds; days as Python's timedelta prints them (`1 day, 0:00:01`).
-
-    Raises:
-        ValueError: it is neither.
-    """
+    """`0:01:23.456789` or `83.456789` as seconds; days as Python's timedelta prints them (`1 day, 0:00:01`)."""
     days, _, clock = text.strip().rpartition(", ")
     total = 86_400.0 * int(days.split()[0]) if days else 0.0
     for power, part in enumerate(reversed(clock.split(":"))):

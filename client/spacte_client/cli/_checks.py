@@ -1,4 +1,4 @@
-"""The checks of `spacte doctor`, in the order in which they rest on each other."""
+"""The checks of `spacte doctor`; each builds on those before it."""
 
 import os
 import platform
@@ -23,7 +23,7 @@ LOOPBACK = ("127.0.0.1", "::1", "localhost")
 
 
 class Check(NamedTuple):
-    """What one check found: `failure` has to be mended, `warning` may bite, `note` is for information."""
+    """What one check found: a `failure` must be fixed, a `warning` may become one, a `note` is for information."""
 
     name: str
     status: Literal["ok", "note", "warning", "failure"]
@@ -43,19 +43,14 @@ def check_gateway(base_url: str | None, api_key: str | None) -> Iterator[Check]:
         yield Check("address", "ok", f"{client.base_url} ({_origin(base_url)})")
         yield from _check_path(url, has_key=bool(api_key or os.environ.get(API_KEY_VARIABLE)))
         try:
-            info = client.info()
-        except APIStatusError as error:
-            name = "key" if error.status_code in (401, 403) else "gateway"
-            yield Check(name, "failure", error.message)
-            return
+            yield _check_version(client.info())
+            yield from _check_service(client)
         except SpacteError as error:
-            # So ends a plain request to a port that speaks HTTPS.
+            refused = isinstance(error, APIStatusError) and error.status_code in (401, 403)
+            # A port that speaks HTTPS hangs up on a plain request.
             hung_up = url.scheme == "http" and isinstance(error.__cause__, httpx2.RemoteProtocolError)
             hint = " If it speaks HTTPS, give an https address." if hung_up else ""
-            yield Check("gateway", "failure", error.message + hint)
-            return
-        yield _check_version(info)
-        yield from _check_service(client)
+            yield Check("key" if refused else "gateway", "failure", error.message + hint)
 
 
 def check_components() -> Iterator[Check]:
@@ -99,16 +94,12 @@ def _check_version(info: "Info") -> Check:
 
 
 def _check_service(client: Client) -> Iterator[Check]:
-    try:
-        health = client.health()
-        for name, state in health.checks.items():
-            yield Check(name, "ok" if state == "ok" else "failure", state)
-        if health.status != "ok" and all(state == "ok" for state in health.checks.values()):
-            yield Check("ready", "failure", "the gateway says that it is not ready; look at its log")
-        models = client.models.list()
-    except SpacteError as error:
-        yield Check("gateway", "failure", error.message)
-        return
+    health = client.health()
+    for name, state in health.checks.items():
+        yield Check(name, "ok" if state == "ok" else "failure", state)
+    if health.status != "ok" and all(state == "ok" for state in health.checks.values()):
+        yield Check("ready", "failure", "the gateway says that it is not ready; look at its log")
+    models = client.models.list()
     ready = [model.name for model in models if model.state == "ready"]
     if ready:
         yield Check("models", "ok", ", ".join(ready))

@@ -36,10 +36,15 @@ ABSTAIN = -1
 """The label of an answer that is not given: the noises did not support one at the confidence asked."""
 
 MAX_SAMPLES = 10_000_000
-"""The largest `n` or `n0` in the schema; an operator usually sets a lower limit (see `GET /v1/info`)."""
+"""The largest `n` or `n0`. Chosen: a hundred times what papers draw; an operator sets a lower limit (`GET /v1/info`)."""
 
 MAX_RADIUS = 1e6
-"""The largest radius or tolerance that can be asked for: far beyond any image, and exact to 6 digits."""
+"""The largest radius or tolerance that can be asked for. Chosen: far beyond any image, and exact to 6 digits."""
+
+MAX_DEADLINE_MS = 86_400_000
+"""Chosen: a day; what takes longer is a job."""
+
+Radius = Annotated[float, Field(gt=0, le=MAX_RADIUS, allow_inf_nan=False)]
 
 Bound = Literal["clopper_pearson", "two_class"]
 Noise = Literal["grid", "float"]
@@ -64,6 +69,8 @@ class FileImage(RequestModel):
 ImageSource = Annotated[Base64Image | FileImage, Field(discriminator="type")]
 
 
+# The defaults of `n0` and `alpha` are those of Cohen et al. 2019, section 4. Those of `n` are a hundredth and a tenth of
+# its 100,000: chosen for an answer in seconds on a CPU.
 class PredictParams(RequestModel):
     """Options of a prediction: the exact two-sided test of Cohen et al. 2019 section 3.2.1."""
 
@@ -93,22 +100,14 @@ class CertifyParams(PredictParams):
     bound: Bound = Field(
         default="clopper_pearson", description="`two_class` also bounds the runner-up class and certifies more."
     )
-    target_radius: float | None = Field(
-        default=None,
-        gt=0,
-        le=MAX_RADIUS,
-        allow_inf_nan=False,
-        description="Stop as soon as this L2 radius is shown, or shown to be out of reach.",
+    target_radius: Radius | None = Field(
+        default=None, description="Stop as soon as this L2 radius is shown, or shown to be out of reach."
     )
-    tolerance: float | None = Field(
-        default=None,
-        gt=0,
-        le=MAX_RADIUS,
-        allow_inf_nan=False,
-        description="Stop when drawing on to `n` can add less than this to the radius.",
+    tolerance: Radius | None = Field(
+        default=None, description="Stop when drawing on to `n` can add less than this to the radius."
     )
     deadline_ms: int | None = Field(
-        default=None, ge=1, le=86_400_000, description="Answer by then with the radius that is proven so far."
+        default=None, ge=1, le=MAX_DEADLINE_MS, description="Answer by then with the radius that is proven so far."
     )
 
 
