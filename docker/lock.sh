@@ -3,6 +3,7 @@
 # without CUDA by its hashes. Needs Docker, uv, and a network that reaches Docker's registry and PyTorch's index.
 set -eu
 for file in Dockerfile docker-compose.yml; do
+    # shellcheck disable=SC2013  # an image has no spaces
     for image in $(grep -oE '[a-z]+:[0-9][[:alnum:].-]*@sha256' "$file" | sort -u); do
         name=${image%@sha256}
         digest=$(docker buildx imagetools inspect "$name" --format '{{.Manifest.Digest}}')
