@@ -24,7 +24,7 @@ from spacte_core.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from spacte_core.data import DataConfig, load_data
 from spacte_core.flops import macs_per_sample
 from spacte_core.models import MultiHeadNet
-from spacte_trainer.evaluate import evaluate
+from spacte_trainer.evaluation import evaluate
 
 ROOT = Path(__file__).parent.parent
 MODEL = ROOT / "models" / "cifar10-resnet20-spacte-gaussian-0.25"

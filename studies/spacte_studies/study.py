@@ -13,8 +13,9 @@ import torch
 from spacte_core.checkpoint import CONFIG_FILE, Checkpoint, load_checkpoint
 from spacte_core.data import ImageData, load_data
 from spacte_core.locks import FolderLockedError, folder_lock
-from spacte_trainer.callbacks import EpochReport
+from spacte_trainer.callbacks import Callback
 from spacte_trainer.config import TrainConfig, override
+from spacte_trainer.metrics import EpochReport, LossMeter
 from spacte_trainer.recipes import load_recipe
 from spacte_trainer.runs import run
 from spacte_trainer.state import StateError
@@ -37,16 +38,14 @@ from .tables import Setting, Table
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from spacte_trainer.loop import Meter
-
 
 class TimeIsUpError(Exception):
     """The slice is over; what was done is kept."""
 
 
 @dataclass
-class Deadline:
-    """When a slice ends. As a watcher of a training run it ends it, after an epoch where the next would not fit.
+class Deadline(Callback):
+    """When a slice ends. As a callback of a training run it ends it, after an epoch where the next would not fit.
 
     Attributes:
         end: in `time.monotonic` seconds.
@@ -62,13 +61,13 @@ class Deadline:
         if time.monotonic() >= self.end:
             raise TimeIsUpError
 
-    def batch(self, epoch: int, done: int, total: int, meter: "Meter") -> None:  # noqa: ARG002 - a watcher
+    def on_batch_end(self, epoch: int, done: int, total: int, meter: LossMeter) -> None:  # noqa: ARG002
         """An epoch that cannot be finished is not begun; the state of the one before it is on disk by now."""
         if done == 1 and time.monotonic() + self.seconds > self.end:
             raise TimeIsUpError
         self.check()
 
-    def epoch(self, report: EpochReport) -> None:
+    def on_epoch_end(self, report: EpochReport) -> None:
         """Remember how long an epoch takes."""
         self.finished += 1
         self.seconds = report.seconds
@@ -135,7 +134,7 @@ class Study:
         """The checkpoint of a cell, trained on from where it stopped."""
         if not (place / CONFIG_FILE).exists():
             config = self.config(setting, seed)
-            run(config, place, device=self.device, console=self.console, resume=True, watcher=deadline)
+            run(config, place, device=self.device, console=self.console, resume=True, callbacks=[deadline])
         return load_checkpoint(place)
 
     def certified(self, setting: Setting, seed: int, place: Path, checkpoint: Checkpoint, deadline: Deadline) -> Cell:

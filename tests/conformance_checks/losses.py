@@ -7,19 +7,10 @@ import torch
 from torch import Tensor, nn
 
 from spacte_core.models.ensemble import Member
-from spacte_trainer.attacks import PgdConfig
+from spacte_trainer.attacks import Pgd
 from spacte_trainer.circular_teaching import cosine_loss, weights
-from spacte_trainer.objectives import (
-    ConsistencyConfig,
-    DrtConfig,
-    GaussianConfig,
-    MacerConfig,
-    ObjectiveConfig,
-    SmoothMixConfig,
-    Step,
-    build,
-)
-from spacte_trainer.objectives.base import MethodConfig, Terms
+from spacte_trainer.objectives import Consistency, Drt, Gaussian, Macer, Objective, SmoothMix, Step
+from spacte_trainer.objectives.base import Method, Terms
 from spacte_trainer.objectives.drt import confidence_margin, differentiated, gradient_diversity
 from spacte_trainer.objectives.macer import robustness
 from spacte_trainer.objectives.smoothmix import mix
@@ -30,14 +21,14 @@ from .case import Case, Comparison, checks
 from .nets import Answers, RecordedDraws, gradients, linear_net, mlp_ensemble, named
 
 
-def terms_of(config: MethodConfig, logits_LmBK: Tensor, y_B: Tensor) -> tuple[Answers, Terms]:
+def terms_of(config: Method, logits_LmBK: Tensor, y_B: Tensor) -> tuple[Answers, Terms]:
     """What a method makes of given logits; its noise and pixels do not matter."""
     net = Answers(logits_LmBK)
     m, B, K = logits_LmBK.shape[1:]
     draws = RecordedDraws([torch.zeros(m, B, 1, 1, 1, dtype=logits_LmBK.dtype)])
     step = Step(epoch=1, epochs=2, sigma=1.0, num_classes=K, draws=draws)
     x_BCHW = torch.zeros(B, 1, 1, 1, dtype=logits_LmBK.dtype)
-    return net, config.build().terms(net, x_BCHW, y_B, step)
+    return net, config.terms(net, x_BCHW, y_B, step)
 
 
 def gradient(loss: Tensor, of: Tensor) -> Tensor:
@@ -47,7 +38,7 @@ def gradient(loss: Tensor, of: Tensor) -> Tensor:
 
 @checks("spacte_circular_teaching")
 def _circular_teaching(case: Case) -> Iterator[Comparison]:
-    net, terms = terms_of(GaussianConfig(draws=case["logits"].shape[1]), case["logits"], case["label"])
+    net, terms = terms_of(Gaussian(draws=case["logits"].shape[1]), case["logits"], case["label"])
     w_LB = weights(terms.smoothed_ce_LB, case.number("threshold"))
     loss = weigh(terms, w_LB)
     yield "avg_loss", terms.smoothed_ce_LB, case["avg_loss"]
@@ -60,9 +51,7 @@ def _circular_teaching(case: Case) -> Iterator[Comparison]:
 
 @checks("spacte_consistency_loss")
 def _spacte_consistency(case: Case) -> Iterator[Comparison]:
-    config = ConsistencyConfig(
-        draws=case["logits"].shape[1], lbd=case.number("lbd"), eta=case.number("eta")
-    ).under_teaching()
+    config = Consistency(draws=case["logits"].shape[1], lbd=case.number("lbd"), eta=case.number("eta")).under_teaching()
     net, terms = terms_of(config, case["logits"], case["label"])
     w_LB = weights(terms.smoothed_ce_LB, case.number("threshold"))
     loss = weigh(terms, w_LB)
@@ -78,7 +67,7 @@ def _spacte_consistency(case: Case) -> Iterator[Comparison]:
 
 @checks("consistency_loss_single")
 def _consistency_single(case: Case) -> Iterator[Comparison]:
-    config = ConsistencyConfig(draws=len(case["logits"]), lbd=case.number("lbd"), eta=case.number("eta"))
+    config = Consistency(draws=len(case["logits"]), lbd=case.number("lbd"), eta=case.number("eta"))
     net, terms = terms_of(config, case["logits"][None], case["label"])
     loss = weigh(terms, torch.ones_like(terms.smoothed_ce_LB))
     con = terms.per_sample_LB["con"].mean()
@@ -93,7 +82,7 @@ def _consistency_single(case: Case) -> Iterator[Comparison]:
 def _spacte_smoothmix(case: Case) -> Iterator[Comparison]:
     net = linear_net(case["W"], case["b"])
     sides, noises, y_B = (case["x_clean"], case["x_adv"]), case["noises"], case["label"]
-    method = SmoothMixConfig(draws=len(noises)).under_teaching().build()
+    method = SmoothMix(draws=len(noises)).under_teaching()
     terms = method.mixed_terms(net, *sides, y_B, noises, case["lam"], scale=1.0)
     w_LB = weights(terms.smoothed_ce_LB, case.number("threshold"))
     ce, mixed = ((w_LB * terms.per_sample_LB[name]).mean() for name in ("ce", "mix"))
@@ -121,8 +110,8 @@ def _spacte_smoothmix(case: Case) -> Iterator[Comparison]:
 def _macer(case: Case) -> Iterator[Comparison]:
     net = linear_net(case["W"], case["b"])
     beta, gamma = case.number("beta"), case.number("gamma")
-    config = MacerConfig(draws=case.whole("k"), lbd=case.number("lbd"), beta=beta, gamma=gamma)
-    objective = build(ObjectiveConfig(base=config))
+    config = Macer(draws=case.whole("k"), lbd=case.number("lbd"), beta=beta, gamma=gamma)
+    objective = Objective(base=config)
     sigma, classes = case.number("sigma"), case["W"].shape[0]
     step = Step(1, 2, sigma, classes, RecordedDraws([case["unit_noise"]]))
     loss = objective.loss(net, case["x"], case["label"], step)
@@ -156,18 +145,18 @@ def _cosine(case: Case) -> Iterator[Comparison]:
 @checks("drt_loss")
 def _drt(case: Case) -> Iterator[Comparison]:
     weights_of = [case[name] for name in ("W1", "b1", "W2", "b2")]
-    config = DrtConfig(
+    config = Drt(
         draws=case.whole("m"),
         rho1=case.number("rho1"),
         rho2=case.number("rho2"),
-        attack=PgdConfig(variant="jeong", steps=case.whole("steps"), epsilon=case.number("max_norm"), warmup_epochs=0)
+        attack=Pgd(variant="jeong", steps=case.whole("steps"), epsilon=case.number("max_norm"), warmup_epochs=0)
         if case.whole("adv_training")
         else None,
     )
-    objective, method = build(ObjectiveConfig(base=config)), config.build()
+    objective, method = Objective(base=config), config
     sigma, classes = case.number("sigma"), case["W2"].shape[1]
     found: dict[str, list[Tensor]] = {}
-    pieces = objective.pieces(case["x"], case["label"])
+    pieces = objective.mini_batches(case["x"], case["label"])
     for (x_BCHW, y_B), unit_mBCHW in zip(pieces, case["unit_noise"], strict=True):
         net = mlp_ensemble(*weights_of)
         step = Step(1, 2, sigma, classes, RecordedDraws([unit_mBCHW]))

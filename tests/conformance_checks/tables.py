@@ -7,8 +7,7 @@ import torch
 
 from spacte_core.models import ModelConfig, build
 from spacte_core.models.ensemble import sum_logits
-from spacte_trainer.objectives import GaussianConfig, ObjectiveConfig, split
-from spacte_trainer.objectives import build as build_objective
+from spacte_trainer.objectives import Gaussian, Objective, split
 from spacte_trainer.schedules import threshold
 
 from .case import Case, Comparison, checks
@@ -31,9 +30,9 @@ def _minibatch_split(case: Case) -> Iterator[Comparison]:
         wanted = [pair or [0, 0] for pair in row["minibatches"]]
         yield f"case {i}", torch.tensor(ranges), torch.tensor(wanted)
         yield f"case {i} unused", batch - sum(stop - start for start, stop in ranges), row["unused"]
-        objective = build_objective(ObjectiveConfig(base=GaussianConfig(draws=m)))
+        objective = Objective(base=Gaussian(draws=m))
         samples = torch.arange(batch)
-        pieces = [piece.tolist() for piece, _ in objective.pieces(samples, samples)]
+        pieces = [piece.tolist() for piece, _ in objective.mini_batches(samples, samples)]
         yield f"case {i} pieces", len(pieces), sum(bool(pair) for pair in row["minibatches"])
         for piece, pair in zip(pieces, filter(None, row["minibatches"]), strict=True):
             yield f"case {i} piece", piece, list(range(*pair))

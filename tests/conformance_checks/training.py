@@ -4,17 +4,16 @@ from collections.abc import Callable, Iterator
 
 import torch
 
-from spacte_trainer.attacks import PgdConfig
+from spacte_trainer.attacks import Pgd
 from spacte_trainer.objectives import (
-    BaseConfig,
-    ConsistencyConfig,
-    GaussianConfig,
-    MacerConfig,
-    ObjectiveConfig,
-    SmoothAdvConfig,
-    SmoothMixConfig,
+    BaseMethod,
+    Consistency,
+    Gaussian,
+    Macer,
+    Objective,
+    SmoothAdv,
+    SmoothMix,
     Step,
-    build,
     spacte,
 )
 
@@ -22,17 +21,17 @@ from .case import Case, Comparison, checks
 from .nets import RecordedDraws, gradients, linear_net, trunk_net, values
 
 
-def _gaussian(case: Case) -> BaseConfig:
-    return GaussianConfig(draws=case.whole("m"))
+def _gaussian(case: Case) -> BaseMethod:
+    return Gaussian(draws=case.whole("m"))
 
 
-def _consistency(case: Case) -> BaseConfig:
+def _consistency(case: Case) -> BaseMethod:
     eta = case.number("eta") if "eta" in case else 0.5
-    return ConsistencyConfig(draws=case.whole("m"), lbd=case.number("lbd"), eta=eta)
+    return Consistency(draws=case.whole("m"), lbd=case.number("lbd"), eta=eta)
 
 
-def _smoothmix(case: Case) -> BaseConfig:
-    return SmoothMixConfig(
+def _smoothmix(case: Case) -> BaseMethod:
+    return SmoothMix(
         draws=case.whole("m"),
         steps=case.whole("steps"),
         alpha=case.number("alpha"),
@@ -42,20 +41,16 @@ def _smoothmix(case: Case) -> BaseConfig:
     )
 
 
-def _smoothadv(case: Case) -> BaseConfig:
-    attack = PgdConfig(
-        steps=case.whole("steps"), epsilon=case.number("epsilon"), warmup_epochs=case.whole("warmup_epochs")
-    )
-    return SmoothAdvConfig(draws=case.whole("m"), attack=attack)
+def _smoothadv(case: Case) -> BaseMethod:
+    attack = Pgd(steps=case.whole("steps"), epsilon=case.number("epsilon"), warmup_epochs=case.whole("warmup_epochs"))
+    return SmoothAdv(draws=case.whole("m"), attack=attack)
 
 
-def _macer(case: Case) -> BaseConfig:
-    return MacerConfig(
-        draws=case.whole("m"), lbd=case.number("lbd"), beta=case.number("beta"), gamma=case.number("gamma")
-    )
+def _macer(case: Case) -> BaseMethod:
+    return Macer(draws=case.whole("m"), lbd=case.number("lbd"), beta=case.number("beta"), gamma=case.number("gamma"))
 
 
-METHODS: dict[str, Callable[[Case], BaseConfig]] = {
+METHODS: dict[str, Callable[[Case], BaseMethod]] = {
     "gaussian": _gaussian,
     "consistency": _consistency,
     "smoothmix": _smoothmix,
@@ -69,7 +64,7 @@ def _train_batch(case: Case) -> Iterator[Comparison]:
     name = case.function.removeprefix("train_batch_")
     taught = name.startswith("spacte_")
     base = METHODS[name.removeprefix("spacte_")](case)
-    config = spacte(base, case.number("lbd_last")) if taught else ObjectiveConfig(base=base)
+    objective = spacte(base, case.number("lbd_last")) if taught else Objective(base=base)
     W, b = case["W"], case["b"]
     net = trunk_net(case["A"], case["a"], W, b) if "A" in case else linear_net(W, b)
     optimizer = torch.optim.SGD(
@@ -78,8 +73,7 @@ def _train_batch(case: Case) -> Iterator[Comparison]:
         momentum=case.number("momentum"),
         weight_decay=case.number("weight_decay"),
     )
-    objective = build(config)
-    whole = base.build().pieces == 1 and case["unit_noise"].dim() == 5
+    whole = base.steps_per_batch == 1 and case["unit_noise"].dim() == 5
     noises = [case["unit_noise"]] if whole else list(case["unit_noise"])
     # U[0, 1) draws: the objective halves them, the files hold the halves.
     mixing = [2 * lam for lam in case["lam"]] if "lam" in case else []
@@ -92,7 +86,7 @@ def _train_batch(case: Case) -> Iterator[Comparison]:
         draws=RecordedDraws(noises, mixing),
     )
     steps = []
-    for x_BCHW, y_B in objective.pieces(case["x"], case["label"]):
+    for x_BCHW, y_B in objective.mini_batches(case["x"], case["label"]):
         optimizer.zero_grad()
         objective.loss(net, x_BCHW, y_B, step).total.backward()
         steps.append(gradients(net))

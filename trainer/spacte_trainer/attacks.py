@@ -14,7 +14,7 @@ from fractions import Fraction
 from typing import Annotated, Literal
 
 import torch
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
+from pydantic import BaseModel, BeforeValidator, Field
 from torch import Tensor, nn
 
 from spacte_core.models.multihead import bare, frozen_eval
@@ -130,10 +130,9 @@ def _fraction(value: object) -> object:
     return float(Fraction(value)) if isinstance(value, str) else value
 
 
-class PgdConfig(BaseModel):
+class Pgd(BaseModel, frozen=True, extra="forbid"):
     """SmoothAdv's attack as part of an objective."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
     variant: Literal["salman", "jeong"] = "salman"
     steps: int = Field(ge=1, description="T; each step is 2 epsilon / T long.")
     epsilon: Annotated[float, BeforeValidator(_fraction)] = Field(
@@ -141,17 +140,17 @@ class PgdConfig(BaseModel):
     )
     warmup_epochs: int = Field(default=10, ge=0, description="The radius grows in proportion until this epoch.")
 
-    def attack(
+    def adversary(
         self, net: nn.Module, x_BCHW: Tensor, y_B: Tensor, unit_mBCHW: Tensor, sigma: float, epoch: int
     ) -> Tensor:
         """Adversarial inputs for noises sigma * unit_mBCHW, with the radius of this epoch."""
         epsilon = self.epsilon * warmup(epoch, self.warmup_epochs)
-        noise_mBCHW = sigma * unit_mBCHW
+        given = (net, x_BCHW, y_B, sigma * unit_mBCHW)
         if self.variant == "jeong":
-            return pgd_jeong(net, x_BCHW, y_B, noise_mBCHW, steps=self.steps, epsilon=epsilon)
-        # The first draw is as good a standard normal tensor as any, and asking for one only where a gradient
-        # vanished would make the host wait for the device at every step.
-        return pgd_salman(net, x_BCHW, y_B, noise_mBCHW, steps=self.steps, epsilon=epsilon, spare_BCHW=unit_mBCHW[0])
+            return pgd_jeong(*given, steps=self.steps, epsilon=epsilon)
+        # The first draw is a standard normal tensor too. One drawn only where a gradient vanished would make the
+        # host wait for the device at every step.
+        return pgd_salman(*given, steps=self.steps, epsilon=epsilon, spare_BCHW=unit_mBCHW[0])
 
 
 def _norm(d_BCHW: Tensor) -> Tensor:

@@ -4,27 +4,23 @@ import json
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+import torch
+from pydantic import BaseModel, Field, ValidationError, model_validator
 
 from spacte_core.data.base import DataConfig
 from spacte_core.errors import UserError
+from spacte_core.hardware import has_bf16
 from spacte_core.models import ModelConfig
 
-from .objectives import ObjectiveConfig
-from .schedules import learning_rate
+from .objectives import Objective
+from .schedules import OneCycleSchedule, StepSchedule
 
 
 class ConfigError(UserError):
     """A setting that does not exist or cannot be; the message is one sentence that names the remedy."""
 
 
-class Settings(BaseModel):
-    """A configuration: immutable, and strict about the names of its fields."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-
-class OptimizerConfig(Settings):
+class OptimizerConfig(BaseModel, frozen=True, extra="forbid"):
     """SGD; the defaults are SPACTE's (METHODS 3.7)."""
 
     lr: float = Field(default=0.1, gt=0, description="Peak learning rate.")
@@ -33,53 +29,14 @@ class OptimizerConfig(Settings):
     nesterov: bool = False
 
 
-class StepSchedule(Settings):
-    """The rate falls to `factor` of itself right after each of the (1-based) epochs in `drops_after`."""
-
-    name: Literal["step"] = "step"
-    drops_after: tuple[int, ...] = (50, 100)
-    factor: float = Field(default=0.1, gt=0, lt=1)
-
-    def scale(self, epoch: int, epochs: int, part: float) -> float:  # noqa: ARG002 - one signature for all
-        """The share of the peak rate in `epoch`; constant within it."""
-        return learning_rate(epoch, 1.0, self.drops_after, self.factor)
-
-    def stretched(self, ratio: float) -> Self:
-        """The same shape for a run `ratio` times as long."""
-        return self.model_copy(update={"drops_after": tuple(max(1, round(ratio * drop)) for drop in self.drops_after)})
-
-
-class OneCycleSchedule(Settings):
-    """Up in a straight line from `start` of the peak, during the first `rise` of the run, then down to zero.
-
-    It reaches in a few epochs what steps reach in many; ours, for runs sized for a CPU (after L. Smith,
-    "Super-convergence", 2018).
-    """
-
-    name: Literal["one_cycle"] = "one_cycle"
-    rise: float = Field(default=0.3, gt=0, lt=1)
-    start: float = Field(default=0.1, gt=0, le=1)
-
-    def scale(self, epoch: int, epochs: int, part: float) -> float:
-        """The share of the peak rate when `part` (0 to 1) of `epoch` is done."""
-        progress = (epoch - 1 + part) / epochs
-        if progress < self.rise:
-            return self.start + (1 - self.start) * progress / self.rise
-        return (1 - progress) / (1 - self.rise)
-
-    def stretched(self, ratio: float) -> Self:  # noqa: ARG002 - one signature for all
-        """Itself: its shape is given in shares of the run."""
-        return self
-
-
-class TrainConfig(Settings):
+class TrainConfig(BaseModel, frozen=True, extra="forbid"):
     """A whole training run. The same configuration on the same machine gives the same weights."""
 
     recipe: str = Field(description="The recipe it came from.")
     method: str = Field(description="Label of the method, for tables and checkpoints.")
     data: DataConfig
     model: ModelConfig
-    objective: ObjectiveConfig
+    objective: Objective
     sigma: float = Field(gt=0, description="Noise sd in units of [0, 1] pixels.")
     optimizer: OptimizerConfig = OptimizerConfig()
     schedule: Annotated[StepSchedule | OneCycleSchedule, Field(discriminator="name")] = StepSchedule()
@@ -128,24 +85,37 @@ class TrainConfig(Settings):
         return self
 
 
-HOW = ("compile", "cuda_graphs", "store")
-"""Settings of how a run is carried out and kept, which may change when it is carried on."""
+EXECUTION_SETTINGS = {"compile", "cuda_graphs", "store"}
+"""How a run is carried out and kept, not what it computes: these may change when it is resumed."""
 
 
-def essence(config: TrainConfig) -> dict[str, Any]:
-    """What a run's weights follow from: all settings but `HOW`, those of what it starts from likewise."""
-    found = config.model_dump(exclude=set(HOW))
+def identifying_settings(config: TrainConfig) -> dict[str, Any]:
+    """The settings that identify a run for resuming: all but `EXECUTION_SETTINGS`, those of `pretrain` likewise."""
+    found = config.model_dump(exclude=EXECUTION_SETTINGS)
     if config.pretrain is not None:
-        found["pretrain"] = essence(config.pretrain)
+        found["pretrain"] = identifying_settings(config.pretrain)
     return found
+
+
+def resolve_precision(config: TrainConfig, device: torch.device) -> TrainConfig:
+    """The configuration and its `pretrain`, with `precision="auto"` decided for the device that trains."""
+    decided: dict[str, object] = {}
+    if config.precision == "auto":
+        decided["precision"] = "bf16" if has_bf16(device) else "float32"
+    if config.pretrain is not None:
+        decided["pretrain"] = resolve_precision(config.pretrain, device)
+    return config.model_copy(update=decided)
+
+
+SHARED = ("data", "sigma", "seed")
+"""Fields that a run and its `pretrain` have in common."""
 
 
 def override(config: TrainConfig, changes: Mapping[str, object]) -> TrainConfig:
     """The configuration with fields such as `{"model.heads": 3}` replaced, checked as a whole.
 
-    Changing `epochs` moves what happens after so many of them in proportion, unless it is changed too: the drops of a
-    step schedule, and the epoch from which a method's deferred term counts. A field
-    that a `pretrain` run has to share (the data, sigma, the seed) is changed there as well.
+    Changing `epochs` moves what waits for an epoch in proportion, unless it is changed too: the drops of a step
+    schedule, and the start of a method's deferred term. A `SHARED` field is changed in `pretrain` as well.
 
     Raises:
         ConfigError: a field does not exist or a value does not fit it.
@@ -170,9 +140,6 @@ def override(config: TrainConfig, changes: Mapping[str, object]) -> TrainConfig:
         reason = first["msg"].removeprefix("Value error, ")
         said = f"Setting {where} cannot be {first['input']!r}" if where else "These settings do not fit together"
         raise ConfigError(f"{said}: {reason}.") from error
-
-
-SHARED = ("data", "sigma", "seed")
 
 
 def parse_setting(text: str) -> tuple[str, object]:

@@ -3,10 +3,10 @@
 Each worker takes its share of every loader batch, so that N workers make the same steps, of the same global batch, as
 one process: gradients are averaged, batch statistics are taken over all workers, the order of the images is that of
 one process, and noise and augmentation differ from worker to worker. Worker 0 keeps the state after each epoch in
-`--out`, which all workers must see (a shared folder on a cluster). When a worker dies, Ray Train starts the group
-anew and it carries on from that state.
+`--out`, which all workers must see (a shared folder on a cluster). When a worker dies, Ray Train restarts all of them
+and they resume from that state.
 
-Ray is an extra of the distribution, `spacte-trainer[distributed]`; without it, importing this raises ConfigError.
+Ray is an extra of the distribution, `spacte-trainer[distributed]`; importing this without it raises ConfigError.
 """
 
 import inspect
@@ -25,13 +25,11 @@ from torch.nn.parallel import DistributedDataParallel
 
 from spacte_core.data import load_data
 from spacte_core.hardware import choose_device
-from spacte_trainer.precision import resolve_precision
 
-from .config import ConfigError, TrainConfig
-from .evaluate import check_fit
+from .config import ConfigError, TrainConfig, resolve_precision
+from .evaluation import check_fit
 from .loop import check_batch
-from .objectives import build as build_objective
-from .process_group import Team
+from .process_group import ProcessGroup
 from .runs import TRAINING, check_new, run
 
 try:
@@ -48,12 +46,17 @@ PROGRESS_FILE = Path(TRAINING) / "progress.txt"
 """Where worker 0 prints, for the driver to show."""
 
 FOLLOW_SECONDS = 0.5
+"""Between two looks at it; chosen: epochs are longer, and a person does not wait."""
+
 RESTARTS = 3
-"""How often the group is started anew before the run is given up."""
+"""How often the workers are restarted before the run is given up; chosen: more deaths than chance explains."""
 
 
-class SumOverTeam(torch.autograd.Function):
-    """The sum of a tensor over all workers; its gradient is the sum of the workers' gradients."""
+class AllReduceSum(torch.autograd.Function):
+    """The sum of a tensor over all workers; its gradient is the sum of the workers' gradients.
+
+    PyTorch's `torch.distributed.nn.functional.all_reduce` is deprecated.
+    """
 
     @staticmethod
     def forward(ctx: Any, value: Tensor) -> Tensor:  # noqa: ARG004 - torch's signature
@@ -62,10 +65,8 @@ class SumOverTeam(torch.autograd.Function):
         return total
 
     @staticmethod
-    def backward(ctx: Any, *gradients: Tensor) -> Tensor:  # noqa: ARG004 - torch's signature
-        total = gradients[0].clone()
-        dist.all_reduce(total)
-        return total
+    def backward(ctx: Any, *gradients: Tensor) -> Tensor:
+        return AllReduceSum.forward(ctx, gradients[0])
 
 
 class SyncBatchNorm2d(nn.BatchNorm2d):
@@ -79,9 +80,9 @@ class SyncBatchNorm2d(nn.BatchNorm2d):
             return super().forward(input)
         count = input.numel() // input.shape[1] * dist.get_world_size()
         x = input.float()
-        mean_C = SumOverTeam.apply(x.sum(dim=(0, 2, 3))) / count
+        mean_C = AllReduceSum.apply(x.sum(dim=(0, 2, 3))) / count
         centred = x - mean_C[:, None, None]
-        var_C = SumOverTeam.apply(centred.square().sum(dim=(0, 2, 3))) / count
+        var_C = AllReduceSum.apply(centred.square().sum(dim=(0, 2, 3))) / count
         with torch.no_grad():
             rate = cast("float", self.momentum)
             cast("Tensor", self.running_mean).lerp_(mean_C, rate)
@@ -91,20 +92,7 @@ class SyncBatchNorm2d(nn.BatchNorm2d):
         return (centred * scale_C[:, None, None] + self.bias[:, None, None]).to(input.dtype)
 
 
-def synchronise(net: nn.Module) -> None:
-    """Exchange every batch normalisation inside `net`, which keeps its parameters, for a synchronised one."""
-    for name, child in net.named_children():
-        if isinstance(child, nn.BatchNorm2d):
-            twin = SyncBatchNorm2d(child.num_features, child.eps, child.momentum)
-            twin.weight, twin.bias = child.weight, child.bias
-            twin.running_mean, twin.running_var = child.running_mean, child.running_var
-            twin.num_batches_tracked = child.num_batches_tracked
-            setattr(net, name, twin.train(child.training))
-        else:
-            synchronise(child)
-
-
-class DistributedTeam(Team):
+class DistributedProcessGroup(ProcessGroup):
     """The processes of torch's default process group."""
 
     def __init__(self, device: torch.device) -> None:
@@ -117,15 +105,16 @@ class DistributedTeam(Team):
         if cuda:
             nn.SyncBatchNorm.convert_sync_batchnorm(net)
         else:
-            synchronise(net)
-        # Statistics are equal on all workers already; sending them round would write into tensors that a second
+            for norm in [module for module in net.modules() if type(module) is nn.BatchNorm2d]:
+                norm.__class__ = SyncBatchNorm2d  # it has the same state
+        # Statistics are equal on all workers already; broadcasting them would write into tensors that a second
         # forward of the same step still needs. The option's name changed between versions of PyTorch.
         named = inspect.signature(DistributedDataParallel.__init__).parameters
         option = "forward_sync_buffers" if "forward_sync_buffers" in named else "broadcast_buffers"
         options: dict[str, Any] = {option: False}
         return DistributedDataParallel(net, device_ids=[self.device] if cuda else None, **options)
 
-    def wait(self) -> None:
+    def barrier(self) -> None:
         dist.barrier()
 
     def mean(self, values: Mapping[str, list[float]]) -> dict[str, list[float]]:
@@ -138,17 +127,17 @@ class DistributedTeam(Team):
 
 
 def work(options: dict[str, str]) -> None:
-    """What each worker does: the whole run, as a member of the team."""
+    """What each worker does: the whole run, as one process of the group."""
     config = TrainConfig.model_validate_json(options["config"])
     device = get_device()
     if isinstance(device, list):
         device = device[0]
-    os.chdir(options["folder"])  # Ray's own would not be the one that relative paths of data start from
-    team = DistributedTeam(device)
+    os.chdir(options["folder"])  # relative paths of data start from the command's folder, not from Ray's
+    group = DistributedProcessGroup(device)
     out = Path(options["out"])
     with (out / PROGRESS_FILE).open("a", buffering=1) as progress:
-        console = Console(file=progress, quiet=team.rank > 0)
-        run(config, out, device=device, console=console, resume=True, team=team)
+        console = Console(file=progress, quiet=group.rank > 0)
+        run(config, out, device=device, console=console, resume=True, group=group)
 
 
 def run_distributed(
@@ -176,14 +165,7 @@ def run_distributed(
     """
     out = out.absolute()
     check_new(out, resume=resume)
-    objective = build_objective(config.objective)
-    if objective.double_backward:
-        raise ConfigError(
-            f"{config.method} differentiates a gradient, which workers cannot share: leave out --workers."
-        )
-    data = load_data(config.data, "train")
-    check_fit(config.model, data)
-    check_batch(config, objective, len(data), workers)
+    check_shareable(config, workers)
     chosen = choose_device(device)
     config = resolve_precision(config, chosen)
     os.environ.setdefault("RAY_ENABLE_UV_RUN_RUNTIME_ENV", "0")
@@ -197,24 +179,39 @@ def run_distributed(
             check_room("GPU" if chosen.type == "cuda" else "CPU", workers)
         (out / TRAINING).mkdir(parents=True, exist_ok=True)
         (out / PROGRESS_FILE).write_text("")
-        trainer = TorchTrainer(
-            work,
-            train_loop_config={"config": config.model_dump_json(), "out": str(out), "folder": str(Path.cwd())},
-            scaling_config=ScalingConfig(num_workers=workers, use_gpu=chosen.type == "cuda"),
-            run_config=RunConfig(
-                name="ray",
-                storage_path=str(out / TRAINING),
-                failure_config=FailureConfig(max_failures=RESTARTS, controller_failure_limit=RESTARTS),
-            ),
-        )
         with following(out / PROGRESS_FILE):
-            trainer.fit()
+            _ray_trainer(config, out, workers, use_gpu=chosen.type == "cuda").fit()
     except ray.train.TrainingFailedError as error:
         raise ConfigError(f"The workers failed, the last time with: {_last_line(error)}") from error
     finally:
         if started:
             ray.shutdown()
     return out
+
+
+def _ray_trainer(config: TrainConfig, out: Path, workers: int, *, use_gpu: bool) -> TorchTrainer:
+    """What starts the workers, and restarts them when one dies."""
+    return TorchTrainer(
+        work,
+        train_loop_config={"config": config.model_dump_json(), "out": str(out), "folder": str(Path.cwd())},
+        scaling_config=ScalingConfig(num_workers=workers, use_gpu=use_gpu),
+        run_config=RunConfig(
+            name="ray",
+            storage_path=str(out / TRAINING),
+            failure_config=FailureConfig(max_failures=RESTARTS, controller_failure_limit=RESTARTS),
+        ),
+    )
+
+
+def check_shareable(config: TrainConfig, workers: int) -> None:
+    """Raise ConfigError where the workers cannot share a step of this method on these data."""
+    if config.objective.base.double_backward:
+        raise ConfigError(
+            f"{config.method} differentiates a gradient, which workers cannot share: leave out --workers."
+        )
+    data = load_data(config.data, "train")
+    check_fit(config.model, data)
+    check_batch(config, len(data), workers)
 
 
 def check_room(kind: str, workers: int) -> None:

@@ -1,11 +1,11 @@
-"""The processes that train one network together: here a team of one, in `distributed.py` larger ones."""
+"""The processes that train one network together: here a group of one, in `distributed.py` larger ones."""
 
 from collections.abc import Mapping
 
 from torch import nn
 
 
-class Team:
+class ProcessGroup:
     """One process on its own.
 
     Attributes:
@@ -17,12 +17,12 @@ class Team:
     size = 1
 
     def wrap(self, net: nn.Module) -> nn.Module:
-        """The network with its gradients and batch statistics shared by the team."""
+        """The network with its gradients and batch statistics shared by the group."""
         return net
 
-    def wait(self) -> None:
-        """Return when every process of the team has come here."""
+    def barrier(self) -> None:
+        """Wait until every process of the group has come here."""
 
     def mean(self, values: Mapping[str, list[float]]) -> dict[str, list[float]]:
-        """The means over the team of numbers that each of its processes has measured."""
+        """The means over the group of numbers that each of its processes has measured."""
         return dict(values)

@@ -20,17 +20,16 @@ from pydantic import ValidationError
 from spacte_core.checkpoint import CONFIG_FILE, CheckpointConfig, load_checkpoint, save_checkpoint
 from spacte_core.data import ImageData, load_data
 from spacte_core.locks import folder_lock
-from spacte_core.models import ModelConfig, MultiHeadNet, ensemble_of
+from spacte_core.models import MultiHeadNet, ensemble_of
 from spacte_core.models.ensemble import Ensemble
 from spacte_core.sample_images import write_samples
 from spacte_core.versions import installed_version
-from spacte_trainer.precision import resolve_precision
 
-from .callbacks import Log, Terminal, Watcher, Watchers
-from .config import TrainConfig, essence
-from .evaluate import check_fit, evaluate
+from .callbacks import Callback, JsonLinesLog, ProgressBar, TensorBoardLog
+from .config import TrainConfig, identifying_settings, resolve_precision
+from .evaluation import check_fit, evaluate
 from .loop import train
-from .process_group import Team
+from .process_group import ProcessGroup
 from .state import STATE_FILE, StateError
 
 if TYPE_CHECKING:
@@ -40,20 +39,20 @@ TRAINING = "training"
 
 
 @dataclass
-class Workshop:
-    """Where and with what a configuration is carried out. The data are read once for all parts of a run."""
+class Pipeline:
+    """The parts of a run and what they have in common. The data are read once for all of them."""
 
     config: TrainConfig
     device: torch.device
     console: "Console"
-    team: Team
-    watcher: Watcher | None = None
+    group: ProcessGroup
+    callbacks: Sequence[Callback]
 
     @cached_property
     def train_data(self) -> ImageData:
         """The training split; unreadable images are named on the console."""
         data = load_data(self.config.data, "train")
-        if data.skipped and self.team.rank == 0:
+        if data.skipped and self.group.rank == 0:
             self.console.print(f"Left out {len(data.skipped)} unreadable images: {', '.join(data.skipped[:5])}")
         return data
 
@@ -62,7 +61,7 @@ class Workshop:
         """The held-out split."""
         return load_data(self.config.data, "test")
 
-    def produce(self, config: TrainConfig, folder: Path, title: str) -> MultiHeadNet:
+    def train_or_load(self, config: TrainConfig, folder: Path, title: str) -> MultiHeadNet:
         """The trained network of `config`, from the checkpoint in `folder` where it was finished before."""
         if (folder / CONFIG_FILE).exists():
             return self._finished(config, folder)
@@ -70,7 +69,7 @@ class Workshop:
             net, seconds = self._ensemble(config, folder)
         else:
             net, seconds = self._single(config, folder, title)
-        if self.team.rank == 0:
+        if self.group.rank == 0:
             stored = torch.bfloat16 if config.store == "bf16" else None
             if stored is not None:
                 net.to(stored).float()  # what is measured is what is stored
@@ -83,33 +82,32 @@ class Workshop:
             described = describe(config, self.train_data.class_names, metrics)
             save_checkpoint(folder, net, described, dtype=stored)
             (folder / TRAINING / STATE_FILE).unlink(missing_ok=True)
-        self.team.wait()
+        self.group.barrier()
         return net
 
     def _single(self, config: TrainConfig, folder: Path, title: str) -> tuple[MultiHeadNet, float]:
         """One network and the seconds that its training took, what it starts from included."""
+        place = folder / TRAINING
         start, before = None, 0.0
         if config.pretrain is not None:
-            part = folder / TRAINING / "pretrain"
-            start = self.produce(config.pretrain, part, f"{title}, what it starts from").state_dict()
+            part = place / "pretrain"
+            start = self.train_or_load(config.pretrain, part, f"{title}, what it starts from").state_dict()
             before = load_checkpoint(part).config.metrics["train_seconds"]
         check_fit(config.model, self.train_data)
-        place = folder / TRAINING
-        with Terminal(self.console, config.epochs, title) as terminal:
-            watchers: list[Watcher] = [terminal, Log(place)] if self.team.rank == 0 else []
-            if self.watcher is not None:
-                watchers.append(self.watcher)
-            run = train(
+        place.mkdir(parents=True, exist_ok=True)
+        with ProgressBar(self.console, config.epochs, title) as bar:
+            logs = [bar, JsonLinesLog(place), TensorBoardLog(place)] if self.group.rank == 0 else []
+            trainer = train(
                 config,
                 place,
                 self.train_data,
                 self.test_data,
                 device=self.device,
-                watcher=Watchers(watchers),
+                callbacks=[*logs, *self.callbacks],
                 start=start,
-                team=self.team,
+                group=self.group,
             )
-        return run.net, before + run.seconds
+        return trainer.net, before + trainer.seconds
 
     def _ensemble(self, config: TrainConfig, folder: Path) -> tuple[MultiHeadNet, float]:
         """The members one after the other, each resumed or reused where it was begun or finished before."""
@@ -117,7 +115,7 @@ class Workshop:
         for index in range(config.members):
             member = config.model_copy(update={"members": 1, "seed": config.seed + index})
             part = folder / TRAINING / f"member-{index}"
-            nets.append(self.produce(member, part, f"member {index + 1} of {config.members}"))
+            nets.append(self.train_or_load(member, part, f"member {index + 1} of {config.members}"))
             seconds += load_checkpoint(part).config.metrics["train_seconds"]
         return Ensemble(nets), seconds
 
@@ -125,10 +123,10 @@ class Workshop:
         """The network of a part that was finished before; raises StateError where it is another one's."""
         checkpoint = load_checkpoint(folder, self.device)
         try:
-            same = essence(TrainConfig.model_validate(checkpoint.config.train)) == essence(config)
+            before = identifying_settings(TrainConfig.model_validate(checkpoint.config.train))
         except ValidationError:  # imported, or of another version
-            same = False
-        if not same:
+            before = None
+        if before != identifying_settings(config):
             raise StateError(f"{folder} holds a model trained with other settings: choose another --out.")
         return checkpoint.net
 
@@ -140,12 +138,12 @@ def run(
     device: torch.device,
     console: "Console",
     resume: bool = False,
-    team: Team | None = None,
-    watcher: Watcher | None = None,
+    group: ProcessGroup | None = None,
+    callbacks: Sequence[Callback] = (),
 ) -> Path:
     """Carry out `config` and leave its checkpoint in `out`, which is returned.
 
-    A `watcher` is told of every batch and epoch of every part of the run, and may end it by an error of its own:
+    The `callbacks` are told of every batch and epoch of every part of the run. One may end it by an error of its own:
     `resume` carries it on.
 
     Raises:
@@ -153,13 +151,13 @@ def run(
         ConfigError, DataError: see `loop.train` and `data.load_data`.
     """
     config = resolve_precision(config, device)
-    team = team or Team()
+    group = group or ProcessGroup()
     check_new(out, resume=resume)
-    with folder_lock(out / TRAINING) if team.rank == 0 else nullcontext():
-        workshop = Workshop(config, device, console, team, watcher)
-        workshop.produce(config, out, config.recipe)
-        if team.rank == 0:
-            write_samples(out, workshop.test_data)
+    with folder_lock(out / TRAINING) if group.rank == 0 else nullcontext():
+        pipeline = Pipeline(config, device, console, group, callbacks)
+        pipeline.train_or_load(config, out, config.recipe)
+        if group.rank == 0:
+            write_samples(out, pipeline.test_data)
     return out
 
 
@@ -170,15 +168,10 @@ def check_new(out: Path, *, resume: bool) -> None:
         raise StateError(f"{out} already holds a run: add --resume to carry it on, or choose another --out.")
 
 
-def network_of(config: TrainConfig) -> ModelConfig:
-    """The network that a run leaves behind: its own, or the ensemble of its members."""
-    return ensemble_of((config.model,) * config.members) if config.members > 1 else config.model
-
-
 def describe(config: TrainConfig, class_names: Sequence[str], metrics: dict[str, float]) -> CheckpointConfig:
     """What the checkpoint of a run says of it."""
     return CheckpointConfig(
-        model=network_of(config),
+        model=ensemble_of((config.model,) * config.members) if config.members > 1 else config.model,
         class_names=tuple(class_names),
         sigma=config.sigma,
         method=config.method,

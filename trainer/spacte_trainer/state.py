@@ -1,11 +1,10 @@
 """The state from which an interrupted run goes on: written as a whole after every epoch, or not at all.
 
 An epoch's random draws depend on the seed and the epoch alone (`data.base.stream`), so weights, momentum
-and the number of epochs done are all there is to keep. An epoch that was interrupted is done over, and
-comes out the same.
+and the number of epochs done are all there is to keep. An epoch that was interrupted is repeated with the same
+result.
 """
 
-import os
 import pickle
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,8 +14,9 @@ import torch
 from pydantic import ValidationError
 
 from spacte_core.errors import UserError
+from spacte_core.files import replacing
 
-from .config import TrainConfig, essence
+from .config import TrainConfig, identifying_settings
 
 STATE_FILE = "training_state.pt"
 
@@ -38,12 +38,8 @@ class State:
 def save_state(folder: Path, config: TrainConfig, state: State) -> None:
     """Replace the state in `folder` in one step, so that a kill leaves the old one or the new one."""
     folder.mkdir(parents=True, exist_ok=True)
-    part = folder / f".{STATE_FILE}.part"
-    with part.open("wb") as file:
+    with replacing(folder / STATE_FILE) as file:
         torch.save({"config": config.model_dump_json(), **vars(state)}, file)
-        file.flush()
-        os.fsync(file.fileno())
-    part.replace(folder / STATE_FILE)
 
 
 def load_state(folder: Path, config: TrainConfig, device: torch.device) -> State | None:
@@ -60,7 +56,7 @@ def load_state(folder: Path, config: TrainConfig, device: torch.device) -> State
         before = TrainConfig.model_validate_json(found.pop("config"))
     except (OSError, EOFError, RuntimeError, KeyError, pickle.UnpicklingError, ValidationError) as error:
         raise StateError(f"{path} cannot be read ({error}): delete it to start over.") from error
-    changed = _differences(essence(before), essence(config))
+    changed = _differences(identifying_settings(before), identifying_settings(config))
     if changed:
         raise StateError(
             f"The run in {folder} was started with other settings ({'; '.join(changed[:3])}): "

@@ -10,7 +10,7 @@ import torch
 from rich.console import Console
 
 from spacte_core.locks import FolderLockedError, folder_lock
-from spacte_trainer.callbacks import Terminal
+from spacte_trainer.callbacks import ProgressBar
 from spacte_trainer.recipes import load_recipe
 from spacte_trainer.runs import TRAINING, run
 
@@ -49,7 +49,7 @@ def test_a_run_is_refused_where_another_is_at_work(tmp_path: Path):
 
 def test_a_log_file_gets_no_empty_lines(tmp_path: Path):
     console = Console(file=io.StringIO())
-    with Terminal(console, 3, "a run"):
+    with ProgressBar(console, 3, "a run"):
         pass
     assert isinstance(console.file, io.StringIO)
     assert not console.file.getvalue()

@@ -82,8 +82,8 @@ def test_slices_come_to_what_one_run_comes_to(whole: Path, tmp_path: Path) -> No
 def test_an_epoch_that_does_not_fit_is_not_begun() -> None:
     deadline = Deadline(time.monotonic() + 100, seconds=1000)
     with pytest.raises(TimeIsUpError):
-        deadline.batch(2, 1, 10, None)  # pyright: ignore[reportArgumentType]
-    Deadline(time.monotonic() + 100, seconds=10).batch(2, 1, 10, None)  # pyright: ignore[reportArgumentType]
+        deadline.on_batch_end(2, 1, 10, None)  # pyright: ignore[reportArgumentType]
+    Deadline(time.monotonic() + 100, seconds=10).on_batch_end(2, 1, 10, None)  # pyright: ignore[reportArgumentType]
 
 
 def test_slices_of_several_machines_merge(whole: Path, tmp_path: Path) -> None:

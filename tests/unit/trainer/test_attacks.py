@@ -5,7 +5,7 @@ import torch
 from torch import Tensor, nn
 
 from spacte_core.models import MultiHeadNet
-from spacte_trainer.attacks import PgdConfig, ball, pgd_jeong, pgd_salman, smoothmix
+from spacte_trainer.attacks import Pgd, ball, pgd_jeong, pgd_salman, smoothmix
 from spacte_trainer.smoothing import draw_logits, smoothed_ce
 
 
@@ -52,9 +52,9 @@ def test_pgd_raises_the_loss_within_box_and_radius(
     net: MultiHeadNet, batch: tuple[Tensor, Tensor, Tensor], variant: str
 ) -> None:
     x, y, noise = batch
-    config = PgdConfig.model_validate({"variant": variant, "steps": 5, "epsilon": 0.5, "warmup_epochs": 10})
-    full = config.attack(net, x, y, noise, 1.0, epoch=10)
-    half = config.attack(net, x, y, noise, 1.0, epoch=5)
+    config = Pgd.model_validate({"variant": variant, "steps": 5, "epsilon": 0.5, "warmup_epochs": 10})
+    full = config.adversary(net, x, y, noise, 1.0, epoch=10)
+    half = config.adversary(net, x, y, noise, 1.0, epoch=5)
     assert loss(net, full, y, noise) > loss(net, half, y, noise) > loss(net, x, y, noise)
     assert lengths(full - x).max() <= 0.5 + 1e-5
     assert lengths(half - x).max() <= 0.25 + 1e-5
@@ -114,4 +114,4 @@ def test_an_attack_trains_nothing_and_restores_the_mode_even_after_an_error(
 
 
 def test_epsilon_reads_fractions() -> None:
-    assert PgdConfig.model_validate({"steps": 1, "epsilon": "255/256"}).epsilon == 255 / 256
+    assert Pgd.model_validate({"steps": 1, "epsilon": "255/256"}).epsilon == 255 / 256

@@ -8,7 +8,7 @@ from typer.testing import CliRunner
 
 from spacte_core.data.base import stream
 from spacte_trainer.bench.command import Comparison, bench_train_app
-from spacte_trainer.bench.loops import Ours, Plain, endless, random_images
+from spacte_trainer.bench.loops import PlainLoop, TrainerLoop, endless, random_images
 from spacte_trainer.config import override
 from spacte_trainer.objectives import SeededDraws, Step
 from spacte_trainer.recipes import load_recipe
@@ -21,7 +21,7 @@ def test_both_loops_have_the_same_losses(recipe: str):
     config = override(load_recipe(recipe), {"precision": "float32"})
     data = random_images(config)
     losses = []
-    for loop in (Ours(config, data, CPU), Plain(config, CPU)):
+    for loop in (TrainerLoop(config, data, CPU), PlainLoop(config, CPU)):
         batches = endless(config, data, CPU)
         draws = SeededDraws(stream(1, epoch=1, purpose="noise"), CPU)
         step = Step(1, config.epochs, config.sigma, 10, draws)

@@ -9,9 +9,10 @@ from spacte_core.data.base import stream
 from spacte_trainer.bench.loops import endless, random_images
 from spacte_trainer.config import TrainConfig, override
 from spacte_trainer.cuda_graphs import Replays
-from spacte_trainer.loop import Meter, Run
+from spacte_trainer.loop import Trainer
+from spacte_trainer.metrics import LossMeter
 from spacte_trainer.objectives import SeededDraws, Step
-from spacte_trainer.process_group import Team
+from spacte_trainer.process_group import ProcessGroup
 from spacte_trainer.recipes import load_recipe
 
 pytestmark = [
@@ -32,7 +33,7 @@ def trained(config: TrainConfig) -> tuple[torch.Tensor, float]:
     """All weights after a few batches of two epochs, and the mean loss."""
     device = torch.device("cuda")
     data = random_images(config)
-    run, meter = Run(config, data, device, Team()), Meter()
+    run, meter = Trainer(config, data, device, ProcessGroup()), LossMeter()
     batches = list(itertools.islice(endless(config, data, device), BATCHES))
     replays = run.take
     for epoch in range(1, EPOCHS + 1):
@@ -61,4 +62,4 @@ def test_compiled_steps_lose_what_the_others_lose() -> None:
 
 def test_the_network_is_compiled_on_one_gpu_without_being_asked() -> None:
     config = config_of("spacte-gaussian", compile="auto")
-    assert Run(config, random_images(config), torch.device("cuda"), Team()).compiled
+    assert Trainer(config, random_images(config), torch.device("cuda"), ProcessGroup()).compiled

@@ -21,17 +21,17 @@ from spacte_core.data.digits import load_digits
 from spacte_trainer.callbacks import read_log
 from spacte_trainer.cli.train import train_app
 from spacte_trainer.config import ConfigError, override
-from spacte_trainer.process_group import Team
+from spacte_trainer.process_group import ProcessGroup
 from spacte_trainer.recipes import load_recipe
 
-SCRIPT = Path(__file__).with_name("team_process.py")
+SCRIPT = Path(__file__).with_name("group_process.py")
 SPACTE = str(Path(sys.executable).with_name("spacte"))
 
 
 @pytest.fixture(scope="module")
 def script() -> ModuleType:
     """The helper script, for what one process would do in its place."""
-    spec = importlib.util.spec_from_file_location("team_process", SCRIPT)
+    spec = importlib.util.spec_from_file_location("group_process", SCRIPT)
     assert spec is not None
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
@@ -75,7 +75,7 @@ def test_batch_norm_is_that_of_the_whole_batch(script: ModuleType, tmp_path: Pat
 def test_two_workers_make_the_steps_of_one(script: ModuleType, tmp_path: Path):
     """Three steps of SPACTE with next to no noise: weights, statistics and losses are those of one process."""
     first, second = two_processes("steps", tmp_path)
-    alone = script.steps(0, Team())
+    alone = script.steps(0, ProcessGroup())
     assert first.keys() == second.keys() == alone.keys()
     assert all(torch.equal(first[key], second[key]) for key in first)
     for key, expected in alone.items():

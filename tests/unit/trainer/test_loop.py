@@ -18,12 +18,13 @@ from spacte_core.checkpoint import WEIGHTS_FILE, load_checkpoint
 from spacte_core.data import DataError, load_data
 from spacte_core.data.base import Batch, shuffled
 from spacte_core.models import MultiHeadNet
-from spacte_trainer.callbacks import EpochReport, Watchers, read_log
+from spacte_trainer.callbacks import Callback, read_log
 from spacte_trainer.config import ConfigError, TrainConfig, override
-from spacte_trainer.evaluate import Evaluation, accuracy, evaluate
-from spacte_trainer.loop import Meter, Run, train
+from spacte_trainer.evaluation import Evaluation, accuracy, evaluate
+from spacte_trainer.loop import Trainer, train
+from spacte_trainer.metrics import EpochReport, LossMeter
 from spacte_trainer.objectives import Loss, SeededDraws, Step, split
-from spacte_trainer.process_group import Team
+from spacte_trainer.process_group import ProcessGroup
 from spacte_trainer.recipes import load_recipe
 from spacte_trainer.runs import run
 from spacte_trainer.state import STATE_FILE, State, StateError, load_state, save_state
@@ -39,23 +40,23 @@ def small(recipe: str = "digits-spacte-gaussian", **changes: object) -> TrainCon
     return override(load_recipe(recipe), settings | changes)
 
 
-class Recorder:
+class Recorder(Callback):
     """Keeps what the loop reports."""
 
     def __init__(self) -> None:
         self.reports: list[EpochReport] = []
         self.batches: list[tuple[int, int, int]] = []
 
-    def batch(self, epoch: int, done: int, total: int, meter: Meter) -> None:
+    def on_batch_end(self, epoch: int, done: int, total: int, meter: LossMeter) -> None:
         self.batches.append((epoch, done, total))
 
-    def epoch(self, report: EpochReport) -> None:
+    def on_epoch_end(self, report: EpochReport) -> None:
         self.reports.append(report)
 
 
-def trained(config: TrainConfig, folder: Path, watcher: Recorder | None = None) -> dict[str, torch.Tensor]:
+def trained(config: TrainConfig, folder: Path, *recorders: Recorder) -> dict[str, torch.Tensor]:
     data = load_data(config.data, "train"), load_data(config.data, "test")
-    finished = train(config, folder, *data, device=CPU, watcher=watcher or Recorder())
+    finished = train(config, folder, *data, device=CPU, callbacks=recorders)
     return {key: value.clone() for key, value in finished.net.state_dict().items()}
 
 
@@ -68,16 +69,16 @@ def same(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> bool:
 
 def test_it_learns_the_digits_under_noise(tmp_path: Path):
     """Six short epochs take the loss below half and noisy accuracy above 60 % (chance is 10 %)."""
-    watcher = Recorder()
+    recorder = Recorder()
     config = small(epochs=6, batch=64, validate_every=6)
-    trained(config, tmp_path, watcher)
-    losses = [report.losses["loss"][0] for report in watcher.reports]
+    trained(config, tmp_path, recorder)
+    losses = [report.losses["loss"][0] for report in recorder.reports]
     assert losses[-1] < losses[0] / 2
-    validation = watcher.reports[-1].validation
+    validation = recorder.reports[-1].validation
     assert validation is not None
     assert validation.ensemble > 0.6
     assert min(validation.heads) > 0.5
-    assert all(report.validation is None for report in watcher.reports[:-1])
+    assert all(report.validation is None for report in recorder.reports[:-1])
 
 
 @pytest.mark.slow
@@ -94,35 +95,35 @@ def test_the_demo_recipe_is_accurate_on_held_out_digits(tmp_path: Path):
 # Mini-batching and schedule
 
 
-def test_every_piece_is_one_step_and_the_trailing_samples_are_unused(tmp_path: Path):
-    """1,400 digits in batches of 512: 512, 512, 376, each cut into m = 3 pieces; 512 mod 3 samples are left."""
-    watcher = Recorder()
-    trained(small(epochs=2, **{"objective.base.draws": 3}), tmp_path, watcher)
-    assert [report.steps for report in watcher.reports] == [9, 9]
-    assert watcher.batches[:3] == [(1, 1, 3), (1, 2, 3), (1, 3, 3)]
+def test_every_mini_batch_is_one_step_and_the_trailing_samples_are_unused(tmp_path: Path):
+    """1,400 digits in batches of 512: 512, 512, 376, each cut into m = 3 mini-batches; 512 mod 3 samples are left."""
+    recorder = Recorder()
+    trained(small(epochs=2, **{"objective.base.draws": 3}), tmp_path, recorder)
+    assert [report.steps for report in recorder.reports] == [9, 9]
+    assert recorder.batches[:3] == [(1, 1, 3), (1, 2, 3), (1, 3, 3)]
     assert split(512, 3)[-1][1] == 510
 
 
 def test_the_rate_drops_right_after_the_epochs_of_the_schedule(tmp_path: Path):
-    watcher = Recorder()
+    recorder = Recorder()
     schedule = {"name": "step", "drops_after": [1, 3], "factor": 0.1}
     config = small(**{"schedule": schedule, "optimizer.lr": 0.2}).model_copy(update={"epochs": 4})
-    trained(config, tmp_path, watcher)
-    assert [report.rate for report in watcher.reports] == pytest.approx([0.2, 0.02, 0.02, 0.002])
+    trained(config, tmp_path, recorder)
+    assert [report.rate for report in recorder.reports] == pytest.approx([0.2, 0.02, 0.02, 0.002])
 
 
 def test_one_step_is_sgd_on_the_loss_of_the_objective():
     """The loop's step, against SGD with momentum and weight decay written out."""
     config = small(channels_last=False)
     data = load_data(config.data, "train")
-    loop = Run(config, data, CPU, Team())
-    twin = Run(config, data, CPU, Team())
+    loop = Trainer(config, data, CPU, ProcessGroup())
+    twin = Trainer(config, data, CPU, ProcessGroup())
     batch = next(data.batches([torch.arange(32)], CPU))
     draws = [SeededDraws(torch.Generator().manual_seed(5), CPU) for _ in range(2)]
     steps = [Step(1, 2, config.sigma, 10, each) for each in draws]
-    loop.batch(batch, steps[0], 0.05, Meter())
+    loop.batch(batch, steps[0], 0.05, LossMeter())
     momentum = [torch.zeros_like(p) for p in twin.net.parameters()]
-    for x_BCHW, y_B in twin.objective.pieces(batch.x_BCHW, batch.y_B):
+    for x_BCHW, y_B in twin.objective.mini_batches(batch.x_BCHW, batch.y_B):
         twin.net.zero_grad()
         twin.objective.loss(twin.net, x_BCHW, y_B, steps[1]).total.backward()
         for p, velocity in zip(twin.net.parameters(), momentum, strict=True):
@@ -149,7 +150,7 @@ class InterruptedRunError(Exception):
 class Killer(Recorder):
     """Ends the run in the middle of an epoch."""
 
-    def batch(self, epoch: int, done: int, total: int, meter: Meter) -> None:
+    def on_batch_end(self, epoch: int, done: int, total: int, meter: LossMeter) -> None:
         if (epoch, done) == (2, 2):
             raise InterruptedRunError
 
@@ -285,7 +286,7 @@ def test_the_checkpoint_rebuilds_its_run(tmp_path: Path):
 
 
 def test_the_meter_averages_over_steps_and_keeps_heads_apart():
-    meter = Meter()
+    meter = LossMeter()
     meter.add(Loss(torch.tensor(2.0), {"heads": torch.tensor([1.0, 3.0])}))
     meter.add(Loss(torch.tensor(4.0), {"heads": torch.tensor([3.0, 5.0])}))
     assert meter.means() == {"loss": [3.0], "heads": [2.0, 4.0]}
@@ -305,10 +306,10 @@ def test_data_that_do_not_fit_the_network_are_named(tmp_path: Path):
 
 def test_bf16_autocast_follows_float32(tmp_path: Path):
     """The same draws in bf16: first-epoch losses agree within 2 %, and weights stay float32."""
-    watchers = Recorder(), Recorder()
-    trained(small(), tmp_path / "a", watchers[0])
-    weights = trained(small(precision="bf16"), tmp_path / "b", watchers[1])
-    a, b = (watcher.reports[0].losses["ce"][0] for watcher in watchers)
+    recorders = Recorder(), Recorder()
+    trained(small(), tmp_path / "a", recorders[0])
+    weights = trained(small(precision="bf16"), tmp_path / "b", recorders[1])
+    a, b = (recorder.reports[0].losses["ce"][0] for recorder in recorders)
     assert a == pytest.approx(b, rel=0.02)
     assert a != b
     assert {value.dtype for value in weights.values()} == {torch.float32, torch.int64}
@@ -322,17 +323,18 @@ def test_batches_hold_the_images_of_the_plan():
     assert sum(len(batch.y_B) for batch in batches) == 1400
 
 
-def test_watchers_pass_on_what_they_hear():
-    recorder = Recorder()
-    both = Watchers([recorder, recorder])
-    both.batch(1, 2, 3, Meter())
-    assert recorder.batches == [(1, 2, 3)] * 2
+def test_every_callback_is_told(tmp_path: Path):
+    both = Recorder(), Recorder()
+    trained(small(), tmp_path, *both)
+    assert both[0].batches == both[1].batches == [(epoch, done, 3) for epoch in (1, 2) for done in (1, 2, 3)]
+    assert both[0].reports == both[1].reports
+    assert [report.epoch for report in both[0].reports] == [1, 2]
 
 
 def test_a_method_that_differentiates_a_gradient_is_not_compiled():
     config = small("digits-drt-gaussian", compile=True)
     with pytest.raises(ConfigError, match="drt-gaussian differentiates a gradient"):
-        Run(config, load_data(config.data, "train"), CPU, Team())
+        Trainer(config, load_data(config.data, "train"), CPU, ProcessGroup())
 
 
 def test_weights_are_stored_in_half_the_space_and_measured_as_they_are_stored(

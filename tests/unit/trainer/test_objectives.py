@@ -15,30 +15,29 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from spacte_core.models import ModelConfig, MultiHeadNet, Normalization, build, ensemble_of
 from spacte_trainer.objectives import (
-    BaseConfig,
-    CircularTeachingConfig,
-    ConsistencyConfig,
-    DrtConfig,
-    GaussianConfig,
-    MacerConfig,
-    ObjectiveConfig,
-    PgdConfig,
+    BaseMethod,
+    CircularTeaching,
+    Consistency,
+    Drt,
+    Gaussian,
+    Macer,
+    Objective,
+    Pgd,
     SeededDraws,
-    SmoothAdvConfig,
-    SmoothMixConfig,
+    SmoothAdv,
+    SmoothMix,
     Step,
     spacte,
 )
-from spacte_trainer.objectives import build as build_objective
 
-PGD = PgdConfig(steps=2, epsilon=0.5)
-BASES: dict[str, BaseConfig] = {
-    "gaussian": GaussianConfig(draws=2),
-    "consistency": ConsistencyConfig(),
-    "consistency-adv": ConsistencyConfig(attack=PgdConfig(variant="jeong", steps=2, epsilon=0.5)),
-    "smoothmix": SmoothMixConfig(steps=2, mix_step=1),
-    "smoothadv": SmoothAdvConfig(attack=PGD),
-    "macer": MacerConfig(draws=4),
+PGD = Pgd(steps=2, epsilon=0.5)
+BASES: dict[str, BaseMethod] = {
+    "gaussian": Gaussian(draws=2),
+    "consistency": Consistency(),
+    "consistency-adv": Consistency(attack=Pgd(variant="jeong", steps=2, epsilon=0.5)),
+    "smoothmix": SmoothMix(steps=2, mix_step=1),
+    "smoothadv": SmoothAdv(attack=PGD),
+    "macer": Macer(draws=4),
 }
 
 
@@ -66,14 +65,14 @@ def step(dtype: torch.dtype = torch.float32, seed: int = 0, **changes: object) -
     return Step(**(fields | changes))  # type: ignore[arg-type]
 
 
-def both(name: str) -> list[ObjectiveConfig]:
-    return [ObjectiveConfig(base=BASES[name]), spacte(BASES[name], lambda_last=1.0)]
+def both(name: str) -> list[Objective]:
+    return [Objective(base=BASES[name]), spacte(BASES[name], lambda_last=1.0)]
 
 
 @pytest.mark.parametrize("name", BASES)
 def test_total_is_the_sum_of_its_named_parts(name: str) -> None:
     for config in both(name):
-        loss = build_objective(config).loss(network(3), *images(), step())
+        loss = config.loss(network(3), *images(), step())
         named = {key: value for key, value in loss.parts.items() if key not in ("heads", "weight")}
         torch.testing.assert_close(loss.total.detach(), torch.stack(list(named.values())).sum())
         assert loss.parts["heads"].shape == (3,)
@@ -84,9 +83,8 @@ def test_total_is_the_sum_of_its_named_parts(name: str) -> None:
 
 @pytest.mark.parametrize("name", [*BASES, "drt"])
 def test_losses_keep_double_precision_and_are_float32_under_bf16_autocast(name: str) -> None:
-    configs = [ObjectiveConfig(base=DrtConfig())] if name == "drt" else both(name)
-    for config in configs:
-        objective = build_objective(config)
+    objectives = [Objective(base=Drt())] if name == "drt" else both(name)
+    for objective in objectives:
         net = ensemble(2).double() if name == "drt" else network(2, dtype=torch.float64)
         loss = objective.loss(net, *images(dtype=torch.float64), step(torch.float64))
         assert {value.dtype for value in (loss.total, *loss.parts.values())} == {torch.float64}
@@ -102,7 +100,7 @@ def test_losses_keep_double_precision_and_are_float32_under_bf16_autocast(name: 
 
 @pytest.mark.parametrize("name", BASES)
 def test_the_same_seed_gives_the_same_loss_and_another_another(name: str) -> None:
-    objective = build_objective(ObjectiveConfig(base=BASES[name]))
+    objective = Objective(base=BASES[name])
     losses = [objective.loss(network(2), *images(), step(seed=seed)).total.item() for seed in (0, 0, 1)]
     assert losses[0] == losses[1] != losses[2]
 
@@ -111,20 +109,20 @@ def test_the_same_seed_gives_the_same_loss_and_another_another(name: str) -> Non
 def test_independent_heads_average_the_losses_of_single_models(name: str) -> None:
     net = network(3).eval()  # so that the forwards do not share batch statistics
     singles = [MultiHeadNet(net.normalize, net.backbone, [head]).eval() for head in net.heads]
-    objective = build_objective(ObjectiveConfig(base=BASES[name]))
+    objective = Objective(base=BASES[name])
     alone = [objective.loss(single, *images(), step()).total for single in singles]
     torch.testing.assert_close(objective.loss(net, *images(), step()).total, torch.stack(alone).mean())
 
 
-def test_pieces_are_consecutive_and_leave_the_rest() -> None:
-    objective = build_objective(ObjectiveConfig(base=GaussianConfig(draws=3)))
+def test_mini_batches_are_consecutive_and_leave_the_rest() -> None:
+    objective = Objective(base=Gaussian(draws=3))
     x, y = images(8)
-    pieces = list(objective.pieces(x, y))
-    assert [len(piece) for piece, _ in pieces] == [2, 2, 2]
-    assert torch.equal(torch.cat([piece for piece, _ in pieces]), x[:6])
-    assert torch.equal(torch.cat([labels for _, labels in pieces]), y[:6])
-    assert list(objective.pieces(x[:2], y[:2])) == []
-    assert len(list(build_objective(ObjectiveConfig(base=MacerConfig())).pieces(x, y))) == 1
+    mini_batches = list(objective.mini_batches(x, y))
+    assert [len(pixels) for pixels, _ in mini_batches] == [2, 2, 2]
+    assert torch.equal(torch.cat([pixels for pixels, _ in mini_batches]), x[:6])
+    assert torch.equal(torch.cat([labels for _, labels in mini_batches]), y[:6])
+    assert list(objective.mini_batches(x[:2], y[:2])) == []
+    assert len(list(Objective(base=Macer()).mini_batches(x, y))) == 1
 
 
 class Forwards:
@@ -152,7 +150,7 @@ class Forwards:
 def test_all_copies_go_through_one_forward(name: str, train: list[int], attack: list[int]) -> None:
     net = network(2)
     seen = Forwards(net)
-    build_objective(spacte(BASES[name], 1.0)).loss(net, *images(), step())
+    spacte(BASES[name], 1.0).loss(net, *images(), step())
     assert seen.train == train
     assert seen.eval == attack
 
@@ -172,8 +170,8 @@ class NoReadBack(TorchDispatchMode):
 
 @pytest.mark.parametrize("name", [*BASES, "drt"])
 def test_a_step_never_waits_for_the_device(name: str) -> None:
-    config = ObjectiveConfig(base=DrtConfig()) if name == "drt" else spacte(BASES[name], 1.0)
-    net, objective = ensemble(2) if name == "drt" else network(2), build_objective(config)
+    net = ensemble(2) if name == "drt" else network(2)
+    objective = Objective(base=Drt()) if name == "drt" else spacte(BASES[name], 1.0)
     with NoReadBack():
         objective.loss(net, *images(), step()).total.backward()
     with pytest.raises(AssertionError, match="wait"), NoReadBack():
@@ -181,7 +179,7 @@ def test_a_step_never_waits_for_the_device(name: str) -> None:
 
 
 def test_teaching_needs_two_heads_and_two_epochs() -> None:
-    objective = build_objective(spacte(GaussianConfig(draws=2), 1.0))
+    objective = spacte(Gaussian(draws=2), 1.0)
     with pytest.raises(ValueError, match="at least two heads"):
         objective.loss(network(1), *images(), step())
     with pytest.raises(ValueError, match="at least two"):
@@ -189,17 +187,17 @@ def test_teaching_needs_two_heads_and_two_epochs() -> None:
 
 
 def test_the_published_forms_differ_as_published() -> None:
-    assert not ConsistencyConfig().constant_mean
-    assert spacte(ConsistencyConfig(lbd=3), 1.0).base == ConsistencyConfig(lbd=3, constant_mean=True)
-    assert SmoothMixConfig().only_correct
-    assert spacte(SmoothMixConfig(eta=1), 1.0).base == SmoothMixConfig(eta=1, only_correct=False)
+    assert not Consistency().constant_mean
+    assert spacte(Consistency(lbd=3), 1.0).base == Consistency(lbd=3, constant_mean=True)
+    assert SmoothMix().only_correct
+    assert spacte(SmoothMix(eta=1), 1.0).base == SmoothMix(eta=1, only_correct=False)
     assert spacte(BASES["macer"], 1.0).base == BASES["macer"]
 
 
 def test_the_entropy_has_a_gradient_in_the_single_model_alone() -> None:
     gradients = []
     for constant in (False, True):
-        method = ConsistencyConfig(lbd=0.0, eta=0.5, constant_mean=constant).build()
+        method = Consistency(lbd=0.0, eta=0.5, constant_mean=constant)
         net = network(2)
         con = method.terms(net, *images(), step()).per_sample_LB["con"]
         assert con.detach().gt(0).all()
@@ -212,8 +210,8 @@ def test_the_entropy_has_a_gradient_in_the_single_model_alone() -> None:
 def test_only_correct_drops_the_mixing_loss_of_the_wrong() -> None:
     x, y = images()
     net = network(1)
-    answers = SmoothMixConfig().build().terms(net, x, y, step())
-    everyone = SmoothMixConfig(only_correct=False).build().terms(network(1), x, y, step())
+    answers = SmoothMix().terms(net, x, y, step())
+    everyone = SmoothMix(only_correct=False).terms(network(1), x, y, step())
     mixed, all_mixed = (terms.per_sample_LB["mix"][0] for terms in (answers, everyone))
     kept = mixed != 0
     assert 0 < kept.sum() < len(kept)
@@ -232,29 +230,27 @@ def saturated(scale: float) -> MultiHeadNet:
 def test_macer_never_lets_a_nan_through(scale: float) -> None:
     net = saturated(scale)
     x, _ = images()
-    loss = build_objective(ObjectiveConfig(base=MacerConfig(draws=4))).loss(
-        net, x, torch.tensor([0, 0, 0, 1, 2, 3]), step()
-    )
+    loss = Objective(base=Macer(draws=4)).loss(net, x, torch.tensor([0, 0, 0, 1, 2, 3]), step())
     loss.total.backward()
     assert loss.total.isfinite()
     assert all(p.grad is not None and p.grad.isfinite().all() for p in net.parameters())
 
 
 def test_macer_defers_the_robustness_term() -> None:
-    objective = build_objective(ObjectiveConfig(base=MacerConfig(draws=4, defer_epochs=5)))
+    objective = Objective(base=Macer(draws=4, defer_epochs=5))
     early, late = (objective.loss(saturated(0.05), *images(), step(epoch=t)) for t in (5, 6))
     assert early.parts["rob"] == 0 < late.parts["rob"]
 
 
 def test_drt_trains_members_to_be_right_by_a_margin_and_apart() -> None:
-    objective = build_objective(ObjectiveConfig(base=DrtConfig(rho1=1.0, rho2=1.0)))
-    assert objective.double_backward
+    objective = Objective(base=Drt(rho1=1.0, rho2=1.0))
+    assert objective.base.double_backward
     net = ensemble(3)
     loss = objective.loss(net, *images(), step())
     assert loss.parts["gd"] > 0 > loss.parts["cm"]
     torch.testing.assert_close(loss.parts["heads"].mean(), loss.parts["ce"])
     loss.total.backward()
-    plain = build_objective(ObjectiveConfig(base=DrtConfig(rho1=1.0, rho2=1.0, squared=False)))
+    plain = Objective(base=Drt(rho1=1.0, rho2=1.0, squared=False))
     other = plain.loss(ensemble(3), *images(), step())
     assert other.parts["ce"] == loss.parts["ce"]
     assert other.parts["gd"] != loss.parts["gd"]
@@ -265,32 +261,31 @@ def test_drt_trains_members_to_be_right_by_a_margin_and_apart() -> None:
 @pytest.mark.parametrize("name", BASES)
 def test_configurations_survive_json(name: str) -> None:
     for config in both(name):
-        assert ObjectiveConfig.model_validate_json(config.model_dump_json()) == config
+        assert Objective.model_validate_json(config.model_dump_json()) == config
 
 
 def test_configurations_refuse_what_does_not_exist() -> None:
     with pytest.raises(ValidationError):
-        ObjectiveConfig.model_validate({"base": {"name": "no-such-method"}})
+        Objective.model_validate({"base": {"name": "no-such-method"}})
     with pytest.raises(ValidationError):
-        ObjectiveConfig.model_validate({"base": {"name": "gaussian", "steps": 3}})
-    assert ObjectiveConfig.model_validate(
+        Objective.model_validate({"base": {"name": "gaussian", "steps": 3}})
+    assert Objective.model_validate(
         {"base": {"name": "gaussian"}, "teaching": {"lambda_last": 1}}
-    ).teaching == CircularTeachingConfig(lambda_last=1.0)
+    ).teaching == CircularTeaching(lambda_last=1.0)
 
 
 @pytest.fixture
-def team(tmp_path: Path) -> Iterator[None]:
-    """A data-parallel team of one."""
+def one_process_group(tmp_path: Path) -> Iterator[None]:
+    """A data-parallel group of one process."""
     torch.distributed.init_process_group("gloo", f"file://{tmp_path}/store", rank=0, world_size=1)
     yield
     torch.distributed.destroy_process_group()
 
 
-@pytest.mark.usefixtures("team")
+@pytest.mark.usefixtures("one_process_group")
 @pytest.mark.parametrize("name", [*BASES, "drt"])
 def test_a_data_parallel_wrapper_changes_no_gradient(name: str) -> None:
-    config = ObjectiveConfig(base=DrtConfig()) if name == "drt" else spacte(BASES[name], 1.0)
-    objective = build_objective(config)
+    objective = Objective(base=Drt()) if name == "drt" else spacte(BASES[name], 1.0)
     nets = [ensemble(2) if name == "drt" else network(2) for _ in range(2)]
     for net in (nets[0], DistributedDataParallel(nets[1])):
         for seed in range(2):

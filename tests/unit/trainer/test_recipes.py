@@ -5,16 +5,10 @@ import torch
 
 from spacte_core.data.digits import load_digits
 from spacte_core.models import build as build_network
-from spacte_trainer.config import ConfigError, OneCycleSchedule, StepSchedule, TrainConfig, override, parse_setting
-from spacte_trainer.objectives import (
-    CircularTeachingConfig,
-    ConsistencyConfig,
-    GaussianConfig,
-    SmoothAdvConfig,
-    SmoothMixConfig,
-)
-from spacte_trainer.objectives import build as build_objective
+from spacte_trainer.config import ConfigError, TrainConfig, override, parse_setting
+from spacte_trainer.objectives import CircularTeaching, Consistency, Gaussian, SmoothAdv, SmoothMix
 from spacte_trainer.recipes import ENTRIES, RecipeError, load_recipe
+from spacte_trainer.schedules import OneCycleSchedule, StepSchedule
 
 PUBLISHED = {
     # base, sigma: lambda_T and what belongs to the base, from the table of the published SPACTE commands.
@@ -36,7 +30,7 @@ def test_the_nine_published_spacte_settings(base: str, sigma: float):
     lambda_last, extra = PUBLISHED[base, sigma]
     assert config.sigma == sigma
     assert (config.model.arch, config.model.heads) == ("cifar_resnet110", 5)
-    assert config.objective.teaching == CircularTeachingConfig(lambda_last=lambda_last)
+    assert config.objective.teaching == CircularTeaching(lambda_last=lambda_last)
     found = config.objective.base.model_dump()
     assert found["name"] == base
     assert found["draws"] == 2
@@ -52,12 +46,12 @@ def test_the_nine_published_spacte_settings(base: str, sigma: float):
 def test_spacte_forms_differ_from_the_single_ones_where_published():
     consistency = load_recipe("cifar10-resnet110-spacte-consistency-0.5").objective.base
     smoothmix = load_recipe("cifar10-resnet110-spacte-smoothmix-0.5").objective.base
-    assert isinstance(consistency, ConsistencyConfig)
+    assert isinstance(consistency, Consistency)
     assert consistency.constant_mean
-    assert isinstance(smoothmix, SmoothMixConfig)
+    assert isinstance(smoothmix, SmoothMix)
     assert not smoothmix.only_correct
     single = load_recipe("cifar10-resnet110-gaussian-0.5")
-    assert single.objective.base == GaussianConfig(draws=1)
+    assert single.objective.base == Gaussian(draws=1)
     assert single.objective.teaching is None
     assert single.model.heads == 1
 
@@ -80,7 +74,6 @@ def test_every_recipe_is_complete_and_survives_json(name: str):
     assert TrainConfig.model_validate_json(config.model_dump_json()) == config
     assert TrainConfig.model_validate(config.model_dump(mode="json")) == config
     assert ENTRIES[name].summary.endswith(".")
-    build_objective(config.objective)
     if name.startswith("digits"):
         assert len(build_network(config.model).heads) == config.model.heads
 
@@ -150,7 +143,7 @@ def test_strengths_of_the_digits_are_their_own():
         for method in ("gaussian", "smoothadv", "macer")
         for sigma in (0.25, 0.5)
     ]
-    assert thresholds == [CircularTeachingConfig(lambda_last=last) for last in (1.2, 0.8, 2.2, 1.2, 1.8, 1.1)]
+    assert thresholds == [CircularTeaching(lambda_last=last) for last in (1.2, 0.8, 2.2, 1.2, 1.8, 1.1)]
     assert load_recipe("digits-macer", 0.5).batch == 32
     assert base("smoothmix", 0.25) == base("smoothmix", 0.5)
     assert base("smoothadv", 0.25) == base("smoothadv", 0.5)
@@ -167,8 +160,8 @@ def test_no_attack_carries_a_digit_half_way_to_another_class(sigma: float):
     half = float(other_NN.amin(dim=1).median()) / 2
     smoothadv = load_recipe("digits-smoothadv", sigma).objective.base
     smoothmix = load_recipe("digits-smoothmix", sigma).objective.base
-    assert isinstance(smoothadv, SmoothAdvConfig)
-    assert isinstance(smoothmix, SmoothMixConfig)
+    assert isinstance(smoothadv, SmoothAdv)
+    assert isinstance(smoothmix, SmoothMix)
     assert 0.9 < half < 1.0
     assert smoothadv.attack.epsilon < half
     # SmoothMix keeps the label of its clean side alone; the other side's target is already part of the way to uniform.

@@ -5,7 +5,7 @@ from itertools import pairwise
 
 import pytest
 
-from spacte_trainer.schedules import learning_rate, threshold, warmup
+from spacte_trainer.schedules import StepSchedule, threshold, warmup
 
 
 @pytest.mark.parametrize(("classes", "last"), [(10, 1.2), (10, 0.8), (4, 2.0), (1000, 40.0)])
@@ -34,5 +34,5 @@ def test_warmup_grows_to_one() -> None:
 
 
 def test_learning_rate_drops_after_the_named_epochs() -> None:
-    rates = [learning_rate(t, 0.1, (50, 100)) for t in (1, 50, 51, 100, 101, 150)]
+    rates = [0.1 * StepSchedule(drops_after=(50, 100)).scale(t, 150, 0.0) for t in (1, 50, 51, 100, 101, 150)]
     assert rates == pytest.approx([0.1, 0.1, 0.01, 0.01, 0.001, 0.001])

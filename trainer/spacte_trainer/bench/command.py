@@ -1,10 +1,9 @@
 """`spacte bench train`: steps a second against the plainest loop of the same method, in the same run.
 
 The plain loop is float32, eager, in PyTorch's default layout and with its default allocator, and reads the loss
-after every step. Each loop lives in a process of its own, since an allocator that was told to keep its memory, or
-a network that was compiled, would speed up whatever follows it. Both start from the same weights and see the same
-batches and noises. They take turns, so that a busy machine slows both, and the figure is the median of the pairs'
-ratios.
+after every step. Each loop has a process of its own, since an allocator that keeps its memory, or a compiled network,
+would speed up whatever follows it. Both start from the same weights and see the same batches and noises. They take
+turns, so that a busy machine slows both, and the figure is the median of the pairs' ratios.
 """
 
 import json
@@ -26,7 +25,10 @@ if TYPE_CHECKING:
 RECIPE = "cifar10-resnet20-spacte-gaussian-0.25"
 
 WARM_UP_BATCHES = 4
-"""Of the turn that is not timed, at least: on a GPU a step is recorded after a few that are launched."""
+"""At least, in the turn that is not timed: more than `cuda_graphs.WARM_UPS`, after which a GPU records a step."""
+
+EXIT_SECONDS = 30
+"""Chosen: a process that was told to end and is still there is stuck."""
 
 bench_train_app = typer.Typer(help="Steps a second against a plain loop.")
 
@@ -61,7 +63,7 @@ class Comparison:
 
 @contextmanager
 def child(kind: str, config: "TrainConfig", device: str, threads: int | None) -> Iterator[Connection]:
-    """A process that trains on demand; see `bench_loops.serve`."""
+    """A process that trains on demand; see `loops.serve`."""
     from .loops import serve
 
     context = multiprocessing.get_context("spawn")
@@ -71,7 +73,7 @@ def child(kind: str, config: "TrainConfig", device: str, threads: int | None) ->
     try:
         yield here
         here.send(0)
-        process.join(timeout=30)
+        process.join(timeout=EXIT_SECONDS)
     finally:
         process.terminate()
 
@@ -86,7 +88,7 @@ def compare(
         turns: list[tuple[tuple[int, float, float], tuple[int, float, float]]] = []
         for turn in range(pairs + 1):
             answers = {}
-            # Who goes first alternates, so that a machine that slows down favours neither.
+            # The first one alternates, so that a machine that slows down favours neither.
             for name, pipe in (("plain", plain), ("ours", ours))[:: 1 if turn % 2 else -1]:
                 pipe.send(batches if turn else max(batches, WARM_UP_BATCHES))
                 answers[name] = pipe.recv()
@@ -127,18 +129,13 @@ def train(
     from spacte_core.errors import one_sentence
     from spacte_core.hardware import choose_device
     from spacte_trainer.cli.train import configure
-    from spacte_trainer.precision import resolve_precision
+    from spacte_trainer.config import resolve_precision
 
     with one_sentence():
-        config = configure(recipe, None, None, None, None, None, settings or [])
         chosen = choose_device(device)
-        found = compare(
-            resolve_precision(config, chosen),
-            device=str(chosen),
-            batches=batches,
-            pairs=pairs,
-            threads=threads or config.threads,
-        )
+        config = resolve_precision(configure(recipe, None, {}, settings), chosen)
+        count = threads or config.threads
+        found = compare(config, device=str(chosen), batches=batches, pairs=pairs, threads=count)
     if as_json:
         print(json.dumps({**asdict(found), "loss_difference": found.loss_difference}, indent=2))
         return

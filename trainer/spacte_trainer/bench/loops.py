@@ -13,12 +13,13 @@ from spacte_core.data.base import Batch, shuffled, stream
 from spacte_core.data.memory import MemoryData
 from spacte_core.models import build
 from spacte_trainer.config import TrainConfig
-from spacte_trainer.loop import Meter, Run
+from spacte_trainer.loop import Trainer
+from spacte_trainer.metrics import LossMeter
 from spacte_trainer.objectives import SeededDraws, Step
-from spacte_trainer.objectives import build as build_objective
-from spacte_trainer.process_group import Team
+from spacte_trainer.process_group import ProcessGroup
 
 IMAGES = 2_048
+"""Chosen: eight of the largest published loader batches, and small in memory."""
 
 
 class Loop(Protocol):
@@ -29,28 +30,28 @@ class Loop(Protocol):
         ...
 
 
-class Ours:
+class TrainerLoop:
     """The loop of `loop.py`, under the recipe's settings."""
 
     def __init__(self, config: TrainConfig, data: MemoryData, device: torch.device) -> None:
         keep_freed_memory()
         self.rate = config.optimizer.lr * config.schedule.scale(1, config.epochs, 0.0)
-        self.training = Run(config, data, device, Team())
+        self.trainer = Trainer(config, data, device, ProcessGroup())
 
     def run(self, batches: list[Batch], step: Step) -> tuple[int, float]:
-        meter = Meter()
+        meter = LossMeter()
         for batch in batches:
-            self.training.batch(batch, step, self.rate, meter)
+            self.trainer.batch(batch, step, self.rate, meter)
         return meter.steps, meter.means()["loss"][0]
 
 
-class Plain:
+class PlainLoop:
     """The method in eager float32, with PyTorch's defaults throughout, reading the loss after every step."""
 
     def __init__(self, config: TrainConfig, device: torch.device) -> None:
         torch.manual_seed(config.seed)
         self.net = build(config.model).to(device)
-        self.objective = build_objective(config.objective)
+        self.objective = config.objective
         self.optimizer = torch.optim.SGD(
             self.net.parameters(),
             lr=config.optimizer.lr * config.schedule.scale(1, config.epochs, 0.0),
@@ -61,7 +62,7 @@ class Plain:
     def run(self, batches: list[Batch], step: Step) -> tuple[int, float]:
         losses = []
         for batch in batches:
-            for x_BCHW, y_B in self.objective.pieces(batch.x_BCHW, batch.y_B):
+            for x_BCHW, y_B in self.objective.mini_batches(batch.x_BCHW, batch.y_B):
                 loss = self.objective.loss(self.net, x_BCHW, y_B, step)
                 self.optimizer.zero_grad()
                 loss.total.backward()
@@ -84,11 +85,11 @@ def random_images(config: TrainConfig) -> MemoryData:
 
 
 def endless(config: TrainConfig, data: MemoryData, device: torch.device) -> Iterator[Batch]:
-    """Full loader batches, for ever."""
+    """Full loader batches without end."""
     for epoch in itertools.count(1):
         plan = shuffled(len(data), config.batch, seed=config.seed, epoch=epoch)
         augment = stream(config.seed, epoch=epoch, purpose="augment", device=device)
-        yield from data.batches([piece for piece in plan if len(piece) == config.batch], device, augment)
+        yield from data.batches([indices for indices in plan if len(indices) == config.batch], device, augment)
 
 
 def serve(pipe: Connection, kind: str, config: TrainConfig, device_name: str, threads: int | None) -> None:
@@ -97,7 +98,7 @@ def serve(pipe: Connection, kind: str, config: TrainConfig, device_name: str, th
         torch.set_num_threads(threads)
     device = torch.device(device_name)
     data = random_images(config)
-    loop: Loop = Ours(config, data, device) if kind == "ours" else Plain(config, device)
+    loop: Loop = TrainerLoop(config, data, device) if kind == "ours" else PlainLoop(config, device)
     draws = SeededDraws(stream(config.seed, epoch=1, purpose="noise", device=device), device)
     step = Step(1, config.epochs, config.sigma, config.model.num_classes, draws)
     batches = endless(config, data, device)

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
     from spacte_core.checkpoint import CheckpointConfig
     from spacte_core.data import DataConfig
-    from spacte_trainer.evaluate import Evaluation
+    from spacte_trainer.evaluation import Evaluation
 
 evaluate_app = typer.Typer(help="Measure a checkpoint's clean and noisy accuracy.")
 
@@ -38,8 +38,8 @@ def evaluate(
     from spacte_core.data import load_data
     from spacte_core.errors import one_sentence
     from spacte_core.hardware import choose_device
-    from spacte_trainer.evaluate import check_fit
-    from spacte_trainer.evaluate import evaluate as measure
+    from spacte_trainer.evaluation import check_fit
+    from spacte_trainer.evaluation import evaluate as measure
 
     with one_sentence():
         chosen = choose_device(device)

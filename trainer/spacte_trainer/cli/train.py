@@ -55,8 +55,9 @@ def train(
     from spacte_core.hardware import choose_device
     from spacte_trainer.runs import run
 
+    named = {"model.heads": heads, "epochs": epochs, "seed": seed, "data.source": data}
     with one_sentence():
-        config = configure(recipe, sigma, heads, epochs, seed, data, settings or [])
+        config = configure(recipe, sigma, {key: value for key, value in named.items() if value is not None}, settings)
         folder = out or Path("runs") / recipe
         if workers > 1:
             from spacte_trainer.distributed import run_distributed
@@ -68,21 +69,13 @@ def train(
 
 
 def configure(
-    recipe: str,
-    sigma: float | None,
-    heads: int | None,
-    epochs: int | None,
-    seed: int | None,
-    data: str | None,
-    settings: list[str],
+    recipe: str, sigma: float | None, changes: dict[str, object], settings: list[str] | None
 ) -> "TrainConfig":
-    """The recipe with the named options applied, and then the --set ones."""
+    """The recipe with `changes` applied, and then the --set ones."""
     from spacte_trainer.config import override, parse_setting
     from spacte_trainer.recipes import load_recipe
 
-    named = {"model.heads": heads, "epochs": epochs, "seed": seed, "data.source": data}
-    changes = {key: value for key, value in named.items() if value is not None}
-    return override(load_recipe(recipe, sigma), changes | dict(parse_setting(text) for text in settings))
+    return override(load_recipe(recipe, sigma), changes | dict(map(parse_setting, settings or [])))
 
 
 @recipes_app.command()

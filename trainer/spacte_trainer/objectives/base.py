@@ -1,25 +1,24 @@
-"""What every training objective is made of: the draws and the step it is given, and the loss it hands back.
+"""What a training objective is made of: the draws and the step that it is given, and the loss that it returns.
 
-Shape suffixes: L heads, m noise draws, B samples of a piece, N = mB inputs of a forward, K classes, C H W
-pixels.
+Shape suffixes: L heads, m noise draws, B samples of a mini-batch, N = mB inputs of a forward, K classes, C H W pixels.
 
-An `Objective` is a base method composed with a teaching. The **method** (`gaussian.py`, `consistency.py`,
-...) draws the noise, runs the network and yields `Terms`: what each head loses on each sample. The
-**teaching** (`teaching.py`) says how much each of those terms counts. Neither knows the other.
+A **method** (`gaussian.py`, `consistency.py`, ...) draws the noise, runs the network and returns `Terms`: what each
+head loses on each sample. A **teaching** (`teaching.py`) says how much each of those terms counts. Neither knows the
+other; an `Objective` (`objective.py`) composes them.
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Protocol, Self
+from typing import ClassVar, Protocol, Self
 
 import torch
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, Field
 from torch import Tensor, nn
 
 
 class Draws(Protocol):
-    """The randomness of a training step. In which order a method asks for it is in its docstring."""
+    """The randomness of a training step. Each method's docstring says in which order it asks for it."""
 
     def normal(self, shape: Sequence[int]) -> Tensor:
         """Independent N(0, 1), on the device and in the dtype of the network."""
@@ -71,7 +70,7 @@ class Step:
 
 @dataclass(frozen=True, slots=True)
 class Loss:
-    """A loss to step on, and its detached parts to look at (on the device: reading them is up to the caller).
+    """A loss to step on, and its detached parts, on the device: reading them makes the host wait.
 
     Attributes:
         total: scalar with a graph.
@@ -92,8 +91,7 @@ class Terms:
             judges by it.
         per_sample_LB: named losses of each head on each sample, coefficients included; their weighted mean
             over heads and samples enters the total.
-        scalars: named losses that belong to no single head or sample, coefficients included; added as they
-            are.
+        scalars: named losses of no single head or sample, coefficients included; added as they are.
     """
 
     smoothed_ce_LB: Tensor
@@ -101,32 +99,21 @@ class Terms:
     scalars: Mapping[str, Tensor] = field(default_factory=dict[str, Tensor])
 
 
-class MethodConfig(BaseModel, ABC):
-    """Hyper-parameters of a base method. Each subclass has a literal `name` that tells it from the others."""
+class Method(BaseModel, ABC, frozen=True, extra="forbid"):
+    """A base method and its hyper-parameters: noise -> forward -> what each head loses on each sample."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    name: str
+    """A literal in each subclass, which tells it from the others."""
 
-    @abstractmethod
-    def build(self) -> "Method":
-        """The method with these hyper-parameters."""
+    draws: int = Field(ge=1, description="m, noises a sample.")
 
-    def stretched(self, ratio: float) -> Self:  # noqa: ARG002 - one signature for all
-        """The same for a run `ratio` times as long; itself unless something waits for an epoch."""
-        return self
-
-    def under_teaching(self) -> Self:
-        """The form that SPACTE publishes for this method; itself unless the two differ."""
-        return self
-
-
-class Method(ABC):
-    """A base method: noise -> forward -> what each head loses on each sample."""
-
-    pieces: int = 1
-    """m of METHODS section 2: into how many optimiser steps a loader batch is cut."""
-
-    double_backward: bool = False
+    double_backward: ClassVar[bool] = False
     """Whether the loss differentiates a gradient, which a compiled network cannot do."""
+
+    @property
+    def steps_per_batch(self) -> int:
+        """How many mini-batches, each an optimiser step, a loader batch is cut into: m (METHODS section 2)."""
+        return self.draws
 
     @abstractmethod
     def terms(self, net: nn.Module, x_BCHW: Tensor, y_B: Tensor, step: Step) -> Terms:
@@ -141,42 +128,10 @@ class Method(ABC):
             step: epoch, noise level and randomness.
         """
 
+    def stretched(self, ratio: float) -> Self:  # noqa: ARG002 - one signature for all
+        """The same for a run `ratio` times as long; itself unless something waits for an epoch."""
+        return self
 
-class Teaching(ABC):
-    """How the heads' losses are weighted and what binds the heads together."""
-
-    @abstractmethod
-    def combine(self, net: nn.Module, terms: Terms, step: Step) -> Loss:
-        """One loss from the terms of all heads."""
-
-
-class Objective:
-    """A base method under a teaching: all that the training loop needs to know of either."""
-
-    def __init__(self, method: Method, teaching: Teaching) -> None:
-        self.method = method
-        self.teaching = teaching
-
-    @property
-    def double_backward(self) -> bool:
-        """Whether the network must stay uncompiled, because the loss differentiates a gradient."""
-        return self.method.double_backward
-
-    def pieces(self, x_BCHW: Tensor, y_B: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
-        """The mini-batches of a loader batch, each of which is one optimiser step (METHODS section 2)."""
-        for start, stop in split(len(x_BCHW), self.method.pieces):
-            if start < stop:
-                yield x_BCHW[start:stop], y_B[start:stop]
-
-    def loss(self, net: nn.Module, x_BCHW: Tensor, y_B: Tensor, step: Step) -> Loss:
-        """The loss of one piece; see `Method.terms` for the arguments."""
-        return self.teaching.combine(net, self.method.terms(net, x_BCHW, y_B, step), step)
-
-
-def split(batch: int, m: int) -> list[tuple[int, int]]:
-    """m consecutive ranges [start, stop) of floor(batch / m) samples; the last batch mod m are in none.
-
-    With batch < m every range is empty.
-    """
-    size = batch // m
-    return [(i * size, (i + 1) * size) for i in range(m)]
+    def under_teaching(self) -> Self:
+        """The form that SPACTE publishes for this method; itself unless the two differ."""
+        return self

@@ -1,7 +1,7 @@
 """DRT (Yang et al. 2022; METHODS section 9): members with diverse gradients and large margins."""
 
 from itertools import combinations
-from typing import Literal, cast
+from typing import ClassVar, Literal, cast
 
 import torch
 from pydantic import Field
@@ -9,30 +9,13 @@ from torch import Tensor, nn
 
 from spacte_core.models.ensemble import Member
 from spacte_core.models.multihead import bare, stack_logits
-from spacte_trainer.attacks import PgdConfig
+from spacte_trainer.attacks import Pgd
 from spacte_trainer.smoothing import smoothed_ce
 
-from .base import Method, MethodConfig, Step, Terms
+from .base import Method, Step, Terms
 
 
-class DrtConfig(MethodConfig):
-    """rho1 and rho2 of the paper could not be established; these are the project's own choice."""
-
-    name: Literal["drt"] = "drt"
-    draws: int = Field(default=2, ge=1, description="m")
-    rho1: float = Field(default=0.5, ge=0, description="Weight of the gradient diversity.")
-    rho2: float = Field(default=0.5, ge=0, description="Weight of the confidence margin.")
-    squared: bool = Field(default=True, description="Squared norm of g_i + g_j, as in the code; else the norm.")
-    attack: PgdConfig | None = Field(
-        default=None, description="SmoothAdv base training: each member sees its own adversarial inputs."
-    )
-
-    def build(self) -> "Drt":
-        """The method with these hyper-parameters."""
-        return Drt(self)
-
-
-class Drt(Method):
+class Drt(Method, frozen=True):
     """An ensemble f_1..f_N whose members are right by a margin and are fooled in different directions.
 
     For member i on a noisy input x: margin M_i = p_(1) - p_(2) of the softmax, C_i = [argmax = y], and
@@ -43,26 +26,30 @@ class Drt(Method):
         GD    = sum_{i<j} sum_x C_i C_j ||g_i + g_j||^2 / max(1, sum_{i<j} sum_x C_i C_j)
         loss  = L_std + rho1 * GD - rho2 * CM
 
-    All members share the noises. One forward serves L_std and the regularisers. The network must be an
-    `Ensemble`.
+    The paper's rho1 and rho2 could not be established; the defaults are this project's own choice. All members
+    share the noises. One forward serves L_std and the regularisers. The network must be an `Ensemble`.
     Draws: normal [m, B, C, H, W].
     """
 
-    double_backward = True
-
-    def __init__(self, config: DrtConfig) -> None:
-        self.config = config
-        self.pieces = config.draws
+    name: Literal["drt"] = "drt"
+    draws: int = Field(default=2, ge=1, description="m")
+    rho1: float = Field(default=0.5, ge=0, description="Weight of the gradient diversity.")
+    rho2: float = Field(default=0.5, ge=0, description="Weight of the confidence margin.")
+    squared: bool = Field(default=True, description="Squared norm of g_i + g_j, as in the code; else the norm.")
+    attack: Pgd | None = Field(
+        default=None, description="SmoothAdv base training: each member sees its own adversarial inputs."
+    )
+    double_backward: ClassVar[bool] = True
 
     def terms(self, net: nn.Module, x_BCHW: Tensor, y_B: Tensor, step: Step) -> Terms:
         """N * lbar as `ce` (its mean over members is L_std), and the scalars `gd` and `cm`."""
-        unit_mBCHW = step.draws.normal((self.config.draws, *x_BCHW.shape))
+        unit_mBCHW = step.draws.normal((self.draws, *x_BCHW.shape))
         x_LmBCHW = self.noisy_inputs(net, x_BCHW, y_B, unit_mBCHW, step)
         z_LmBK, g_LmBCHW, margin_LmB, correct_LmB = differentiated(net, x_LmBCHW, y_B)
         ce_LB = smoothed_ce(z_LmBK, y_B)
         scalars = {
-            "gd": self.config.rho1 * gradient_diversity(g_LmBCHW, correct_LmB, squared=self.config.squared),
-            "cm": -self.config.rho2 * confidence_margin(margin_LmB, correct_LmB),
+            "gd": self.rho1 * gradient_diversity(g_LmBCHW, correct_LmB, squared=self.squared),
+            "cm": -self.rho2 * confidence_margin(margin_LmB, correct_LmB),
         }
         return Terms(ce_LB, {"ce": len(ce_LB) * ce_LB}, scalars)
 
@@ -71,15 +58,11 @@ class Drt(Method):
         members = [cast(Member, head).net for head in bare(net).heads]
         if len(members) < 2:
             raise ValueError("DRT needs an ensemble of at least two members: raise their number.")
-        if self.config.attack is None:
+        if self.attack is None:
             x_LBCHW = x_BCHW.expand(len(members), *x_BCHW.shape)
         else:
-            x_LBCHW = torch.stack(
-                [
-                    self.config.attack.attack(member, x_BCHW, y_B, unit_mBCHW, step.sigma, step.epoch)
-                    for member in members
-                ]
-            )
+            attacked = (x_BCHW, y_B, unit_mBCHW, step.sigma, step.epoch)
+            x_LBCHW = torch.stack([self.attack.adversary(member, *attacked) for member in members])
         return x_LBCHW[:, None] + step.sigma * unit_mBCHW
 
 

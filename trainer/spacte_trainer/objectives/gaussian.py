@@ -7,31 +7,19 @@ from torch import Tensor, nn
 
 from spacte_trainer.smoothing import draw_logits, smoothed_ce
 
-from .base import Method, MethodConfig, Step, Terms
+from .base import Method, Step, Terms
 
 
-class GaussianConfig(MethodConfig):
-    """`draws`: m noises a sample; 1 for the single model, 2 in the published SPACTE settings."""
-
-    name: Literal["gaussian"] = "gaussian"
-    draws: int = Field(default=1, ge=1)
-
-    def build(self) -> "Gaussian":
-        """The method with these hyper-parameters."""
-        return Gaussian(self)
-
-
-class Gaussian(Method):
+class Gaussian(Method, frozen=True):
     """Cross-entropy on noisy inputs.
 
         lbar[l,b] = (1/m) sum_j CE(z_l(x_b + n_j(b)), y_b),     n ~ N(0, sigma^2 I)
 
-    The one term of head l on sample b is lbar[l,b]. A loader batch is cut into m pieces (one for m = 1).
-    Draws: normal [m, B, C, H, W].
+    The one term of head l on sample b is lbar[l,b]. Draws: normal [m, B, C, H, W].
     """
 
-    def __init__(self, config: GaussianConfig) -> None:
-        self.draws = self.pieces = config.draws
+    name: Literal["gaussian"] = "gaussian"
+    draws: int = Field(default=1, ge=1, description="m: 1 for the single model, 2 in the published SPACTE settings.")
 
     def terms(self, net: nn.Module, x_BCHW: Tensor, y_B: Tensor, step: Step) -> Terms:
         """lbar as `ce`."""

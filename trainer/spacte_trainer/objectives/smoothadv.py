@@ -5,29 +5,19 @@ from typing import Literal
 from pydantic import Field
 from torch import Tensor, nn
 
-from spacte_trainer.attacks import PgdConfig
+from spacte_trainer.attacks import Pgd
 from spacte_trainer.smoothing import draw_logits, smoothed_ce
 
-from .base import Method, MethodConfig, Step, Terms
+from .base import Method, Step, Terms
 
 
-class SmoothAdvConfig(MethodConfig):
-    """CIFAR-10 (Horvath et al.): epsilon 255/256, T 10, m 8 at sigma .25; 2, 2, 2 at .5; 2, 10, 2 at 1."""
-
-    name: Literal["smoothadv"] = "smoothadv"
-    draws: int = Field(default=2, ge=1, description="m")
-    attack: PgdConfig
-
-    def build(self) -> "SmoothAdv":
-        """The method with these hyper-parameters."""
-        return SmoothAdv(self)
-
-
-class SmoothAdv(Method):
+class SmoothAdv(Method, frozen=True):
     """Cross-entropy on noisy adversarial inputs, "train on all noise samples".
 
         x_adv     = PGD on the smoothed classifier, radius min(epsilon, t * epsilon / warm-up)
         term[l,b] = (1/m) sum_j CE(z_l(x_adv_b + n_j(b)), y_b)
+
+    CIFAR-10 (Horvath et al.): epsilon 255/256, T 10, m 8 at sigma .25; 2, 2, 2 at .5; 2, 10, 2 at 1.
 
     The same noises serve the attack and the loss. A network with several heads is attacked as one, with the
     loss that the SPACTE-SmoothMix attack uses (averaged over heads after the logarithm): all heads then see
@@ -35,17 +25,16 @@ class SmoothAdv(Method):
     Salman's form of the attack, whose copies are sample-major, [m, B, C, H, W] for Jeong's.
     """
 
-    def __init__(self, config: SmoothAdvConfig) -> None:
-        self.config = config
-        self.pieces = config.draws
+    name: Literal["smoothadv"] = "smoothadv"
+    draws: int = Field(default=2, ge=1, description="m")
+    attack: Pgd
 
     def terms(self, net: nn.Module, x_BCHW: Tensor, y_B: Tensor, step: Step) -> Terms:
         """lbar on the adversarial inputs as `ce`."""
-        m, attack = self.config.draws, self.config.attack
-        if attack.variant == "salman":
-            unit_mBCHW = step.draws.normal((len(x_BCHW), m, *x_BCHW.shape[1:])).transpose(0, 1)
+        if self.attack.variant == "salman":
+            unit_mBCHW = step.draws.normal((len(x_BCHW), self.draws, *x_BCHW.shape[1:])).transpose(0, 1)
         else:
-            unit_mBCHW = step.draws.normal((m, *x_BCHW.shape))
-        x_adv_BCHW = attack.attack(net, x_BCHW, y_B, unit_mBCHW, step.sigma, step.epoch)
+            unit_mBCHW = step.draws.normal((self.draws, *x_BCHW.shape))
+        x_adv_BCHW = self.attack.adversary(net, x_BCHW, y_B, unit_mBCHW, step.sigma, step.epoch)
         ce_LB = smoothed_ce(draw_logits(net, x_adv_BCHW + step.sigma * unit_mBCHW), y_B)
         return Terms(ce_LB, {"ce": ce_LB})

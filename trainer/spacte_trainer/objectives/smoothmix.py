@@ -9,11 +9,23 @@ from spacte_trainer import attacks
 from spacte_trainer.schedules import warmup
 from spacte_trainer.smoothing import divergence, draw_logits, mean_probability, smoothed_ce
 
-from .base import Method, MethodConfig, Step, Terms
+from .base import Method, Step, Terms
 
 
-class SmoothMixConfig(MethodConfig):
-    """alpha .5 / 1 / 2 at sigma .25 / .5 / 1 for CIFAR-10; `mix_step` 1 is the one-step adversary."""
+class SmoothMix(Method, frozen=True):
+    """Cross-entropy, and a soft target on the way to an adversary of the smoothed classifier.
+
+        x', x_adv  = the attack, with mix_step and the radius s(t) * alpha * mix_step for x'
+        pbar[b]    = (1/(mL)) sum_{j,l} p[l,j,b](x' + n)
+        x_mix      = (1-a) x' + a x_adv,   q = (1-a) pbar + a/K,   a_b ~ U[0, 0.5)
+        term[l,b]  = lbar[l,b](x') + eta * s(t) * c_b * (1/m) sum_j KL(q_b || p[l,j,b](x_mix + n))
+
+    CIFAR-10: alpha .5 / 1 / 2 at sigma .25 / .5 / 1; `mix_step` 1 is the one-step adversary.
+
+    pbar is **not** detached, so the gradient flows through q into the first forward. c_b is 1 where argmax
+    pbar = y_b and else 0; without `only_correct` it is always 1. All heads share a_b, and the same noises
+    serve the attack and both forwards. Draws: normal [m, B, C, H, W], then uniform [B].
+    """
 
     name: Literal["smoothmix"] = "smoothmix"
     draws: int = Field(default=2, ge=1, description="m")
@@ -27,50 +39,27 @@ class SmoothMixConfig(MethodConfig):
         default=True, description="Mix only samples that are classified correctly; SPACTE-SmoothMix mixes all."
     )
 
-    def build(self) -> "SmoothMix":
-        """The method with these hyper-parameters."""
-        return SmoothMix(self)
-
     def under_teaching(self) -> Self:
         """SPACTE-SmoothMix weights every sample, right or wrong."""
         return self.model_copy(update={"only_correct": False})
 
-
-class SmoothMix(Method):
-    """Cross-entropy, and a soft target on the way to an adversary of the smoothed classifier.
-
-        x', x_adv  = the attack, with mix_step and the radius s(t) * alpha * mix_step for x'
-        pbar[b]    = (1/(mL)) sum_{j,l} p[l,j,b](x' + n)
-        x_mix      = (1-a) x' + a x_adv,   q = (1-a) pbar + a/K,   a_b ~ U[0, 0.5)
-        term[l,b]  = lbar[l,b](x') + eta * s(t) * c_b * (1/m) sum_j KL(q_b || p[l,j,b](x_mix + n))
-
-    pbar is **not** detached, so the gradient flows through q into the first forward. c_b is 1 where argmax
-    pbar = y_b and else 0; without `only_correct` it is always 1. All heads share a_b, and the same noises
-    serve the attack and both forwards. Draws: normal [m, B, C, H, W], then uniform [B].
-    """
-
-    def __init__(self, config: SmoothMixConfig) -> None:
-        self.config = config
-        self.pieces = config.draws
-
     def terms(self, net: nn.Module, x_BCHW: Tensor, y_B: Tensor, step: Step) -> Terms:
         """lbar of the clean side as `ce`, the mixing loss as `mix`."""
-        c = self.config
-        s = warmup(step.epoch, c.warmup_epochs)
-        noise_mBCHW = step.sigma * step.draws.normal((c.draws, *x_BCHW.shape))
+        s = warmup(step.epoch, self.warmup_epochs)
+        noise_mBCHW = step.sigma * step.draws.normal((self.draws, *x_BCHW.shape))
         x_clean, x_adv = attacks.smoothmix(
             net,
             x_BCHW,
             y_B,
             noise_mBCHW,
-            steps=c.steps,
-            alpha=c.alpha,
-            mix_step=c.mix_step,
-            init_radius=s * c.alpha * c.mix_step,
-            radius=c.radius,
+            steps=self.steps,
+            alpha=self.alpha,
+            mix_step=self.mix_step,
+            init_radius=s * self.alpha * self.mix_step,
+            radius=self.radius,
         )
         a_B = 0.5 * step.draws.uniform((len(x_BCHW),))
-        return self.mixed_terms(net, x_clean, x_adv, y_B, noise_mBCHW, a_B, scale=c.eta * s)
+        return self.mixed_terms(net, x_clean, x_adv, y_B, noise_mBCHW, a_B, scale=self.eta * s)
 
     def mixed_terms(
         self,
@@ -87,7 +76,7 @@ class SmoothMix(Method):
         pbar_BK = mean_probability(z_LmBK).mean(dim=0)
         x_mix_BCHW, q_BK = mix(x_clean_BCHW, x_adv_BCHW, pbar_BK, a_B)
         mix_LB = scale * divergence(q_BK, draw_logits(net, x_mix_BCHW + noise_mBCHW))
-        if self.config.only_correct:
+        if self.only_correct:
             mix_LB = mix_LB * (pbar_BK.argmax(dim=1) == y_B)
         ce_LB = smoothed_ce(z_LmBK, y_B)
         return Terms(ce_LB, {"ce": ce_LB, "mix": mix_LB})

@@ -1,52 +1,32 @@
-"""How the losses of the heads become one: each on its own, or in a circle (SPACTE)."""
+"""How the losses of the heads become one loss: weighted, and under SPACTE by circular teaching."""
 
 from typing import Literal
 
 import torch
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel
 from torch import Tensor, nn
 
 from spacte_core.models.multihead import bare
 from spacte_trainer.circular_teaching import cosine_loss, weights
 from spacte_trainer.schedules import threshold
 
-from .base import Loss, Step, Teaching, Terms
+from .base import Loss, Step, Terms
 
 
-class Independent(Teaching):
-    """No teaching: the mean over heads and samples. With one head, the published single-model method."""
-
-    def combine(self, net: nn.Module, terms: Terms, step: Step) -> Loss:  # noqa: ARG002 - the interface
-        """total = (1/L) sum_l (1/B) sum_b sum of the method's terms."""
-        return weigh(terms, torch.ones_like(terms.smoothed_ce_LB))
-
-
-class CircularTeachingConfig(BaseModel):
-    """SPACTE's teaching. `lambda_last` is the threshold of the last epoch (METHODS 3.1, 3.8)."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-    name: Literal["circular"] = "circular"
-    lambda_last: float
-
-    def build(self) -> "CircularTeaching":
-        """The teaching with this schedule."""
-        return CircularTeaching(self.lambda_last)
-
-
-class CircularTeaching(Teaching):
+class CircularTeaching(BaseModel, frozen=True, extra="forbid"):
     """SPACTE: each head is taught by the one before it, and the heads are kept apart.
 
         total = (1/L) sum_k (1/B) sum_b w[k,b] * (sum of the method's terms)[k,b] + L_cos
 
-    w comes from the smoothed cross-entropy of the method's main forward (METHODS 3.2) and multiplies
-    **every** term of a head on a sample. For Gaussian, Consistency and SmoothMix this is the published
-    SPACTE (3.3, 3.5, 3.6). SPACTE over SmoothAdv and MACER is unpublished: here it is the same rule, so
-    that a sample that its teacher finds hard counts less in all of what a head learns from it, robustness
-    terms included.
+    `lambda_last` is the threshold of the last epoch (METHODS 3.1, 3.8). w comes from the smoothed cross-entropy of
+    the method's main forward (3.2) and multiplies **every** term of a head on a sample. For Gaussian, Consistency
+    and SmoothMix this is the published SPACTE (3.3, 3.5, 3.6). SPACTE over SmoothAdv and MACER is unpublished: here
+    it is the same rule, so that a sample that its teacher finds hard counts less in all of what a head learns from
+    it, robustness terms included.
     """
 
-    def __init__(self, lambda_last: float) -> None:
-        self.lambda_last = lambda_last
+    name: Literal["circular"] = "circular"
+    lambda_last: float
 
     def combine(self, net: nn.Module, terms: Terms, step: Step) -> Loss:
         """Weighted terms plus the cosine loss.

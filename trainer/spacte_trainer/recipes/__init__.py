@@ -1,4 +1,4 @@
-"""Named configurations: `load_recipe("digits-spacte-gaussian")`. One file a data set, one function each."""
+"""Named configurations: `load_recipe("digits-spacte-gaussian")`. One file a data set and network."""
 
 import difflib
 import math

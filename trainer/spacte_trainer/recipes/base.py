@@ -1,7 +1,8 @@
-"""The list of recipes: functions of sigma that return a full configuration."""
+"""The list of recipes: each is a function of sigma that returns a full configuration."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import TypeVar
 
 from spacte_core.errors import UserError
@@ -12,40 +13,44 @@ class RecipeError(UserError):
     """A recipe that does not exist or has no settings for a sigma; one sentence that names the remedy."""
 
 
-Recipe = Callable[[float], TrainConfig]
-
-
 @dataclass(frozen=True)
 class Entry:
     """A recipe under one name.
 
     Attributes:
-        make: the function.
+        make: from a noise level to a configuration.
         sigma: the noise level it is listed with.
-        summary: first line of the function's docstring.
+        summary: one line for `spacte recipes`.
     """
 
-    make: Recipe
+    make: Callable[[float], TrainConfig]
     sigma: float
     summary: str
 
 
 ENTRIES: dict[str, Entry] = {}
 
+ANY_SIGMA = 0.25
+"""The noise level that a recipe for any is listed with: the lowest of the papers' three."""
 
-def recipe(name: str, sigmas: Sequence[float] = ()) -> Callable[[Recipe], Recipe]:
-    """List a function as NAME-SIGMA for each sigma it has settings for, or as NAME (at 0.25) for any."""
 
-    def enter(make: Recipe) -> Recipe:
-        summary = (make.__doc__ or "").partition("\n")[0]
-        if sigmas:
-            for sigma in sigmas:
-                ENTRIES[f"{name}-{sigma}"] = Entry(make, sigma, f"{summary.rstrip('.')}, sigma {sigma}.")
-        else:
-            ENTRIES[name] = Entry(make, 0.25, summary)
-        return make
+def add_recipes(
+    family: str, make: Callable[[str, float], TrainConfig], summaries: Mapping[str, str], sigmas: Sequence[float] = ()
+) -> None:
+    """List `make(method, sigma)` for each method, as FAMILY-METHOD-SIGMA for each sigma, or as FAMILY-METHOD for any.
 
-    return enter
+    Args:
+        family: data set and network.
+        make: the configuration of a method at a noise level.
+        summaries: one line about each method.
+        sigmas: the noise levels that there are settings for; none: any.
+    """
+    for method, summary in summaries.items():
+        for sigma in sigmas:
+            entry = Entry(partial(make, method), sigma, f"{summary.rstrip('.')}, sigma {sigma}.")
+            ENTRIES[f"{family}-{method}-{sigma}"] = entry
+        if not sigmas:
+            ENTRIES[f"{family}-{method}"] = Entry(partial(make, method), ANY_SIGMA, summary)
 
 
 T = TypeVar("T")

@@ -6,69 +6,51 @@ halves what it would learn from them; here the threshold stays where it begins, 
 noise a sample, as the single model does: in the same time it sees twice as many crops and flips.
 """
 
-from spacte_trainer.config import OneCycleSchedule, TrainConfig
-from spacte_trainer.objectives import ObjectiveConfig, spacte
+from spacte_trainer.config import TrainConfig
+from spacte_trainer.objectives import spacte
+from spacte_trainer.schedules import OneCycleSchedule
 
-from .base import recipe
-from .cifar10 import HEADS, cifar10, network
-from .methods import OBJECTIVES, SIGMAS, SPACTE
-from .methods import gaussian as one_draw
+from . import cifar10
+from .base import add_recipes
+from .methods import SIGMAS, gaussian, heads_of, naive_ensemble
+
+FAMILY = "cifar10-resnet20"
 
 LAMBDA_LAST = 2.3
 """lambda_T of SPACTE-Gaussian, at every sigma; the first epoch's is ln 10."""
 
-
-def short(method: str, objective: ObjectiveConfig, sigma: float, *, heads: int = 1) -> TrainConfig:
-    """ResNet-20 for 28 epochs under a one-cycle schedule."""
-    config = cifar10(method, objective, sigma, heads=heads)
-    return config.model_copy(
-        update={
-            "recipe": f"cifar10-resnet20-{method}-{sigma}",
-            "model": network(20, heads),
-            "optimizer": config.optimizer.model_copy(update={"lr": 0.2}),
-            "schedule": OneCycleSchedule(),
-            "epochs": 28,
-        }
-    )
+MEMBERS = 5
+"""As many as SPACTE has heads."""
 
 
-@recipe("cifar10-resnet20-spacte-gaussian", SIGMAS)
-def spacte_gaussian(sigma: float) -> TrainConfig:
-    """SPACTE-Gaussian, ResNet-20 with five heads, CPU-sized."""
-    return short("spacte-gaussian", spacte(one_draw(sigma), LAMBDA_LAST), sigma, heads=HEADS)
+def configuration(method: str, sigma: float) -> TrainConfig:
+    """ResNet-20 for 28 epochs under a one-cycle schedule, or an ensemble of them."""
+    if method.startswith("ensemble-"):
+        return naive_ensemble(configuration(method.removeprefix("ensemble-"), sigma), MEMBERS)
+    config = cifar10.single(method, sigma)
+    changes = {
+        "recipe": f"{FAMILY}-{method}-{sigma}",
+        "model": cifar10.network(20, heads_of(method)),
+        "optimizer": config.optimizer.model_copy(update={"lr": 0.2}),
+        "schedule": OneCycleSchedule(),
+        "epochs": 28,
+    }
+    if method == "spacte-gaussian":
+        changes["objective"] = spacte(gaussian(sigma), LAMBDA_LAST)
+    return config.model_copy(update=changes)
 
 
-@recipe("cifar10-resnet20-spacte-consistency", SIGMAS)
-def spacte_consistency(sigma: float) -> TrainConfig:
-    """SPACTE-Consistency, ResNet-20 with five heads, CPU-sized."""
-    return short("spacte-consistency", SPACTE["consistency"](sigma), sigma, heads=HEADS)
-
-
-@recipe("cifar10-resnet20-spacte-smoothmix", SIGMAS)
-def spacte_smoothmix(sigma: float) -> TrainConfig:
-    """SPACTE-SmoothMix, ResNet-20 with five heads; five times the work of Gaussian."""
-    return short("spacte-smoothmix", SPACTE["smoothmix"](sigma), sigma, heads=HEADS)
-
-
-@recipe("cifar10-resnet20-gaussian", SIGMAS)
-def gaussian(sigma: float) -> TrainConfig:
-    """Gaussian augmentation, one ResNet-20, CPU-sized."""
-    return short("gaussian", OBJECTIVES["gaussian"](sigma), sigma)
-
-
-@recipe("cifar10-resnet20-consistency", SIGMAS)
-def consistency(sigma: float) -> TrainConfig:
-    """Consistency, one ResNet-20, CPU-sized."""
-    return short("consistency", OBJECTIVES["consistency"](sigma), sigma)
-
-
-@recipe("cifar10-resnet20-smoothmix", SIGMAS)
-def smoothmix(sigma: float) -> TrainConfig:
-    """SmoothMix, one ResNet-20, CPU-sized."""
-    return short("smoothmix", OBJECTIVES["smoothmix"](sigma), sigma)
-
-
-@recipe("cifar10-resnet20-ensemble-gaussian", SIGMAS)
-def ensemble_gaussian(sigma: float) -> TrainConfig:
-    """Naive ensemble of five Gaussian ResNet-20s, CPU-sized."""
-    return gaussian(sigma).model_copy(update={"method": "ensemble-gaussian", "members": 5})
+add_recipes(
+    FAMILY,
+    configuration,
+    {
+        "spacte-gaussian": "SPACTE-Gaussian, ResNet-20 with five heads, CPU-sized.",
+        "spacte-consistency": "SPACTE-Consistency, ResNet-20 with five heads, CPU-sized.",
+        "spacte-smoothmix": "SPACTE-SmoothMix, ResNet-20 with five heads; five times the work of Gaussian.",
+        "gaussian": "Gaussian augmentation, one ResNet-20, CPU-sized.",
+        "consistency": "Consistency, one ResNet-20, CPU-sized.",
+        "smoothmix": "SmoothMix, one ResNet-20, CPU-sized.",
+        "ensemble-gaussian": "Naive ensemble of five Gaussian ResNet-20s, CPU-sized.",
+    },
+    SIGMAS,
+)

@@ -10,45 +10,18 @@ from collections.abc import Mapping
 
 from spacte_core.data.base import DataConfig
 from spacte_core.models import ModelConfig, Normalization
-from spacte_trainer.config import OneCycleSchedule, OptimizerConfig, TrainConfig, override
-from spacte_trainer.objectives import DrtConfig, ObjectiveConfig
+from spacte_trainer.config import OptimizerConfig, TrainConfig, override
+from spacte_trainer.objectives import Drt
+from spacte_trainer.schedules import OneCycleSchedule
 
-from .base import recipe
+from .base import add_recipes
 from .cifar10 import fine_tuned_drt
-from .methods import OBJECTIVES, SPACTE
+from .methods import heads_of, naive_ensemble, objective
 
-HEADS = 5
+FAMILY = "digits"
 
-
-def network(heads: int) -> ModelConfig:
-    """The small CNN."""
-    return ModelConfig(
-        arch="digits_cnn", heads=heads, num_classes=10, input_shape=(1, 8, 8), normalization=Normalization.of("digits")
-    )
-
-
-def digits(method: str, objective: ObjectiveConfig, sigma: float, *, heads: int = 1) -> TrainConfig:
-    """What all of these share: 40 epochs of batches of 64 under a one-cycle schedule, on one core."""
-    return TrainConfig(
-        recipe=f"digits-{method}",
-        method=method,
-        data=DataConfig(source="digits"),
-        model=network(heads),
-        objective=objective,
-        sigma=sigma,
-        optimizer=OptimizerConfig(lr=0.1),
-        schedule=OneCycleSchedule(),
-        epochs=40,
-        batch=64,
-        precision="float32",
-        threads=1,
-    )
-
-
-def nearest(sigma: float) -> float:
-    """The one of the noise levels 0.25 and 0.5, whose settings are used, that is closer to `sigma`."""
-    return min((0.25, 0.5), key=lambda known: abs(known - sigma))
-
+MEMBERS = 5
+"""As many as SPACTE has heads."""
 
 SMOOTHMIX: Mapping[str, object] = {"objective.base.alpha": 0.5, "objective.base.mix_step": 0}
 SMOOTHADV: Mapping[str, object] = {
@@ -100,85 +73,60 @@ model are easy at the end as there are for Gaussian with its own: 98 % at sigma 
 
 
 def single(method: str, sigma: float) -> TrainConfig:
-    """One network."""
-    config = digits(method, OBJECTIVES[method](nearest(sigma)), sigma)
-    return override(config, STRENGTHS[method][nearest(sigma)])
+    """One network: 40 epochs of batches of 64 under a one-cycle schedule, on one core.
+
+    The settings are those of 0.25 or 0.5, whichever is nearer to `sigma`.
+    """
+    known = min((0.25, 0.5), key=lambda level: abs(level - sigma))
+    config = TrainConfig(
+        recipe=f"{FAMILY}-{method}",
+        method=method,
+        data=DataConfig(source="digits"),
+        model=ModelConfig(
+            arch="digits_cnn",
+            heads=heads_of(method),
+            num_classes=10,
+            input_shape=(1, 8, 8),
+            normalization=Normalization.of("digits"),
+        ),
+        objective=objective(method, known),
+        sigma=sigma,
+        optimizer=OptimizerConfig(lr=0.1),
+        schedule=OneCycleSchedule(),
+        epochs=40,
+        batch=64,
+        precision="float32",
+        threads=1,
+    )
+    base = method.removeprefix("spacte-")
+    teaching = {} if base == method else TEACHING.get(base, {}).get(known, {})
+    return override(config, {**STRENGTHS[base][known], **teaching})
 
 
-def taught(method: str, sigma: float) -> TrainConfig:
-    """SPACTE with five heads."""
-    config = digits(f"spacte-{method}", SPACTE[method](nearest(sigma)), sigma, heads=HEADS)
-    teaching = TEACHING.get(method, {}).get(nearest(sigma), {})
-    return override(config, {**STRENGTHS[method][nearest(sigma)], **teaching})
+def configuration(method: str, sigma: float) -> TrainConfig:
+    """A single network, `ensemble-` or `drt-` of several."""
+    if method.startswith("ensemble-"):
+        return naive_ensemble(single(method.removeprefix("ensemble-"), sigma), MEMBERS)
+    if method.startswith("drt-"):
+        return fine_tuned_drt(single(method.removeprefix("drt-"), sigma), Drt(), epochs=20, drops_after=(8, 16))
+    return single(method, sigma)
 
 
-@recipe("digits-gaussian")
-def gaussian(sigma: float) -> TrainConfig:
-    """Gaussian augmentation, one network."""
-    return single("gaussian", sigma)
-
-
-@recipe("digits-consistency")
-def consistency(sigma: float) -> TrainConfig:
-    """Consistency, one network."""
-    return single("consistency", sigma)
-
-
-@recipe("digits-smoothmix")
-def smoothmix(sigma: float) -> TrainConfig:
-    """SmoothMix, one network."""
-    return single("smoothmix", sigma)
-
-
-@recipe("digits-smoothadv")
-def smoothadv(sigma: float) -> TrainConfig:
-    """SmoothAdv, one network."""
-    return single("smoothadv", sigma)
-
-
-@recipe("digits-macer")
-def macer(sigma: float) -> TrainConfig:
-    """MACER, one network."""
-    return single("macer", sigma)
-
-
-@recipe("digits-spacte-gaussian")
-def spacte_gaussian(sigma: float) -> TrainConfig:
-    """SPACTE-Gaussian with five heads: the model of the demo."""
-    return taught("gaussian", sigma)
-
-
-@recipe("digits-spacte-consistency")
-def spacte_consistency(sigma: float) -> TrainConfig:
-    """SPACTE-Consistency with five heads."""
-    return taught("consistency", sigma)
-
-
-@recipe("digits-spacte-smoothmix")
-def spacte_smoothmix(sigma: float) -> TrainConfig:
-    """SPACTE-SmoothMix with five heads."""
-    return taught("smoothmix", sigma)
-
-
-@recipe("digits-spacte-smoothadv")
-def spacte_smoothadv(sigma: float) -> TrainConfig:
-    """SPACTE over SmoothAdv with five heads (unpublished)."""
-    return taught("smoothadv", sigma)
-
-
-@recipe("digits-spacte-macer")
-def spacte_macer(sigma: float) -> TrainConfig:
-    """SPACTE over MACER with five heads (unpublished)."""
-    return taught("macer", sigma)
-
-
-@recipe("digits-ensemble-gaussian")
-def ensemble_gaussian(sigma: float) -> TrainConfig:
-    """Naive ensemble of five Gaussian networks."""
-    return gaussian(sigma).model_copy(update={"method": "ensemble-gaussian", "members": HEADS})
-
-
-@recipe("digits-drt-gaussian")
-def drt_gaussian(sigma: float) -> TrainConfig:
-    """DRT: three Gaussian networks, trained apart and then together."""
-    return fine_tuned_drt(gaussian(sigma), DrtConfig(), members=3, epochs=20, drops_after=(8, 16))
+add_recipes(
+    FAMILY,
+    configuration,
+    {
+        "gaussian": "Gaussian augmentation, one network.",
+        "consistency": "Consistency, one network.",
+        "smoothmix": "SmoothMix, one network.",
+        "smoothadv": "SmoothAdv, one network.",
+        "macer": "MACER, one network.",
+        "spacte-gaussian": "SPACTE-Gaussian with five heads: the model of the demo.",
+        "spacte-consistency": "SPACTE-Consistency with five heads.",
+        "spacte-smoothmix": "SPACTE-SmoothMix with five heads.",
+        "spacte-smoothadv": "SPACTE over SmoothAdv with five heads (unpublished).",
+        "spacte-macer": "SPACTE over MACER with five heads (unpublished).",
+        "ensemble-gaussian": "Naive ensemble of five Gaussian networks.",
+        "drt-gaussian": "DRT: three Gaussian networks, trained apart and then together.",
+    },
+)

@@ -1,4 +1,4 @@
-"""One process of a team of two, run by test_distributed.py: python team_process.py RANK STORE OUT CHECK."""
+"""One process of a group of two, run by test_distributed.py: python group_process.py RANK STORE OUT CHECK."""
 
 import sys
 from datetime import timedelta
@@ -9,10 +9,11 @@ import torch.distributed as dist
 
 from spacte_core.data import Batch, load_data
 from spacte_trainer.config import TrainConfig, override
-from spacte_trainer.distributed import DistributedTeam, SyncBatchNorm2d
-from spacte_trainer.loop import Meter, Run
+from spacte_trainer.distributed import DistributedProcessGroup, SyncBatchNorm2d
+from spacte_trainer.loop import Trainer
+from spacte_trainer.metrics import LossMeter
 from spacte_trainer.objectives import SeededDraws, Step
-from spacte_trainer.process_group import Team
+from spacte_trainer.process_group import ProcessGroup
 from spacte_trainer.recipes import load_recipe
 
 CPU = torch.device("cpu")
@@ -45,25 +46,25 @@ def batch_norm(rank: int) -> dict[str, torch.Tensor]:
 
 
 def quiet() -> TrainConfig:
-    """SPACTE-Gaussian with next to no noise, so that what the ranks draw does not matter; one piece a batch."""
+    """SPACTE-Gaussian with next to no noise, so that what the ranks draw does not matter; one step a batch."""
     changes = {"sigma": 1e-7, "model.heads": 2, "objective.base.draws": 1}
     return override(load_recipe("digits-spacte-gaussian"), changes)
 
 
-def steps(rank: int, team: Team) -> dict[str, torch.Tensor]:
+def steps(rank: int, group: ProcessGroup) -> dict[str, torch.Tensor]:
     """Three steps on this member's share of 64 digits."""
     config = quiet()
     data = load_data(config.data, "train")
-    run = Run(config, data, CPU, team)
+    trainer = Trainer(config, data, CPU, group)
     (batch,) = data.batches([torch.arange(64)], CPU)
-    x_BCHW, y_B = (half.chunk(team.size)[rank] for half in (batch.x_BCHW, batch.y_B))
+    x_BCHW, y_B = (half.chunk(group.size)[rank] for half in (batch.x_BCHW, batch.y_B))
     step = Step(20, 40, config.sigma, 10, SeededDraws(torch.Generator().manual_seed(rank), CPU))
-    meter = Meter()
-    run.model.train()
+    meter = LossMeter()
+    trainer.model.train()
     for _ in range(3):
-        run.batch(Batch(x_BCHW, y_B), step, 0.05, meter)
-    losses = team.mean(meter.means())
-    weights = {key: value.clone() for key, value in run.net.state_dict().items()}
+        trainer.batch(Batch(x_BCHW, y_B), step, 0.05, meter)
+    losses = group.mean(meter.means())
+    weights = {key: value.clone() for key, value in trainer.net.state_dict().items()}
     return {**weights, "loss": torch.tensor(losses["loss"]), "heads": torch.tensor(losses["heads"])}
 
 
@@ -74,7 +75,7 @@ def main() -> None:
     dist.init_process_group(
         "gloo", init_method=f"file://{store}", rank=rank, world_size=2, timeout=timedelta(seconds=120)
     )
-    found = batch_norm(rank) if check == "batch_norm" else steps(rank, DistributedTeam(CPU))
+    found = batch_norm(rank) if check == "batch_norm" else steps(rank, DistributedProcessGroup(CPU))
     torch.save(found, out)
     dist.destroy_process_group()
 
