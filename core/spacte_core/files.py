@@ -14,11 +14,14 @@ def replacing(path: Path, *, mode: int = 0o666) -> Iterator[BinaryIO]:
     `mode` is that of a new file, before the process's umask.
     """
     part = path.with_name(f".{path.name}.{os.getpid()}.part")
-    with open(part, "wb", opener=lambda name, flags: os.open(name, flags, mode)) as file:
-        yield file
-        file.flush()
-        os.fsync(file.fileno())
-    part.replace(path)
+    try:
+        with open(part, "wb", opener=lambda name, flags: os.open(name, flags, mode)) as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        part.replace(path)
+    finally:
+        part.unlink(missing_ok=True)
     sync_folder(path.parent)
 
 
