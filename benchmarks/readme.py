@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from spacte_client.analysis.logs import read_log
-from spacte_client.rounding import round_down
+from spacte_client.rounding import rounded_down_text
 
 from .cifar10 import MODEL, RESULTS, ROOT
 
@@ -34,29 +34,22 @@ def accuracy(summary: dict[str, Any], radius: float) -> str:
 
 def table(models: list[dict[str, Any]]) -> str:
     """A row a model."""
-    heads = ["model", "noisy accuracy", "ACR", *(f"r = {r:g}" for r in RADII), "MMACs", "training"]
-    rows = [heads, ["---"] * len(heads)]
+    columns = ["model", "noisy accuracy", "ACR", *(f"r = {r:g}" for r in RADII), "MMACs", "training"]
+    rows = [columns, ["---"] * len(columns)]
     for position, found in enumerate(models):
         summary, seconds = found["summary"], found["train_seconds"]
         if found["evaluation"] is None:  # a head alone, which follows the plain network
             noisy, trained = models[0]["evaluation"]["noisy"]["heads"][position - 2], ""
         else:
             noisy, trained = found["evaluation"]["noisy"]["ensemble"], f"{seconds / 60:.0f} min"
-        rows.append(
-            [
-                found["name"],
-                f"{100 * noisy:.1f} %",
-                f"{round_down(summary['acr'], 3):.3f}",
-                *(accuracy(summary, radius) for radius in RADII),
-                f"{found['macs'] / 1e6:.0f}",
-                trained,
-            ]
-        )
+        row = [found["name"], f"{100 * noisy:.1f} %", rounded_down_text(summary["acr"], 3)]
+        row += [accuracy(summary, radius) for radius in RADII]
+        rows.append([*row, f"{found['macs'] / 1e6:.0f}", trained])
     return "\n".join(f"| {' | '.join(row)} |" for row in rows)
 
 
 def between(text: str, body: str) -> str:
-    """The text with what stands between the marks replaced."""
+    """The text with `body` between its two marks."""
     before, begin, rest = text.partition(BEGIN)
     _, end, after = rest.partition(END)
     if not (begin and end):
@@ -75,9 +68,8 @@ def main() -> int:
     """Write or check."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--check", action="store_true")
-    check = parser.parse_args().check
-    stale = [path for path, text in texts().items() if path.read_text() != text]
-    if check:
+    if parser.parse_args().check:
+        stale = [path for path, text in texts().items() if path.read_text() != text]
         for path in stale:
             print(f"{path.relative_to(ROOT)} is not what the results say: run `python -m benchmarks.readme`.")
         return int(bool(stale))

@@ -10,26 +10,23 @@ from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
+from demo_models import DEMO_MODELS
 from gateway import serving
 from playwright.sync_api import Browser, Page, sync_playwright
-from stock import STOCKS, prepare
 
 from spacte_client import Client
 
 CHROMIUM = "/usr/bin/chromium"
 IMAGES = Path(__file__).parents[1] / "docs" / "images"
-WIDE = {"width": 1200, "height": 860}
-PHONE = {"width": 375, "height": 780}
 WAIT_MS = 120_000
+"""Chosen: a proof of 100,000 noises takes tens of seconds on two CPUs."""
 
 
 @contextmanager
-def opened(browser: Browser, url: str, size: dict[str, int], scheme: str = "light") -> Iterator[Page]:
-    """A page of that size, once the cluster strip is filled."""
+def open_page(browser: Browser, url: str, width: int, height: int, *, dark: bool = False) -> Iterator[Page]:
+    """A page of that size, once it shows the samplers."""
     context = browser.new_context(
-        viewport={"width": size["width"], "height": size["height"]},
-        color_scheme="dark" if scheme == "dark" else "light",
-        device_scale_factor=1.5,
+        viewport={"width": width, "height": height}, color_scheme="dark" if dark else "light", device_scale_factor=1.5
     )
     page = context.new_page()
     page.set_default_timeout(WAIT_MS)
@@ -86,23 +83,26 @@ def run_jobs(client: Client) -> list[str]:
 
 def main() -> None:
     """Train if need be, serve, look, and write the pictures."""
-    stock = STOCKS["digits"]
-    prepare(stock)
+    model = DEMO_MODELS["digits"]
+    model.train_if_missing()
     IMAGES.mkdir(parents=True, exist_ok=True)
-    with TemporaryDirectory() as data, serving(stock.models, Path(data)) as client, sync_playwright() as playwright:
+    with (
+        TemporaryDirectory() as data,
+        serving(model.folder.parent, Path(data)) as client,
+        sync_playwright() as playwright,
+    ):
         finished = run_jobs(client)
-        address = str(client.base_url).rstrip("/")
         browser = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox", "--disable-gpu"])
-        with opened(browser, address, WIDE) as page:
+        with open_page(browser, client.base_url, 1200, 860) as page:
             proof(page)
-        with opened(browser, address, WIDE, "dark") as page:
+        with open_page(browser, client.base_url, 1200, 860, dark=True) as page:
             explained(page, "dark")
-        with opened(browser, address, PHONE) as page:
+        with open_page(browser, client.base_url, 375, 780) as page:
             explained(page, "phone")
-        with opened(browser, f"{address}/jobs", {"width": 1200, "height": 1400}) as page:
+        with open_page(browser, f"{client.base_url}/jobs", 1200, 1400) as page:
             jobs(page, finished)
         browser.close()
-    print(f"Pictures: {', '.join(sorted(str(p.name) for p in IMAGES.glob('*.png')))} in {IMAGES}")
+    print(f"Pictures: {', '.join(sorted(path.name for path in IMAGES.glob('*.png')))} in {IMAGES}")
 
 
 if __name__ == "__main__":

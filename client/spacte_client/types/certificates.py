@@ -36,7 +36,7 @@ ABSTAIN = -1
 """The label of an answer that is not given: the noises did not support one at the confidence asked."""
 
 MAX_SAMPLES = 10_000_000
-"""The largest `n` or `n0`. Chosen: a hundred times what papers draw; an operator sets a lower limit (`GET /v1/info`)."""
+"""The largest `n` or `n0`. Chosen: a hundred times what papers draw; operators set a lower limit (`GET /v1/info`)."""
 
 MAX_RADIUS = 1e6
 """The largest radius or tolerance that can be asked for. Chosen: far beyond any image, and exact to 6 digits."""
@@ -69,8 +69,8 @@ class FileImage(RequestModel):
 ImageSource = Annotated[Base64Image | FileImage, Field(discriminator="type")]
 
 
-# The defaults of `n0` and `alpha` are those of Cohen et al. 2019, section 4. Those of `n` are a hundredth and a tenth of
-# its 100,000: chosen for an answer in seconds on a CPU.
+# Defaults: `n0` and `alpha` as in Cohen et al. 2019, section 4; `n` a hundredth and a tenth
+# of its 100,000, chosen for an answer in seconds on a CPU.
 class PredictParams(RequestModel):
     """Options of a prediction: the exact two-sided test of Cohen et al. 2019 section 3.2.1."""
 
