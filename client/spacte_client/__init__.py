@@ -5,7 +5,7 @@
     certificate = Client().certify("digit.png", n=10_000)
 
 `Client` blocks, `AsyncClient` is awaited; `spacte_client.types` holds every request, answer, event and
-problem. Names other than exceptions are imported when they are first used, so that the command line starts at once.
+problem. All names but exceptions are imported on first use, so that the command line starts at once.
 """
 
 from importlib import import_module
@@ -59,7 +59,7 @@ _MODULES = {
     "Upload": "_uploads",
     "__version__": "_version",
 }
-"""Where the names are that are imported when they are first used."""
+"""The modules of the names that are imported on first use."""
 
 
 def __getattr__(name: str) -> Any:

@@ -33,7 +33,7 @@ class AsyncModels(Resource[AsyncConnection]):
         return await self._connection.send(calls.change_model(name, "load"))
 
     async def unload(self, name: str) -> Model:
-        """Let go of a model; needs an admin key."""
+        """Unload a model; needs an admin key."""
         return await self._connection.send(calls.change_model(name, "unload"))
 
 

@@ -33,10 +33,10 @@ class Call(Generic[T]):
     Attributes:
         read: the answer from a response whose body has been read, or, of a stream, is still to be read.
         body: the arguments `json`, `data` and `files` of an httpx2 request.
-        accepted: statuses of 400 and above that are answers all the same.
-        streams: whether the body is read as it comes; whoever sends the call then closes the response.
-        draws_noise: whether noise is drawn for it, which a gateway gives up when the caller does. Another attempt
-            would start from zero under another seed, and drawing again until it is decided in time would use up alpha.
+        accepted: statuses of 400 and above that are answers, too.
+        streams: whether the body is read as it arrives; the sender of the call then closes the response.
+        draws_noise: whether noise is drawn for it, which the gateway stops when the caller disconnects. Another
+            attempt would start from zero under another seed, and drawing until one is decided in time uses up alpha.
         deadline_s: when the gateway is to answer, in seconds from the request.
         timeout_advice: what to do where no answer comes in time, for the message.
     """
@@ -70,7 +70,7 @@ def post(
 ) -> Call[T]:
     """A call that does something, under one idempotency key for all its attempts.
 
-    A gateway that was full recognises by the key whom it told to come back, and admits them first.
+    By the key a gateway that was full recognises callers that it sent away, and admits them first when they return.
     """
     named = {"Idempotency-Key": key or uuid.uuid4().hex, **(headers or {})}
     return Call(method="POST", path=path, read=read, headers=named, **more)
@@ -97,7 +97,7 @@ def open_response(response: httpx2.Response) -> httpx2.Response:
 
 
 def path_segment(value: str, what: str) -> str:
-    """`value` as one segment of a path. Empty or a dot it would name another route, and is refused."""
+    """`value` as one segment of a path; refused where it is empty or dots, which would name another route."""
     if value in ("", ".", ".."):
         raise InvalidArgumentError(f"The {what} {value!r} cannot exist; pass the one that the gateway gave.")
     return quote(value, safe="")
@@ -154,7 +154,7 @@ def info() -> Call[Info]:
 
 
 def health() -> Call[Health]:
-    """`GET /readyz`: 503 says what is missing, which is the answer to this question."""
+    """`GET /readyz`. A 503 is an answer, too: it says what is missing."""
     return get("/readyz", answer(Health), accepted=frozenset({503}))
 
 

@@ -1,4 +1,4 @@
-"""Sending calls: attempts, pauses between them, transport errors as ours. Once blocking, once on asyncio."""
+"""Sending calls: attempts, pauses between them, httpx2's errors as our own. Once blocking, once on asyncio."""
 
 import asyncio
 import logging
@@ -79,7 +79,7 @@ class AsyncConnection:
 
 @contextmanager
 def transport_errors(settings: Settings, call: Call[Any]) -> Generator[None]:
-    """Raise what httpx2 raises while `call` is made as errors of this package, with the remedy."""
+    """Turn what httpx2 raises while `call` is made into errors of this package that name the remedy."""
     try:
         yield
     except (httpx2.TransportError, httpx2.DecodingError) as error:
@@ -102,7 +102,7 @@ def _is_answer(response: httpx2.Response, call: Call[Any]) -> bool:
 
 
 def _refusal(response: httpx2.Response) -> APIError:
-    """The error for a response, read, that is not an answer."""
+    """The error for a response that is not an answer and has been read."""
     if response.status_code >= 400:
         return error_from_response(response)
     where = response.headers.get("location", "elsewhere")

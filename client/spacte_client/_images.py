@@ -1,4 +1,4 @@
-"""What callers pass as an image, to what travels."""
+"""What callers pass as an image, as the bytes or the reference to send."""
 
 import io
 import os
@@ -14,9 +14,7 @@ from .types import File, FileImage
 class Picture(Protocol):
     """A picture that writes itself to a file, as those of Pillow do."""
 
-    def save(self, fp: Any, format: str | None = None) -> None:  # noqa: A002 - Pillow's name
-        """Write to the open file `fp`."""
-        ...
+    def save(self, fp: Any, format: str | None = None) -> None: ...  # noqa: A002 - Pillow's name
 
 
 class ArrayLike(Protocol):
@@ -36,7 +34,7 @@ Image = ImageLike | File | FileImage
 def encode_image(image: Image) -> bytes | FileImage:
     """The bytes of an image file (PNG for pictures, npy for arrays), or a reference to an uploaded one.
 
-    An `InvalidArgumentError` says why an image is none, cannot be read or is empty.
+    An `InvalidArgumentError` says where it is not an image, cannot be read or is empty.
     """
     if isinstance(image, FileImage):
         return image

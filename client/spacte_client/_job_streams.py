@@ -1,4 +1,4 @@
-"""Results and events of a job as they come, resumed where they were when the connection breaks.
+"""Results and events of a job as they arrive; after a broken connection they resume where they were.
 
 The cursor is the last thing that arrived: `after=index` for results, `Last-Event-ID` for events.
 """
@@ -32,19 +32,6 @@ _RECORD: TypeAdapter[Record] = TypeAdapter(JobRecord)
 _EVENT: TypeAdapter[Event] = TypeAdapter(JobEvent)
 
 
-class _Lines:
-    """The lines of a response, for `for` and `async for`, like the events of an `httpx2.EventSource`."""
-
-    def __init__(self, response: httpx2.Response) -> None:
-        self._response = response
-
-    def __iter__(self) -> Iterator[str]:
-        return self._response.iter_lines()
-
-    def __aiter__(self) -> AsyncIterator[str]:
-        return self._response.aiter_lines()
-
-
 class JobStream(ABC, Generic[Entry]):
     """A stream of a job that can be resumed: it remembers the last thing that arrived.
 
@@ -52,8 +39,8 @@ class JobStream(ABC, Generic[Entry]):
         follow: whether it goes on until the job ends, so that an earlier end is a broken connection.
     """
 
-    pieces: type[_Lines] | type[httpx2.EventSource]
-    """What a response is read as: lines or events."""
+    sends_events: bool
+    """Whether a response consists of server-sent events, or of lines."""
 
     def __init__(self, job_id: str, *, follow: bool) -> None:
         self.job_id = job_id
@@ -65,13 +52,13 @@ class JobStream(ABC, Generic[Entry]):
 
     @abstractmethod
     def parse(self, piece: Any) -> Entry | None:
-        """A piece as an entry, or None for one that callers are not told of; an `APIResponseError` if malformed."""
+        """An event or a line as an entry; None where it is not for the caller. Raises an `APIResponseError`."""
 
 
 class JobResults(JobStream[Record]):
     """The records of a job after row `after`."""
 
-    pieces = _Lines
+    sends_events = False
 
     def __init__(self, job_id: str, after: int | None, *, follow: bool) -> None:
         super().__init__(job_id, follow=follow)
@@ -94,7 +81,7 @@ class JobResults(JobStream[Record]):
 class JobEvents(JobStream[Event]):
     """The events of a job after the one of id `after`."""
 
-    pieces = httpx2.EventSource
+    sends_events = True
 
     def __init__(self, job_id: str, after: str | None) -> None:
         super().__init__(job_id, follow=True)
@@ -117,9 +104,9 @@ class JobEvents(JobStream[Event]):
 class _Reconnects:
     """When a stream that broke is asked for again.
 
-    `with reconnects:` goes around a connection. An error after which there is to be another one is suppressed;
-    `delay` is then the pause before it, in seconds. The gateway may be starting again; and the silence of a job
-    that goes on is no failure.
+    `with reconnects:` goes around a connection. An error that another connection may get past, as when the
+    gateway restarts, is suppressed, and `delay` is the pause before it, in seconds. The silence of a job that goes on
+    is no failure.
     """
 
     def __init__(self, stream: JobStream[Any], max_retries: int) -> None:
@@ -152,8 +139,7 @@ def read(connection: Connection, stream: JobStream[Entry]) -> Iterator[Entry]:
     """The entries of `stream`, over as many connections as it takes.
 
     Raises:
-        APIConnectionError: the connection broke once more than the settings allow without anything in between.
-        ServiceUnavailableError: likewise, as the gateway did not come back.
+        APIError: the connection broke, or the gateway was away, once more than the settings allow in a row.
     """
     reconnects = _Reconnects(stream, connection.settings.max_retries)
     while True:
@@ -163,7 +149,7 @@ def read(connection: Connection, stream: JobStream[Entry]) -> Iterator[Entry]:
             call = stream.call()
             with closing(connection.send(call)) as response, transport_errors(connection.settings, call):
                 reconnects.on_open()
-                for piece in stream.pieces(response):
+                for piece in httpx2.EventSource(response) if stream.sends_events else response.iter_lines():
                     reconnects.backoff.failed = 0
                     entry = stream.parse(piece)
                     if entry is not None:
@@ -186,7 +172,7 @@ async def aread(connection: AsyncConnection, stream: JobStream[Entry]) -> AsyncI
             async with aclosing(await connection.send(call)) as response:
                 with transport_errors(connection.settings, call):
                     reconnects.on_open()
-                    async for piece in stream.pieces(response):
+                    async for piece in httpx2.EventSource(response) if stream.sends_events else response.aiter_lines():
                         reconnects.backoff.failed = 0
                         entry = stream.parse(piece)
                         if entry is not None:

@@ -11,21 +11,17 @@ from typing import Any
 from ._exceptions import InvalidArgumentError
 
 MAGIC = b"\x93NUMPY\x01\x00"
-ALIGNMENT = 64
+ALIGNMENT = 64  # NEP 1
 
 DTYPES = {"B": "u1", "e": "f2", "f": "f4", "d": "f8"}
 """Element types that are images, by their code in the buffer protocol: 8-bit, and floats in [0, 1]."""
 
 
 def encode_npy(array: Any) -> bytes:
-    """The npy file of an array, in C order.
+    """The npy file of an array of any shape, in C order: of uint8, or of floats in [0, 1].
 
     Args:
-        array: anything with `__array__` or the buffer protocol, such as a numpy array or a torch tensor on
-            the CPU; uint8, or float in [0, 1]; any shape.
-
-    Raises:
-        InvalidArgumentError: its elements are of another type, or it cannot be read from here.
+        array: anything with `__array__` or the buffer protocol, as a numpy array or a torch tensor on the CPU.
     """
     view = _view(array)
     code = view.format.lstrip("@=<>!")

@@ -85,10 +85,10 @@ class Jobs(Resource[Connection]):
 
         Args:
             input: an uploaded file, or a job input such as `{"type": "dataset", "name": "digits"}`.
-            metadata: the caller's own notes, kept with the job.
-            idempotency_key: the same key within 24 hours gives the same job; one is made where none is given.
             params: options of every certificate as one object, as the API has them.
-            options: the same by name; see `CertifyOptions`. They win where both are given.
+            metadata: the caller's own notes, kept with the job.
+            idempotency_key: the same key within 24 hours gives the same job; made where none is given.
+            options: those of `params` by name; see `CertifyOptions`. They win where both are given.
         """
         return self._connection.send(job_calls.create_job(input, params, options, metadata, idempotency_key))
 

@@ -23,12 +23,7 @@ class Deadline:
 
 
 class Backoff:
-    """The failed attempts at one call, and the pause before the next.
-
-    Args:
-        max_retries: attempts after the first.
-        draws_noise: see `Call`; one that timed out is not made again.
-    """
+    """The failed attempts at one call, and the pause before the next; see `Call` for `draws_noise`."""
 
     def __init__(self, max_retries: int, *, draws_noise: bool = False) -> None:
         self.max_retries = max_retries

@@ -27,13 +27,7 @@ class Row:
 
 @dataclass(frozen=True)
 class Run:
-    """The certified images of one run.
-
-    Attributes:
-        name: what tables and plots call it.
-        rows: at least one.
-        errored: images without a certificate; they count nowhere.
-    """
+    """The certified images of one run, at least one, and how many have no certificate and count nowhere."""
 
     name: str
     rows: tuple[Row, ...]

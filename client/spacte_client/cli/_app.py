@@ -19,7 +19,7 @@ app = typer.Typer(
     cls=ComponentGroup,
     help="Predictions with certified radii, from a SPACTE gateway.",
     no_args_is_help=True,
-    rich_markup_mode=None,  # plain help takes a tenth of the time, and goes into the documentation as it is
+    rich_markup_mode=None,  # plain help takes a tenth of the time, and the documentation quotes it
     pretty_exceptions_show_locals=False,  # locals may hold an API key
 )
 for command in (certify, predict, models, info, plot, compare, doctor):
@@ -51,7 +51,7 @@ def main() -> None:
     except typer.TyperException as error:
         _fail(error.format_message(), error.exit_code)
     except SpacteError as error:
-        # Its text names the request, which is what an operator needs to find a failure of the gateway in its logs.
+        # With the request id an operator finds a failure of the gateway in its logs.
         failed = isinstance(error, APIStatusError) and error.status_code >= 500
         _fail(str(error) if failed else error.message, 1)
     except ImportError as error:

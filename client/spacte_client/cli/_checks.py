@@ -5,7 +5,7 @@ import platform
 import urllib.request
 from collections.abc import Iterator
 from importlib.metadata import PackageNotFoundError, entry_points, version
-from typing import TYPE_CHECKING, Literal, NamedTuple
+from typing import Literal, NamedTuple
 
 import httpx2
 
@@ -15,9 +15,6 @@ from spacte_client._exceptions import APIStatusError, SpacteError
 from spacte_client._version import __version__
 
 from ._components import GROUP, PACKAGES
-
-if TYPE_CHECKING:
-    from spacte_client.types import Info
 
 LOOPBACK = ("127.0.0.1", "::1", "localhost")
 
@@ -43,7 +40,13 @@ def check_gateway(base_url: str | None, api_key: str | None) -> Iterator[Check]:
         yield Check("address", "ok", f"{client.base_url} ({_origin(base_url)})")
         yield from _check_path(url, has_key=bool(api_key or os.environ.get(API_KEY_VARIABLE)))
         try:
-            yield _check_version(client.info())
+            info = client.info()
+            finding = f"version {info.version}, {info.samplers} samplers on {info.device}"
+            if _release(info.version) == _release(__version__):
+                yield Check("gateway", "ok", finding)
+            else:
+                advice = f"client {__version__} is from another release, install that one"
+                yield Check("gateway", "warning", f"{finding}; {advice}")
             yield from _check_service(client)
         except SpacteError as error:
             refused = isinstance(error, APIStatusError) and error.status_code in (401, 403)
@@ -84,13 +87,6 @@ def _check_path(url: httpx2.URL, *, has_key: bool) -> Iterator[Check]:
         )
     if has_key and url.scheme == "http" and not local:
         yield Check("key", "warning", "the API key travels unencrypted; use an https address")
-
-
-def _check_version(info: "Info") -> Check:
-    finding = f"version {info.version}, {info.samplers} samplers on {info.device}"
-    if _release(info.version) == _release(__version__):
-        return Check("gateway", "ok", finding)
-    return Check("gateway", "warning", f"{finding}; client {__version__} is from another release, install that one")
 
 
 def _check_service(client: Client) -> Iterator[Check]:

@@ -71,7 +71,7 @@ def load(point: EntryPoint) -> Any:
     package = point.dist.name if point.dist else "its package"
     try:
         component = point.load()
-        component.rich_markup_mode = None  # as the root's, see there
+        component.rich_markup_mode = None  # as in `_app`
         command = typer.main.get_command(component)
     except Exception as error:  # noqa: BLE001 - a broken component must not take the others down
         reason = f"{type(error).__name__}: {error}".splitlines()[0]

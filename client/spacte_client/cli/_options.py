@@ -75,7 +75,7 @@ def image_of(name: str) -> str | bytes:
 def output(path: Path | None) -> "Generator[Callable[[str], object]]":
     """A function that writes to stdout, or to a file that takes the place of `path` once it is whole.
 
-    Until then, and where something fails, what is at `path` stays. A pipe or a device is written to as it is.
+    Until then, and where something fails, `path` keeps its content. A pipe or a device is written to directly.
     """
     if path is None:
         yield lambda text: typer.echo(text, nl=False)

@@ -1,14 +1,10 @@
 """`spacte doctor`: what is wrong with a set-up, a line for each check, with its remedy."""
 
 import json
-from typing import TYPE_CHECKING
 
 import typer
 
 from . import _options as opt
-
-if TYPE_CHECKING:
-    from ._checks import Check
 
 MARKS = {"ok": "[green]ok  [/]", "note": "[dim]note[/]", "warning": "[yellow]warn[/]", "failure": "[red]FAIL[/]"}
 
@@ -24,14 +20,10 @@ def doctor(as_json: opt.AsJson = False, base_url: opt.BaseUrl = None, api_key: o
     if as_json:
         typer.echo(json.dumps([check._asdict() for check in checks]))
     else:
-        _show(checks)
+        from rich.console import Console
+        from rich.markup import escape
+
+        console = Console(highlight=False)
+        for check in checks:
+            console.print(f"{MARKS[check.status]} {check.name}: {escape(check.finding)}", soft_wrap=True)
     raise typer.Exit(int(any(check.status == "failure" for check in checks)))
-
-
-def _show(checks: "list[Check]") -> None:
-    from rich.console import Console
-    from rich.markup import escape
-
-    console = Console(highlight=False)
-    for check in checks:
-        console.print(f"{MARKS[check.status]} {check.name}: {escape(check.finding)}", soft_wrap=True)

@@ -99,11 +99,7 @@ def predict(
 
 
 class ImageCertifier:
-    """Certifies images: as a stream where `console` is to show the proof and the gateway has the route, else plainly.
-
-    Args:
-        options: keyword arguments of `Client.certify`.
-    """
+    """Certifies images: as a stream where `console` shows the proof and the gateway has the route, else plainly."""
 
     def __init__(self, client: "Client", options: dict[str, Any], console: "Console | None") -> None:
         self.client = client
@@ -138,11 +134,6 @@ class ImageCertifier:
 
 def print_answers(images: Sequence[str], ask: "Callable[[str], Certificate | Prediction]", *, as_json: bool) -> int:
     """Ask about each image and print its answer; an image that fails does not stop the others.
-
-    Args:
-        images: names of files, or `-`.
-        ask: the answer for one of them.
-        as_json: print one line of JSON an image in its place; a failed one has the keys `image` and `error`.
 
     Returns:
         The exit status: 1 where an image failed, else 3 where an answer abstains, else 0.

@@ -31,7 +31,7 @@ __all__ = [
 JobState = Literal["queued", "running", "succeeded", "failed", "cancelling", "cancelled", "interrupted"]
 
 TERMINAL_STATES: frozenset[JobState] = frozenset({"succeeded", "failed", "cancelled"})
-"""States that a job leaves only by `resume`. One `interrupted` (its cluster is gone) may go on alone."""
+"""States that a job leaves only by `resume`. An `interrupted` one (its cluster is gone) may go on by itself."""
 
 RESUMABLE_STATES: frozenset[JobState] = frozenset({"failed", "cancelled", "interrupted"})
 """The states from which `resume` is allowed."""
