@@ -17,7 +17,7 @@ ANSWER_S = 300
 """Chosen: 10,000 noises of the largest demo model take seconds on two CPUs; a slow machine gets its time."""
 
 STOP_S = 40
-"""Chosen: the gateway's own 30 seconds for requests in flight, and some for Ray to end."""
+"""Chosen: the gateway's own 25 seconds for requests in flight, and some for Ray to end."""
 
 
 def spacte(*arguments: str) -> list[str]:

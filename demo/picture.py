@@ -22,7 +22,7 @@ def draw(
     certificates: list[Certificate],
     file: Path,
 ) -> None:
-    """Write a PNG of uint8 images with their certificates; `names` are those of the classes, `labels` the true classes."""
+    """Write a PNG of uint8 images with their certificates, true classes `labels` and the names of all classes."""
     rows = -(-len(labels) // COLUMNS)
     figure = plt.figure(figsize=(11, 1.7 * rows + 3.6), dpi=130, layout="constrained")
     top, bottom = np.ravel(np.asarray(figure.subfigures(2, 1, height_ratios=[1.7 * rows, 3.4])))
