@@ -7,125 +7,123 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
+from typer import Option
 
 from spacte_workers.engine.precision import MIN_AGREEMENT, PrecisionRule
 
 if TYPE_CHECKING:
-    from spacte_client.types import JobSummary
+    from spacte_client.types import CertifyParams
 
+    from .inputs import InputSpec
     from .job_folder import JobFolder, JobSpec
     from .progress import State
 
 certify_dataset_app = typer.Typer(add_completion=False)
 
-STOPPED = 130
+STOPPED = 130  # as a shell says of a process that SIGINT ended
+
+Checkpoint = Annotated[Path, typer.Argument(metavar="CHECKPOINT", help="A checkpoint folder.")]
+Data = Annotated[
+    str, Option(help="An npz, zip or parquet file or its URI (s3://...), or a set as `spacte train --data` takes it.")
+]
+Out = Annotated[Path, Option(help="Folder for the results; the same command again carries on.")]
+Split = Annotated[Literal["train", "test"], Option(help="Which part of a data set.")]
+Stride = Annotated[int, Option(min=1, help="Certify every so many images.")]
+Limit = Annotated[int | None, Option(min=1, help="Certify at most so many images.")]
+N0 = Annotated[int, Option(min=1, help="Noises drawn to choose the class.")]
+N = Annotated[int, Option("--n", "-n", min=1, help="The most estimation noises.")]
+Alpha = Annotated[float, Option(help="Probability of a false certificate, each by itself.")]
+Bound = Annotated[Literal["clopper_pearson", "two_class"], Option(help="`two_class` also bounds the runner-up.")]
+Noise = Annotated[Literal["grid", "float"], Option(help="`float`: as published.")]
+TargetRadius = Annotated[float | None, Option(help="Stop an image once this radius is shown or out of reach.")]
+Tolerance = Annotated[float | None, Option(help="Stop an image when drawing on can add less than this.")]
+KConsensus = Annotated[int | None, Option(min=1, help="Heads that must agree for a vote without the others.")]
+Resize = Annotated[bool, Option("--resize", help="Resize images to the model's input.")]
+Precision = Annotated[Literal["auto", "fp32", "bf16", "int8"], Option(help="Arithmetic of the votes.")]
+AllowInt8 = Annotated[bool, Option("--allow-int8", help="Let `auto` choose int8, on CPUs.")]
+MinAgreement = Annotated[
+    float, Option(min=0, max=1, help="Smallest share of noisy images on which a precision must vote as float32 does.")
+]
+Seed = Annotated[str | None, Option(help="128-bit seed in hex; drawn by default, and kept in job.json.")]
+DataRoot = Annotated[Path, Option(help="Where downloaded data sets are kept.")]
+Address = Annotated[str | None, Option(help="Ray cluster; default RAY_ADDRESS, else a Ray of this command's own.")]
+Local = Annotated[bool, Option("--local", help="Draw in this process, without Ray.")]
+Samplers = Annotated[int | None, Option(min=1, help="Use at most so many samplers.")]
+AsJson = Annotated[bool, Option("--json", help="Print summary.json at the end.")]
 
 
 @certify_dataset_app.command("certify-dataset")
 def certify_dataset(
-    checkpoint: Annotated[Path, typer.Argument(metavar="CHECKPOINT", help="A checkpoint folder.")],
-    data: Annotated[
-        str,
-        typer.Option(
-            help="An npz, zip or parquet file or its URI (s3://...), or a set as `spacte train --data` takes it."
-        ),
-    ],
-    out: Annotated[Path, typer.Option(help="Folder for the results; the same command again carries on.")],
-    split: Annotated[Literal["train", "test"], typer.Option(help="Which part of a data set.")] = "test",
-    stride: Annotated[int, typer.Option(min=1, help="Certify every so many images.")] = 1,
-    limit: Annotated[int | None, typer.Option(min=1, help="Certify at most so many images.")] = None,
-    n0: Annotated[int, typer.Option(min=1, help="Noises drawn to choose the class.")] = 100,
-    n: Annotated[int, typer.Option("--n", "-n", min=1, help="The most estimation noises.")] = 100_000,
-    alpha: Annotated[float, typer.Option(help="Probability of a false certificate, each by itself.")] = 0.001,
-    bound: Annotated[
-        Literal["clopper_pearson", "two_class"], typer.Option(help="`two_class` also bounds the runner-up.")
-    ] = "clopper_pearson",
-    noise: Annotated[Literal["grid", "float"], typer.Option(help="`float`: as published.")] = "grid",
-    target_radius: Annotated[
-        float | None, typer.Option(help="Stop an image once this radius is shown or out of reach.")
-    ] = None,
-    tolerance: Annotated[
-        float | None, typer.Option(help="Stop an image when drawing on can add less than this.")
-    ] = None,
-    k_consensus: Annotated[
-        int | None, typer.Option(min=1, help="Heads that must agree for a vote without the others.")
-    ] = None,
-    resize: Annotated[bool, typer.Option("--resize", help="Resize images to the model's input.")] = False,
-    precision: Annotated[
-        Literal["auto", "fp32", "bf16", "int8"], typer.Option(help="Arithmetic of the votes.")
-    ] = "auto",
-    allow_int8: Annotated[bool, typer.Option("--allow-int8", help="Let `auto` choose int8, on CPUs.")] = False,
-    min_agreement: Annotated[
-        float,
-        typer.Option(
-            min=0, max=1, help="Smallest share of noisy images on which a precision must vote as float32 does."
-        ),
-    ] = MIN_AGREEMENT,
-    seed: Annotated[
-        str | None, typer.Option(help="128-bit seed in hex; drawn by default, and kept in job.json.")
-    ] = None,
-    data_root: Annotated[Path, typer.Option(help="Where downloaded data sets are kept.")] = Path("data"),
-    address: Annotated[
-        str | None, typer.Option(help="Ray cluster; default RAY_ADDRESS, else a Ray of this command's own.")
-    ] = None,
-    local: Annotated[bool, typer.Option("--local", help="Draw in this process, without Ray.")] = False,
-    samplers: Annotated[int | None, typer.Option(min=1, help="Use at most so many samplers.")] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print summary.json at the end.")] = False,
+    checkpoint: Checkpoint,
+    data: Data,
+    out: Out,
+    split: Split = "test",
+    stride: Stride = 1,
+    limit: Limit = None,
+    n0: N0 = 100,
+    n: N = 100_000,
+    alpha: Alpha = 0.001,
+    bound: Bound = "clopper_pearson",
+    noise: Noise = "grid",
+    target_radius: TargetRadius = None,
+    tolerance: Tolerance = None,
+    k_consensus: KConsensus = None,
+    resize: Resize = False,
+    precision: Precision = "auto",
+    allow_int8: AllowInt8 = False,
+    min_agreement: MinAgreement = MIN_AGREEMENT,
+    seed: Seed = None,
+    data_root: DataRoot = Path("data"),
+    address: Address = None,
+    local: Local = False,
+    samplers: Samplers = None,
+    as_json: AsJson = False,
 ) -> None:
     """Certify a data set: results.ndjson, results.tsv and summary.json in --out, resumable at any time.
 
     Exit status 0: every image is finished; 1: it failed; 130: stopped, and to be carried on.
     """
-    from pydantic import ValidationError
-
-    from spacte_client.types import CertifyParams
-
     from .job_folder import JobFolder
 
-    options: dict[str, Any] = {
-        "n0": n0,
-        "n": n,
-        "alpha": alpha,
-        "bound": bound,
-        "noise": noise,
-        "target_radius": target_radius,
-        "tolerance": tolerance,
-        "k_consensus": k_consensus,
-        "resize": resize,
-        "seed": seed,
-    }
-    try:
-        params = CertifyParams.model_validate(options)
-    except ValidationError as error:
-        first = error.errors()[0]
-        name = str(first["loc"][0]).replace("_", "-")
-        raise typer.TyperException(f"--{name}: {first['msg']}.") from None
+    options = {"n0": n0, "n": n, "alpha": alpha, "bound": bound, "noise": noise, "k_consensus": k_consensus}
+    options |= {"target_radius": target_radius, "tolerance": tolerance, "resize": resize, "seed": seed}
+    params = _params(options)
     folder = JobFolder(out.resolve())
-    if "://" in data:
-        data = str(_fetched(data, folder.path))
-    spec = _spec(checkpoint, _input(data, split, stride, limit, data_root), params, precision)
-    rule = PrecisionRule(allow_int8, min_agreement)
-    state = _run(folder, spec, seed is not None, address, samplers, rule, local=local)
-    summary = _summary(folder)
-    if as_json:
-        typer.echo(summary.model_dump_json(indent=1))
-    else:
-        _report(folder, summary)
+    source = _input(data, split, stride, limit, data_root, folder.path)
+    spec = _spec(checkpoint, source, params, precision)
+    pool = ("local" if local else "ray", address, samplers)
+    state = _run(folder, spec, seed is not None, pool, PrecisionRule(allow_int8, min_agreement))
+    _report(folder, as_json)
     if state != "succeeded":
         typer.echo("Stopped; the same command carries on.", err=True)
         raise typer.Exit(STOPPED)
 
 
-def _input(data: str, split: str, stride: int, limit: int | None, data_root: Path) -> Any:
+def _params(options: dict[str, Any]) -> "CertifyParams":
+    from pydantic import ValidationError
+
+    from spacte_client.types import CertifyParams
+
+    try:
+        return CertifyParams.model_validate(options)
+    except ValidationError as error:
+        first = error.errors()[0]
+        name = str(first["loc"][0]).replace("_", "-")
+        raise typer.TyperException(f"--{name}: {first['msg']}.") from None
+
+
+def _input(data: str, split: str, stride: int, limit: int | None, data_root: Path, out: Path) -> "InputSpec":
     from .inputs import InputSpec
 
+    if "://" in data:
+        data = str(_fetched(data, out))
     kind: Literal["file", "dataset"] = "file" if Path(data).is_file() else "dataset"
     location = str(Path(data).resolve()) if kind == "file" else _absolute(data)
     return InputSpec(kind, location, split, stride, limit, data_root=str(data_root.resolve()))
 
 
 def _fetched(uri: str, out: Path) -> Path:
-    """The copy of a file that lies elsewhere, kept with the results: whoever carries on reads the same bytes."""
+    """The copy of a file that lies elsewhere, kept with the results: the same command later reads the same bytes."""
     import hashlib
     import tempfile
 
@@ -153,7 +151,7 @@ def _absolute(data: str) -> str:
     return f"{name}:{Path(path).expanduser().resolve()}" if colon and path else data
 
 
-def _spec(checkpoint: Path, source: Any, params: Any, precision: Any) -> "JobSpec":
+def _spec(checkpoint: Path, source: "InputSpec", params: "CertifyParams", precision: Any) -> "JobSpec":
     import secrets
 
     from spacte_core.checkpoint import CheckpointError, read_config
@@ -177,25 +175,20 @@ def _run(
     folder: "JobFolder",
     spec: "JobSpec",
     seeded: bool,
-    address: str | None,
-    samplers: int | None,
+    pool: tuple[Literal["local", "ray"], str | None, int | None],
     rule: PrecisionRule,
-    *,
-    local: bool,
 ) -> "State":
     import asyncio
+    import signal
 
     from spacte_workers.errors import RuntimeFault
 
-    from .attempt import run_folder
-    from .console import shown
     from .inputs import InputError
     from .job_folder import JobFolderError, same_job
-    from .main import make_pool
+    from .main import make_pool, run_folder
+    from .progress import progress_bar
 
     async def attempt() -> "State":
-        import signal
-
         stop = asyncio.Event()
         loop = asyncio.get_running_loop()
 
@@ -206,17 +199,14 @@ def _run(
 
         loop.add_signal_handler(signal.SIGINT, interrupted)
         loop.add_signal_handler(signal.SIGTERM, stop.set)
-        pool = make_pool("local" if local else "ray", address, samplers)
-        with shown() as show:
-            return await run_folder(folder, pool, stop=stop, on_progress=show, wait_s=1.0, rule=rule)
+        with progress_bar() as show:
+            return await run_folder(folder, make_pool(*pool), stop=stop, on_progress=show, wait_s=1.0, rule=rule)
 
     try:
-        if folder.spec_file.exists():
-            if not same_job(folder.spec(), spec, seeded=seeded):
-                sentence = f"{folder.path} holds the results of other options: choose another --out."
-                raise typer.TyperException(sentence)
-        else:
+        if not folder.spec_file.exists():
             folder.create(spec)
+        elif not same_job(folder.spec(), spec, seeded=seeded):
+            raise typer.TyperException(f"{folder.path} holds the results of other options: choose another --out.")
         return asyncio.run(attempt())
     except KeyboardInterrupt:
         return "interrupted"
@@ -224,14 +214,14 @@ def _run(
         raise typer.TyperException(str(error)) from None
 
 
-def _summary(folder: "JobFolder") -> "JobSummary":
+def _report(folder: "JobFolder", as_json: bool) -> None:
     from .results import read_results
     from .summary import summarize
 
-    return summarize(read_results(folder.results_file))
-
-
-def _report(folder: "JobFolder", summary: "JobSummary") -> None:
+    summary = summarize(read_results(folder.results_file))
+    if as_json:
+        typer.echo(summary.model_dump_json(indent=1))
+        return
     typer.echo(f"{summary.images:,} images, {summary.abstained:,} abstained, {summary.errored:,} errored")
     if summary.acr is not None:
         typer.echo(f"ACR {summary.acr:.3f}")

@@ -1,13 +1,13 @@
 """Certifies the images of a job, many at once, and loses none: plain asyncio over whatever draws the noises.
 
-The noise of an image is a function of the job's seed and the image's index alone, and an image counts once it
-is on disk. So a driver that is killed is followed by another one that skips what is there and draws for the
-others exactly what the first would have drawn.
+The noise of an image is a function of the job's seed and the image's index alone, and an image counts once it is on
+disk. So a driver that is killed is followed by another one that skips what is there and draws for the others exactly
+what the first would have drawn.
 """
 
 import asyncio
 import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from contextlib import suppress
 from datetime import UTC, datetime
 from typing import Any, Protocol
@@ -20,17 +20,19 @@ from spacte_workers.shards import Image
 
 from .inputs import Row, Source
 from .job_folder import JobFolder, JobSpec, write_json
-from .progress import Pace, State, snapshot
-from .records import certificate_record, error_record
-from .results import Record, ResultsLog
+from .progress import State, Throughput, snapshot
+from .results import Record, ResultsLog, certificate_record, error_record
 
 _log = logging.getLogger(__name__)
 
 AHEAD_S = 1.0
-"""Images in flight cover about this much work, so that no sampler waits for the next image to be read."""
+"""Images in flight cover about this much work. Chosen: no sampler waits for the next image to be read."""
 
 TICK_S = 0.5
+"""How often `progress.json` is written. Chosen: a gateway that looks once a second finds something new."""
+
 WAIT_FOR_SAMPLERS_S = 1.0
+"""Pause where there is no sampler. Chosen: the coordinator has waited half a minute for one by then."""
 
 
 class Certifier(Protocol):
@@ -84,8 +86,8 @@ class Driver:
         self._on_progress = on_progress
         self._log = ResultsLog(folder.results_file)
         self._started_at = datetime.now(UTC)
-        self._pace = Pace()
-        self._speed = Pace(window_s=10.0)
+        self._throughput = Throughput()
+        self._latest = Throughput(window_s=10.0)
         self._finished: asyncio.Queue[Record | BaseException] = asyncio.Queue()
         self._tasks: set[asyncio.Task[None]] = set()
         if self._log.cut:
@@ -103,30 +105,27 @@ class Driver:
         Raises:
             Exception: whatever made it impossible to go on; `progress.json` says so and the results stay.
         """
-        over = asyncio.Event()
+        over, failure = asyncio.Event(), None
         ticker = asyncio.create_task(self._tick(over))
         try:
-            await self._certify_all(stop or asyncio.Event())
-        except Exception as error:
-            await self._end(over, ticker)
-            await self._report("failed", {"code": "internal", "detail": str(error) or type(error).__name__})
-            raise
-        else:
-            await self._end(over, ticker)
-            state = self._how_it_ended()
+            try:
+                await self._certify_all(stop or asyncio.Event())
+            except Exception as error:  # noqa: BLE001  raised again below
+                failure = error
+            over.set()
+            await ticker  # what it writes comes before the last word
+            if failure is not None:
+                await self._report("failed", {"code": "internal", "detail": str(failure) or type(failure).__name__})
+                raise failure
+            state = self._state()
             await self._report(state)
             return state
         finally:
             ticker.cancel()
             self._log.close()
 
-    async def _end(self, over: asyncio.Event, ticker: asyncio.Task[None]) -> None:
-        """Let the ticker finish what it writes, so that the last word is not its."""
-        over.set()
-        await ticker
-
     async def _certify_all(self, stop: asyncio.Event) -> None:
-        waiting: Iterator[int] = (i for i in self._source.indices if i not in self._log.finished)
+        waiting = (index for index in self._source.indices if index not in self._log.finished)
         stopping = asyncio.create_task(stop.wait())
         try:
             while not stop.is_set():
@@ -156,15 +155,15 @@ class Driver:
         records = [record for record in done if not isinstance(record, BaseException)]
         if records:
             await asyncio.to_thread(self._log.append, records)
-            self._pace.add(len(records))
-            self._speed.add(len(records))
+            self._throughput.add(len(records))
+            self._latest.add(len(records))
         for error in done:
             if isinstance(error, BaseException):
                 raise error
 
     def _ahead(self) -> int:
         """Images to have in flight: two a sampler, or of small ones enough for a second of work."""
-        return max(2 * self._samplers(), 2, int(AHEAD_S * (self._speed.per_second() or 0)))
+        return max(2 * self._samplers(), 2, int(AHEAD_S * (self._latest.per_second() or 0)))
 
     def _begin(self, index: int) -> None:
         task = asyncio.create_task(self._one(index))
@@ -222,14 +221,14 @@ class Driver:
                 async with asyncio.timeout(TICK_S):
                     await over.wait()
 
-    def _how_it_ended(self) -> State:
+    def _state(self) -> State:
         if len(self._log.finished) == len(self._source.indices):
             return "succeeded"
-        return "cancelled" if self._folder.cancel_file.exists() else "interrupted"
+        return self._folder.stopped_state()
 
     async def _report(self, state: State, error: dict[str, str] | None = None) -> None:
         progress = snapshot(
-            state, self._attempt, len(self._source.indices), self._log.counts, self._pace, self._started_at, error
+            state, self._attempt, len(self._source.indices), self._log.counts, self._throughput, self._started_at, error
         )
         await asyncio.to_thread(write_json, self._folder.progress_file, progress)
         if self._on_progress:

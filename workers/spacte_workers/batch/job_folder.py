@@ -4,7 +4,7 @@ job.json         what is certified, and with which noises: written once, before 
 results.ndjson   a line for every finished image, in the order in which they were finished
 progress.json    how far it is; written anew about once a second
 summary.json     what the images show together; results.tsv: the same lines in the field's columns
-cancel           there once someone asked the driver to stop
+cancel           exists once someone has asked the driver to stop
 lock             held by the driver at work
 """
 
@@ -12,7 +12,7 @@ import json
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -21,8 +21,10 @@ from spacte_core.files import replace_file
 from spacte_core.locks import try_lock
 
 from .inputs import InputSpec
+from .progress import State
 
 SCHEMA_VERSION = 1
+"""Of `job.json`; a change that an older or newer driver cannot read raises it."""
 
 
 class JobFolderError(Exception):
@@ -53,16 +55,9 @@ class JobSpec:
 
     def to_json(self) -> dict[str, Any]:
         """As it stands in `job.json`."""
-        return {
-            "schema_version": SCHEMA_VERSION,
-            "id": self.id,
-            "model": self.model,
-            "model_version": self.model_version,
-            "checkpoint": self.checkpoint,
-            "precision": self.precision,
-            "input": self.input.to_json(),
-            "params": self.params.model_dump(mode="json"),
-        }
+        value: dict[str, Any] = {"schema_version": SCHEMA_VERSION}
+        value |= {field.name: getattr(self, field.name) for field in fields(self)}
+        return value | {"input": self.input.to_json(), "params": self.params.model_dump(mode="json")}
 
     @classmethod
     def from_json(cls, value: dict[str, Any]) -> "JobSpec":
@@ -73,15 +68,10 @@ class JobSpec:
         """
         if value.get("schema_version") != SCHEMA_VERSION:
             raise JobFolderError("job.json is of another version: finish the job with the software that began it.")
-        return cls(
-            id=value["id"],
-            model=value["model"],
-            model_version=value["model_version"],
-            checkpoint=value["checkpoint"],
-            precision=value["precision"],
-            input=InputSpec.from_json(value["input"]),
-            params=CertifyParams.model_validate(value["params"]),
-        )
+        given: dict[str, Any] = {field.name: value[field.name] for field in fields(cls)}
+        given["input"] = InputSpec.from_json(value["input"])
+        given["params"] = CertifyParams.model_validate(value["params"])
+        return cls(**given)
 
 
 class JobFolder:
@@ -123,9 +113,13 @@ class JobFolder:
         """What the driver last said; empty before it began."""
         return read_json(self.progress_file) or {}
 
+    def stopped_state(self) -> State:
+        """The state of a job whose driver was stopped before the end."""
+        return "cancelled" if self.cancel_file.exists() else "interrupted"
+
     @contextmanager
     def locked(self) -> Iterator[None]:
-        """Be the only driver. The system lets go of the lock however the process ends.
+        """Be the only driver. The system releases the lock however the process ends.
 
         Raises:
             JobFolderError: another driver is at work.
@@ -166,7 +160,7 @@ def same_job(begun: JobSpec, asked: JobSpec, *, seeded: bool) -> bool:
 
 
 def write_json(path: Path, value: dict[str, Any]) -> None:
-    """Replace a file as a whole: whoever reads it sees the old or the new one, also after a crash."""
+    """Replace a file as a whole: a reader sees the old or the new one, also after a crash."""
     replace_file(path, json.dumps(value, indent=1).encode() + b"\n")
 
 

@@ -2,37 +2,54 @@
 
     python -m spacte_workers.batch.main FOLDER --attempt 1 --pool ray
 
-SIGTERM stops it between images. Exit code 0: every image is finished, or it was asked to stop; 1: it failed,
-and `progress.json` says why.
+SIGTERM stops it between images. Exit code 0: every image is finished, or it was asked to stop; 1: it failed, and
+`progress.json` says why.
 """
 
 import argparse
 import asyncio
 import logging
+import math
 import os
 import signal
 import sys
-from contextlib import suppress
+import time
+from collections.abc import Callable
+from contextlib import ExitStack, suppress
+from dataclasses import replace
+from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from spacte_workers.engine.precision import MIN_AGREEMENT, PrecisionRule
 from spacte_workers.errors import RuntimeFault
 from spacte_workers.serving.device_shares import BATCH_SHARE
 
-from .attempt import run_folder
-from .inputs import InputError
-from .job_folder import JobFolder, JobFolderError
+from .driver import Driver
+from .inputs import InputError, open_source
+from .job_folder import JobFolder, JobFolderError, JobSpec, write_json
+from .progress import State, Throughput, snapshot
+from .results import OUTCOMES
+from .summary import export
 
 if TYPE_CHECKING:
     from spacte_workers.serving.pools import Pool
+    from spacte_workers.serving.runtime import Runtime
 
 _log = logging.getLogger(__name__)
 
-PARENT_EVERY_S = 1.0
+PREDECESSOR_S = 90.0
+"""How long to wait for the lock: Ray ends a driver whose cluster is gone after a minute."""
 
-BESIDE_A_GATEWAY = 10
-"""Nice value of a driver that draws in its own threads while its parent answers requests."""
+LOCK_EVERY_S, CANCEL_EVERY_S, PARENT_EVERY_S = 0.2, 0.5, 1.0
+"""How often the lock is tried, and the `cancel` file and the parent process are looked at. Chosen: each look is one
+system call, and nobody waits for longer than this."""
+
+NICE_BESIDE_A_GATEWAY = 10
+"""Of a driver that draws in its own threads while its parent answers requests. Chosen: a tenth of the parent's weight
+(sched(7): a factor of 1.25 a step)."""
+
+OnProgress = Callable[[dict[str, Any]], None]
 
 
 def make_pool(
@@ -61,45 +78,197 @@ def make_pool(
     return RayPool(RaySettings(address=address), min_samplers=at_least, max_samplers=samplers, share=share, yields=True)
 
 
-async def run(arguments: argparse.Namespace) -> int:
+async def run_folder(
+    folder: JobFolder,
+    pool: "Pool",
+    *,
+    attempt: int = 1,
+    stop: asyncio.Event | None = None,
+    on_progress: OnProgress | None = None,
+    wait_s: float = PREDECESSOR_S,
+    rule: PrecisionRule | None = None,
+) -> State:
+    """One attempt at a job: certify what its folder still lacks, and export what there is.
+
+    Args:
+        folder: of a job that has its `job.json`.
+        pool: samplers that are not started yet.
+        attempt: which driver of the job this is, from 1.
+        stop: set it to stop between images; the folder's `cancel` file does the same.
+        on_progress: called with the contents of `progress.json`.
+        wait_s: how long to wait for another driver to release the lock.
+        rule: what samplers may choose.
+
+    Returns:
+        `succeeded` when every image is finished; `cancelled` or `interrupted` when stopped.
+
+    Raises:
+        JobFolderError: there is no job, another driver is at work, or the model is another one by now.
+        InputError: the input is not there any more.
+        RuntimeFault: the model or the samplers cannot be used.
+    """
+    stop = stop or asyncio.Event()
+    spec = folder.spec()
+    cancelled = asyncio.create_task(_stop_when(folder.cancel_file.exists, CANCEL_EVERY_S, stop))
+    try:
+        with ExitStack() as lock:
+            if not await _lock(lock, folder, stop, wait_s):
+                return folder.stopped_state()  # the folder, and its progress.json, are another driver's
+            try:
+                state = await _certify(folder, spec, pool, attempt, stop, on_progress, rule)
+            except (InputError, JobFolderError, RuntimeFault) as error:
+                _report(folder, attempt, "failed", error)
+                raise
+            await asyncio.to_thread(export, folder)
+    finally:
+        cancelled.cancel()
+    return state
+
+
+async def _lock(lock: ExitStack, folder: JobFolder, stop: asyncio.Event, wait_s: float) -> bool:
+    """Lock the folder for as long as `lock` is open; False where `stop` came while another driver had it.
+
+    Raises:
+        JobFolderError: another driver is still at work after `wait_s` seconds.
+    """
+    patience_ends = time.monotonic() + wait_s
+    while True:
+        try:
+            lock.enter_context(folder.locked())
+        except JobFolderError:
+            if stop.is_set():
+                return False
+            if time.monotonic() >= patience_ends:
+                raise
+        else:
+            return True
+        await _wait(stop, LOCK_EVERY_S)
+
+
+async def _certify(
+    folder: JobFolder,
+    spec: JobSpec,
+    pool: "Pool",
+    attempt: int,
+    stop: asyncio.Event,
+    on_progress: OnProgress | None,
+    rule: PrecisionRule | None,
+) -> State:
+    from spacte_workers.serving.runtime import Runtime
+
+    runtime = Runtime(
+        spec.checkpoint,
+        pool,
+        precision=spec.precision,
+        rule=rule,
+        allow_client_seed=True,
+        start_wait_s=math.inf,  # a busy cluster has room for us some day
+    )
+    try:
+        if not await _started(runtime, stop):
+            return _report(folder, attempt, folder.stopped_state())
+        spec, shape = await asyncio.to_thread(_settle_model, runtime, folder, spec)
+        source = await asyncio.to_thread(open_source, spec.input, shape)
+        try:
+            driver = Driver(
+                folder,
+                spec,
+                source,
+                runtime,
+                input_shape=shape,
+                samplers=lambda: runtime.pool_status().ready,
+                attempt=attempt,
+                on_progress=on_progress,
+            )
+            return await driver.run(stop)
+        finally:
+            source.close()
+    finally:
+        await runtime.stop()
+
+
+async def _started(runtime: "Runtime", stop: asyncio.Event) -> bool:
+    """Start the samplers, which waits for a place on the cluster; False where `stop` came first."""
+    starting = asyncio.create_task(runtime.start())
+    stopping = asyncio.create_task(stop.wait())
+    await asyncio.wait((starting, stopping), return_when=asyncio.FIRST_COMPLETED)
+    stopping.cancel()
+    if not starting.done():
+        starting.cancel()
+        with suppress(asyncio.CancelledError):
+            await starting
+        return False
+    await starting
+    return True
+
+
+def _settle_model(runtime: "Runtime", folder: JobFolder, spec: JobSpec) -> tuple[JobSpec, tuple[int, int, int]]:
+    """The spec with the precision that all attempts keep to, and the model's input shape."""
+    served = runtime.model(spec.model)
+    if served.version != spec.model_version:
+        raise JobFolderError(
+            f"Model {spec.model} has changed since the job began: put the old checkpoint back into "
+            f"{spec.checkpoint}, or begin a new job."
+        )
+    if spec.precision == "auto":
+        spec = replace(spec, precision=served.precision)
+        write_json(folder.spec_file, spec.to_json())
+    channels, height, width = served.config.model.input_shape
+    return spec, (channels, height, width)
+
+
+def _report(folder: JobFolder, attempt: int, state: State, error: Exception | None = None) -> State:
+    """Leave the state where the gateway looks for it; the counts are those of the last attempt."""
+    counts = folder.progress().get("counts", {})
+    done = {name: counts.get(name, 0) for name in OUTCOMES}
+    why = None
+    if error is not None:
+        why = {"code": "bad_input" if isinstance(error, InputError) else "failed", "detail": str(error)}
+    total, now = counts.get("total") or 0, datetime.now(UTC)
+    write_json(folder.progress_file, snapshot(state, attempt, total, done, Throughput(), now, why))
+    return state
+
+
+async def _stop_when(true: Callable[[], bool], every_s: float, stop: asyncio.Event) -> None:
+    """Set `stop` once something holds."""
+    while not stop.is_set():
+        if true():
+            stop.set()
+        await _wait(stop, every_s)
+
+
+async def _wait(stop: asyncio.Event, seconds: float) -> None:
+    """Sleep for so long, or until `stop` is set."""
+    with suppress(TimeoutError):
+        async with asyncio.timeout(seconds):
+            await stop.wait()
+
+
+async def run(options: argparse.Namespace) -> int:
     """One attempt; gives the exit code."""
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
-    watch = None
-    if arguments.with_parent:
-        os.nice(BESIDE_A_GATEWAY)
-        watch = asyncio.create_task(_watch_parent(stop))
+    orphaned = None
+    if options.with_parent:
+        os.nice(NICE_BESIDE_A_GATEWAY)
+        parent = os.getppid()
+        orphaned = asyncio.create_task(_stop_when(lambda: os.getppid() != parent, PARENT_EVERY_S, stop))
     try:
         pool = make_pool(
-            arguments.pool, arguments.address, arguments.samplers, at_least=arguments.at_least, share=arguments.share
+            options.pool, options.address, options.samplers, at_least=options.at_least, share=options.share
         )
-        state = await run_folder(
-            JobFolder(arguments.folder),
-            pool,
-            attempt=arguments.attempt,
-            stop=stop,
-            rule=PrecisionRule(min_agreement=arguments.min_agreement),
-        )
+        rule = PrecisionRule(min_agreement=options.min_agreement)
+        state = await run_folder(JobFolder(options.folder), pool, attempt=options.attempt, stop=stop, rule=rule)
     except (InputError, JobFolderError, RuntimeFault) as error:
         _log.error("%s", error)
         return 1
     finally:
-        if watch:
-            watch.cancel()
+        if orphaned:
+            orphaned.cancel()
     _log.info("The job is %s.", state)
     return 0
-
-
-async def _watch_parent(stop: asyncio.Event) -> None:
-    """Stop when the process that started this one is gone."""
-    parent = os.getppid()
-    while os.getppid() == parent and not stop.is_set():
-        with suppress(TimeoutError):
-            async with asyncio.timeout(PARENT_EVERY_S):
-                await stop.wait()
-    stop.set()
 
 
 def main() -> None:

@@ -1,37 +1,36 @@
-"""How far a job is and how fast it goes, as `progress.json` says it."""
+"""How far a job is and how fast it goes: `progress.json`, and the same on a terminal."""
 
 import os
 import socket
 import time
 from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Generator, Mapping
+from contextlib import contextmanager
 from datetime import UTC, datetime
 from typing import Any, Literal
 
 State = Literal["running", "succeeded", "cancelled", "interrupted", "failed"]
 
 WINDOW_S = 60.0
-"""The rate is that of the last minute."""
+"""The rate is that of the last minute. Chosen: long enough for steady figures at an image every few seconds."""
 
 
-class Pace:
+class Throughput:
     """Images a second over a sliding window.
 
     Args:
         window_s: its length in seconds.
-        clock: seconds that never go back.
     """
 
-    def __init__(self, window_s: float = WINDOW_S, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(self, window_s: float = WINDOW_S) -> None:
         self._window_s = window_s
-        self._clock = clock
         self._done = 0
-        self._marks: deque[tuple[float, int]] = deque([(clock(), 0)])
+        self._marks: deque[tuple[float, int]] = deque([(time.monotonic(), 0)])
 
     def add(self, images: int) -> None:
         """So many more are finished."""
         self._done += images
-        now = self._clock()
+        now = time.monotonic()
         if now - self._marks[-1][0] > self._window_s / 60:  # at most 60 marks a window
             self._marks.append((now, self._done))
         while len(self._marks) > 1 and self._marks[1][0] <= now - self._window_s:
@@ -40,7 +39,7 @@ class Pace:
     def per_second(self) -> float | None:
         """Images a second, or None before any is finished."""
         since, before = self._marks[0]
-        elapsed = self._clock() - since
+        elapsed = time.monotonic() - since
         return (self._done - before) / elapsed if self._done > before and elapsed > 0 else None
 
 
@@ -49,7 +48,7 @@ def snapshot(
     attempt: int,
     total: int,
     counts: Mapping[str, int],
-    pace: Pace,
+    throughput: Throughput,
     started_at: datetime,
     error: Mapping[str, str] | None = None,
 ) -> dict[str, Any]:
@@ -60,12 +59,12 @@ def snapshot(
         attempt: which driver of the job this is, from 1.
         total: images of the job.
         counts: finished images by outcome, over all attempts.
-        pace: of this attempt.
+        throughput: of this attempt.
         started_at: when this attempt began.
         error: code and detail, where the driver failed.
     """
     remaining = total - sum(counts.values())
-    rate = pace.per_second() if state == "running" else None
+    rate = throughput.per_second() if state == "running" else None
     return {
         "state": state,
         "attempt": attempt,
@@ -78,3 +77,37 @@ def snapshot(
         "pid": os.getpid(),
         "error": error,
     }
+
+
+@contextmanager
+def progress_bar() -> Generator[Callable[[dict[str, Any]], None]]:
+    """A bar on standard error where that is a terminal; give it the contents of `progress.json`."""
+    from rich.console import Console
+    from rich.progress import BarColumn, Progress, TextColumn
+
+    console = Console(stderr=True)
+    columns = (TextColumn("{task.description}"), BarColumn())
+    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
+        task = bar.add_task("starting the samplers", total=None)
+
+        def show(progress: dict[str, Any]) -> None:
+            counts = progress["counts"]
+            done = counts["total"] - counts["remaining"]
+            bar.update(task, description=_line(progress), completed=done, total=counts["total"])
+
+        yield show
+
+
+def _line(progress: dict[str, Any]) -> str:
+    """`12 of 60 images, 10 certified, 1 abstained, 1 errored, 40 a minute, 1 min 12 s left`."""
+    counts = progress["counts"]
+    parts = [f"{counts['total'] - counts['remaining']:,} of {counts['total']:,} images"]
+    parts += [f"{counts[name]:,} {name}" for name in ("certified", "abstained", "errored")]
+    if progress["images_per_minute"]:
+        parts.append(f"{progress['images_per_minute']:,.0f} a minute")
+    if progress["eta_s"]:
+        minutes, seconds = divmod(round(progress["eta_s"]), 60)
+        hours, minutes = divmod(minutes, 60)
+        left = f"{hours} h {minutes} min" if hours else f"{minutes} min {seconds} s" if minutes else f"{seconds} s"
+        parts.append(f"{left} left")
+    return ", ".join(parts)

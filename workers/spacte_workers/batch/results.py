@@ -1,8 +1,8 @@
 """The durable log of finished images: one JSON object a line, on disk before it is counted.
 
-A process killed while it writes leaves half a line, a machine that loses power perhaps a hole. Both can only
-lie in what was not yet counted, so opening the log cuts it off at the first line that is not whole; those
-images are certified once more, with the same noises and hence the same result.
+A process killed while it writes leaves half a line, and a power cut perhaps a hole. Both can only lie in what was not
+counted yet, so opening the log cuts it off at the first line that is not whole; those images are certified once more,
+with the same noises and hence the same result.
 """
 
 import json
@@ -11,12 +11,35 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from spacte_client.types import Certificate, CertificateRecord, ErrorRecord, JobError
 from spacte_core.files import sync_folder
+from spacte_workers.errors import BadParameterError
 
 Record = dict[str, Any]
 """One line: the fields of `spacte_client.types.JobRecord`."""
 
 OUTCOMES = ("certified", "abstained", "errored")
+
+
+def certificate_record(index: int, true_label: int | None, custom_id: str | None, certificate: Certificate) -> Record:
+    """The line of an image that has a certificate or an abstention."""
+    record = CertificateRecord(
+        **certificate.model_dump(),
+        outcome="abstained" if certificate.abstained else "certified",
+        index=index,
+        custom_id=custom_id,
+        true_label=true_label,
+        correct=None if true_label is None else certificate.label == true_label,
+    )
+    return record.model_dump(mode="json")
+
+
+def error_record(index: int, true_label: int | None, custom_id: str | None, error: Exception) -> Record:
+    """The line of an image that cannot be certified; the error's message is one sentence for the caller."""
+    code = "validation_failed" if isinstance(error, BadParameterError) else "bad_image"
+    why = JobError(code=code, detail=str(error))
+    record = ErrorRecord(index=index, custom_id=custom_id, true_label=true_label, error=why)
+    return record.model_dump(mode="json")
 
 
 class ResultsLog:
@@ -25,21 +48,19 @@ class ResultsLog:
     Attributes:
         finished: indices of the images in the log.
         counts: how many are `certified`, `abstained` and `errored`.
+        cut: bytes of unfinished lines that were cut off.
     """
 
     def __init__(self, path: Path) -> None:
         self.finished: set[int] = set()
         self.counts: dict[str, int] = dict.fromkeys(OUTCOMES, 0)
         end = 0
-        if path.exists():
-            for record, stop in _scan(path):
-                self._count(record)
-                end = stop
+        for record, stop in _scan(path):
+            self._count(record)
+            end = stop
         self._fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
         self.cut = os.fstat(self._fd).st_size - end
-        """Bytes of unfinished lines that were cut off."""
-        if self.cut:
-            os.ftruncate(self._fd, end)
+        os.ftruncate(self._fd, end)
         os.lseek(self._fd, end, os.SEEK_SET)
         os.fsync(self._fd)
         # A file that was created is only there for certain once its folder is written.
@@ -73,13 +94,13 @@ class ResultsLog:
 
 def read_results(path: Path) -> Iterator[Record]:
     """Every whole record, in the order in which the images were finished; none where there is no log yet."""
-    if path.exists():
-        for record, _ in _scan(path):
-            yield record
+    return (record for record, _ in _scan(path))
 
 
 def _scan(path: Path) -> Iterator[tuple[Record, int]]:
     """Records and the offsets of their ends, up to the first line that is not whole."""
+    if not path.exists():
+        return
     with path.open("rb") as file:
         end = 0
         for line in file:

@@ -1,24 +1,23 @@
 """What the finished images of a job show together, as `summary.json` and in the field's columns as TSV."""
 
-import json
 import math
 from collections.abc import Iterable, Iterator
 from datetime import timedelta
-from pathlib import Path
 
-import numpy as np
-
+from spacte_client.rounding import RADIUS_DIGITS, rounded_down_text
 from spacte_client.types import CertifiedAccuracy, JobSummary
+from spacte_core.files import replace_file
 from spacte_workers.statistics.metrics import average_certified_radius, certified_accuracy, most_false
 
 from .job_folder import JobFolder, write_json
 from .results import Record, read_results
 
 STEP = 0.05
-"""Certified accuracy is given at multiples of this radius."""
+"""Certified accuracy is given at multiples of this radius. Chosen: published tables have steps of .25 and .5."""
 
 LARGEST_OVER_SIGMA = 4.0
-"""No radius is beyond 4 sigma at any n below 300,000, so the curve ends there unless one is."""
+"""The curve ends at 4 sigma unless a radius is beyond, which takes n > 218,000 at alpha = .001: sigma
+Phi^-1(alpha^(1/n))."""
 
 TSV_COLUMNS = ("idx", "label", "predict", "radius", "correct", "time")
 NO_LABEL = -1
@@ -73,51 +72,22 @@ def _grid(sigma: float, radii: list[float]) -> list[float]:
 def tsv_lines(records: Iterable[Record]) -> Iterator[str]:
     """Lines in the columns of the field's published logs, by index; images without a certificate have none.
 
-    `label` is -1 where the input has no true classes, `predict` is -1 for an abstention, and the radius is
-    rounded down, where the published logs round to nearest.
+    `label` is -1 where the input has no true classes, `predict` is -1 for an abstention, and the radius is rounded
+    down, where the published logs round to nearest.
     """
     yield "\t".join(TSV_COLUMNS) + "\n"
-    rows = [
-        (
-            record["index"],
-            NO_LABEL if record["true_label"] is None else record["true_label"],
-            record["label"],
-            record["radius"],
-            int(bool(record["correct"])),
-            record["elapsed_ms"],
-        )
-        for record in records
-        if record["outcome"] != "errored"
-    ]
-    for index, label, predict, radius, correct, elapsed_ms in sorted(rows):
-        taken = timedelta(milliseconds=round(elapsed_ms))
-        yield f"{index}\t{label}\t{predict}\t{_down(radius)}\t{correct}\t{taken}\n"
+    lines = {record["index"]: _tsv_line(record) for record in records if record["outcome"] != "errored"}
+    yield from (lines[index] for index in sorted(lines))
 
 
-def _down(radius: float) -> str:
-    """Six digits, never more than the radius."""
-    text = f"{radius:.6f}"
-    return text if float(text) <= radius else f"{np.nextafter(radius, 0) - 5e-7:.6f}"
+def _tsv_line(record: Record) -> str:
+    label = NO_LABEL if record["true_label"] is None else record["true_label"]
+    radius = rounded_down_text(record["radius"], RADIUS_DIGITS)
+    correct, taken = int(bool(record["correct"])), timedelta(milliseconds=round(record["elapsed_ms"]))
+    return f"{record['index']}\t{label}\t{record['label']}\t{radius}\t{correct}\t{taken}\n"
 
 
-def export(folder: JobFolder) -> JobSummary:
+def export(folder: JobFolder) -> None:
     """Write `summary.json` and `results.tsv` from the results log."""
-    summary = summarize(read_results(folder.results_file))
-    write_json(folder.summary_file, summary.model_dump(mode="json"))
-    write_tsv(folder.tsv_file, read_results(folder.results_file))
-    return summary
-
-
-def write_tsv(path: Path, records: Iterable[Record]) -> None:
-    """Replace a TSV file as a whole."""
-    new = path.with_name(f".{path.name}.new")
-    with new.open("w") as file:
-        file.writelines(tsv_lines(records))
-    new.replace(path)
-
-
-def read_summary(folder: JobFolder) -> JobSummary:
-    """The summary as written at the end of the job, else of what is finished by now."""
-    if folder.summary_file.exists():
-        return JobSummary.model_validate(json.loads(folder.summary_file.read_bytes()))
-    return summarize(read_results(folder.results_file))
+    write_json(folder.summary_file, summarize(read_results(folder.results_file)).model_dump(mode="json"))
+    replace_file(folder.tsv_file, "".join(tsv_lines(read_results(folder.results_file))).encode())

@@ -1,18 +1,20 @@
-"""The networks that the engine is measured on, and what a noisy sample costs them at least."""
+"""The networks that the engine is measured on, and the least work that a noisy sample is for them."""
 
 import math
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Literal
 
 import torch
 from torch import Tensor, nn
+from torch.utils.flop_counter import FlopCounterMode
 
 from spacte_core.models import ModelConfig, MultiHeadNet, build
 from spacte_core.models.normalization import Normalization
 from spacte_workers.engine.calibration import noisy_rows
 
 _SEED = 20_260_101
-_ROWS, _SETTLING_ROWS, _MAX_VALUES = 64, 256, 1 << 25
+_ROWS, _SETTLING_ROWS, _MAX_VALUES = 64, 256, 1 << 25  # chosen: statistics settle, and rows take 128 MB at most
 
 
 @dataclass(frozen=True)
@@ -48,17 +50,17 @@ def config_of(arch: str, heads: int) -> ModelConfig:
 def settled_network(config: ModelConfig, sigma: float) -> MultiHeadNet:
     """A network with seeded random weights whose batch normalisation has seen noisy images, in eval mode.
 
-    It is not trained, so that its votes hang on small differences: agreement between precisions is then a
-    pessimistic figure, and speed the same as a trained network's.
+    It is not trained, so its votes hang on small differences: agreement between precisions is a pessimistic figure, and
+    speed the same as a trained network's.
     """
     torch.manual_seed(_SEED)
     net = build(config)
-    norms = [layer for layer in net.modules() if isinstance(layer, nn.BatchNorm2d)]
     with torch.no_grad():
-        for layer in norms:
-            layer.momentum = None  # an average over all batches seen
-            layer.reset_running_stats()
-            layer.train()
+        for layer in net.modules():
+            if isinstance(layer, nn.BatchNorm2d):
+                layer.momentum = None  # an average over all batches seen
+                layer.reset_running_stats()
+                layer.train()
         few = max(_ROWS, _MAX_VALUES // math.prod(config.input_shape) // _ROWS * _ROWS)
         rows = noisy_rows(config.input_shape, sigma, min(_SETTLING_ROWS, few))
         for x_BCHW in (*rows.split(_ROWS), *rows.split(_ROWS)):
@@ -66,22 +68,28 @@ def settled_network(config: ModelConfig, sigma: float) -> MultiHeadNet:
     return net.eval()
 
 
+def network_of(arch: str, heads: int, sigma: float, checkpoint: Path | None) -> tuple[MultiHeadNet, ModelConfig]:
+    """A trained network from its folder, or a settled one without."""
+    if checkpoint is None:
+        config = config_of(arch, heads)
+        return settled_network(config, sigma), config
+    from spacte_core.checkpoint import load_checkpoint
+
+    loaded = load_checkpoint(checkpoint)
+    return loaded.net, loaded.config.model
+
+
 def cost_of(net: nn.Module, input_shape: tuple[int, int, int]) -> Cost:
     """Count the work of one sample with one forward pass."""
-    multiply_adds = values = 0
+    values = 0
 
-    def count(layer: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
-        nonlocal multiply_adds, values
+    def count(_: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
+        nonlocal values
         values += inputs[0].numel() + output.numel()
-        if isinstance(layer, nn.Conv2d):
-            multiply_adds += output.numel() * layer.weight[0].numel()
-        elif isinstance(layer, nn.Linear):
-            multiply_adds += layer.weight.numel()
 
-    layers = [layer for layer in net.modules() if isinstance(layer, nn.Conv2d | nn.Linear)]
-    hooks = [layer.register_forward_hook(count) for layer in layers]
-    with torch.inference_mode():
+    hooks = [layer.register_forward_hook(count) for layer in net.modules() if isinstance(layer, nn.Conv2d | nn.Linear)]
+    with torch.no_grad(), FlopCounterMode(display=False) as flops:
         net(torch.zeros(1, *input_shape, device=next(net.parameters()).device))
     for hook in hooks:
         hook.remove()
-    return Cost(multiply_adds, values)
+    return Cost(flops.get_total_flops() // 2, values)

@@ -8,7 +8,7 @@ from spacte_workers.local import LocalCertifier
 
 from .samples import stage_cost
 
-_SEED = 0x5EED << 64
+_SEED = 0x5EED << 64  # chosen: any number, so that runs repeat
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,16 +13,8 @@ from scipy.stats import binom
 
 from spacte_workers.statistics.stopping import FUTILITY_LEVEL, Plan, Rules
 
-CASES: tuple[tuple[float, float], ...] = (
-    (1.0, 0.0),
-    (1.0, 1.2),
-    (1.0, 1.05),
-    (2.0, 1.8),
-    (2.0, 2.2),
-    (3.0, 3.5),
-    (3.0, math.inf),
-)
-"""Pairs of target radius and true radius, in units of sigma."""
+CASES = ((1.0, 0.0), (1.0, 1.2), (1.0, 1.05), (2.0, 1.8), (2.0, 2.2), (3.0, 3.5), (3.0, math.inf))
+"""Pairs of target radius and true radius, in units of sigma. Chosen: clear, close and hopeless cases."""
 
 STAGES = (1_000, 10_000, 125_000)
 """Estimation noises of the stages of Horvath et al. 2022, each drawn anew after n0 selection noises."""
@@ -85,8 +77,7 @@ def simulate(
         probabilities: of the classes, the chosen one first.
         runs: how many.
         rng: where the votes come from.
-        cut_after: for each run, the index of the look at which its time is up, whatever the votes; default
-            never.
+        cut_after: for each run, the index of the look at which its time is up, whatever the votes; default never.
     """
     counts = np.zeros((runs, len(probabilities)), np.int64)
     look, code = np.full(runs, -1), np.zeros(runs, np.int8)
@@ -109,8 +100,8 @@ def simulate(
     for final in (False, True):
         at = (look == len(plan.looks) - 1) == final
         if at.any():
-            proof = plan.prove(n[at], state[at, 0], state[at, 1], final=final)
-            radius[at] = np.where(proof.certified, proof.radius, 0.0)
+            proven = plan.prove(n[at], state[at, 0], state[at, 1], final=final)
+            radius[at] = np.where(proven.certified, proven.radius, 0.0)
     return Stops(look, n, code, state[:, 0], state[:, 1], radius)
 
 
@@ -148,9 +139,8 @@ def bench_samples(
 def stage_cost(target: float, p: float, alpha: float, n0: int) -> float:
     """Mean noises of the published stages: an exact sum, no simulation.
 
-    Each stage draws anew, and stops where its Clopper-Pearson bound at alpha / 3 shows the target or the
-    upper one rules it out; the failure probability of giving up is shared by the two stages after which one
-    can.
+    Each stage draws anew, and stops where its Clopper-Pearson bound at alpha / 3 shows the target or the upper one
+    rules it out; the two stages after which one can give up share the failure probability of that.
 
     Args:
         target: radius asked about, in units of sigma.

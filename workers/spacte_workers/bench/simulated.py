@@ -11,8 +11,8 @@ from spacte_workers.shards import Image, SamplerLostError, SampleTask, Shard, Vo
 def simulated_votes(shard: Shard, probabilities: Sequence[float]) -> tuple[int, ...]:
     """Votes of a shard, drawn with the given class probabilities.
 
-    Like real ones they are a function of the shard alone, and the votes of 0..9 are those of 0..4 plus
-    5..9: vote j comes from the j-th number of a stream keyed by seed, image and phase.
+    Like real ones they are a function of the shard alone, and the votes of 0..9 are those of 0..4 plus 5..9: vote j
+    comes from the j-th number of a stream keyed by seed, image and phase.
 
     Args:
         shard: which votes.
@@ -40,7 +40,7 @@ class SimulatedSampler:
     """
 
     def __init__(self, sampler_id: str, rate: float, overhead_s: float = 0.0) -> None:
-        self._id = sampler_id
+        self.id = sampler_id
         self._rate = rate
         self._overhead_s = overhead_s
         self._turn = asyncio.Lock()
@@ -49,27 +49,22 @@ class SimulatedSampler:
         """Time spent drawing."""
         self.calls = 0
 
-    @property
-    def id(self) -> str:
-        """The name given."""
-        return self._id
-
     def kill(self) -> None:
-        """Go away: the calls in hand and all later ones end with `SamplerLostError`."""
+        """End every call, now and from now on, with `SamplerLostError`."""
         self._gone().cancel()
 
-    async def sample_many(self, model: str, work: Sequence[SampleTask]) -> list[Votes]:  # noqa: ARG002
+    async def sample_many(self, model: str, tasks: Sequence[SampleTask]) -> list[Votes]:  # noqa: ARG002
         """Draw the shards, one call after the other."""
         self.calls += 1
         async with self._turn:
-            seconds = sum(item.shard.size for item in work) / self._rate
+            seconds = sum(task.shard.size for task in tasks) / self._rate
             await asyncio.wait({self._gone()}, timeout=seconds + self._overhead_s)
             if self._gone().done():
-                raise SamplerLostError(f"{self._id} is gone")
+                raise SamplerLostError(f"{self.id} is gone")
             self.busy_s += seconds
             return [
-                Votes(simulated_votes(item.shard, probabilities(item.image)), item.shard.size / self._rate)
-                for item in work
+                Votes(simulated_votes(task.shard, probabilities(task.image)), task.shard.size / self._rate)
+                for task in tasks
             ]
 
     def _gone(self) -> asyncio.Future[None]:

@@ -14,10 +14,10 @@ import pytest
 import pytest_asyncio
 
 from spacte_client.types import CertifyParams, JobSummary
-from spacte_workers.batch.attempt import run_folder
 from spacte_workers.batch.driver import Driver
 from spacte_workers.batch.inputs import InputError, InputSpec, open_source
 from spacte_workers.batch.job_folder import JobFolder, JobFolderError, JobSpec
+from spacte_workers.batch.main import run_folder
 from spacte_workers.batch.results import read_results
 from spacte_workers.errors import NoWorkersError, RuntimeFault
 from spacte_workers.images import decode_image

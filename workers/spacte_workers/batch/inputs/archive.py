@@ -13,26 +13,20 @@ from pathlib import Path, PurePosixPath
 
 from spacte_workers.images import BadImageError
 
-from .base import InputError, Limits, Row, chosen
+from .base import InputError, InputSpec, Limits, Row, Source
 
 IMAGE_SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".webp", ".npy"})
 LABELS = "labels.csv"
 
 
-class ZipSource:
+class ZipSource(Source):
     """Image files of a zip.
-
-    Args:
-        path: the file.
-        stride: use every so many images.
-        limit: use at most so many.
-        limits: what the file may cost.
 
     Raises:
         InputError: it is no zip, or one that looks like an attack.
     """
 
-    def __init__(self, path: Path, *, stride: int = 1, limit: int | None = None, limits: Limits) -> None:
+    def __init__(self, path: Path, spec: InputSpec, limits: Limits) -> None:
         try:
             self._archive = zipfile.ZipFile(path)
         except (zipfile.BadZipFile, OSError, ValueError, NotImplementedError) as error:
@@ -40,7 +34,7 @@ class ZipSource:
         try:
             self._members = _images(self._archive, limits)
             self._labels = _labels(self._archive, limits)
-            self.indices = chosen(len(self._members), stride, limit)
+            super().__init__(len(self._members), spec)
             if self._labels is not None:
                 _check_complete(self._members, self._labels)
         except BaseException:
@@ -102,7 +96,7 @@ def _hidden(path: PurePosixPath) -> bool:
 
 
 def _check_size(info: zipfile.ZipInfo, limits: Limits) -> None:
-    """Refuse bombs; zipfile never yields more bytes than a member declares, so that can be relied on."""
+    """Refuse bombs, by the declared size: zipfile never yields more bytes than that."""
     bomb = info.file_size > limits.ratio_floor and info.file_size > limits.ratio * info.compress_size
     if bomb or info.file_size > limits.member_bytes:
         raise InputError(

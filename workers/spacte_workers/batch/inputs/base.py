@@ -1,14 +1,47 @@
-"""What every source of images offers the driver, and what may be wrong with one."""
+"""Which images are certified, what every open input offers the driver, and what may be wrong with one."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Any, Protocol
+from abc import ABC, abstractmethod
+from dataclasses import asdict, dataclass
+from typing import Any, Literal
 
 from numpy.typing import NDArray
 
 
 class InputError(Exception):
     """The input as a whole cannot be certified; the message is one sentence that names the remedy."""
+
+
+@dataclass(frozen=True, slots=True)
+class InputSpec:
+    """An input and the rows of it to certify.
+
+    Attributes:
+        kind: `file` or `dataset`.
+        location: the file's absolute path, or the data set as `spacte train --data` takes it.
+        split: which part of a data set.
+        stride: rows 0, stride, 2 stride, ...
+        limit: at most so many rows.
+        roots: folders that the file must still lie in when it is opened; none where that was not asked.
+        data_root: where downloaded data sets are kept.
+    """
+
+    kind: Literal["file", "dataset"]
+    location: str
+    split: str = "test"
+    stride: int = 1
+    limit: int | None = None
+    roots: tuple[str, ...] = ()
+    data_root: str = "data"
+
+    def to_json(self) -> dict[str, Any]:
+        """As plain JSON."""
+        return asdict(self) | {"roots": list(self.roots)}
+
+    @classmethod
+    def from_json(cls, value: dict[str, Any]) -> "InputSpec":
+        """From what `to_json` gave."""
+        given: dict[str, Any] = {**value, "roots": tuple(value["roots"])}
+        return cls(**given)
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,34 +60,44 @@ class Row:
     custom_id: str | None = None
 
 
-class Source(Protocol):
-    """An input that is open. `read` is called from several threads."""
+class Source(ABC):
+    """An input that is open.
 
-    @property
-    def indices(self) -> Sequence[int]:
-        """The rows to certify, ascending, by their position in the whole input."""
-        ...
+    Args:
+        total: rows of the whole input.
+        spec: which of them to certify.
 
+    Attributes:
+        indices: the rows to certify, ascending, by their position in the whole input.
+
+    Raises:
+        InputError: there are none.
+    """
+
+    def __init__(self, total: int, spec: InputSpec) -> None:
+        self.indices = range(0, total, spec.stride)[: spec.limit]
+        if not self.indices:
+            raise InputError("The input holds no image: send at least one.")
+
+    @abstractmethod
     def read(self, index: int) -> Row:
-        """One row, by its position in the whole input.
+        """One row, by its position in the whole input. Called from several threads.
 
         Raises:
             BadImageError: this row cannot be read; the others may.
         """
-        ...
 
-    def about(self, index: int) -> tuple[int | None, str | None]:
+    def about(self, index: int) -> tuple[int | None, str | None]:  # noqa: ARG002  most inputs look it up
         """Label and custom id of a row whose image cannot be read, as far as they are known nevertheless."""
-        ...
+        return None, None
 
-    def close(self) -> None:
+    def close(self) -> None:  # noqa: B027  not every input holds files open
         """Let go of files."""
-        ...
 
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """What an input may cost before it is refused.
+    """What an input may cost before it is refused. The values are chosen: far above any set of the field.
 
     Attributes:
         images: rows.
@@ -69,17 +112,3 @@ class Limits:
     unpacked_bytes: int = 64 << 30
     ratio: int = 100
     ratio_floor: int = 16 << 20
-
-
-def chosen(total: int, stride: int, limit: int | None) -> range:
-    """Rows 0, stride, 2 stride, ... of `total`, at most `limit` of them.
-
-    Raises:
-        InputError: there are none.
-    """
-    rows = range(0, total, stride)
-    if limit is not None:
-        rows = rows[:limit]
-    if not rows:
-        raise InputError("The input holds no image: send at least one.")
-    return rows

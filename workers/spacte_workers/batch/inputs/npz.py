@@ -16,28 +16,25 @@ from typing import IO, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from .base import InputError, Limits, Row, chosen
+from .base import InputError, InputSpec, Limits, Row, Source
 
-_LOCAL_HEADER = struct.Struct("<26xHH")  # lengths of name and extra field at the end of a zip's local header
+_LOCAL_HEADER = struct.Struct("<26xHH")  # PKZIP APPNOTE, 4.3.7: lengths of name and extra field at its end
 
 
-class NpzSource:
+class NpzSource(Source):
     """Rows of an npz file.
 
     Args:
         path: the file.
+        spec: which rows.
         input_shape: (C, H, W) that the model takes; tells which axis holds the channels.
-        stride: use every so many rows.
-        limit: use at most so many.
         limits: what the file may cost.
 
     Raises:
         InputError: it is no such file, or not for this model.
     """
 
-    def __init__(
-        self, path: Path, input_shape: Sequence[int], *, stride: int = 1, limit: int | None = None, limits: Limits
-    ) -> None:
+    def __init__(self, path: Path, spec: InputSpec, input_shape: Sequence[int], limits: Limits) -> None:
         try:
             with zipfile.ZipFile(path) as archive:
                 members = {info.filename.removesuffix(".npy"): info for info in archive.infolist()}
@@ -58,7 +55,7 @@ class NpzSource:
         if total > limits.images:
             raise InputError(f"The npz file holds {total:,} images: send at most {limits.images:,}.")
         self._labels = None if labels is None else np.asarray(labels)
-        self.indices = chosen(total, stride, limit)
+        super().__init__(total, spec)
 
     def read(self, index: int) -> Row:
         """The pixels of one row, copied out of the file."""

@@ -1,7 +1,7 @@
 """parquet: `img` or `image` with an encoded image file, `label` where there is one; a few rows at a time.
 
 A row group is decoded from its start on, never as a whole: a few kilobytes can stand for any number of copies of one
-image, and a file cannot be asked how large its rows are.
+image, and a file does not say how large its rows are.
 """
 
 import threading
@@ -18,16 +18,14 @@ import pyarrow.parquet as pq
 
 from spacte_workers.images import BadImageError
 
-from .base import InputError, Limits, Row, chosen
+from .base import InputError, InputSpec, Limits, Row, Source
 
 IMAGE_COLUMNS = ("img", "image")
-KEPT_BYTES = 256 << 20
-"""Decoded rows held in memory: they are read nearly in order, so that few are asked for again later."""
+KEPT_BYTES, KEPT_CHUNKS = 256 << 20, 64
+"""Decoded rows held in memory. Chosen: rows are read nearly in order, so few are asked for again later."""
 
-KEPT_BATCHES = 64
-
-BATCH_ROWS = 64
-"""Rows decoded at once, unless one may be so large that this would be more than `KEPT_BYTES`."""
+CHUNK_ROWS = 64
+"""Rows decoded at once. Chosen: fewer where one may be so large that this would be more than `KEPT_BYTES`."""
 
 
 @dataclass(slots=True)
@@ -45,20 +43,14 @@ class _Decoded:
     rows: pa.RecordBatch
 
 
-class ParquetSource:
+class ParquetSource(Source):
     """Rows of one or several parquet files, in order.
-
-    Args:
-        paths: the files.
-        stride: use every so many rows.
-        limit: use at most so many.
-        limits: what the files may cost.
 
     Raises:
         InputError: a file is damaged, or has other columns.
     """
 
-    def __init__(self, paths: Sequence[Path], *, stride: int = 1, limit: int | None = None, limits: Limits) -> None:
+    def __init__(self, paths: Sequence[Path], spec: InputSpec, limits: Limits) -> None:
         self._files = [_open(path) for path in paths]
         self._columns = [_columns(file.schema_arrow) for file in self._files]
         self._groups: list[tuple[int, int]] = []
@@ -74,11 +66,11 @@ class ParquetSource:
         total = self._ends[-1] if self._ends else 0
         if total > limits.images:
             raise InputError(f"The parquet file holds {total:,} rows: send at most {limits.images:,}.")
-        self.indices = chosen(total, stride, limit)
+        super().__init__(total, spec)
         self._limits = limits
-        self._batch_rows = max(1, min(BATCH_ROWS, KEPT_BYTES // min(largest, limits.member_bytes)))
+        self._chunk_rows = max(1, min(CHUNK_ROWS, KEPT_BYTES // min(largest, limits.member_bytes)))
         self._lock = threading.Lock()
-        self._kept: deque[_Decoded] = deque(maxlen=KEPT_BATCHES)
+        self._kept: deque[_Decoded] = deque(maxlen=KEPT_CHUNKS)
         self._decoding: tuple[int, Iterator[pa.RecordBatch]] | None = None
         self._next = 0  # row of that group which comes next
         self._damage: dict[int, int] = {}  # the first row of a group that cannot be decoded
@@ -134,8 +126,8 @@ class ParquetSource:
             return None
         if self._decoding is None or self._decoding[0] != group or at < self._next:
             file, number = self._groups[group]
-            batches = self._files[file].iter_batches(self._batch_rows, row_groups=[number], columns=self._columns[file])
-            self._decoding, self._next = (group, batches), 0
+            chunks = self._files[file].iter_batches(self._chunk_rows, row_groups=[number], columns=self._columns[file])
+            self._decoding, self._next = (group, chunks), 0
         while True:
             try:
                 rows = next(self._decoding[1], None)
@@ -160,7 +152,7 @@ def _open(path: Path) -> pq.ParquetFile:
 
 
 def _image_bytes(group: Any, column: str, limits: Limits) -> int:
-    """What the images of a row group come to once they are unpacked, as far as the file says.
+    """Bytes of a row group's images once they are unpacked, as far as the file says.
 
     Raises:
         InputError: too much for what lies in the file.

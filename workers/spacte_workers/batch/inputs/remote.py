@@ -1,7 +1,7 @@
 """Files that lie elsewhere: any scheme that fsspec has a driver for, only below prefixes that are named.
 
-Such a file is copied here before it is opened. So a job reads the same bytes from its first driver to its
-last, and neither the drivers nor the samplers need a way to the place, or the secret that opens it.
+Such a file is copied here before it is opened. So all drivers of a job read the same bytes, and neither they nor the
+samplers need access to the place.
 """
 
 import re
@@ -12,6 +12,7 @@ from urllib.parse import unquote
 from .base import InputError
 
 PIECE = 1 << 20
+"""Bytes read at once. Chosen: large enough for full speed over a network."""
 
 EXTRAS = {"s3": "s3", "s3a": "s3"}
 """Extras of this distribution that bring the driver of a scheme."""
@@ -19,13 +20,13 @@ EXTRAS = {"s3": "s3", "s3a": "s3"}
 _URI = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*):")
 
 
-async def _refuse_to_leave(response: Any) -> None:
+async def _refuse_redirection(response: Any) -> None:
     if 300 <= response.status < 400:
         raise FileNotFoundError("a redirection, which could lead anywhere")
 
 
-_STAY = {"allow_redirects": False, "client_kwargs": {"raise_for_status": _refuse_to_leave}}
-_OPTIONS: dict[str, dict[str, Any]] = {"http": _STAY, "https": _STAY}
+_NO_REDIRECTION = {"allow_redirects": False, "client_kwargs": {"raise_for_status": _refuse_redirection}}
+_OPTIONS: dict[str, dict[str, Any]] = {"http": _NO_REDIRECTION, "https": _NO_REDIRECTION}
 
 
 def scheme_of(uri: str) -> str:
@@ -53,7 +54,7 @@ def load_driver(scheme: str) -> None:
 
 
 def parts_of(uri: str) -> tuple[str, ...]:
-    """Scheme, host or bucket, and the names of a path, of a URI that says plainly where it leads.
+    """Scheme, host or bucket, and the names of the path, of a URI whose place is plain to see.
 
     Raises:
         InputError: it carries credentials or a query, climbs with `..`, or chains several schemes.
@@ -84,8 +85,8 @@ def pieces(uri: str, roots: Sequence[str] | None, most_bytes: int | None = None)
     """The bytes of the file that a URI names, in order.
 
     Args:
-        uri: of a scheme that fsspec has a driver for. Credentials are the driver's affair: it takes them from
-            the environment, or from fsspec's own configuration.
+        uri: of a scheme that fsspec has a driver for, which takes credentials from the environment or from fsspec's own
+            configuration.
         roots: prefixes below which it must lie; None where that is not asked.
         most_bytes: a larger file is refused; None for any size.
 

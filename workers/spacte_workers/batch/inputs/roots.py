@@ -11,8 +11,8 @@ from .base import InputError
 def resolve_uri(uri: str, roots: Sequence[Path]) -> Path:
     """The file of a `file:` URI or absolute path, once it is seen to lie below one of `roots`.
 
-    Links are followed first, so that none leads out of a root. What lies outside is answered as what does not
-    exist, so that nobody learns which files there are.
+    Links are followed first, so that none leads out of a root. The answer for a file outside is that for a missing one,
+    so that nobody learns which files there are.
 
     Raises:
         InputError: another scheme, no file, or one outside the roots.
