@@ -72,6 +72,9 @@ mount --rbind /sys sys
 mount --rbind /dev dev
 """
 
+READ_ONLY = "mount -o remount,ro /run/root"
+"""The last step: nothing but what is mounted there can be written."""
+
 
 def interpolated(value: Any) -> Any:
     """`${NAME:-default}` as Compose fills it in from an empty environment."""
@@ -180,13 +183,12 @@ class Container:
         self.name, self._service = name, service
         self._user, self._environment = USER, image_environment()
         command: list[str] = service.get("command", [])
-        before = ""
         if name == "postgres":  # another image: what its entry point does
             self._user = pwd.getpwnam("postgres").pw_uid
             self._environment = {"PATH": f"{POSTGRES[-1]}:/usr/bin:/bin", "PGDATA": "/var/lib/postgresql/data"}
-            before, command = "mkdir -p var/run/postgresql; chmod 777 var/run/postgresql", ["postgres"]
+            command = ["postgres"]
         self._environment |= service["environment"] | {"HOSTNAME": name}
-        script = "\n".join([SYSTEM, before, *self._mounts(machine, folder, sources), *self._seal()])
+        script = "\n".join([SYSTEM, *self._mounts(machine, folder, sources), READ_ONLY])
         inside = "exec " + shlex.join([sys.executable, "-c", INIT, *command])
         if name == "postgres":
             inside = FIRST_START + inside
@@ -203,6 +205,8 @@ class Container:
         machine.containers.append(self)
 
     def _mounts(self, machine: Machine, folder: Path, sources: dict[str, Path]) -> Iterator[str]:
+        assert self._service["read_only"]
+        yield from self._temporary()
         size = self._service["shm_size"]
         yield f"mount -t tmpfs -o size={size.removesuffix('b')},mode=1777 tmpfs dev/shm"
         yield f"hostname {self.name}"
@@ -214,7 +218,7 @@ class Container:
         names = folder / "resolv.conf"
         names.write_text("nameserver 127.0.0.1\n")  # knows no other names, and says so at once
         yield f"mount --bind {names} etc/resolv.conf"
-        yield f"install -d -o {USER} -g {USER} home/spacte; mkdir -p image/bin"
+        yield "mkdir -p image/bin"
         yield f"install -m 755 {ROOT / 'docker' / 'gateway.sh'} image/bin/gateway"
         yield _mounted(sources["compiled"], "/image/compiled", read_only=False)
         for code in {Path(sys.base_prefix), Path(sys.prefix), ROOT}:
@@ -226,16 +230,14 @@ class Container:
             source, place, *options = volume.split(":")
             yield _mounted(sources[source], place, read_only=options == ["ro"])
 
-    def _seal(self) -> Iterator[str]:
-        """Last of all: temporary file systems, by Docker's defaults, and a root that cannot be written."""
+    def _temporary(self) -> Iterator[str]:
+        """`tmpfs`, with Docker's default options."""
         for entry in self._service["tmpfs"]:
             place, _, text = entry.partition(":")
             options = ["nosuid", "nodev", *text.split(",")]
             if "exec" not in options:
                 options.append("noexec")
             yield f"mkdir -p .{place}; mount -t tmpfs -o {','.join(options)} tmpfs .{place}"
-        assert self._service["read_only"]
-        yield "mount -o remount,ro /run/root"
 
     def _limit_of_processes(self) -> Path | None:
         if not os.access(PROCESSES, os.W_OK):
