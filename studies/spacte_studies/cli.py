@@ -3,12 +3,16 @@
 import shlex
 import sys
 import time
+from functools import partial
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
 from spacte_core.openmp import set_wait_policy
+
+if TYPE_CHECKING:
+    from .study import Study
 
 reproduce_app = typer.Typer(add_completion=False)
 
@@ -45,42 +49,21 @@ def reproduce(
     from spacte_core.errors import one_sentence
     from spacte_core.hardware import choose_device
 
-    from .cells import merge as take
     from .report import write
-    from .study import Deadline, Study, TimeIsUpError
-    from .tables import TABLES, Setting
+    from .study import Study
+    from .tables import TABLES
 
     place = folder or Path("runs") / "reproduce" / table
     place.mkdir(parents=True, exist_ok=True)
-    for other in merge or []:
-        if not other.exists():
-            raise typer.TyperException(
-                f"There is no {other}: name a folder that `spacte reproduce` filled, or its results.json."
-            )
-        merged = take(place, other)
-        typer.echo(f"{merged.taken} cells were further in {other}.")
-        if merged.busy:
-            typer.echo(
-                f"Left out {', '.join(merged.busy)}, as another process is at work there: merge again when it is done."
-            )
-
+    merge_all(place, merge or [])
     chosen = TABLES[table](network)
-
-    def wanted(setting: Setting, seed: int) -> bool:
-        return (
-            (not only or setting.method in only)
-            and (not sigmas or setting.sigma in sigmas)
-            and (not seeds or seed in seeds)
-        )
-
     known = {setting.method for setting in chosen.settings}
     if unknown := set(only or ()) - known:
         raise typer.TyperException(
             f"Table {table} has no method {', '.join(sorted(unknown))}: its methods are {', '.join(sorted(known))}."
         )
-    command = shlex.join(["spacte", *sys.argv[1:]])
+    write_report = partial(write, chosen, place, shlex.join(["spacte", *sys.argv[1:]]))
     console = Console(soft_wrap=True, highlight=False)
-    deadline = Deadline(time.monotonic() + 60 * minutes)
     with one_sentence():
         study = Study(
             chosen,
@@ -88,22 +71,50 @@ def reproduce(
             choose_device(device),
             console,
             cifar10=data,
-            wanted=wanted,
-            finished=lambda _setting, _seed: (write(chosen, place, command), None)[1],
+            wanted=lambda setting, seed: (
+                (not only or setting.method in only)
+                and (not sigmas or setting.sigma in sigmas)
+                and (not seeds or seed in seeds)
+            ),
+            finished=write_report,
         )
-        try:
-            study.work(deadline)
-            left = ""
-            if study.elsewhere:
-                left = f"Left out {len(study.elsewhere)} cells that another process is at work on."
-        except TimeIsUpError:
-            left = "The time is up: the same command goes on from here."
-            if not deadline.finished:
-                left = (
-                    "The time is up, and no epoch and no certificate was finished in it: "
-                    f"take more than --minutes {minutes:g}, as the same command would begin at the same place."
-                )
-            left = left if minutes else ""
-    results = write(chosen, place, command)
+        left = work(study, minutes)
+    results = write_report()
     console.print(results.read_text(), markup=False)
     console.print(f"{left} {results} holds this table.".strip(), markup=False)
+
+
+def merge_all(folder: Path, others: list[Path]) -> None:
+    """Take what is further in other folders, and say what was taken."""
+    from .merging import merge
+
+    for other in others:
+        if not other.exists():
+            raise typer.TyperException(
+                f"There is no {other}: name a folder that `spacte reproduce` filled, or its results.json."
+            )
+        merged = merge(folder, other)
+        typer.echo(f"{merged.taken} cells were further in {other}.")
+        if merged.busy:
+            typer.echo(
+                f"Left out {', '.join(merged.busy)}, as another process is at work there: merge again when it is done."
+            )
+
+
+def work(study: "Study", minutes: float) -> str:
+    """Work on the study for so long; returns a sentence about what is left, empty where there is none to say."""
+    from .study import TimeIsUpError, TimeSlice
+
+    time_slice = TimeSlice(time.monotonic() + 60 * minutes)
+    try:
+        study.work(time_slice)
+    except TimeIsUpError:
+        if not minutes:
+            return ""
+        if time_slice.finished:
+            return "The time is up: the same command goes on from here."
+        return (
+            "The time is up, and no epoch and no certificate was finished in it: "
+            f"take more than --minutes {minutes:g}, as the same command would begin at the same place."
+        )
+    return f"Left out {len(study.elsewhere)} cells that another process is at work on." if study.elsewhere else ""

@@ -11,11 +11,11 @@ from spacte_core.files import replace_file
 from spacte_workers.statistics.bounds import clopper_pearson_lower, clopper_pearson_upper
 
 from .cells import Cell, certificates_file, epochs_done, read_cell, read_certificates
-from .figures import cell_of
 from .tables import Protocol, Setting, Table
 
 UNPUBLISHED = "not published here"
 TAIL = 0.025
+"""Of the two-sided 95 % interval, on each side."""
 
 
 def markdown(table: Table, folder: Path, command: str) -> str:
@@ -30,12 +30,11 @@ def markdown(table: Table, folder: Path, command: str) -> str:
 
 def write(table: Table, folder: Path, command: str) -> Path:
     """`results.md` and `results.json` in the study's folder; returns the first."""
-    folder.mkdir(parents=True, exist_ok=True)
     cells = [
-        {"place": setting.place(seed), "data": setting.data, **asdict(cell), "radii": setting.protocol.radii}
+        {"place": setting.folder_name(seed), "data": setting.data, **asdict(cell), "radii": setting.protocol.radii}
         for setting in table.settings
         for seed in table.seeds
-        if (cell := read_cell(folder / setting.place(seed))) is not None
+        if (cell := read_cell(folder / setting.folder_name(seed))) is not None
     ]
     body = {"title": table.title, "command": command, "cells": cells}
     replace_file(folder / "results.json", (json.dumps(body, indent=2) + "\n").encode())
@@ -60,7 +59,7 @@ def _rows(settings: list[Setting], seeds: tuple[int, ...], folder: Path) -> list
     headings += [*(f"r = {r:g}" for r in radii), "training s", "MMACs"]
     rows = [headings, ["---"] * len(headings)]
     for setting in settings:
-        found = [cell for seed in seeds if (cell := read_cell(folder / setting.place(seed))) is not None]
+        found = [cell for seed in seeds if (cell := read_cell(folder / setting.folder_name(seed))) is not None]
         count, acr = f"{len(found)} of {len(seeds)}", ""
         if not found:
             acr, found = begun(setting, seeds, folder)
@@ -79,13 +78,13 @@ def _rows(settings: list[Setting], seeds: tuple[int, ...], folder: Path) -> list
 def begun(setting: Setting, seeds: tuple[int, ...], folder: Path) -> tuple[str, list[Cell]]:
     """How far the first cell that was begun is, with its figures so far where images are certified."""
     for seed in seeds:
-        place = folder / setting.place(seed)
-        file = certificates_file(place)
+        cell_folder = folder / setting.folder_name(seed)
+        file = certificates_file(cell_folder)
         if file is not None:
             done = list(read_certificates(file).values())
-            cells = [cell_of(setting, seed, load_checkpoint(place), done, "")] if done else []
+            cells = [Cell.of(setting, seed, load_checkpoint(cell_folder), done, "")] if done else []
             return f"not done: {len(done)} images certified", cells
-        if epochs := epochs_done(place):
+        if epochs := epochs_done(cell_folder):
             return f"not done: {epochs} epochs trained", []
     return "not run", []
 

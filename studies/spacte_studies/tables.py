@@ -1,4 +1,4 @@
-"""Which cells a table has, how they are certified, and what was published for them (docs/methods.md, 3.8)."""
+"""Which cells a table has, how they are certified, and which values are published (docs/methods.md, 3.8)."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -33,7 +33,7 @@ DIGITS = Protocol(every=1, n0=100, n=10_000, alpha=0.001, radii=(0.0, 0.25, 0.5,
 
 @dataclass(frozen=True)
 class Setting:
-    """A row of a table, for one noise level; with a seed it is a cell.
+    """A row of a table, for one noise level; under one seed it is a cell.
 
     Attributes:
         data: `digits`, or `cifar10-NETWORK`.
@@ -53,13 +53,13 @@ class Setting:
         name = f"{self.data}-{self.method}"
         return name if self.data == "digits" else f"{name}-{self.sigma}"
 
-    def place(self, seed: int) -> str:
-        """The folder of a cell."""
+    def folder_name(self, seed: int) -> str:
+        """The name of a cell's folder."""
         cell = f"{self.method}-{self.sigma}-{seed}"
         return cell if self.data == "digits" else f"{self.data}-{cell}"
 
     def noise(self, seed: int, index: int) -> str:
-        """What the noise of an image is named by: each cell and image has its own."""
+        """The name that an image's noise is drawn from: each cell and image has its own."""
         study = "digits-methods" if self.data == "digits" else self.data
         return f"{study}/{self.method}/{self.sigma}/{seed}/{index}"
 
@@ -87,18 +87,8 @@ PUBLISHED_ACR: Mapping[tuple[str, float], float] = {
 """ResNet-110 on CIFAR-10, 500 images, computed from the logs of the authors' repository."""
 
 DIGITS_METHODS = (
-    "gaussian",
-    "spacte-gaussian",
-    "ensemble-gaussian",
-    "drt-gaussian",
-    "consistency",
-    "spacte-consistency",
-    "smoothmix",
-    "spacte-smoothmix",
-    "smoothadv",
-    "spacte-smoothadv",
-    "macer",
-    "spacte-macer",
+    *("gaussian", "spacte-gaussian", "ensemble-gaussian", "drt-gaussian"),
+    *(form + base for base in ("consistency", "smoothmix", "smoothadv", "macer") for form in ("", "spacte-")),
 )
 
 
@@ -109,7 +99,7 @@ def cifar10(method: str, sigma: float, network: Network) -> Setting:
 
 
 def spacte_cifar10(network: Network) -> Table:
-    """The nine published settings."""
+    """The nine published settings, under the published seed."""
     settings = tuple(cifar10(method, sigma, network) for method, sigma in PUBLISHED_ACR)
     return Table("SPACTE on CIFAR-10, five heads", settings, (666,))
 

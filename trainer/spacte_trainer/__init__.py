@@ -14,39 +14,23 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from .callbacks import Callback
-    from .config import ConfigError, TrainConfig, override
-    from .evaluation import Evaluation, evaluate
+    from .config import TrainConfig, override
+    from .evaluation import evaluate
     from .loop import train
     from .objectives import Objective, spacte
-    from .recipes import RecipeError, load_recipe
+    from .recipes import load_recipe
     from .runs import run
-    from .state import StateError
 
-__all__ = [
-    "Callback",
-    "ConfigError",
-    "Evaluation",
-    "Objective",
-    "RecipeError",
-    "StateError",
-    "TrainConfig",
-    "evaluate",
-    "load_recipe",
-    "override",
-    "run",
-    "spacte",
-    "train",
-]
+__all__ = ["Callback", "Objective", "TrainConfig", "evaluate", "load_recipe", "override", "run", "spacte", "train"]
 
 _MODULES = {
     "callbacks": ("Callback",),
-    "config": ("ConfigError", "TrainConfig", "override"),
-    "evaluation": ("Evaluation", "evaluate"),
+    "config": ("TrainConfig", "override"),
+    "evaluation": ("evaluate",),
     "loop": ("train",),
     "objectives": ("Objective", "spacte"),
-    "recipes": ("RecipeError", "load_recipe"),
+    "recipes": ("load_recipe",),
     "runs": ("run",),
-    "state": ("StateError",),
 }
 """Where each public name is."""
 

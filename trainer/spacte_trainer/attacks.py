@@ -2,7 +2,7 @@
 
 All of them see the network in eval mode with its parameters constant, start at x (no random start), use the
 same noise draws at every step, differentiate with respect to the pixels alone and return tensors without a
-graph. Whatever number of heads the network returns, the loss is averaged over them **after** the logarithm:
+graph. The loss is averaged over the network's heads **after** the logarithm:
 
     (1/L) sum_l -log max( pbar_l(x)[y], 1e-20 ),     pbar_l = mean over draws of the softmax of head l
 
@@ -43,20 +43,21 @@ def smoothmix(
     mix_step: int,
     init_radius: float,
     radius: float | None = None,
+    reduce: Callable[[Tensor], Tensor] = torch.sum,
 ) -> tuple[Tensor, Tensor]:
     """SmoothMix's attack (Jeong et al. 2021; METHODS section 4): steps of length `alpha` up the loss.
 
         adv <- clamp( x + ball(adv + alpha * g/(||g|| + 1e-8) - x, radius), 0, 1 )
 
     Args:
-        net: one or more heads; the loss is summed over samples.
-        x_BCHW, y_B, noise_mBCHW: see the module.
+        net, x_BCHW, y_B, noise_mBCHW: see the module.
         steps: T.
         alpha: L2 length of a step.
         mix_step: the 0-based step at whose **start** the replacement of the clean input is taken; 0 gives x
             itself, 1 the one-step adversary, T or more x again.
         init_radius: L2 radius that this replacement is projected to.
         radius: L2 radius that the adversary is kept in; None leaves it free.
+        reduce: from the samples' losses to the one that g is the gradient of; the published 1e-8 is added to its norm.
 
     Returns:
         The replacement of the clean input, and the adversary, both in [0, 1].
@@ -66,7 +67,7 @@ def smoothmix(
         for i in range(steps):
             if i == mix_step:
                 init = adv
-            g = _gradient(lambda a: _nll(frozen, a + noise_mBCHW, y_B).sum(), adv)
+            g = _gradient(lambda a: reduce(_nll(frozen, a + noise_mBCHW, y_B)), adv)
             adv = adv + alpha * g / (_norm(g) + 1e-8)
             if radius is not None:
                 adv = x_BCHW + ball(adv - x_BCHW, radius)
@@ -79,20 +80,14 @@ def pgd_salman(
 ) -> Tensor:
     """SmoothAdv's PGD by Salman et al. 2019 (METHODS 6a): first the box, then the ball.
 
-        delta <- delta + (2 epsilon/T) * g/||g||;  delta <- clamp(x + delta, 0, 1) - x;  delta <-
-        ball(delta, epsilon)
+        delta <- delta + (2 epsilon/T) * g/||g||
+        delta <- ball( clamp(x + delta, 0, 1) - x, epsilon )
 
     With one draw the loss is the plain cross-entropy. Where the gradient is exactly zero the published code
-    steps along an un-normalised standard normal tensor instead.
-
-    Args:
-        net, x_BCHW, y_B, noise_mBCHW: see the module.
-        steps: T.
-        epsilon: L2 radius.
-        spare_BCHW: the standard normal tensor for samples without a gradient.
+    steps along an un-normalised standard normal tensor instead: `spare_BCHW`.
 
     Returns:
-        x + delta.
+        x + delta, within L2 radius `epsilon`.
     """
     loss = _nll if len(noise_mBCHW) > 1 else _cross_entropy
     delta = torch.zeros_like(x_BCHW)
@@ -102,27 +97,21 @@ def pgd_salman(
             n_B111 = _norm(g)
             direction = torch.where(n_B111 == 0, spare_BCHW, g / n_B111)
             delta = delta + 2 * epsilon / steps * direction
-            delta = (x_BCHW + delta).clamp(0, 1) - x_BCHW
-            delta = ball(delta, epsilon)
+            delta = ball((x_BCHW + delta).clamp(0, 1) - x_BCHW, epsilon)
     return x_BCHW + delta
 
 
 def pgd_jeong(
     net: nn.Module, x_BCHW: Tensor, y_B: Tensor, noise_mBCHW: Tensor, *, steps: int, epsilon: float
 ) -> Tensor:
-    """SmoothAdv's PGD as Jeong and Shin 2020 wrote it again (METHODS 6b): first the ball, then the box.
+    """SmoothAdv's PGD in the form of Jeong and Shin 2020 (METHODS 6b): first the ball, then the box.
 
-        adv <- clamp( x + ball(adv + (2 epsilon/T) * g/(||g|| + 1e-8) - x, epsilon), 0, 1 )
-
-    Args and result as `pgd_salman`.
+    SmoothMix's steps, of length 2 epsilon/T along the gradient of the **mean** loss. Args and result as `pgd_salman`.
     """
-    adv = x_BCHW
-    with frozen_eval(bare(net)) as frozen:
-        for _ in range(steps):
-            # The mean, for the published 1e-8 is measured against its gradient.
-            g = _gradient(lambda a: _nll(frozen, a + noise_mBCHW, y_B).mean(), adv)
-            adv = adv + 2 * epsilon / steps * g / (_norm(g) + 1e-8)
-            adv = (x_BCHW + ball(adv - x_BCHW, epsilon)).clamp(0, 1)
+    given, length = (net, x_BCHW, y_B, noise_mBCHW), 2 * epsilon / steps
+    _, adv = smoothmix(
+        *given, steps=steps, alpha=length, mix_step=0, init_radius=0.0, radius=epsilon, reduce=torch.mean
+    )
     return adv
 
 

@@ -44,35 +44,21 @@ class TrainConfig(BaseModel, frozen=True, extra="forbid"):
     batch: int = Field(default=256, ge=1, description="Images a loader batch; the objective cuts it into steps.")
     seed: int = Field(default=666, ge=0)
     precision: Literal["auto", "float32", "bf16"] = Field(
-        default="auto",
-        description="bf16: autocast, with weights and losses in float32; auto: where the hardware has it.",
+        default="auto", description="bf16: autocast, weights and losses in float32; auto: where the hardware has it."
     )
     threads: int | None = Field(
-        default=None,
-        ge=1,
-        description="Threads of a CPU; sums depend on their number in the last digit. None: all cores.",
+        default=None, ge=1, description="Of a CPU (None: all cores); sums depend on their number in the last digit."
     )
     channels_last: bool = True
     compile: bool | Literal["auto"] = Field(
-        default="auto",
-        description="Pass the network through torch.compile; auto: on one GPU, networks of repeated blocks.",
+        default="auto", description="torch.compile the network; auto: on one GPU, where it has repeated blocks."
     )
-    cuda_graphs: bool = Field(
-        default=True, description="On one GPU: record a step and launch it as a whole. Changes speed alone."
-    )
+    cuda_graphs: bool = Field(default=True, description="On one GPU: record and replay a step. Changes speed alone.")
     deterministic: bool = Field(default=True, description="cuDNN's deterministic algorithms.")
-    store: Literal["float32", "bf16"] = Field(
-        default="float32", description="How the checkpoint keeps the weights; bf16 takes half the space."
-    )
-    validate_every: int = Field(
-        default=1, ge=0, description="Epochs between passes over the test split with one noise draw; 0: none."
-    )
-    members: int = Field(
-        default=1, ge=1, description="Train this many networks that differ only by seed; their summed logits answer."
-    )
-    pretrain: "TrainConfig | None" = Field(
-        default=None, description="A run whose weights this one starts from; it is done first."
-    )
+    store: Literal["float32", "bf16"] = Field(default="float32", description="Type of the checkpoint's weights.")
+    validate_every: int = Field(default=1, ge=0, description="Epochs between passes over the test split; 0: none.")
+    members: int = Field(default=1, ge=1, description="Networks that differ only by seed; their summed logits answer.")
+    pretrain: "TrainConfig | None" = Field(default=None, description="A run whose weights this one starts from.")
 
     @model_validator(mode="after")
     def _fits_together(self) -> Self:

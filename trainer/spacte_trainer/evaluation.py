@@ -2,7 +2,6 @@
 
 import torch
 from pydantic import BaseModel, Field
-from torch import Tensor
 
 from spacte_core.data.base import DataError, ImageData, in_order, stream
 from spacte_core.models import ModelConfig, MultiHeadNet
@@ -18,9 +17,7 @@ class Accuracy(BaseModel, frozen=True):
 
     heads: tuple[float, ...] = Field(description="Of right answers, by head.")
     ensemble: float = Field(description="Of right answers of the summed logits, which is what is certified.")
-    disagreement: float = Field(
-        description="Of inputs on which two heads answer differently, averaged over all pairs of heads."
-    )
+    disagreement: float = Field(description="Of inputs that two heads answer differently; mean over pairs of heads.")
 
 
 class Evaluation(BaseModel, frozen=True):
@@ -31,33 +28,6 @@ class Evaluation(BaseModel, frozen=True):
     noise_draws: int = Field(description="Noise draws an image behind `noisy`.")
     clean: Accuracy
     noisy: Accuracy
-
-
-class AccuracyCounts:
-    """Counts on the device, read once at the end."""
-
-    def __init__(self, heads: int, device: torch.device) -> None:
-        self.right_L = torch.zeros(heads, dtype=torch.int64, device=device)
-        self.right, self.differ = torch.zeros(2, dtype=torch.int64, device=device)
-        self.inputs = 0
-
-    def add(self, z_LBK: Tensor, y_B: Tensor) -> None:
-        """Count one batch of head logits."""
-        answers_LB = z_LBK.argmax(dim=2)
-        self.right_L += (answers_LB == y_B).sum(dim=1)
-        self.right += (z_LBK.sum(dim=0).argmax(dim=1) == y_B).sum()
-        self.differ += (answers_LB[:, None] != answers_LB[None]).sum()
-        self.inputs += len(y_B)
-
-    def accuracy(self) -> Accuracy:
-        """The shares; one head disagrees with none."""
-        heads = len(self.right_L)
-        pairs = max(1, heads * (heads - 1))
-        return Accuracy(
-            heads=tuple((self.right_L / self.inputs).tolist()),
-            ensemble=self.right.item() / self.inputs,
-            disagreement=self.differ.item() / (pairs * self.inputs),
-        )
 
 
 @torch.inference_mode()
@@ -79,14 +49,26 @@ def accuracy(
     noise = SeededDraws(stream(seed, epoch=epoch, purpose="evaluate", device=device), device)
     training = net.training
     net.eval()
-    counts = AccuracyCounts(len(net.heads), device)
+    heads, inputs = len(net.heads), 0
+    # Counts stay on the device and are read once at the end.
+    right_L = torch.zeros(heads, dtype=torch.int64, device=device)
+    right, differing_pairs = torch.zeros(2, dtype=torch.int64, device=device)
     for batch in data.batches(in_order(len(data), BATCH), device):
         for _ in range(draws):
             x_BCHW = batch.x_BCHW + sigma * noise.normal(batch.x_BCHW.shape) if sigma else batch.x_BCHW
             z_LBK = torch.stack(net(x_BCHW)).float()
-            counts.add(z_LBK, batch.y_B)
+            answers_LB = z_LBK.argmax(dim=2)
+            right_L += (answers_LB == batch.y_B).sum(dim=1)
+            right += (z_LBK.sum(dim=0).argmax(dim=1) == batch.y_B).sum()
+            differing_pairs += (answers_LB[:, None] != answers_LB[None]).sum()
+            inputs += len(batch.y_B)
     net.train(training)
-    return counts.accuracy()
+    pairs = max(1, heads * (heads - 1))
+    return Accuracy(
+        heads=tuple((right_L / inputs).tolist()),
+        ensemble=right.item() / inputs,
+        disagreement=differing_pairs.item() / (pairs * inputs),
+    )
 
 
 def evaluate(

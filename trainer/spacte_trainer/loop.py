@@ -159,9 +159,9 @@ def train(
         train_data: one split, shuffled and augmented here.
         test_data: looked at once an epoch, never trained on and never used to choose anything.
         device: of the network, the noise and, for small sets, the data.
-        callbacks: are told of every batch and every epoch.
+        callbacks: see `Callback`.
         start: the first weights, in place of random ones.
-        group: where this process is one of several that train the same network.
+        group: the processes that train the same network.
 
     Returns:
         What trained; its `net` is in train mode.

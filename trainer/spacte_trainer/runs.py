@@ -27,7 +27,7 @@ from spacte_core.versions import installed_version
 
 from .callbacks import Callback, JsonLinesLog, ProgressBar, TensorBoardLog
 from .config import TrainConfig, identifying_settings, resolve_precision
-from .evaluation import check_fit, evaluate
+from .evaluation import evaluate
 from .loop import train
 from .process_group import ProcessGroup
 from .state import STATE_FILE, StateError
@@ -93,7 +93,6 @@ class Pipeline:
             part = place / "pretrain"
             start = self.train_or_load(config.pretrain, part, f"{title}, what it starts from").state_dict()
             before = load_checkpoint(part).config.metrics["train_seconds"]
-        check_fit(config.model, self.train_data)
         place.mkdir(parents=True, exist_ok=True)
         with ProgressBar(self.console, config.epochs, title) as bar:
             logs = [bar, JsonLinesLog(place), TensorBoardLog(place)] if self.group.rank == 0 else []

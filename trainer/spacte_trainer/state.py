@@ -1,4 +1,4 @@
-"""The state from which an interrupted run goes on: written as a whole after every epoch, or not at all.
+"""The state from which an interrupted run is resumed, written as a whole after every epoch.
 
 An epoch's random draws depend on the seed and the epoch alone (`data.base.stream`), so weights, momentum
 and the number of epochs done are all there is to keep. An epoch that was interrupted is repeated with the same

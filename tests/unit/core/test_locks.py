@@ -1,6 +1,5 @@
 """Two processes never train into one folder."""
 
-import io
 import subprocess
 import sys
 from pathlib import Path
@@ -11,6 +10,7 @@ from rich.console import Console
 
 from spacte_core.locks import FolderLockedError, folder_lock
 from spacte_trainer.callbacks import ProgressBar
+from spacte_trainer.metrics import LossMeter
 from spacte_trainer.recipes import load_recipe
 from spacte_trainer.runs import TRAINING, run
 
@@ -47,9 +47,16 @@ def test_a_run_is_refused_where_another_is_at_work(tmp_path: Path):
     assert not (tmp_path / "config.json").exists()
 
 
-def test_a_log_file_gets_no_empty_lines(tmp_path: Path):
-    console = Console(file=io.StringIO())
-    with ProgressBar(console, 3, "a run"):
-        pass
-    assert isinstance(console.file, io.StringIO)
-    assert not console.file.getvalue()
+@pytest.mark.parametrize("environment", [{}, {"FORCE_COLOR": "1"}, {"TTY_COMPATIBLE": "1"}])
+def test_a_log_file_gets_no_bar_and_no_empty_lines(
+    environment: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    """Whatever the environment says of colours: only a terminal can draw over what it has shown."""
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    with (tmp_path / "log").open("w") as log:
+        console = Console(file=log)
+        assert console.is_terminal == bool(environment)
+        with ProgressBar(console, 3, "a run") as bar:
+            bar.on_batch_end(1, 1, 1, LossMeter({"loss": torch.ones(1), "heads": torch.ones(2)}, 1))
+    assert not (tmp_path / "log").read_text()

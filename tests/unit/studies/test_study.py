@@ -3,7 +3,9 @@
 import io
 import json
 import shutil
+import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, replace
 from pathlib import Path
 
@@ -14,10 +16,11 @@ from typer.testing import CliRunner
 
 from spacte_client.rounding import round_down
 from spacte_core.locks import LOCK_FILE, folder_lock
-from spacte_studies import cells, report
+from spacte_studies import cells, merging, report
 from spacte_studies.cli import reproduce_app
-from spacte_studies.study import Deadline, Study, TimeIsUpError, evenly
+from spacte_studies.study import Study, TimeIsUpError, TimeSlice, evenly
 from spacte_studies.tables import DIGITS, PUBLISHED_ACR, TABLES, Setting, Table
+from spacte_trainer.config import TrainConfig
 from spacte_trainer.recipes import load_recipe
 from spacte_trainer.runs import TRAINING
 from spacte_trainer.state import STATE_FILE, StateError
@@ -37,7 +40,7 @@ def study(folder: Path, **changes: object) -> Study:
     return Study(TABLE, folder, torch.device("cpu"), console, changes=given)
 
 
-class Stopping(Deadline):
+class Stopping(TimeSlice):
     """A slice that is over after so many looks at the clock."""
 
     def __init__(self, looks: int) -> None:
@@ -54,7 +57,7 @@ class Stopping(Deadline):
 def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A study that was never interrupted."""
     folder = tmp_path_factory.mktemp("whole")
-    study(folder).work(Deadline(time.monotonic() + 3600))
+    study(folder).work(TimeSlice(time.monotonic() + 3600))
     return folder
 
 
@@ -76,19 +79,19 @@ def test_slices_come_to_what_one_run_comes_to(whole: Path, tmp_path: Path) -> No
             continue
     assert slices > 3
     for setting in TABLE.settings:
-        assert figures(tmp_path / setting.place(0)) == figures(whole / setting.place(0))
+        assert figures(tmp_path / setting.folder_name(0)) == figures(whole / setting.folder_name(0))
 
 
 def test_an_epoch_that_does_not_fit_is_not_begun() -> None:
-    deadline = Deadline(time.monotonic() + 100, seconds=1000)
+    time_slice = TimeSlice(time.monotonic() + 100, epoch_seconds=1000)
     with pytest.raises(TimeIsUpError):
-        deadline.on_batch_end(2, 1, 10, None)  # pyright: ignore[reportArgumentType]
-    Deadline(time.monotonic() + 100, seconds=10).on_batch_end(2, 1, 10, None)  # pyright: ignore[reportArgumentType]
+        time_slice.on_batch_end(2, 1, 10, None)  # pyright: ignore[reportArgumentType]
+    TimeSlice(time.monotonic() + 100, epoch_seconds=10).on_batch_end(2, 1, 10, None)  # pyright: ignore[reportArgumentType]
 
 
 def test_slices_of_several_machines_merge(whole: Path, tmp_path: Path) -> None:
     ours, theirs = tmp_path / "ours", tmp_path / "theirs"
-    first, second = (setting.place(0) for setting in TABLE.settings)
+    first, second = (setting.folder_name(0) for setting in TABLE.settings)
     for folder, cell in ((ours, first), (theirs, second)):
         shutil.copytree(whole / cell, folder / cell)
     # Here three images of the first cell are certified, there two others.
@@ -100,8 +103,8 @@ def test_slices_of_several_machines_merge(whole: Path, tmp_path: Path) -> None:
         (folder / first / cells.CELL_FILE).unlink()
         cells.write_certificates(folder / first / file.name, {i: all_of_them[i] for i in kept})
 
-    assert cells.merge(ours, theirs).taken == 2
-    assert cells.merge(ours, theirs).taken == 0, "nothing is further there any more"
+    assert merging.merge(ours, theirs).taken == 2
+    assert merging.merge(ours, theirs).taken == 0, "nothing is further there any more"
     assert set(cells.read_certificates(file)) == set(all_of_them)
     study(ours).work(Stopping(looks=1))  # nothing is left to train or to certify
     for cell in (first, second):
@@ -109,57 +112,79 @@ def test_slices_of_several_machines_merge(whole: Path, tmp_path: Path) -> None:
 
 
 def test_a_run_that_is_further_elsewhere_is_taken(whole: Path, tmp_path: Path) -> None:
-    ours, theirs, place = tmp_path / "ours", tmp_path / "theirs", SETTING.place(0)
+    ours, theirs, place = tmp_path / "ours", tmp_path / "theirs", SETTING.folder_name(0)
     for folder, looks in ((ours, 3), (theirs, 5)):
         with pytest.raises(TimeIsUpError):
             study(folder).work(Stopping(looks))
         assert (folder / place / TRAINING / STATE_FILE).exists() == (looks == 3)
-    assert cells.merge(ours, theirs).taken == 1
-    assert cells.progress(ours / place) == cells.progress(theirs / place)
-    assert cells.merge(whole_copy := Path(shutil.copytree(whole, tmp_path / "copy")), ours).taken == 0
+    assert merging.merge(ours, theirs).taken == 1
+    assert merging.progress(ours / place) == merging.progress(theirs / place)
+    assert merging.merge(whole_copy := Path(shutil.copytree(whole, tmp_path / "copy")), ours).taken == 0
     assert figures(whole_copy / place) == figures(whole / place)
 
 
 def test_figures_alone_are_taken_too(whole: Path, tmp_path: Path) -> None:
     results = report.write(TABLE, whole, "the command").with_suffix(".json")
     first, second = tmp_path / "first", tmp_path / "second"
-    assert cells.merge(first, results).taken == 2
-    assert cells.merge(first, results).taken == 0
-    assert cells.merge(second, first).taken == 2, "from a folder that has no more than figures"
-    assert cells.merge(second, whole).taken == 2, "which a checkpoint and its certificates are further than"
-    assert cells.merge(second, first).taken == 0
+    assert merging.merge(first, results).taken == 2
+    assert merging.merge(first, results).taken == 0
+    assert merging.merge(second, first).taken == 2, "from a folder that has no more than figures"
+    assert merging.merge(second, whole).taken == 2, "which a checkpoint and its certificates are further than"
+    assert merging.merge(second, first).taken == 0
     assert report.markdown(TABLE, first, "the command") == report.markdown(TABLE, whole, "the command")
     study(first).work(Stopping(looks=1))  # nothing is left to do
 
 
 def test_a_cell_that_another_process_works_on_is_left_to_it(whole: Path, tmp_path: Path) -> None:
     first, second = ((setting, 0) for setting in TABLE.settings)
-    shutil.copytree(whole / SETTING.place(0), tmp_path / SETTING.place(0))
-    (tmp_path / SETTING.place(0) / cells.CELL_FILE).unlink()
-    place = tmp_path / second[0].place(0)
+    shutil.copytree(whole / SETTING.folder_name(0), tmp_path / SETTING.folder_name(0))
+    (tmp_path / SETTING.folder_name(0) / cells.CELL_FILE).unlink()
+    place = tmp_path / second[0].folder_name(0)
     ours = study(tmp_path)
     with folder_lock(place):
-        ours.work(Deadline(time.monotonic() + 3600))
+        ours.work(TimeSlice(time.monotonic() + 3600))
     assert ours.elsewhere == [second]
-    assert cells.read_cell(tmp_path / first[0].place(0)) is not None
+    assert cells.read_cell(tmp_path / first[0].folder_name(0)) is not None
     assert cells.read_cell(place) is None
+
+
+def test_two_studies_at_once_in_a_folder_share_the_cells(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """No cell is trained twice, and none is forgotten: each is taken by one and left out by the other, or seen done."""
+    trained: list[str] = []
+    meeting = threading.Barrier(2)
+
+    def train(config: TrainConfig, folder: Path, **_options: object) -> None:
+        trained.append(folder.name)
+        meeting.wait(timeout=60)  # until the other one is at work as well
+        raise TimeIsUpError
+
+    monkeypatch.setattr("spacte_studies.study.run", train)
+
+    def work() -> None:
+        with pytest.raises(TimeIsUpError):
+            study(tmp_path).work(TimeSlice(time.monotonic() + 3600))
+
+    with ThreadPoolExecutor(2) as pool:
+        for done in [pool.submit(work) for _ in range(2)]:
+            done.result()
+    assert sorted(trained) == sorted(setting.folder_name(0) for setting in TABLE.settings)
 
 
 def test_merging_leaves_a_cell_at_work_alone(whole: Path, tmp_path: Path) -> None:
     """Neither a folder nor its lock is pulled away below a process that works there."""
-    first, second = (setting.place(0) for setting in TABLE.settings)
+    first, second = (setting.folder_name(0) for setting in TABLE.settings)
     begun = tmp_path / first / TRAINING
     begun.mkdir(parents=True)
     (begun / STATE_FILE).write_bytes(b"ours")
     with folder_lock(tmp_path / first):
-        merged = cells.merge(tmp_path, whole)
+        merged = merging.merge(tmp_path, whole)
         assert (merged.taken, merged.busy) == (1, [first])
         assert (begun / STATE_FILE).read_bytes() == b"ours"
         figures_of = report.write(TABLE, whole, "the command").with_suffix(".json")
-        assert cells.merge(tmp_path, figures_of).busy == [first]
+        assert merging.merge(tmp_path, figures_of).busy == [first]
         assert cells.read_cell(tmp_path / first) is None
     lock = (tmp_path / first / LOCK_FILE).stat().st_ino
-    assert cells.merge(tmp_path, whole).taken == 1
+    assert merging.merge(tmp_path, whole).taken == 1
     assert (tmp_path / first / LOCK_FILE).stat().st_ino == lock
     for cell in (first, second):
         assert figures(tmp_path / cell) == figures(whole / cell)
@@ -170,7 +195,7 @@ def test_a_cell_keeps_the_precision_that_it_was_begun_at(
 ) -> None:
     theirs = tmp_path / "theirs"
     for folder in (theirs, tmp_path / "ours"):
-        place = Path(shutil.copytree(whole / SETTING.place(0), folder / SETTING.place(0)))
+        place = Path(shutil.copytree(whole / SETTING.folder_name(0), folder / SETTING.folder_name(0)))
     file = cells.certificates_file(place)
     assert file is not None
     every = cells.read_certificates(file)
@@ -178,7 +203,7 @@ def test_a_cell_keeps_the_precision_that_it_was_begun_at(
     other = "fp32" if cells.precision_of(every.values()) == "bf16" else "bf16"
     (place / cells.CELL_FILE).unlink()
     cells.write_certificates(file, {0: replace(every[0], precision=other)})
-    assert cells.merge(tmp_path / "ours", theirs).taken == 0, "whose certificates are of another function"
+    assert merging.merge(tmp_path / "ours", theirs).taken == 0, "whose certificates are of another function"
     assert cells.read_cell(place) is None
     one = study(tmp_path / "ours")
     one.wanted = lambda setting, _seed: setting is SETTING
@@ -189,15 +214,15 @@ def test_a_cell_keeps_the_precision_that_it_was_begun_at(
 
         elsewhere.setattr("spacte_studies.study.LocalCertifier", cannot)
         with pytest.raises(StateError, match=f"begun at precision {other}, which cannot be had here"):
-            one.work(Deadline(time.monotonic() + 3600))
-    one.work(Deadline(time.monotonic() + 3600))
+            one.work(TimeSlice(time.monotonic() + 3600))
+    one.work(TimeSlice(time.monotonic() + 3600))
     assert {line.precision for line in cells.read_certificates(file).values()} == {other}
     assert figures(place)["precision"] == other
     old = [{k: v for k, v in asdict(line).items() if k != "precision"} for line in every.values()]
     file.write_text("".join(json.dumps(line) + "\n" for line in old))
     assert set(cells.read_certificates(file)) == set(every), "folders of before it was kept are read"
     assert cells.precision_of(cells.read_certificates(file).values()) == "auto"
-    assert cells.merge(tmp_path / "ours", theirs).taken == 0
+    assert merging.merge(tmp_path / "ours", theirs).taken == 0
 
 
 def test_a_mean_of_proven_radii_is_rounded_down() -> None:
@@ -233,7 +258,7 @@ def test_images_that_are_done_lie_evenly_over_all() -> None:
 
 
 def test_a_line_cut_short_is_certified_again(whole: Path, tmp_path: Path) -> None:
-    place = Path(shutil.copytree(whole / SETTING.place(0), tmp_path / SETTING.place(0)))
+    place = Path(shutil.copytree(whole / SETTING.folder_name(0), tmp_path / SETTING.folder_name(0)))
     file = cells.certificates_file(place)
     assert file is not None
     text = file.read_text()
@@ -242,13 +267,13 @@ def test_a_line_cut_short_is_certified_again(whole: Path, tmp_path: Path) -> Non
     assert len(cells.read_certificates(file)) == 4
     one = study(tmp_path)
     one.wanted = lambda setting, _seed: setting is SETTING
-    one.work(Deadline(time.monotonic() + 3600))
-    assert figures(place) == figures(whole / SETTING.place(0))
+    one.work(TimeSlice(time.monotonic() + 3600))
+    assert figures(place) == figures(whole / SETTING.folder_name(0))
 
 
 def test_the_table_shows_ours_beside_the_published(whole: Path, tmp_path: Path) -> None:
     text = report.markdown(TABLE, whole, "the command")
-    cell = cells.read_cell(whole / SETTING.place(0))
+    cell = cells.read_cell(whole / SETTING.folder_name(0))
     assert cell is not None
     row = next(line for line in text.splitlines() if line.startswith("| gaussian"))
     assert f"| 1 of 1 | {round_down(cell.acr, 3):.3f} | 0.500 | {100 * cell.certified[0]:.1f} [" in row
@@ -257,7 +282,7 @@ def test_the_table_shows_ours_beside_the_published(whole: Path, tmp_path: Path) 
     with pytest.raises(TimeIsUpError):
         study(tmp_path).work(Stopping(looks=6))
     begun = report.markdown(TABLE, tmp_path, "")
-    file = cells.certificates_file(tmp_path / SETTING.place(0))
+    file = cells.certificates_file(tmp_path / SETTING.folder_name(0))
     assert file is not None
     some = list(cells.read_certificates(file).values())
     acr = sum(one.correct * one.radius for one in some) / len(some)
@@ -274,7 +299,7 @@ def test_every_table_can_be_run() -> None:
             for setting in table.settings:
                 config = load_recipe(setting.recipe, setting.sigma)
                 assert (config.method, config.sigma) == (setting.method, setting.sigma)
-            assert len({setting.place(0) for setting in table.settings}) == len(table.settings)
+            assert len({setting.folder_name(0) for setting in table.settings}) == len(table.settings)
     assert len(PUBLISHED_ACR) == len(TABLES["spacte-cifar10"]("resnet110").settings) == 9
 
 

@@ -8,7 +8,7 @@ from spacte_core.data import DataError, load_data
 from spacte_core.data.base import in_order
 from spacte_core.data.memory import MemoryData
 from spacte_core.models import ModelConfig, MultiHeadNet, build
-from spacte_trainer.evaluation import AccuracyCounts, accuracy, check_fit, evaluate
+from spacte_trainer.evaluation import accuracy, check_fit, evaluate
 from spacte_trainer.recipes import load_recipe
 
 CPU = torch.device("cpu")
@@ -44,9 +44,8 @@ def test_heads_ensemble_and_disagreement_by_hand():
 
 
 def test_one_head_cannot_disagree():
-    counts = AccuracyCounts(1, CPU)
-    counts.add(torch.randn(1, 5, 3), torch.zeros(5, dtype=torch.int64))
-    assert counts.accuracy().disagreement == 0.0
+    net = MultiHeadNet(nn.Identity(), nn.Identity(), [Threshold(0.5)])
+    assert accuracy(net, grey([51, 102, 153, 204], [0, 0, 1, 0]), CPU).disagreement == 0.0
 
 
 def test_noisy_accuracy_of_a_threshold_is_the_normal_distribution():

@@ -35,7 +35,7 @@ bench_train_app = typer.Typer(help="Steps a second against a plain loop.")
 
 @dataclass(frozen=True)
 class Comparison:
-    """What the two loops came to.
+    """The speeds of the two loops.
 
     Attributes:
         ours, plain: optimiser steps a second, medians over the turns.
@@ -85,28 +85,28 @@ def compare(
     with child("plain", config, device, threads) as plain, child("ours", config, device, threads) as ours:
         used_threads = plain.recv()
         ours.recv()
-        turns: list[tuple[tuple[int, float, float], tuple[int, float, float]]] = []
+        turns: list[dict[str, tuple[int, float, float]]] = []
         for turn in range(pairs + 1):
             answers = {}
             # The first one alternates, so that a machine that slows down favours neither.
             for name, pipe in (("plain", plain), ("ours", ours))[:: 1 if turn % 2 else -1]:
                 pipe.send(batches if turn else max(batches, WARM_UP_BATCHES))
                 answers[name] = pipe.recv()
-            turns.append((answers["ours"], answers["plain"]))
-    timed = turns[1:]
-    ratios = [(our[0] / our[1]) / (their[0] / their[1]) for our, their in timed]
+            turns.append(answers)
+    rates = {name: [turn[name][0] / turn[name][1] for turn in turns[1:]] for name in ("ours", "plain")}
+    ratios = [ours / plain for ours, plain in zip(rates["ours"], rates["plain"], strict=True)]
     return Comparison(
         recipe=config.recipe,
         device=device,
         precision=config.precision,
         compiled=config.compile,
         threads=used_threads,
-        ours=statistics.median(our[0] / our[1] for our, _ in timed),
-        plain=statistics.median(their[0] / their[1] for _, their in timed),
+        ours=statistics.median(rates["ours"]),
+        plain=statistics.median(rates["plain"]),
         speedup=statistics.median(ratios),
         lowest=min(ratios),
         highest=max(ratios),
-        losses=tuple((our[2], their[2]) for our, their in turns),
+        losses=tuple((turn["ours"][2], turn["plain"][2]) for turn in turns),
     )
 
 

@@ -4,7 +4,6 @@ import itertools
 import time
 from collections.abc import Iterator
 from multiprocessing.connection import Connection
-from typing import Protocol
 
 import torch
 
@@ -22,14 +21,6 @@ IMAGES = 2_048
 """Chosen: eight of the largest published loader batches, and small in memory."""
 
 
-class Loop(Protocol):
-    """Trains on one loader batch after another."""
-
-    def run(self, batches: list[Batch], step: Step) -> tuple[int, float]:
-        """Optimiser steps made, and their mean loss."""
-        ...
-
-
 class TrainerLoop:
     """The loop of `loop.py`, under the recipe's settings."""
 
@@ -39,6 +30,7 @@ class TrainerLoop:
         self.trainer = Trainer(config, data, device, ProcessGroup())
 
     def run(self, batches: list[Batch], step: Step) -> tuple[int, float]:
+        """Optimiser steps made, and their mean loss."""
         meter = LossMeter()
         for batch in batches:
             self.trainer.batch(batch, step, self.rate, meter)
@@ -60,6 +52,7 @@ class PlainLoop:
         )
 
     def run(self, batches: list[Batch], step: Step) -> tuple[int, float]:
+        """Optimiser steps made, and their mean loss."""
         losses = []
         for batch in batches:
             for x_BCHW, y_B in self.objective.mini_batches(batch.x_BCHW, batch.y_B):
@@ -93,25 +86,21 @@ def endless(config: TrainConfig, data: MemoryData, device: torch.device) -> Iter
 
 
 def serve(pipe: Connection, kind: str, config: TrainConfig, device_name: str, threads: int | None) -> None:
-    """Build a loop, say so, then train on as many batches as are asked for until 0 is: (steps, seconds, loss)."""
+    """Build a loop, send the number of threads, then train on as many batches as asked: (steps, seconds, loss)."""
     if threads is not None:
         torch.set_num_threads(threads)
     device = torch.device(device_name)
     data = random_images(config)
-    loop: Loop = TrainerLoop(config, data, device) if kind == "ours" else PlainLoop(config, device)
+    loop = TrainerLoop(config, data, device) if kind == "ours" else PlainLoop(config, device)
     draws = SeededDraws(stream(config.seed, epoch=1, purpose="noise", device=device), device)
     step = Step(1, config.epochs, config.sigma, config.model.num_classes, draws)
     batches = endless(config, data, device)
+    synchronize = torch.cuda.synchronize if device.type == "cuda" else lambda: None
     pipe.send(torch.get_num_threads())
     while count := pipe.recv():
         chosen = list(itertools.islice(batches, count))
-        _finish(device)
+        synchronize()
         began = time.perf_counter()
         steps, loss = loop.run(chosen, step)
-        _finish(device)
+        synchronize()
         pipe.send((steps, time.perf_counter() - began, loss))
-
-
-def _finish(device: torch.device) -> None:
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)

@@ -10,7 +10,7 @@ other; an `Objective` (`objective.py`) composes them.
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import ClassVar, Protocol, Self
+from typing import Any, ClassVar, Protocol, Self
 
 import torch
 from pydantic import BaseModel, Field
@@ -37,16 +37,15 @@ class SeededDraws:
     ) -> None:
         """`generator` must live on `device`."""
         self.generator = generator
-        self.device = torch.device(device)
-        self.dtype = dtype
+        self.options: dict[str, Any] = {"generator": generator, "device": device, "dtype": dtype}
 
     def normal(self, shape: Sequence[int]) -> Tensor:
         """Independent N(0, 1)."""
-        return torch.randn(tuple(shape), generator=self.generator, device=self.device, dtype=self.dtype)
+        return torch.randn(tuple(shape), **self.options)
 
     def uniform(self, shape: Sequence[int]) -> Tensor:
         """Independent U[0, 1)."""
-        return torch.rand(tuple(shape), generator=self.generator, device=self.device, dtype=self.dtype)
+        return torch.rand(tuple(shape), **self.options)
 
 
 @dataclass(frozen=True, slots=True)

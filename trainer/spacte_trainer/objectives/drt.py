@@ -36,9 +36,7 @@ class Drt(Method, frozen=True):
     rho1: float = Field(default=0.5, ge=0, description="Weight of the gradient diversity.")
     rho2: float = Field(default=0.5, ge=0, description="Weight of the confidence margin.")
     squared: bool = Field(default=True, description="Squared norm of g_i + g_j, as in the code; else the norm.")
-    attack: Pgd | None = Field(
-        default=None, description="SmoothAdv base training: each member sees its own adversarial inputs."
-    )
+    attack: Pgd | None = Field(default=None, description="SmoothAdv: each member sees its own adversarial inputs.")
     double_backward: ClassVar[bool] = True
 
     def terms(self, net: nn.Module, x_BCHW: Tensor, y_B: Tensor, step: Step) -> Terms:

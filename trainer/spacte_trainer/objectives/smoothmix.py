@@ -35,9 +35,7 @@ class SmoothMix(Method, frozen=True):
     eta: float = Field(default=5.0, description="Weight of the mixing loss.")
     warmup_epochs: int = Field(default=10, ge=0, description="s(t) = min(1, t / this).")
     radius: float | None = Field(default=None, gt=0, description="L2 radius of the adversary; None: free.")
-    only_correct: bool = Field(
-        default=True, description="Mix only samples that are classified correctly; SPACTE-SmoothMix mixes all."
-    )
+    only_correct: bool = Field(default=True, description="Mix only samples that are classified correctly.")
 
     def under_teaching(self) -> Self:
         """SPACTE-SmoothMix weights every sample, right or wrong."""

@@ -39,11 +39,7 @@ def add_recipes(
 ) -> None:
     """List `make(method, sigma)` for each method, as FAMILY-METHOD-SIGMA for each sigma, or as FAMILY-METHOD for any.
 
-    Args:
-        family: data set and network.
-        make: the configuration of a method at a noise level.
-        summaries: one line about each method.
-        sigmas: the noise levels that there are settings for; none: any.
+    A family is a data set and a network; `summaries` has a line about each method.
     """
     for method, summary in summaries.items():
         for sigma in sigmas:

@@ -1,0 +1,96 @@
+"""Joins the folders of one study that several machines worked on: each cell is taken from where it is further."""
+
+import json
+import shutil
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import NamedTuple
+
+from spacte_core.checkpoint import CONFIG_FILE
+from spacte_core.files import replace_file
+from spacte_core.locks import LOCK_FILE, FolderLockedError, folder_lock
+from spacte_trainer.runs import TRAINING
+from spacte_trainer.state import STATE_FILE
+
+from . import cells
+from .cells import CELL_FILE, Cell
+
+
+class Merged(NamedTuple):
+    """How many cells were further there, and which were left out, because another process works on them here."""
+
+    taken: int
+    busy: list[str]
+
+
+def merge(folder: Path, other: Path) -> Merged:
+    """Take from another study's folder the cells that are further there.
+
+    Two copies of a cell with the same checkpoint share their certificates, those at one precision. Of a study's
+    `results.json`, the figures of the cells that are not finished here are taken, without checkpoints.
+    """
+    if other.is_file():
+        known = {found["place"]: Cell.from_json(found) for found in json.loads(other.read_text())["cells"]}
+        return _each(folder, known, lambda ours: _take_figures(ours, known[ours.name]))
+    begun = [path.name for path in sorted(other.iterdir()) if path.is_dir() and _begun(path)]
+    return _each(folder, begun, lambda ours: _take(ours, other / ours.name))
+
+
+def progress(folder: Path) -> tuple[bool, int, bool, int]:
+    """How far a cell is, for comparing two copies of it."""
+    file = cells.certificates_file(folder)
+    certified = len(cells.read_certificates(file)) if file is not None else 0
+    return (folder / CELL_FILE).exists(), certified, file is not None, cells.epochs_done(folder)
+
+
+def _each(folder: Path, names: Iterable[str], take: Callable[[Path], bool]) -> Merged:
+    """Take cell after cell under its lock."""
+    taken, busy = 0, list[str]()
+    for name in names:
+        try:
+            with folder_lock(folder / name):
+                taken += take(folder / name)
+        except FolderLockedError:
+            busy.append(name)
+    return Merged(taken, busy)
+
+
+def _take(ours: Path, theirs: Path) -> bool:
+    known, new = cells.certificates_file(ours), cells.certificates_file(theirs)
+    if known is None or new is None or known.name != new.name:
+        further = progress(theirs) > progress(ours)
+        if further:
+            _replace_contents(ours, theirs)
+        return further
+    here, there = cells.read_certificates(known), cells.read_certificates(new)
+    precision = cells.precision_of([*here.values(), *there.values()])
+    alike = {i: one for i, one in there.items() if one.precision in (None, precision)}
+    joined = alike | here
+    if joined:
+        cells.write_certificates(known, joined)
+        if alike == there and not (ours / CELL_FILE).exists() and (theirs / CELL_FILE).exists():
+            replace_file(ours / CELL_FILE, (theirs / CELL_FILE).read_bytes())
+    return len(joined) > len(here)
+
+
+def _replace_contents(ours: Path, theirs: Path) -> None:
+    """Put a copy of another cell in place of ours, but for the lock's file, which other processes may wait for."""
+    for path in ours.iterdir():
+        if path.is_dir():
+            shutil.rmtree(path)
+        elif path.name != LOCK_FILE:
+            path.unlink()
+    shutil.copytree(theirs, ours, ignore=shutil.ignore_patterns(LOCK_FILE), dirs_exist_ok=True)
+
+
+def _take_figures(ours: Path, cell: Cell) -> bool:
+    unknown = cells.read_cell(ours) is None
+    if unknown:
+        cells.write_cell(ours, cell)
+    return unknown
+
+
+def _begun(folder: Path) -> bool:
+    """Whether there is a state of training, a checkpoint or, taken from a `results.json`, figures alone."""
+    found = any((folder / file).exists() for file in (CONFIG_FILE, CELL_FILE))
+    return found or any((folder / TRAINING).glob(f"**/{STATE_FILE}"))
