@@ -122,6 +122,16 @@ def test_updates_are_proposed_for_whatever_is_pinned() -> None:
     assert {update["package-ecosystem"] for update in updates} == {"pip", "docker", "docker-compose"}
 
 
+def test_the_threat_model_names_files_that_exist() -> None:
+    text = (ROOT / "SECURITY.md").read_text()
+    named = re.findall(
+        r"`((?:client|core|workers|service|docker|tests|\.github)/[\w./-]+|[\w-]+\.(?:txt|yml)|Dockerfile)`", text
+    )
+    assert len(named) > 25
+    # Secrets are made by the operator.
+    assert [path for path in named if not (ROOT / path).exists() and path != "docker/secrets/"] == []
+
+
 def run(command: list[str], root: Path = ROOT) -> "subprocess.CompletedProcess[str]":
     environment = os.environ | {"PATH": f"{sys.prefix}/bin:{os.environ['PATH']}", "UV_LINK_MODE": "hardlink"}
     done = subprocess.run(command, cwd=root, env=environment, check=False, capture_output=True, text=True)
