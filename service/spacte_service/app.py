@@ -11,15 +11,14 @@ from .gateway import Gateway
 from .logs import configure_structlog
 from .metrics import Metrics
 from .middleware import BodyLimit, RequestContext
-from .openapi import add_openapi
-from .origins import OriginGuard
+from .origins import OriginCheck
 from .problems import add_problem_handlers
-from .reference import add_reference
 from .routes import answers, files, health, jobs, kserve, models, stream
-from .routes import metrics as watching
+from .routes import metrics as metrics_routes
+from .routes.descriptions import add_openapi
 from .settings import Settings
 from .version import VERSION
-from .web import add_web
+from .web import add_pages
 
 DESCRIPTION = """Images in, predictions with certified L2 radii out, by randomized smoothing.
 
@@ -63,9 +62,8 @@ def create_app(settings: Settings | None = None, runtime: Backend | None = None)
     for routes in (answers, stream, models, files, jobs, health, kserve):
         app.include_router(routes.router)
     if settings.metrics_port is None:
-        app.include_router(watching.router)
-    add_web(app)
-    add_reference(app)
+        app.include_router(metrics_routes.router)
+    add_pages(app)
     add_problem_handlers(app)
     add_openapi(app)
     add_middleware(app, settings, metrics)
@@ -75,13 +73,13 @@ def create_app(settings: Settings | None = None, runtime: Backend | None = None)
 def add_middleware(app: FastAPI, settings: Settings, metrics: Metrics) -> None:
     """Surround the routes; what is added last comes first."""
     app.add_middleware(BodyLimit, limit=settings.max_body_bytes, by_prefix={"/v1/files": settings.max_upload_bytes})
-    if settings.origins():
+    if settings.origins:
         app.add_middleware(
             CORSMiddleware,
-            allow_origins=settings.origins(),
+            allow_origins=settings.origins,
             allow_methods=["GET", "POST", "DELETE"],
             allow_headers=["Authorization", "Content-Type", "Idempotency-Key", "X-Request-ID"],
             expose_headers=["X-Request-ID", "Retry-After", "Location", "Idempotency-Replayed"],
         )
-    app.add_middleware(OriginGuard, hosts=settings.hosts(), origins=settings.origins())
+    app.add_middleware(OriginCheck, hosts=settings.hosts, origins=settings.origins)
     app.add_middleware(RequestContext, metrics=metrics)

@@ -6,7 +6,7 @@ from typing import Annotated
 from fastapi import Depends, Request, Security
 from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
 
-from .gateway import TheGateway
+from .dependencies import TheKeys
 from .keys import Scope
 from .problems import ProblemError
 
@@ -31,20 +31,20 @@ class Caller:
 
 
 async def identify(
-    request: Request, gateway: TheGateway, credentials: Annotated[HTTPAuthorizationCredentials | None, Security(bearer)]
+    request: Request, keys: TheKeys, credentials: Annotated[HTTPAuthorizationCredentials | None, Security(bearer)]
 ) -> Caller:
     """The caller of a request.
 
     Raises:
         ProblemError: 401, a key is needed and none that is valid was sent.
     """
-    if gateway.keys is None:
+    if keys is None:
         # No key is asked for, so there is nobody to keep from the administration either.
         return Caller(f"address:{request.client.host if request.client else 'unknown'}", "admin")
     if credentials is None:
         sentence = "Send an API key in the header `Authorization: Bearer spacte_...`; the operator makes one."
         raise ProblemError("unauthenticated", sentence, headers=CHALLENGE)
-    key = gateway.keys.find(credentials.credentials)
+    key = keys.find(credentials.credentials)
     if key is None:
         sentence = "This API key is not known; check that it is whole, or ask the operator for one."
         raise ProblemError("unauthenticated", sentence, headers=CHALLENGE)

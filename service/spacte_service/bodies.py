@@ -29,39 +29,32 @@ from spacte_client.types import (
 
 from .forms import parse_form, read_form
 from .problems import ProblemError, field_error, validation_failed
+from .settings import LimitSettings
 
 P = TypeVar("P", bound=PredictParams)
+I = TypeVar("I", bytes, bytes | FileImage)  # noqa: E741
 T = TypeVar("T")
+M = TypeVar("M", bound=BaseModel)
 
-SMALL = 64 * 1024
-"""Bodies up to this size are parsed on the event loop: quicker than the way to a thread and back."""
+INLINE_BYTES = 64 * 1024
+"""Bodies up to this size are parsed on the event loop. Chosen: that takes less than the way to a thread and back."""
 
 
 @dataclass(frozen=True, slots=True)
-class Work(Generic[P]):
-    """A request as read: options, and the bytes of its image files.
+class ParsedBody(Generic[P, I]):
+    """Options and images of a request.
 
     Attributes:
         params: validated options.
-        images: one or more image files.
-        pointers: where in the body each image was, for errors about it.
-        batch: whether the caller sent a list, and so expects a list.
+        images: one or more image files; first some may be the names of files that were uploaded before.
+        pointers: JSON pointers to the images in the body, for errors about them.
+        is_list: whether the caller sent a list, and so expects a list.
     """
 
     params: P
-    images: tuple[bytes, ...]
+    images: tuple[I, ...]
     pointers: tuple[str, ...]
-    batch: bool = False
-
-
-@dataclass(frozen=True, slots=True)
-class _Asked(Generic[P]):
-    """A body as parsed: like `Work`, but images that were uploaded before are only named."""
-
-    params: P
-    images: tuple[bytes | FileImage, ...]
-    pointers: tuple[str, ...]
-    batch: bool = False
+    is_list: bool = False
 
 
 Uploaded = Callable[[str, int], Awaitable[bytes]]
@@ -69,38 +62,42 @@ Uploaded = Callable[[str, int], Awaitable[bytes]]
 
 
 class BodyReader:
-    """Reads bodies within a time limit and parses the large ones in threads.
+    """Reads bodies within a time limit, parses the large ones in threads, and holds options against the limits.
 
     Args:
-        timeout_s: time in which a body must have arrived.
+        limits: of time, of bytes and of options.
         threads: shared with the decoding of images.
-        uploaded: finds images that were uploaded before.
-        max_bytes: most bytes of such images in one request.
+        uploaded: finds images that were uploaded before; together they have no more bytes than a body.
     """
 
-    def __init__(self, timeout_s: float, threads: CapacityLimiter, uploaded: Uploaded, max_bytes: int) -> None:
-        self.timeout_s = timeout_s
-        self.threads = threads
+    def __init__(self, limits: LimitSettings, threads: CapacityLimiter, uploaded: Uploaded) -> None:
+        self._limits = limits
+        self._timeout_s = limits.body_timeout_s
+        self._threads = threads
         self._uploaded = uploaded
-        self._max_bytes = max_bytes
 
-    async def certify(self, request: Request) -> Work[CertifyParams]:
+    async def certify(self, request: Request) -> ParsedBody[CertifyParams, bytes]:
         """The body of a certify request.
 
         Raises:
             ProblemError: it cannot be read, or a field is not as it should be.
         """
         from_form = partial(_from_form, params=CertifyParams, several=False)
-        return await self._whole(await self._read(request, _certify_json, from_form))
+        return await self._images_of(await self._read(request, _certify_json, from_form))
 
-    async def predict(self, request: Request) -> Work[PredictParams]:
+    async def predict(self, request: Request) -> ParsedBody[PredictParams, bytes]:
         """The body of a predict request, with one image or with several.
 
         Raises:
             ProblemError: it cannot be read, or a field is not as it should be.
         """
         from_form = partial(_from_form, params=PredictParams, several=True)
-        return await self._whole(await self._read(request, _predict_json, from_form))
+        body = await self._images_of(await self._read(request, _predict_json, from_form))
+        if len(body.images) > self._limits.most_images:
+            raise field_error("/images", f"Send at most {self._limits.most_images} images in one request.")
+        if body.is_list and body.params.seed is not None:
+            raise field_error("/seed", "A seed belongs to one image; send the images one by one.")
+        return body
 
     async def job(self, request: Request) -> JobRequest:
         """The body of a request for a job, JSON only.
@@ -108,7 +105,9 @@ class BodyReader:
         Raises:
             ProblemError: it cannot be read, or a field is not as it should be.
         """
-        return await self._read(request, _job_json, _no_form)
+        job = await self._read(request, _job_json, _no_form)
+        self._check_limits(job.params)
+        return job
 
     @asynccontextmanager
     async def upload(self, request: Request) -> AsyncGenerator[UploadFile]:
@@ -117,10 +116,10 @@ class BodyReader:
         Raises:
             ProblemError: it cannot be read, or there is no file.
         """
-        if _kind(request) != "multipart/form-data":
+        if _media_type(request) != "multipart/form-data":
             raise ProblemError("unsupported_media_type", "Send multipart/form-data with the part `file`.")
-        with _arriving(f"Nothing of the body came for {self.timeout_s:g} s; send the file again."):
-            form = await parse_form(request, self.timeout_s)
+        with _arriving(f"Nothing of the body came for {self._timeout_s:g} s; send the file again."):
+            form = await parse_form(request, self._timeout_s)
         try:
             file = form.get("file")
             if not isinstance(file, UploadFile):
@@ -129,26 +128,43 @@ class BodyReader:
         finally:
             await form.close()
 
-    async def _whole(self, asked: _Asked[P]) -> Work[P]:
-        """The request with the bytes of all its images."""
+    async def _images_of(self, body: ParsedBody[P, bytes | FileImage]) -> ParsedBody[P, bytes]:
+        """The body with the bytes of all its images."""
         found: dict[str, bytes] = {}
         images: list[bytes] = []
-        for image in asked.images:
+        for image in body.images:
             if isinstance(image, FileImage):
                 if image.file_id not in found:
-                    left = self._max_bytes - sum(map(len, found.values()))
+                    left = self._limits.max_body_bytes - sum(map(len, found.values()))
                     found[image.file_id] = await self._uploaded(image.file_id, left)
                 image = found[image.file_id]
             images.append(image)
-        return Work(asked.params, tuple(images), asked.pointers, asked.batch)
+        self._check_limits(body.params)
+        return ParsedBody(body.params, tuple(images), body.pointers, body.is_list)
+
+    def _check_limits(self, params: PredictParams) -> None:
+        """Hold a request's options against the operator's limits.
+
+        Raises:
+            ProblemError: 422 that names the limit.
+        """
+        limits = self._limits
+        for name, limit in {"n": limits.n_max, "n0": limits.n0_max, "deadline_ms": limits.deadline_ms_max}.items():
+            value = getattr(params, name, None)
+            if value is not None and value > limit:
+                raise field_error(f"/{name}", f"`{name}` is at most {limit:,} here; ask for less.")
+        if params.alpha < limits.alpha_min:
+            raise field_error("/alpha", f"`alpha` is at least {limits.alpha_min:g} here; ask for more.")
+        if params.seed is not None and not limits.allow_client_seed:
+            sentence = "The service draws the seed; leave `seed` out, or have SPACTE_ALLOW_CLIENT_SEED set."
+            raise field_error("/seed", sentence)
 
     async def _read(
         self, request: Request, from_json: Callable[[bytes], T], from_form: Callable[[FormData], Awaitable[T]]
     ) -> T:
-        kind = _kind(request)
-        late = f"The body did not arrive within {self.timeout_s:g} s; send it faster or make it smaller."
-        with _arriving(late):
-            async with asyncio.timeout(self.timeout_s):
+        kind = _media_type(request)
+        with _arriving(f"The body did not arrive within {self._timeout_s:g} s; send it faster or make it smaller."):
+            async with asyncio.timeout(self._timeout_s):
                 if kind == "multipart/form-data":
                     async with read_form(request) as form:
                         return await from_form(form)
@@ -156,12 +172,12 @@ class BodyReader:
         if kind and kind != "application/json" and not kind.endswith("+json"):
             sentence = f"Send application/json or multipart/form-data, not {kind[:64]}."
             raise ProblemError("unsupported_media_type", sentence)
-        if len(raw) <= SMALL:
+        if len(raw) <= INLINE_BYTES:
             return from_json(raw)
-        return await to_thread.run_sync(from_json, raw, limiter=self.threads)
+        return await to_thread.run_sync(from_json, raw, limiter=self._threads)
 
 
-def _kind(request: Request) -> str:
+def _media_type(request: Request) -> str:
     return request.headers.get("content-type", "").partition(";")[0].strip().lower()
 
 
@@ -173,8 +189,7 @@ def _arriving(late: str) -> Generator[None]:
     except TimeoutError:
         raise ProblemError("bad_request", late) from None
     except ClientDisconnect:
-        sentence = "The connection was closed before the body had arrived."
-        raise ProblemError("bad_request", sentence) from None
+        raise ProblemError("bad_request", "The connection was closed before the body had arrived.") from None
 
 
 def _job_json(raw: bytes) -> JobRequest:
@@ -199,9 +214,8 @@ def parse_json(raw: bytes | str) -> Any:
     try:
         return json.loads(raw, parse_float=_number, parse_constant=_no_constant)
     except (ValueError, RecursionError) as error:
-        reason = (
-            f"{error.msg} at character {error.pos}" if isinstance(error, json.JSONDecodeError) else "it is malformed"
-        )
+        at = isinstance(error, json.JSONDecodeError)
+        reason = f"{error.msg} at character {error.pos}" if at else "it is malformed"
         raise ProblemError("bad_request", f"The body is not JSON: {reason}; check how it was encoded.") from None
 
 
@@ -209,35 +223,37 @@ def _number(text: str) -> float | int:
     value = float(text)
     if not math.isfinite(value):
         raise ValueError("number out of range")
-    return int(value) if value.is_integer() and abs(value) < 2**53 else value
+    return int(value) if value.is_integer() and abs(value) < 2**53 else value  # what a float holds exactly
 
 
 def _no_constant(name: str) -> Any:
     raise ValueError(f"{name} is not JSON")
 
 
-def _certify_json(raw: bytes) -> _Asked[CertifyParams]:
-    request = validated(CertifyRequest, parse_json(raw))
-    return _Asked(_options(CertifyParams, request), (_bytes_of(request.image, "/image"),), ("/image",))
+def _certify_json(raw: bytes) -> ParsedBody[CertifyParams, bytes | FileImage]:
+    return _one_image(CertifyParams, validated(CertifyRequest, parse_json(raw)))
 
 
-def _predict_json(raw: bytes) -> _Asked[PredictParams]:
+def _predict_json(raw: bytes) -> ParsedBody[PredictParams, bytes | FileImage]:
     body: Any = parse_json(raw)
     if not (isinstance(body, dict) and "images" in body):
-        request = validated(PredictRequest, body)
-        return _Asked(_options(PredictParams, request), (_bytes_of(request.image, "/image"),), ("/image",))
-    batch = validated(PredictBatchRequest, body)
-    pointers = tuple(f"/images/{i}" for i in range(len(batch.images)))
-    images = tuple(map(_bytes_of, batch.images, pointers))
-    return _Asked(_options(PredictParams, batch), images, pointers, batch=True)
+        return _one_image(PredictParams, validated(PredictRequest, body))
+    request = validated(PredictBatchRequest, body)
+    pointers = tuple(f"/images/{i}" for i in range(len(request.images)))
+    images = tuple(map(_bytes_of, request.images, pointers))
+    return ParsedBody(_options(PredictParams, request), images, pointers, is_list=True)
 
 
-def _options(params: type[P], request: P) -> P:
+def _one_image(params: type[P], request: Any) -> ParsedBody[P, bytes | FileImage]:
+    return ParsedBody(_options(params, request), (_bytes_of(request.image, "/image"),), ("/image",))
+
+
+def _options(params: type[P], request: Any) -> P:
     """The request without its images, which are large and already decoded."""
     return params.model_construct(**{name: getattr(request, name) for name in params.model_fields})
 
 
-async def _from_form(form: FormData, *, params: type[P], several: bool) -> _Asked[P]:
+async def _from_form(form: FormData, *, params: type[P], several: bool) -> ParsedBody[P, bytes | FileImage]:
     files: list[UploadFile] = []
     options: Any = {}
     for name, value in form.multi_items():
@@ -246,22 +262,17 @@ async def _from_form(form: FormData, *, params: type[P], several: bool) -> _Aske
         elif name == "image":
             raise field_error("/image", "Send `image` as a file part, with a file name.")
         elif name == "params":
-            text = await value.read() if isinstance(value, UploadFile) else value
-            options = parse_json(text)
+            options = parse_json(await value.read() if isinstance(value, UploadFile) else value)
         else:
-            raise field_error(
-                f"/{name}", "The form has the parts `image` and `params` only; put options into `params`."
-            )
+            sentence = "The form has the parts `image` and `params` only; put options into `params`."
+            raise field_error(f"/{name}", sentence)
     if not files:
         raise field_error("/image", "`image` is required: send the image as a file part of that name.")
     if len(files) > 1 and not several:
         raise field_error("/image", "Send one image; a batch of images is a job, or several requests.")
     images = [await file.read() for file in files]
     pointers = [f"/images/{i}" for i in range(len(images))] if len(images) > 1 else ["/image"]
-    return _Asked(validated(params, options), tuple(images), tuple(pointers), len(images) > 1)
-
-
-M = TypeVar("M", bound=BaseModel)
+    return ParsedBody(validated(params, options), tuple(images), tuple(pointers), len(images) > 1)
 
 
 def validated(model: type[M], body: Any) -> M:
@@ -284,6 +295,5 @@ def _bytes_of(source: ImageSource, pointer: str) -> bytes | FileImage:
         return binascii.a2b_base64(source.data, strict_mode=True)
     except (binascii.Error, ValueError):
         hint = " without the `data:...,` in front" if source.data.startswith("data:") else ""
-        raise field_error(
-            f"{pointer}/data", f"Send plain base64 of the file's bytes{hint}, without line breaks."
-        ) from None
+        sentence = f"Send plain base64 of the file's bytes{hint}, without line breaks."
+        raise field_error(f"{pointer}/data", sentence) from None

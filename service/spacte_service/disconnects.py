@@ -1,4 +1,4 @@
-"""Work is done as long as its caller is there: whoever hangs up frees the samplers."""
+"""Work ends when its client disconnects, which frees the samplers."""
 
 import asyncio
 from collections.abc import Coroutine
@@ -6,65 +6,66 @@ from typing import Any, TypeVar
 
 from starlette.requests import Request
 
+from .drain import TAKEOVER_S
 from .problems import ProblemError
 
 T = TypeVar("T")
 
 
-class CallerGoneError(Exception):
-    """The caller closed the connection before the answer."""
+class ClientDisconnectedError(Exception):
+    """The client closed the connection before the answer."""
 
 
-class Presence:
-    """Runs the work of requests, ends it when the caller goes, and can end all of it."""
+class RequestTasks:
+    """The work of requests as tasks, which can be cancelled one by one or all together."""
 
     def __init__(self) -> None:
-        self._works: set[asyncio.Task[Any]] = set()
+        self._tasks: set[asyncio.Task[Any]] = set()
 
-    def abandon(self) -> None:
+    def cancel_all(self) -> None:
         """End all work; its callers get 503."""
-        for work in self._works:
-            work.cancel()
+        for task in self._tasks:
+            task.cancel()
 
     def start(self, work: Coroutine[Any, Any, T]) -> asyncio.Task[T]:
-        """Begin work that `abandon` ends; whoever starts it awaits `end` afterwards."""
+        """Begin work that `cancel_all` ends; `await end(task)` afterwards."""
         task = asyncio.create_task(work)
-        self._works.add(task)
+        self._tasks.add(task)
         return task
 
     async def end(self, task: asyncio.Task[Any]) -> None:
-        """Forget the work, ending it where it is not done."""
-        self._works.discard(task)
+        """Forget the work, and cancel it where it is not done."""
+        self._tasks.discard(task)
         task.cancel()
         await asyncio.gather(task, return_exceptions=True)
 
     async def run(self, request: Request, work: Coroutine[Any, Any, T]) -> T:
-        """The result of `work`, unless the caller goes first. The request's body must have been read.
+        """The result of `work`, unless the client disconnects first. The request's body must have been read.
 
         Raises:
-            CallerGoneError: the caller went; the work is cancelled.
-            ProblemError: 503, the work was abandoned.
+            ClientDisconnectedError: the client disconnected; the work is cancelled.
+            ProblemError: 503, the work was cancelled by a shutdown.
         """
         task = self.start(work)
-        watch = asyncio.create_task(_gone(request))
+        disconnect = asyncio.create_task(_disconnected(request))
         try:
-            await asyncio.wait({task, watch}, return_when=asyncio.FIRST_COMPLETED)
+            await asyncio.wait({task, disconnect}, return_when=asyncio.FIRST_COMPLETED)
             if task.cancelled():
-                raise abandoned()
+                raise shut_down()
             if not task.done():
-                raise CallerGoneError
+                raise ClientDisconnectedError
             return task.result()
         finally:
-            watch.cancel()
+            disconnect.cancel()
             await self.end(task)
 
 
-def abandoned() -> ProblemError:
-    """What the caller of abandoned work is told."""
+def shut_down() -> ProblemError:
+    """The 503 of work that a shutdown cancelled."""
     sentence = "The service is shutting down and could not finish this; try again in a moment."
-    return ProblemError("draining", sentence, retry_after_s=5.0)
+    return ProblemError("draining", sentence, retry_after_s=TAKEOVER_S)
 
 
-async def _gone(request: Request) -> None:
+async def _disconnected(request: Request) -> None:
     while (await request.receive())["type"] != "http.disconnect":
         pass

@@ -11,7 +11,10 @@ from starlette.formparsers import MultiPartException, MultiPartParser
 from .problems import ProblemError
 
 MOST_FILES = 256
+"""Chosen: above every limit on images in a request; each open file takes a descriptor."""
+
 MOST_FIELDS = 8
+"""Chosen: `params` and a few more, which are refused by name."""
 
 
 class _WholeForm(MultiPartParser):

@@ -1,7 +1,7 @@
 """`Idempotency-Key`: the same request sent twice is worked on once, and its answer is kept for a day.
 
-The answers are kept in this process and, where the gateway has a store, also there: then a restart forgets none,
-and gateways that share a store know each other's. They are written behind the answer, which nobody waits for.
+The answers are kept in this process and, where the gateway has a store, also there: then a restart forgets none, and
+gateways that share a store know each other's. They are written after the answer was given, which nobody waits for.
 """
 
 import asyncio
@@ -24,14 +24,50 @@ log = structlog.stdlib.get_logger("spacte.idempotency")
 T = TypeVar("T", bound=BaseModel)
 
 KEEP_S = 24 * 3600.0
+"""The API's promise, as for the keys of payment services."""
+
 MOST_KEPT = 10_000
-"""Answers kept at most; the oldest goes first."""
+"""Answers kept in this process; the oldest goes first. Chosen: at 2 KiB each, 20 MiB."""
 
 KEY = re.compile(r"[\x21-\x7e]{1,255}")
+"""What can be kept: the length of a column of the store."""
+
+RUNNING_S = 1.0
+"""`Retry-After` while the first request runs. Chosen: of the order of a certificate."""
 
 
-class Shelf(Protocol):
-    """Where answers outlive this process: `spacte_service.store.answers.KeptAnswers`."""
+def check_key(key: str | None) -> str | None:
+    """Refuse an `Idempotency-Key` that cannot be kept; None is no key.
+
+    Raises:
+        ProblemError: 400.
+    """
+    if key is not None and not KEY.fullmatch(key):
+        raise ProblemError("bad_request", "Make the Idempotency-Key 1 to 255 visible ASCII characters.")
+    return key
+
+
+def fingerprint(*parts: bytes) -> str:
+    """One SHA-256 for what makes two requests the same."""
+    digest = hashlib.sha256()
+    for part in parts:
+        digest.update(len(part).to_bytes(8, "big") + part)
+    return digest.hexdigest()
+
+
+def mismatch() -> ProblemError:
+    """The 422 of a key that belongs to another request."""
+    sentence = "This Idempotency-Key was used with another request; take a new key for a new request."
+    return ProblemError("idempotency_mismatch", sentence)
+
+
+def in_progress(who: str = "The first request with this Idempotency-Key is still running") -> ProblemError:
+    """The 409 of a request that another one with the same key is ahead of."""
+    return ProblemError("idempotency_in_progress", f"{who}; try again in a moment.", retry_after_s=RUNNING_S)
+
+
+class AnswerStore(Protocol):
+    """Keeps answers beyond this process: `spacte_service.store.answers.StoredAnswers`."""
 
     def find(self, caller: str, key: str, fingerprint: str) -> dict[str, Any] | None:
         """An earlier answer to the same request; `MismatchError` where the key belongs to another one."""
@@ -49,39 +85,25 @@ class _Entry(Generic[T]):
     answer: T | None = None
 
 
-def fingerprint(*parts: bytes) -> str:
-    """One SHA-256 for what makes two requests the same."""
-    digest = hashlib.sha256()
-    for part in parts:
-        digest.update(len(part).to_bytes(8, "big") + part)
-    return digest.hexdigest()
-
-
-def check_key(key: str | None) -> None:
-    """Refuse a key that cannot be kept; None is no key.
-
-    Raises:
-        ProblemError: 400.
-    """
-    if key is not None and not KEY.fullmatch(key):
-        raise ProblemError("bad_request", "Make the Idempotency-Key 1 to 255 visible ASCII characters.")
-
-
-class Answers(Generic[T]):
+class IdempotentAnswers(Generic[T]):
     """Answers by caller and idempotency key.
 
     Args:
         kind: what the answers are.
-        shelf: gives the store's part, or None while the gateway has no store.
+        store: gives the store's part, or None while the gateway has no store.
         keep_s: how long an answer is kept in this process.
         most: how many are kept in this process; the oldest goes first.
     """
 
     def __init__(
-        self, kind: type[T], shelf: Callable[[], Awaitable[Shelf | None]], keep_s: float = KEEP_S, most: int = MOST_KEPT
+        self,
+        kind: type[T],
+        store: Callable[[], Awaitable[AnswerStore | None]],
+        keep_s: float = KEEP_S,
+        most: int = MOST_KEPT,
     ) -> None:
         self._kind = kind
-        self._shelf = shelf
+        self._store = store
         self._writing: set[asyncio.Task[None]] = set()
         self._keep_s = keep_s
         self._most = most
@@ -99,23 +121,20 @@ class Answers(Generic[T]):
         Raises:
             ProblemError: 409 while the first is worked on; 422 where the key belongs to another request.
         """
-        check_key(key)
-        self._forget()
-        place = (caller, key)
-        entry = self._entries.get(place)
+        self._drop_old()
+        entry = self._entries.get((caller, key))
         if entry is not None:
             if entry.fingerprint != request:
-                raise _mismatch()
+                raise mismatch()
             if entry.answer is None:
-                sentence = "The first request with this Idempotency-Key is still running; try again in a moment."
-                raise ProblemError("idempotency_in_progress", sentence, retry_after_s=1.0)
+                raise in_progress()
             return entry.answer, True
-        entry = self._entries[place] = _Entry(request, monotonic())
+        entry = self._entries[caller, key] = _Entry(request, monotonic())
         try:
             earlier = await self._find(caller, key, request)
             answer = entry.answer = earlier or await work()
         except BaseException:
-            del self._entries[place]
+            del self._entries[caller, key]
             raise
         if earlier is None:
             writing = asyncio.create_task(self._keep(caller, key, request, answer))
@@ -128,43 +147,38 @@ class Answers(Generic[T]):
         await asyncio.gather(*self._writing)
 
     async def _find(self, caller: str, key: str, request: str) -> T | None:
-        shelf = await self._shelf()
-        if shelf is None:
+        store = await self._store()
+        if store is None:
             return None
         from sqlalchemy.exc import SQLAlchemyError
 
         from spacte_service.store.idempotency import MismatchError
 
         try:
-            found = await to_thread.run_sync(shelf.find, caller, key, request)
+            found = await to_thread.run_sync(store.find, caller, key, request)
         except MismatchError:
-            raise _mismatch() from None
+            raise mismatch() from None
         except SQLAlchemyError as error:  # the store is down: `/readyz` says so, and certificates need none
             log.warning("kept answers cannot be read", reason=type(error).__name__)
             return None
         return None if found is None else self._kind.model_validate(found)
 
     async def _keep(self, caller: str, key: str, request: str, answer: T) -> None:
-        shelf = await self._shelf()
-        if shelf is None:
+        store = await self._store()
+        if store is None:
             return
         from sqlalchemy.exc import SQLAlchemyError
 
         try:
-            await to_thread.run_sync(shelf.keep, caller, key, request, answer.model_dump(mode="json"))
+            await to_thread.run_sync(store.keep, caller, key, request, answer.model_dump(mode="json"))
         except SQLAlchemyError as error:
             log.warning("an answer is kept in this process only", reason=type(error).__name__)
 
-    def _forget(self) -> None:
+    def _drop_old(self) -> None:
         now = monotonic()
         while self._entries:
-            place, entry = next(iter(self._entries.items()))
+            request, entry = next(iter(self._entries.items()))
             old = now - entry.since > self._keep_s or len(self._entries) >= self._most
             if not old or entry.answer is None:
                 return
-            del self._entries[place]
-
-
-def _mismatch() -> ProblemError:
-    sentence = "This Idempotency-Key was used with another request; take a new key for a new request."
-    return ProblemError("idempotency_mismatch", sentence)
+            del self._entries[request]

@@ -1,16 +1,17 @@
 """API keys: made, stored as hashes in a file, listed and revoked."""
 
 import hashlib
-import os
 import secrets
-import tempfile
 from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from secrets import compare_digest
 from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
+
+from spacte_core.files import replace_file
 
 Scope = Literal["user", "admin"]
 
@@ -75,16 +76,7 @@ def read_keys(path: Path) -> list[Key]:
 def write_keys(path: Path, keys: Sequence[Key]) -> None:
     """Replace the file at once, readable by its owner only."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=path.name)
-    try:
-        with os.fdopen(handle, "wb") as file:
-            file.write(_KEYS.dump_json(list(keys), indent=1))
-            file.flush()
-            os.fsync(file.fileno())
-        Path(name).replace(path)
-    except BaseException:
-        Path(name).unlink(missing_ok=True)
-        raise
+    replace_file(path, _KEYS.dump_json(list(keys), indent=1), mode=0o600)
 
 
 def keys_from_text(text: str) -> list[Key]:
@@ -109,7 +101,7 @@ def keys_from_text(text: str) -> list[Key]:
 
 
 def find(keys: Iterable[Key], secret: str) -> Key | None:
-    """The key that a caller showed. Each is compared, in constant time, so that timing tells nothing."""
+    """The key that a caller sent. Each is compared, in constant time, so that timing tells nothing."""
     digest = hash_of(secret)
     found: Key | None = None
     for key in keys:
@@ -128,25 +120,22 @@ class KeyRing:
     def __init__(self, fixed: Sequence[Key], path: Path | None) -> None:
         self._fixed = list(fixed)
         self._path = path
-        self._stamp = self._look() if path else None
+        self._stamp = self._file_stamp()
         self._file = read_keys(path) if path else []
 
     def find(self, secret: str) -> Key | None:
-        """The key that a caller showed, revoked or not."""
-        if self._path is not None:
-            stamp = self._look()
-            if stamp != self._stamp:
-                self._read_again(self._path)
-                self._stamp = stamp
+        """The key that a caller sent, revoked or not."""
+        stamp = self._file_stamp()
+        if self._path is not None and stamp != self._stamp:
+            with suppress(
+                KeysFileError
+            ):  # A key that was revoked must not become valid again because the file was lost.
+                self._file = read_keys(self._path)
+            self._stamp = stamp
         return find([*self._fixed, *self._file], secret)
 
-    def _read_again(self, path: Path) -> None:
-        try:
-            self._file = read_keys(path)
-        except KeysFileError:
-            return  # A key that was revoked must not become valid again because the file was lost.
-
-    def _look(self) -> tuple[int, int, int] | None:
+    def _file_stamp(self) -> tuple[int, int, int] | None:
+        """Changes when the file does."""
         try:
             status = self._path.stat() if self._path else None
         except OSError:

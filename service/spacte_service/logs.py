@@ -5,7 +5,7 @@ import sys
 
 import structlog
 
-from .settings import Settings
+from .settings import OperationSettings
 
 QUIET = ("alembic", "uvicorn.access", "uvicorn.error", "asyncio", "PIL", "python_multipart")
 """Libraries whose lines below `warning` say nothing that ours do not."""
@@ -29,7 +29,7 @@ def configure_structlog() -> None:
     )
 
 
-def configure_logging(settings: Settings) -> None:
+def configure_logging(settings: OperationSettings) -> None:
     """Write the lines of this process, ours and those of every library, to standard error.
 
     Tracebacks are plain: those with local variables would show images and keys. Warnings of Python code are lines too.

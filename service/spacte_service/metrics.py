@@ -1,6 +1,7 @@
 """Prometheus metrics, in a registry of their own; names and labels are the API's."""
 
 from collections.abc import Callable, Iterator, Mapping
+from functools import partial
 from typing import TYPE_CHECKING, get_args
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
@@ -16,68 +17,51 @@ if TYPE_CHECKING:
     from spacte_workers.serving.pools import PoolStatus
 
 SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120)
+"""Buckets: prometheus-client's own up to 10 s, and long proofs."""
+
 SAMPLES = tuple(float(2**k) for k in range(5, 21))
+"""Buckets from 32 noises to the most that a request may ask for by default."""
 
 
 class Metrics:
     """What the gateway counts, and as their `Observer` the workers."""
 
     def __init__(self) -> None:
-        self.registry = registry = CollectorRegistry()
-        self.requests = Counter(
-            "spacte_http_requests", "Requests answered.", ("route", "method", "status"), registry=registry
+        self.registry = CollectorRegistry()
+        counter = partial(Counter, registry=self.registry)
+        seconds = partial(Histogram, registry=self.registry, buckets=SECONDS)
+        self.requests = counter("spacte_http_requests", "Requests answered.", ("route", "method", "status"))
+        self.request_seconds = seconds(
+            "spacte_http_request_duration_seconds", "From a request's arrival to the end of its answer.", ("route",)
         )
-        self.request_seconds = Histogram(
-            "spacte_http_request_duration_seconds",
-            "From a request's arrival to the end of its answer.",
-            ("route",),
-            buckets=SECONDS,
-            registry=registry,
-        )
-        self.certify_seconds = Histogram(
-            "spacte_certify_duration_seconds",
-            "From a request's arrival to its certificate.",
-            ("model",),
-            buckets=SECONDS,
-            registry=registry,
+        self.certify_seconds = seconds(
+            "spacte_certify_duration_seconds", "From a request's arrival to its certificate.", ("model",)
         )
         self.certify_samples = Histogram(
             "spacte_certify_samples",
             "Noises counted in a certificate, selection and estimation.",
             ("model",),
             buckets=SAMPLES,
-            registry=registry,
+            registry=self.registry,
         )
-        self.certificates = Counter(
-            "spacte_certificates", "Certificates issued.", ("model", "stop_reason"), registry=registry
+        self.certificates = counter("spacte_certificates", "Certificates issued.", ("model", "stop_reason"))
+        self.abstentions = counter("spacte_abstentions", "Certificates that abstain.", ("model",))
+        self.samples_drawn = counter("spacte_samples_drawn", "Noises drawn by the samplers.", ("model",))
+        self.samples_wasted = counter(
+            "spacte_samples_wasted", "Of these, noises that no answer counts.", ("model", "reason")
         )
-        self.abstentions = Counter("spacte_abstentions", "Certificates that abstain.", ("model",), registry=registry)
-        self.samples_drawn = Counter(
-            "spacte_samples_drawn", "Noises drawn by the samplers.", ("model",), registry=registry
+        self.shard_seconds = seconds(
+            "spacte_shard_duration_seconds", "Time a sampler took for one engine job.", ("model",)
         )
-        self.samples_wasted = Counter(
-            "spacte_samples_wasted", "Of these, noises that no answer counts.", ("model", "reason"), registry=registry
-        )
-        self.shard_seconds = Histogram(
-            "spacte_shard_duration_seconds",
-            "Time a sampler took for one engine job.",
-            ("model",),
-            buckets=SECONDS,
-            registry=registry,
-        )
-        self.shard_retries = Counter(
-            "spacte_shard_retries", "Shards that had to be drawn again.", ("reason",), registry=registry
-        )
-        self.jobs = Gauge("spacte_jobs", "Jobs by state.", ("state",), registry=registry)
-        self.job_outcomes = Counter(
-            "spacte_job_images", "Images of jobs by what became of them.", ("outcome",), registry=registry
-        )
-        build = Gauge("spacte_build_info", "1, with the version as a label.", ("version",), registry=registry)
+        self.shard_retries = counter("spacte_shard_retries", "Shards that had to be drawn again.", ("reason",))
+        self.jobs = Gauge("spacte_jobs", "Jobs by state.", ("state",), registry=self.registry)
+        self.job_outcomes = counter("spacte_job_images", "Images of jobs by what became of them.", ("outcome",))
+        build = Gauge("spacte_build_info", "1, with the version as a label.", ("version",), registry=self.registry)
         build.labels(VERSION).set(1)
 
     def watch(self, admission: Admission, pool_status: "Callable[[], PoolStatus]") -> None:
         """Show how many requests wait and run, and how many samplers there are, when the metrics are read."""
-        self.registry.register(_Now(admission, pool_status))
+        self.registry.register(_CurrentState(admission, pool_status))
 
     def answered(self, route: str, method: str, status: int, seconds: float) -> None:
         """Count an HTTP request. `route` is the template, such as `/v1/models/{name}`."""
@@ -126,8 +110,8 @@ def _name(model: str) -> str:
     return model.partition("@")[0]
 
 
-class _Now(Collector):
-    """Gauges that are read when they are asked for."""
+class _CurrentState(Collector):
+    """Gauges that are computed when they are read."""
 
     def __init__(self, admission: Admission, pool_status: "Callable[[], PoolStatus]") -> None:
         self._admission = admission
@@ -139,7 +123,7 @@ class _Now(Collector):
         depth.add_metric(["interactive"], self._admission.waiting)
         yield depth
         running = GaugeMetricFamily("spacte_inflight_images", "Images being worked on.", labels=["class"])
-        running.add_metric(["interactive"], self._admission.running)
+        running.add_metric(["interactive"], self._admission.queue.running)
         yield running
         pool_status = self._pool_status()
         samplers = GaugeMetricFamily("spacte_samplers", "Samplers by state.", labels=["state"])

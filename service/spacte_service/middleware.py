@@ -10,18 +10,21 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from spacte_workers import tracing
 
-from .disconnects import CallerGoneError
+from .disconnects import ClientDisconnectedError
 from .ids import new_id
 from .metrics import Metrics
 from .problems import ProblemError, ProblemResponse, internal
 
 log = structlog.stdlib.get_logger("spacte.http")
 
-CALLER_GONE = 499
-"""Logged as the status of a request whose caller went away before the answer, as nginx does."""
+CLIENT_CLOSED_REQUEST = 499
+"""nginx's status in the log for a client that disconnected before the answer."""
 
 REQUEST_ID = re.compile(r"[A-Za-z0-9._:-]{1,128}")
 """What a caller's `X-Request-ID` may be; anything else is replaced, so that it cannot forge a log line."""
+
+STRICT_TRANSPORT = "max-age=31536000"
+"""A year, as RFC 6797 shows it."""
 
 METHODS = ("GET", "HEAD", "OPTIONS", "POST", "PUT", "PATCH", "DELETE")
 
@@ -65,15 +68,15 @@ class RequestContext:
                 for name, value in SECURITY_HEADERS.items():
                     headers.setdefault(name, value)
                 if scope["scheme"] == "https":
-                    headers.setdefault("Strict-Transport-Security", "max-age=31536000")
+                    headers.setdefault("Strict-Transport-Security", STRICT_TRANSPORT)
             await send(message)
 
         token = tracing.begin(request_id)
         with structlog.contextvars.bound_contextvars(request_id=request_id):
             try:
                 await self.app(scope, receive, send_named)
-            except CallerGoneError:
-                status = CALLER_GONE
+            except ClientDisconnectedError:
+                status = CLIENT_CLOSED_REQUEST
             except Exception:
                 log.exception("request failed", method=scope["method"], path=scope["path"])
                 if status:

@@ -13,7 +13,7 @@ PREFLIGHT = "access-control-request-method"
 """A browser's question whether another origin's page may send a request; sent with `OPTIONS`."""
 
 
-class OriginGuard:
+class OriginCheck:
     """ASGI middleware that refuses requests for other host names, and changes that other origins ask for.
 
     A page whose name is made to point to this machine (DNS rebinding) still sends its own name as `Host`. A

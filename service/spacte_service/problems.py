@@ -1,6 +1,7 @@
 """Every error as an RFC 9457 problem document: one sentence that names the remedy, and a stable code."""
 
 import json
+import math
 from collections.abc import Mapping, Sequence
 from http import HTTPStatus
 from typing import Any
@@ -122,7 +123,7 @@ class ProblemResponse(JSONResponse):
         problem = to_problem(error, request_id)
         headers = dict(error.headers or {})
         if problem.retry_after_s is not None:
-            headers["Retry-After"] = str(max(1, int(-(-problem.retry_after_s // 1))))
+            headers["Retry-After"] = str(max(1, math.ceil(problem.retry_after_s)))
         super().__init__(problem.model_dump(exclude_none=True), problem.status, headers)
 
     def render(self, content: Any) -> bytes:
@@ -144,7 +145,7 @@ def add_problem_handlers(app: FastAPI) -> None:
 
     @app.exception_handler(RequestValidationError)
     async def on_validation_error(request: Request, error: RequestValidationError) -> ProblemResponse:
-        # FastAPI puts the place (body, query, path) first, which is no part of a JSON pointer.
+        # FastAPI puts `body`, `query` or `path` first, which is no part of a JSON pointer.
         errors = [{**each, "loc": each["loc"][1:]} for each in error.errors()]
         return ProblemResponse(validation_failed(errors, error.body), request_id_of(request.scope))
 

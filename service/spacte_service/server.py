@@ -8,27 +8,29 @@ import sys
 import threading
 import time
 from collections.abc import Generator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from types import FrameType
 
 import structlog
 import uvicorn
+from prometheus_client import CollectorRegistry, start_http_server
 
 from spacte_workers import tracing
 from spacte_workers.errors import RuntimeFault
 
 from .gateway import Gateway
-from .metrics_server import MetricsServer
-from .settings import Settings
+from .settings import NetworkSettings, Settings
 
 log = structlog.stdlib.get_logger("spacte.server")
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
-SWITCH_S = 0.0005
-"""Samplers in this process share its interpreter lock: they hold it no longer than this while a request waits."""
 
-LAST_WORDS_S = 2
-"""What is still connected after the drain has so long to take its answer."""
+SWITCH_S = 0.0005
+"""Samplers in this process share its interpreter lock: they hold it no longer than this while a request waits.
+Chosen: a tenth of Python's default."""
+
+CLOSE_AFTER_S = 2
+"""What is still connected after the drain has so long to take its answer. Chosen: an answer is sent in milliseconds."""
 
 
 class TlsError(RuntimeFault):
@@ -43,18 +45,9 @@ class Server(uvicorn.Server):
     After a clean shutdown the process exits with 0, where uvicorn itself would die of the signal it was sent.
     """
 
-    def __init__(
-        self,
-        config: uvicorn.Config,
-        gateway: Gateway,
-        drain_timeout_s: float,
-        url: str,
-        metrics: MetricsServer | None = None,
-    ) -> None:
+    def __init__(self, config: uvicorn.Config, gateway: Gateway, url: str) -> None:
         super().__init__(config)
-        self._metrics = metrics
         self._gateway = gateway
-        self._drain_timeout_s = drain_timeout_s
         self._url = url
         self._drain_until: float | None = None
         self._starting: asyncio.Task[None] | None = None
@@ -73,8 +66,6 @@ class Server(uvicorn.Server):
         if not self._gateway.backend.models():
             folder = str(self._gateway.settings.models)
             log.warning("no model found: give --models the folder that holds the models' folders", models=folder)
-        if self._metrics:
-            await self._metrics.start()
         await super().startup(sockets)
         print(f"Serving on {self._url}", flush=True)
 
@@ -82,8 +73,6 @@ class Server(uvicorn.Server):
         """Close the port and the connections, then let go of the workers."""
         await super().shutdown(sockets)
         await self._gateway.stop()
-        if self._metrics:
-            await self._metrics.stop()
 
     async def on_tick(self, counter: int) -> bool:
         """Leave the main loop once nothing is in flight, or the time for it is up."""
@@ -91,9 +80,9 @@ class Server(uvicorn.Server):
         if self._drain_until is None:
             return leave
         if time.monotonic() >= self._drain_until:
-            self._gateway.abandon()
+            self._gateway.tasks.cancel_all()
             return True
-        return leave or not self._gateway.in_flight
+        return leave or not self._gateway.drain.in_flight
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:  # noqa: ARG002  uvicorn's signature
         """Give up starting, or begin to drain; at the second signal, leave."""
@@ -102,8 +91,8 @@ class Server(uvicorn.Server):
         elif self._drain_until is not None:
             self.should_exit = self.force_exit = True
         else:
-            self._gateway.drain()
-            self._drain_until = time.monotonic() + self._drain_timeout_s
+            self._gateway.drain.begin()
+            self._drain_until = time.monotonic() + self._gateway.settings.drain_timeout_s
 
     @contextmanager
     def capture_signals(self) -> Generator[None, None, None]:
@@ -125,33 +114,56 @@ class Server(uvicorn.Server):
                 signal.signal(sig, self.handle_exit)
 
 
+@contextmanager
+def named_address(host: str, port: int) -> Generator[None]:
+    """Give an error about an address its name, as `filename`."""
+    try:
+        yield
+    except OSError as error:
+        error.filename = f"{host} port {port}"
+        raise
+
+
 def bind(host: str, port: int) -> socket.socket:
     """A bound socket, before anything slow is started.
 
     Raises:
         OSError: the address is taken or not ours; `filename` names it.
     """
+    with named_address(host, port):
+        family, _, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)[0]
+        # asyncio switches Nagle's algorithm off only where the protocol is named; with it answers come 40 ms late.
+        listener = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
+        try:
+            listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            listener.bind(address)
+        except OSError:
+            listener.close()
+            raise
+        return listener
+
+
+@contextmanager
+def metrics_port(registry: CollectorRegistry, host: str, port: int) -> Generator[int]:
+    """Serve the metrics at a port of their own, which the network can keep from callers: there no key is asked for.
+
+    Yields:
+        The port, a free one where 0 is given.
+
+    Raises:
+        OSError: the address is taken or not ours; `filename` names it.
+    """
+    with named_address(host, port):
+        server, thread = start_http_server(port, host, registry)
     try:
-        return _bound(host, port)
-    except OSError as error:
-        error.filename = f"{host} port {port}"
-        raise
+        yield server.server_port
+    finally:
+        server.shutdown()
+        server.server_close()
+        thread.join()
 
 
-def _bound(host: str, port: int) -> socket.socket:
-    family, _, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)[0]
-    # asyncio switches Nagle's algorithm off only where the protocol is named; with it answers come 40 ms late.
-    listener = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
-    try:
-        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        listener.bind(address)
-    except OSError:
-        listener.close()
-        raise
-    return listener
-
-
-def check_tls(settings: Settings) -> None:
+def check_tls(settings: NetworkSettings) -> None:
     """See that certificate and key can be used, before anything slow is started.
 
     Raises:
@@ -169,7 +181,7 @@ def check_tls(settings: Settings) -> None:
         ) from error
 
 
-def _guarded(settings: Settings) -> Settings:
+def _with_loopback_names(settings: Settings) -> Settings:
     """Where neither a key nor the network keeps others out, go by the loopback names only."""
     if settings.allowed_hosts is None and settings.loopback and not settings.has_keys:
         return settings.model_copy(update={"allowed_hosts": f"localhost,127.0.0.1,::1,{settings.host}"})
@@ -188,14 +200,16 @@ def serve(settings: Settings) -> int:
     from .logs import configure_logging
 
     check_tls(settings)
-    listener = bind(settings.host, settings.port)
-    try:
-        apart = None if settings.metrics_port is None else bind(settings.host, settings.metrics_port)
+    with ExitStack() as stack:
+        listener = stack.enter_context(bind(settings.host, settings.port))
         configure_logging(settings)
         tracing.configure("spacte-gateway")
         if settings.in_process:
             sys.setswitchinterval(SWITCH_S)
-        app = create_app(_guarded(settings))
+        app = create_app(_with_loopback_names(settings))
+        gateway: Gateway = app.state.gateway
+        if settings.metrics_port is not None:
+            stack.enter_context(metrics_port(gateway.metrics.registry, settings.host, settings.metrics_port))
         config = uvicorn.Config(
             app,
             lifespan="off",
@@ -203,17 +217,13 @@ def serve(settings: Settings) -> int:
             access_log=False,
             server_header=False,
             ws="none",
-            timeout_graceful_shutdown=LAST_WORDS_S,
+            timeout_graceful_shutdown=CLOSE_AFTER_S,
             ssl_certfile=settings.tls_cert,
             ssl_keyfile=settings.tls_key,
         )
         host = f"[{settings.host}]" if ":" in settings.host else settings.host
         scheme = "https" if settings.tls_cert else "http"
         url = f"{scheme}://{host}:{listener.getsockname()[1]}"
-        gateway = app.state.gateway
-        metrics = MetricsServer(gateway.metrics, apart) if apart else None
-        Server(config, gateway, settings.drain_timeout_s, url, metrics).run(sockets=[listener])
-        log.info("stopped")
-        return 0
-    finally:
-        listener.close()
+        Server(config, gateway, url).run(sockets=[listener])
+    log.info("stopped")
+    return 0

@@ -7,7 +7,10 @@ from typing import Any, cast
 from spacte_client.types import FieldProblem
 
 MAX_ERRORS = 20
-"""Problems listed at most; a body of ten thousand unknown fields does not get ten thousand sentences."""
+"""Problems listed at most. Chosen: a body of ten thousand unknown fields does not get ten thousand sentences."""
+
+NAME_LENGTH = 64
+"""Of a field's name in a sentence. Chosen: longer than every field of the API."""
 
 
 def explain(errors: Sequence[Any], body: object, fields: Sequence[str] = ()) -> list[FieldProblem]:
@@ -65,4 +68,4 @@ def _sentence(error: Mapping[str, Any], name: str, fields: Sequence[str]) -> str
 
 
 def _shortened(name: str) -> str:
-    return name if len(name) <= 64 else name[:61] + "..."
+    return name if len(name) <= NAME_LENGTH else f"{name[: NAME_LENGTH - 3]}..."

@@ -28,11 +28,11 @@ CODES: dict[type[RuntimeFault], ProblemCode] = {
 }
 
 RETRY_AFTER_S: dict[ProblemCode, float] = {"no_workers": 5.0, "model_loading": 2.0}
-"""A sampler is back in a second or two, a node in about ten."""
+"""Chosen: a sampler is started anew in a second or two, a node in about ten, and a small model is loaded in two."""
 
 
 @contextmanager
-def faults_as_problems(image: str = "/image") -> Generator[None]:
+def worker_errors_as_problems(image: str = "/image") -> Generator[None]:
     """Raise the workers' errors as problems; `image` points to the image that was worked on."""
     try:
         yield

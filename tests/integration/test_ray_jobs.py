@@ -20,7 +20,7 @@ class Recorder:
     async def submit(self, submission_id: str, entrypoint: str) -> None:
         self.entrypoints[submission_id] = entrypoint
 
-    async def look(self, submission_id: str) -> tuple[str, str] | None:
+    async def status(self, submission_id: str) -> tuple[str, str] | None:
         return ("RUNNING", "") if submission_id in self.entrypoints else None
 
 

@@ -1,4 +1,4 @@
-"""The options of `spacte serve`: the settings, one for one, each with its environment variable; and what it runs."""
+"""The options of `spacte serve`: one for each setting, with its environment variable; and what it runs."""
 
 import inspect
 import types
@@ -16,7 +16,6 @@ options_app = typer.Typer(add_completion=False, rich_markup_mode=None)
 def option_of(name: str) -> inspect.Parameter:
     """The command-line option of one setting; None where it is left out, so that the default counts."""
     field = Settings.model_fields[name]
-    extra = typing.cast("dict[str, Any]", field.json_schema_extra or {})
     kind = field.annotation
     flag = "--" + name.replace("_", "-")
     default = None if kind is bool or field.default is None else str(field.default)
@@ -24,7 +23,6 @@ def option_of(name: str) -> inspect.Parameter:
         f"{flag}/--no-{flag[2:]}" if kind is bool else flag,
         help=field.description,
         envvar=f"SPACTE_{name.upper()}",
-        rich_help_panel=extra.get("panel"),
         show_default=default or False,
     )
     optional = kind if isinstance(kind, types.UnionType) else typing.Optional[kind]  # noqa: UP045  built at run time

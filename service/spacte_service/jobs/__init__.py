@@ -1,1 +1,1 @@
-"""Batch jobs: written down in the store, run by drivers on the cluster, brought together by a reconciler."""
+"""Batch jobs: written to the store, run by drivers on the cluster, and followed by a reconciler."""

@@ -1,4 +1,4 @@
-"""The images of a job as pictures to look at: read again from its input, in the shape that the model saw."""
+"""The images of a job to look at: read again from its input, in the shape that the model saw."""
 
 import io
 import threading
@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from spacte_service.problems import ProblemError
 
-from .storage import spec_of
+from .data_folder import spec_of
 
 if TYPE_CHECKING:
     from spacte_service.store.schema import JobRow
@@ -17,23 +17,23 @@ if TYPE_CHECKING:
     from spacte_workers.shards import Image
 
 INPUTS_KEPT = 4
-"""Inputs that stay open: a page of thumbnails asks one job for many images, and several pages may be open."""
+"""Inputs that stay open. Chosen: a page of thumbnails asks one job for many images, and a few pages may be open."""
 
 
 @dataclass(frozen=True, slots=True)
-class Opened:
+class OpenInput:
     """A job's input, and the shape (C, H, W) in which its model takes images."""
 
     source: "Source"
     input_shape: tuple[int, int, int]
 
 
-class Pictures:
+class JobImages:
     """Images of jobs as PNG files. Its methods block and may be called from several threads."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        self._inputs: OrderedDict[str, Opened] = OrderedDict()
+        self._inputs: OrderedDict[str, OpenInput] = OrderedDict()
 
     def png(self, row: "JobRow", index: int) -> bytes:
         """Image `index` of a job's input, as a PNG of the size that the model takes.
@@ -47,7 +47,7 @@ class Pictures:
 
         try:
             with self._lock:
-                opened = self._opened(row)
+                opened = self._open(row)
                 if index not in opened.source.indices:
                     raise ProblemError("not_found", f"{row.id} has no image {index}; see its results.")
                 found = opened.source.read(index)
@@ -63,14 +63,14 @@ class Pictures:
             while self._inputs:
                 self._inputs.popitem()[1].source.close()
 
-    def _opened(self, row: "JobRow") -> Opened:
+    def _open(self, row: "JobRow") -> OpenInput:
         from spacte_core.checkpoint import read_config
         from spacte_workers.batch.inputs import open_source
 
         if row.id not in self._inputs:
             channels, height, width = read_config(Path(row.checkpoint))[0].model.input_shape
             shape = (channels, height, width)
-            self._inputs[row.id] = Opened(open_source(spec_of(row).input, shape), shape)
+            self._inputs[row.id] = OpenInput(open_source(spec_of(row).input, shape), shape)
         self._inputs.move_to_end(row.id)
         while len(self._inputs) > INPUTS_KEPT:
             self._inputs.popitem(last=False)[1].source.close()

@@ -1,23 +1,22 @@
-"""From the input that a caller names to what the driver opens: resolved, looked into, and counted."""
+"""From the input that a caller names to what the driver opens: resolved, opened once, and counted."""
 
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from spacte_client.types import DatasetInput, FileInput, JobInput, Model
-from spacte_service.files.uploads import Uploads, missing
 from spacte_service.problems import field_error
-from spacte_service.settings import Settings
+from spacte_service.settings import JobSettings
+from spacte_service.uploads import Uploads
 
 from .remote_inputs import fetch_input
 
 if TYPE_CHECKING:
-    from spacte_service.store import Store
     from spacte_workers.batch.inputs import InputSpec
 
 
 @dataclass(frozen=True, slots=True)
-class Counted:
+class CountedInput:
     """An input that can be certified.
 
     Attributes:
@@ -31,12 +30,10 @@ class Counted:
     file_id: str | None
 
 
-def look_into(
-    source: JobInput, model: Model, settings: Settings, store: "Store", uploads: Uploads, fetched: Path
-) -> Counted:
+def count_input(source: JobInput, model: Model, settings: JobSettings, uploads: Uploads, fetched: Path) -> CountedInput:
     """Resolve an input, open it for the model, and count its images. It reads files: call it in a thread.
 
-    What lies on another machine is copied into the folder `fetched` first.
+    What is on another machine is copied into the folder `fetched` first.
 
     Raises:
         ProblemError: 404, no such file; 422, not allowed, damaged, empty, or not for this model.
@@ -44,51 +41,42 @@ def look_into(
     from spacte_workers.batch.inputs import InputError, open_source
 
     try:
-        spec = _resolve(source, settings, store, uploads, fetched)
+        spec = _resolve(source, settings, uploads, fetched)
         opened = open_source(spec, model.input_shape)
     except InputError as error:
         raise field_error("/input", str(error)) from None
     total = len(opened.indices)
     opened.close()
-    return Counted(spec, total, source.file_id if isinstance(source, FileInput) else None)
+    return CountedInput(spec, total, source.file_id if isinstance(source, FileInput) else None)
 
 
-def _resolve(source: JobInput, settings: Settings, store: "Store", uploads: Uploads, fetched: Path) -> "InputSpec":
+def _resolve(source: JobInput, settings: JobSettings, uploads: Uploads, fetched: Path) -> "InputSpec":
     from spacte_workers.batch.inputs import InputError, InputSpec, resolve_uri, scheme_of
 
     if isinstance(source, FileInput):
-        row = store.files.get(source.file_id)
-        if row is None:
-            raise missing(source.file_id)
-        return InputSpec("file", str(uploads.path(row.sha256)))
+        return InputSpec("file", str(uploads.path(uploads.row(source.file_id).sha256)))
     if isinstance(source, DatasetInput):
         return _dataset(source, settings)
-    scheme, elsewhere = scheme_of(source.uri) or "file", settings.remote_roots
-    allowed = {scheme_of(root) for root in elsewhere}
+    scheme, remote = scheme_of(source.uri) or "file", settings.remote_roots
+    allowed = {scheme_of(root) for root in remote}
     if settings.roots:
         allowed.add("file")
     if allowed and scheme not in allowed:
         there = ", ".join(f"{name}:" for name in sorted(allowed))
         raise InputError(f"URIs of scheme {scheme[:20]!r} are not read here: use {there} or upload the file.")
     if scheme != "file" and scheme in allowed:
-        return InputSpec("file", str(fetch_input(source.uri, elsewhere, fetched, settings.max_upload_bytes)))
+        return InputSpec("file", str(fetch_input(source.uri, remote, fetched, settings.max_upload_bytes)))
     path = resolve_uri(source.uri, settings.roots)
     return InputSpec("file", str(path), roots=tuple(str(root) for root in settings.roots))
 
 
-def _dataset(source: DatasetInput, settings: Settings) -> "InputSpec":
+def _dataset(source: DatasetInput, settings: JobSettings) -> "InputSpec":
     from spacte_workers.batch.inputs import InputSpec
 
     known = settings.dataset_sources
     if source.name not in known:
-        there = ", ".join(sorted(known))
-        sentence = f"There is no data set {source.name[:64]!r} here; choose one of {there}."
+        sentence = f"There is no data set {source.name[:64]!r} here; choose one of {', '.join(sorted(known))}."
         raise field_error("/input/name", sentence)
-    return InputSpec(
-        "dataset",
-        known[source.name],
-        split=source.split,
-        stride=source.stride,
-        limit=source.limit,
-        data_root=str(settings.data_dir.resolve() / "datasets"),
-    )
+    root = str(settings.data_dir.resolve() / "datasets")
+    options = source.model_dump(include={"split", "stride", "limit"})
+    return InputSpec("dataset", known[source.name], data_root=root, **options)

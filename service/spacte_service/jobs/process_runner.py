@@ -6,17 +6,17 @@ import subprocess
 from collections.abc import Sequence
 from pathlib import Path
 
-from .runner import Seen, Stage
+from .runner import DriverStatus, Stage
 
-PATIENCE_S = 10.0
-"""From SIGTERM to SIGKILL."""
+KILL_AFTER_S = 10.0
+"""From SIGTERM to SIGKILL, as Docker does by default."""
 
 
 class ProcessRunner:
     """Child processes by submission id.
 
     Args:
-        logs: folder for what the drivers say.
+        logs: folder for what the drivers print.
     """
 
     def __init__(self, logs: Path) -> None:
@@ -34,17 +34,17 @@ class ProcessRunner:
                 [*command, "--with-parent"], stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True
             )
 
-    async def look(self, submission_id: str) -> Seen | None:
+    async def status(self, submission_id: str) -> DriverStatus | None:
         """What has become of a child of this process."""
         child = self._children.get(submission_id)
         if child is None:
             return None
         code = child.poll()
         if code is None:
-            return Seen("running")
+            return DriverStatus("running")
         stage: Stage = "stopped" if submission_id in self._stopped else "failed" if code else "succeeded"
         message = f"exit code {code}" if code >= 0 else f"killed by {signal.Signals(-code).name}"
-        return Seen(stage, message)
+        return DriverStatus(stage, message)
 
     async def stop(self, submission_id: str) -> None:
         """End a child."""
@@ -54,7 +54,7 @@ class ProcessRunner:
         self._stopped.add(submission_id)
         child.terminate()
         try:
-            await asyncio.to_thread(child.wait, PATIENCE_S)
+            await asyncio.to_thread(child.wait, KILL_AFTER_S)
         except subprocess.TimeoutExpired:
             child.kill()
             await asyncio.to_thread(child.wait)

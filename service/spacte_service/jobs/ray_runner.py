@@ -14,7 +14,7 @@ from functools import partial
 from importlib import import_module
 from typing import Any, TypeVar
 
-from .runner import Seen, Stage, UnreachableError
+from .runner import DriverStatus, Stage, UnreachableError
 
 STAGES: dict[str, Stage] = {
     "PENDING": "waiting",
@@ -23,16 +23,19 @@ STAGES: dict[str, Stage] = {
     "FAILED": "failed",
     "STOPPED": "stopped",
 }
+"""From Ray's `JobStatus`."""
 
 T = TypeVar("T")
 
 ANSWER_S = 20.0
-"""A cluster that has not answered by then is unreachable."""
+"""A cluster that has not answered by then is unreachable. Chosen: twice `REQUEST_S`, for a connection and a request."""
 
 REQUEST_S = 10.0
-"""A request to the job API that has been silent for so long is given up, and its thread is free again."""
+"""A request to the job API that has been silent for so long is given up, and its thread is free again. Chosen: the API
+answers in milliseconds."""
 
 THREADS = 2
+"""Chosen: one request at a time, and one that a frozen cluster holds."""
 
 
 class RayJobsRunner:
@@ -50,41 +53,38 @@ class RayJobsRunner:
         """
         import ray
 
-        if await self.look(submission_id) is None:
+        if await self.status(submission_id) is None:
             context: Any = ray.get_runtime_context()
-            told = ["env", f"RAY_ADDRESS={context.gcs_address}"]
-            await self._ask("submit", submission_id, shlex.join([*told, *command]))
+            entrypoint = shlex.join(["env", f"RAY_ADDRESS={context.gcs_address}", *command])
+            await self._ask(lambda jobs: jobs.submit(submission_id, entrypoint))
 
-    async def look(self, submission_id: str) -> Seen | None:
+    async def status(self, submission_id: str) -> DriverStatus | None:
         """What the cluster's job table says."""
-        found = await self._ask("look", submission_id)
-        if found is None:
-            return None
-        status, message = found
-        return Seen(STAGES[status], message)
+        found = await self._ask(lambda jobs: jobs.status(submission_id))
+        return found and DriverStatus(STAGES[found[0]], found[1])
 
     async def stop(self, submission_id: str) -> None:
         """SIGTERM, then SIGKILL three seconds later (`RAY_JOB_STOP_WAIT_TIME_S`)."""
-        seen = await self.look(submission_id)
-        if seen is not None and not seen.ended:
-            await self._ask("stop", submission_id)
+        status = await self.status(submission_id)
+        if status is not None and not status.ended:
+            await self._ask(lambda jobs: jobs.stop(submission_id))
 
     async def close(self) -> None:
         """Drivers run on."""
-        await self._let_go()
+        await self._disconnect()
         self._threads.shutdown(wait=False, cancel_futures=True)
 
-    async def _ask(self, verb: str, *arguments: str) -> Any:
+    async def _ask(self, call: "Callable[[_OverHttp | _InProcess], Coroutine[Any, Any, T]]") -> T:
         try:
             async with asyncio.timeout(ANSWER_S):
                 if self._jobs is None:
                     self._jobs = await _connect(self._threads)
-                return await getattr(self._jobs, verb)(*arguments)
+                return await call(self._jobs)
         except (OSError, RuntimeError, TimeoutError, ValueError) as error:
-            await self._let_go()  # the cluster may come back at another address
+            await self._disconnect()  # the cluster may come back at another address
             raise UnreachableError(str(error).strip() or type(error).__name__) from error
 
-    async def _let_go(self) -> None:
+    async def _disconnect(self) -> None:
         jobs, self._jobs = self._jobs, None
         if jobs is not None:
             await jobs.close()
@@ -110,6 +110,11 @@ def _part_of_ray(name: str) -> Any:
     return import_module(f"ray.{name}")
 
 
+def _status_of(info: Any) -> tuple[str, str] | None:
+    """Status and message of Ray's `JobInfo` or `JobDetails`."""
+    return info and (str(info.status.value), info.message or "")
+
+
 def _client(url: str) -> Any:
     """Ray's client, but its requests end: Ray waits for their answers without a limit."""
     from ray.job_submission import JobSubmissionClient
@@ -133,14 +138,13 @@ class _OverHttp:
         submit = partial(self._client.submit_job, entrypoint=entrypoint, submission_id=submission_id)
         await _in_thread(self._threads, submit)
 
-    async def look(self, submission_id: str) -> tuple[str, str] | None:
+    async def status(self, submission_id: str) -> tuple[str, str] | None:
         try:
-            job = await _in_thread(self._threads, self._client.get_job_info, submission_id)
+            return _status_of(await _in_thread(self._threads, self._client.get_job_info, submission_id))
         except RuntimeError as error:
             if "status code 404" in str(error):
                 return None
             raise
-        return str(job.status.value), job.message or ""
 
     async def stop(self, submission_id: str) -> None:
         await _in_thread(self._threads, self._client.stop_job, submission_id)
@@ -150,7 +154,7 @@ class _OverHttp:
 
 
 class _InProcess:
-    """What the job API calls behind its HTTP door; its background tasks live on this event loop."""
+    """What the job API calls behind HTTP; its background tasks live on this event loop."""
 
     def __init__(self, node: Any, threads: ThreadPoolExecutor) -> None:
         self._threads = threads
@@ -158,35 +162,34 @@ class _InProcess:
         logging.getLogger(module.__name__).setLevel(logging.WARNING)
         gcs = _part_of_ray("_raylet").GcsClient(address=node.gcs_address)
         self._manager: Any = module.JobManager(gcs, node.get_logs_dir_path())
-        self._watches: set[asyncio.Task[Any] | None] = set()
+        self._monitors: set[asyncio.Task[Any] | None] = set()
         self._manager._monitor_job = self._kept(self._manager._monitor_job)  # noqa: SLF001
 
-    def _kept(self, watch: Callable[..., Coroutine[Any, Any, None]]) -> Callable[..., Coroutine[Any, Any, None]]:
-        """Ray's watch over a driver, so that it can be ended: it would start another Ray after ours has ended."""
+    def _kept(self, monitor: Callable[..., Coroutine[Any, Any, None]]) -> Callable[..., Coroutine[Any, Any, None]]:
+        """Ray's monitor of a driver, so that it can be ended: it would start another Ray after ours has ended."""
 
         async def kept(*arguments: Any, **options: Any) -> None:
             task = asyncio.current_task()
-            self._watches.add(task)
+            self._monitors.add(task)
             try:
-                await watch(*arguments, **options)
+                await monitor(*arguments, **options)
             finally:
-                self._watches.discard(task)
+                self._monitors.discard(task)
 
         return kept
 
     async def submit(self, submission_id: str, entrypoint: str) -> None:
         await self._manager.submit_job(entrypoint=entrypoint, submission_id=submission_id)
 
-    async def look(self, submission_id: str) -> tuple[str, str] | None:
-        info = await self._manager.get_job_info(submission_id)
-        return None if info is None else (str(info.status.value), info.message or "")
+    async def status(self, submission_id: str) -> tuple[str, str] | None:
+        return _status_of(await self._manager.get_job_info(submission_id))
 
     async def stop(self, submission_id: str) -> None:
         await _in_thread(self._threads, self._manager.stop_job, submission_id)
 
     async def close(self) -> None:
         """End what runs on this event loop; the drivers and their supervisors run on."""
-        watches = [task for task in self._watches if task is not None]
-        for task in watches:
+        monitors = [task for task in self._monitors if task is not None]
+        for task in monitors:
             task.cancel()
-        await asyncio.gather(*watches, return_exceptions=True)
+        await asyncio.gather(*monitors, return_exceptions=True)

@@ -1,8 +1,8 @@
-"""A job's results, events and summary as they are read: from a cursor, and followed to the end."""
+"""Reads a job's results, events and summary: from a cursor on, and followed to the end."""
 
 import asyncio
 import json
-from collections.abc import AsyncGenerator, Callable, Iterator
+from collections.abc import AsyncGenerator, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -10,31 +10,37 @@ from anyio import to_thread
 from fastapi.sse import ServerSentEvent
 
 from spacte_client.types import TERMINAL_STATES, JobSummary
+from spacte_service.drain import Drain
 from spacte_service.problems import field_error
 
-from .storage import Workplace
+from .data_folder import DataFolder
 
 if TYPE_CHECKING:
     from spacte_service.store import Store
 
-PIECE = 1 << 20
+PIECE_BYTES = 1 << 20
+"""Lines sent at a time. Chosen: a thousand records."""
+
 POLL_S = 0.5
+"""How often a job that is followed is looked at. Chosen: a driver writes progress about once a second."""
+
 SUMMARIES_KEPT = 64
+"""Chosen: more jobs than a page of jobs shows."""
 
 
-class Reader:
+class JobReader:
     """What is read of jobs.
 
     Args:
         store: says when a job is at its end, and has the events.
-        workplace: has the results.
-        closing: whether the gateway is shutting down, which ends what is followed.
+        folder: has the results.
+        drain: a shutdown ends what is followed.
     """
 
-    def __init__(self, store: "Store", workplace: Workplace, closing: Callable[[], bool]) -> None:
+    def __init__(self, store: "Store", folder: DataFolder, drain: Drain) -> None:
         self._store = store
-        self._workplace = workplace
-        self._closing = closing
+        self._folder = folder
+        self._drain = drain
         self._summaries: dict[tuple[str, int], JobSummary] = {}
 
     def start_of(self, job_id: str, after: int | None) -> int:
@@ -45,7 +51,7 @@ class Reader:
         """
         if after is None:
             return 0
-        path = self._workplace.folder(job_id).results_file
+        path = self._folder.job(job_id).results_file
         if path.exists():
             with path.open("rb") as file:
                 for line in file:
@@ -58,13 +64,13 @@ class Reader:
 
         Records come in the order in which the images were finished.
         """
-        path = self._workplace.folder(job_id).results_file
+        path = self._folder.job(job_id).results_file
         while True:
             ended = not follow or await to_thread.run_sync(self._is_over, job_id)
             while lines := await to_thread.run_sync(_whole_lines, path, start):
                 start += len(lines)
                 yield lines
-            if ended or self._closing():
+            if ended or self._drain.begun:
                 return
             await asyncio.sleep(POLL_S)
 
@@ -75,7 +81,7 @@ class Reader:
             for row in await to_thread.run_sync(self._store.jobs.events, job_id, after):
                 after = row.seq
                 yield ServerSentEvent(event=row.event, id=str(row.seq), data=row.data)
-            if over or self._closing():
+            if over or self._drain.begun:
                 return
             await asyncio.sleep(POLL_S)
 
@@ -84,14 +90,14 @@ class Reader:
         from spacte_workers.batch.results import read_results
         from spacte_workers.batch.summary import tsv_lines
 
-        return tsv_lines(read_results(self._workplace.folder(job_id).results_file))
+        return tsv_lines(read_results(self._folder.job(job_id).results_file))
 
     def summary(self, job_id: str) -> JobSummary:
         """What the finished images show together, now. It blocks."""
         from spacte_workers.batch.results import read_results
         from spacte_workers.batch.summary import summarize
 
-        path = self._workplace.folder(job_id).results_file
+        path = self._folder.job(job_id).results_file
         key = (job_id, path.stat().st_size if path.exists() else 0)
         if key not in self._summaries:
             while len(self._summaries) >= SUMMARIES_KEPT:
@@ -109,9 +115,9 @@ def _whole_lines(path: Path, start: int) -> bytes:
     try:
         with path.open("rb") as file:
             file.seek(start)
-            piece = file.read(PIECE)
+            piece = file.read(PIECE_BYTES)
             while piece and b"\n" not in piece:  # a line longer than a piece
-                more = file.read(PIECE)
+                more = file.read(PIECE_BYTES)
                 if not more:
                     return b""
                 piece += more

@@ -1,18 +1,15 @@
-"""Inputs that lie elsewhere, copied into the data folder: the same bytes once, until no job has them any more."""
+"""Inputs of jobs that are on another machine, copied into the data folder under the SHA-256 of their bytes."""
 
-import hashlib
-import os
-import tempfile
-import time
 from collections.abc import Collection, Sequence
 from pathlib import Path
 
-FRESH_S = 3600.0
-"""A copy is made before its job is written down, so that one which was asked for just now is not given up."""
+from spacte_service.content_files import keep, received
+
+from .data_folder import unused
 
 
 def fetch_input(uri: str, roots: Sequence[str], folder: Path, most_bytes: int) -> Path:
-    """Copy what a URI names into `folder`, under the SHA-256 of its bytes.
+    """Copy what a URI names into `folder`.
 
     Args:
         uri: of a scheme that fsspec has a driver for.
@@ -25,36 +22,15 @@ def fetch_input(uri: str, roots: Sequence[str], folder: Path, most_bytes: int) -
     """
     from spacte_workers.batch.inputs import pieces
 
-    digest = hashlib.sha256()
-    folder.mkdir(parents=True, exist_ok=True)
-    with tempfile.NamedTemporaryFile(dir=folder, prefix="incoming-") as file:
-        for piece in pieces(uri, roots, most_bytes):
-            digest.update(piece)
-            file.write(piece)
-        file.flush()
-        os.fsync(file.fileno())
-        place = folder / digest.hexdigest()
-        try:
-            os.link(file.name, place)
-        except FileExistsError:
-            os.utime(place)
-    return place
+    with received(pieces(uri, roots, most_bytes), folder) as file:
+        path = folder / file.sha256
+        keep(file, path)
+    return path
 
 
-def give_up_inputs(folder: Path, used: Collection[str]) -> list[str]:
-    """Delete the copies that no job needs any more.
-
-    Args:
-        folder: of all such copies.
-        used: locations of the inputs that jobs have.
-
-    Returns:
-        The paths of those deleted.
-    """
-    if not folder.is_dir():
-        return []
-    old = time.time() - FRESH_S
-    idle = [place for place in folder.iterdir() if str(place) not in used and place.stat().st_mtime < old]
-    for place in idle:
-        place.unlink(missing_ok=True)
-    return [str(place) for place in idle]
+def delete_unused_inputs(folder: Path, used: Collection[str]) -> list[str]:
+    """Delete the copies in `folder` whose paths are not `used`; the paths of those deleted."""
+    old = unused(folder.iterdir() if folder.is_dir() else (), used)
+    for path in old:
+        path.unlink(missing_ok=True)
+    return [str(path) for path in old]

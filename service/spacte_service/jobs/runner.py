@@ -1,4 +1,4 @@
-"""Who runs the drivers of jobs: what the reconciler asks of Ray Jobs, or of this machine without Ray."""
+"""What runs the drivers of jobs, as the reconciler sees it: Ray Jobs, or processes of this machine."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -14,7 +14,7 @@ class UnreachableError(Exception):
 
 
 @dataclass(frozen=True, slots=True)
-class Seen:
+class DriverStatus:
     """What a runner says of a driver.
 
     Attributes:
@@ -42,7 +42,7 @@ class Runner(Protocol):
         """
         ...
 
-    async def look(self, submission_id: str) -> Seen | None:
+    async def status(self, submission_id: str) -> DriverStatus | None:
         """What has become of a driver; None where the runner has never heard of it.
 
         Raises:

@@ -1,10 +1,10 @@
-"""What the API can do with jobs: create, look, cancel, resume, delete. The reconciler does the rest."""
+"""What the API can do with jobs: create, get, cancel, resume, delete. The reconciler does the rest."""
 
 import hashlib
 import secrets
 import shutil
 from datetime import UTC, datetime
-from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from spacte_client.types import (
@@ -18,14 +18,17 @@ from spacte_client.types import (
     Model,
 )
 from spacte_service.backend import Backend
-from spacte_service.files import Uploads
+from spacte_service.idempotency import in_progress, mismatch
 from spacte_service.ids import new_id
 from spacte_service.problems import ProblemError, field_error
-from spacte_service.settings import Settings
+from spacte_service.settings import JobSettings
+from spacte_service.uploads import Uploads
+from spacte_service.worker_errors import RETRY_AFTER_S
+from spacte_workers.errors import BadParameterError, check_consensus
 
 from .checkpoints import keep_checkpoint
-from .inputs import Counted, look_into
-from .storage import Workplace
+from .data_folder import DataFolder, spec_of
+from .inputs import CountedInput, count_input
 from .wire import job_of
 
 if TYPE_CHECKING:
@@ -38,21 +41,29 @@ class JobService:
     """Jobs of one store. Everything here blocks: call it in threads.
 
     Args:
-        settings: the gateway's.
+        settings: what jobs may read.
+        models: the models folder.
         backend: knows the models.
-        store: where jobs are written down.
+        store: has the jobs' rows.
         uploads: the uploaded files.
-        workplace: the data folder.
+        folder: the data folder.
     """
 
     def __init__(
-        self, settings: Settings, backend: Backend, store: "Store", uploads: Uploads, workplace: Workplace
+        self,
+        settings: JobSettings,
+        models: Path,
+        backend: Backend,
+        store: "Store",
+        uploads: Uploads,
+        folder: DataFolder,
     ) -> None:
         self._settings = settings
+        self._models = models
         self._backend = backend
         self._store = store
         self._uploads = uploads
-        self._workplace = workplace
+        self._folder = folder
 
     def create(self, request: JobRequest, caller: str, key: str | None) -> tuple[Job, bool]:
         """A new job, or the one that an earlier request with the same key made.
@@ -86,7 +97,7 @@ class JobService:
         """
         row = self._store.jobs.get(job_id)
         if row is None:
-            raise missing(job_id)
+            raise _missing(job_id)
         return row
 
     def page(self, limit: int, after: str | None, state: JobState | None) -> JobList:
@@ -100,7 +111,7 @@ class JobService:
         try:
             rows, more = self._store.jobs.page(limit, after, state)
         except CursorError:
-            raise missing(after or "") from None
+            raise _missing(after or "") from None
         data = [job_of(row) for row in rows]
         first, last = (data[0].id, data[-1].id) if data else (None, None)
         return JobList(data=data, has_more=more, first_id=first, last_id=last)
@@ -115,7 +126,7 @@ class JobService:
             row = self.get(job_id)
             if row.state in TERMINAL_STATES:
                 raise ProblemError("job_state", f"{job_id} has {row.state}; there is nothing to cancel.")
-            folder = self._workplace.folder(job_id)
+            folder = self._folder.job(job_id)
             if folder.path.exists():
                 folder.cancel_file.touch()
             if row.state == "cancelling":
@@ -149,7 +160,7 @@ class JobService:
         if not self._store.jobs.remove(job_id):
             row = self.get(job_id)
             raise ProblemError("job_state", f"{job_id} is {row.state}; cancel it first.")
-        shutil.rmtree(self._workplace.folder(job_id).path, ignore_errors=True)
+        shutil.rmtree(self._folder.job(job_id).path, ignore_errors=True)
 
     def _claim(self, request: JobRequest, caller: str, key: str) -> "Claim | dict[str, Any]":
         from spacte_service.store.idempotency import InProgressError, MismatchError
@@ -158,11 +169,9 @@ class JobService:
         try:
             return self._store.idempotency.claim(caller, key, digest)
         except InProgressError:
-            sentence = "The first request with this Idempotency-Key is still running; try again in a moment."
-            raise ProblemError("idempotency_in_progress", sentence, retry_after_s=1.0) from None
+            raise in_progress() from None
         except MismatchError:
-            sentence = "This Idempotency-Key was used with another request; take a new key for a new request."
-            raise ProblemError("idempotency_mismatch", sentence) from None
+            raise mismatch() from None
 
     def _create(self, request: JobRequest, claim: "Claim | None") -> Job:
         from spacte_service.store.idempotency import InProgressError
@@ -170,18 +179,16 @@ class JobService:
 
         model = self._model(request.model)
         _check_params(request.params, model)
-        counted = look_into(request.input, model, self._settings, self._store, self._uploads, self._workplace.fetched)
-        place = self._workplace.checkpoint(model.name, model.version)
-        keep_checkpoint(self._settings.models, model.name, model.version, place)
-        row = _row(request, model, counted, str(place))
-        add = partial(self._store.jobs.add, row, claim, job_of(row).model_dump(mode="json"))
+        counted = count_input(request.input, model, self._settings, self._uploads, self._folder.fetched)
+        checkpoint = self._folder.checkpoint(model.name, model.version)
+        keep_checkpoint(self._models, model.name, model.version, checkpoint)
+        row = _row(request, model, counted, str(checkpoint))
         try:
-            add()
+            self._store.jobs.add(row, claim, job_of(row).model_dump(mode="json"))
         except FileGoneError:
             raise field_error("/input/file_id", "The file was deleted just now; upload it again.") from None
         except InProgressError:
-            sentence = "Another request with this Idempotency-Key has taken over; try again in a moment."
-            raise ProblemError("idempotency_in_progress", sentence, retry_after_s=1.0) from None
+            raise in_progress("Another request with this Idempotency-Key has taken over") from None
         return job_of(row)
 
     def _model(self, name: str | None) -> Model:
@@ -191,50 +198,46 @@ class JobService:
             ProblemError: 404; 503, it is loading.
         """
         models = self._backend.models()
-        ready = [model for model in models if model.state == "ready"]
+        ready = {model.name: model for model in models if model.state == "ready"}
+        loading = [model.name for model in models if model.state == "loading"]
+        there = ", ".join(ready) or "none"
         if name is None:
-            if not ready and any(model.state == "loading" for model in models):
-                sentence = "The models are still loading; try again in a moment."
-                raise ProblemError("model_loading", sentence, retry_after_s=2.0)
+            if not ready and loading:
+                raise _loading("The models are")
             if len(ready) != 1:
-                there = ", ".join(model.name for model in ready) or "none"
                 raise ProblemError("model_not_found", f"Name the model; those served are: {there}.")
-            return ready[0]
-        for model in models:
-            if model.name == name:
-                if model.state == "ready":
-                    return model
-                if model.state == "loading":
-                    sentence = f"Model {name} is still loading; try again in a moment."
-                    raise ProblemError("model_loading", sentence, retry_after_s=2.0)
-        there = ", ".join(model.name for model in ready) or "none"
-        raise ProblemError("model_not_found", f"No model {name[:64]!r} is served; choose one of: {there}.")
+            return next(iter(ready.values()))
+        if name in loading:
+            raise _loading(f"Model {name} is")
+        if name not in ready:
+            raise ProblemError("model_not_found", f"No model {name[:64]!r} is served; choose one of: {there}.")
+        return ready[name]
 
     def _check_input(self, row: "JobRow") -> None:
         """See that a job's input is still what it was, before it is queued again."""
         from spacte_workers.batch.inputs import InputError, open_source
 
-        from .storage import spec_of
-
-        models = {model.name: model for model in self._backend.models()}
-        shape = models[row.model].input_shape if row.model in models else None
-        if shape is None:
-            return  # the driver has the job's own checkpoint, and says what is wrong
-        try:
-            open_source(spec_of(row).input, shape).close()
-        except InputError as error:
-            raise ProblemError("job_state", f"{row.id} cannot go on: {error}") from None
-
-
-def missing(job_id: str) -> ProblemError:
-    """The 404 of a job."""
-    return ProblemError("job_not_found", f"There is no job {job_id[:64]!r}; list them with GET /v1/jobs.")
+        for model in self._backend.models():
+            if model.name == row.model:  # else the driver, which has the job's own checkpoint, says what is wrong
+                try:
+                    open_source(spec_of(row).input, model.input_shape).close()
+                except InputError as error:
+                    raise ProblemError("job_state", f"{row.id} cannot go on: {error}") from None
 
 
 def next_attempt(row: "JobRow") -> dict[str, Any]:
     """The columns of a job's next driver."""
     attempt = row.attempt + 1
     return {"attempt": attempt, "submission_id": f"{row.id}-{attempt}", "claimed_at": None}
+
+
+def _missing(job_id: str) -> ProblemError:
+    return ProblemError("job_not_found", f"There is no job {job_id[:64]!r}; list them with GET /v1/jobs.")
+
+
+def _loading(what: str) -> ProblemError:
+    sentence = f"{what} still loading; try again in a moment."
+    return ProblemError("model_loading", sentence, retry_after_s=RETRY_AFTER_S["model_loading"])
 
 
 def _check_params(params: CertifyParams, model: Model) -> None:
@@ -245,12 +248,13 @@ def _check_params(params: CertifyParams, model: Model) -> None:
         served = ", ".join(f"{sigma:g}" for sigma in model.sigmas)
         sentence = f"Model {model.name} is served at sigma {served} only; ask for that, or leave it out."
         raise field_error("/params/sigma", sentence)
-    if params.k_consensus is not None and params.k_consensus > model.heads:
-        sentence = f"Model {model.name} has {model.heads} heads; ask for a k_consensus of at most that."
-        raise field_error("/params/k_consensus", sentence)
+    try:
+        check_consensus(params.k_consensus, model.heads, f"Model {model.name}")
+    except BadParameterError as error:
+        raise field_error("/params/k_consensus", str(error)) from None
 
 
-def _row(request: JobRequest, model: Model, counted: Counted, checkpoint: str) -> "JobRow":
+def _row(request: JobRequest, model: Model, counted: CountedInput, checkpoint: str) -> "JobRow":
     from spacte_service.store.schema import JobRow
 
     job_id = new_id("job")

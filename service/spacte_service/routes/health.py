@@ -4,7 +4,7 @@ from fastapi import APIRouter
 from fastapi.responses import JSONResponse
 
 from spacte_client.types import Health
-from spacte_service.gateway import TheGateway
+from spacte_service.dependencies import Readiness
 
 router = APIRouter(tags=["health"])
 
@@ -20,9 +20,13 @@ async def livez() -> Health:
     responses={503: {"model": Health, "description": "Not ready: the checks say why."}},
     response_model=Health,
 )
-async def readyz(gateway: TheGateway) -> Health | JSONResponse:
+async def readyz(checks: Readiness) -> Health | JSONResponse:
     """200 where a certify request would be answered now."""
-    checks = gateway.readiness()
-    if gateway.is_ready():
+    if is_ready(checks):
         return Health(status="ok", checks=checks)
     return JSONResponse(Health(status="unavailable", checks=checks).model_dump(), 503)
+
+
+def is_ready(checks: dict[str, str]) -> bool:
+    """Whether a request would be answered now."""
+    return all(state == "ok" for state in checks.values())

@@ -6,8 +6,10 @@ from fastapi import APIRouter, Depends
 from fastapi.responses import JSONResponse
 
 from spacte_service.auth import identify
-from spacte_service.gateway import TheGateway
-from spacte_service.openapi import problems
+from spacte_service.dependencies import Readiness, TheModels
+
+from .descriptions import problems
+from .health import is_ready
 
 router = APIRouter(prefix="/v2", tags=["kserve"])
 
@@ -21,16 +23,15 @@ async def live() -> dict[str, bool]:
 
 
 @router.get("/health/ready", responses=NOT_READY, response_model=dict[str, bool])
-async def ready(gateway: TheGateway) -> JSONResponse:
+async def ready(checks: Readiness) -> JSONResponse:
     """As `/readyz`."""
-    is_ready = gateway.is_ready()
-    return JSONResponse({"ready": is_ready}, 200 if is_ready else 503)
+    return JSONResponse({"ready": is_ready(checks)}, 200 if is_ready(checks) else 503)
 
 
 @router.get("/models/{name}", dependencies=[Depends(identify)], responses=problems(401, 404))
-async def metadata(name: str, gateway: TheGateway) -> dict[str, Any]:
+async def metadata(name: str, models: TheModels) -> dict[str, Any]:
     """A model's tensors, as one noisy sample has them."""
-    model = gateway.model(name)
+    model = models.get(name)
     return {
         "name": model.name,
         "versions": [model.version],
@@ -46,7 +47,7 @@ async def metadata(name: str, gateway: TheGateway) -> dict[str, Any]:
     responses=problems(401, 404) | NOT_READY,
     response_model=dict[str, Any],
 )
-async def model_ready(name: str, gateway: TheGateway) -> JSONResponse:
+async def model_ready(name: str, models: TheModels) -> JSONResponse:
     """200 where this model answers."""
-    is_ready = gateway.model(name).state == "ready"
-    return JSONResponse({"name": name, "ready": is_ready}, 200 if is_ready else 503)
+    is_loaded = models.get(name).state == "ready"
+    return JSONResponse({"name": name, "ready": is_loaded}, 200 if is_loaded else 503)

@@ -5,8 +5,9 @@ from fastapi.responses import Response
 from prometheus_client import CONTENT_TYPE_LATEST
 
 from spacte_service.auth import identify
-from spacte_service.gateway import TheGateway
-from spacte_service.openapi import problems
+from spacte_service.dependencies import TheMetrics
+
+from .descriptions import problems
 
 router = APIRouter(tags=["health"])
 
@@ -17,6 +18,6 @@ router = APIRouter(tags=["health"])
     responses=problems(401) | {200: {"content": {"text/plain": {"schema": {"type": "string"}}}}},
     response_class=Response,
 )
-async def metrics(gateway: TheGateway) -> Response:
+async def metrics(metrics: TheMetrics) -> Response:
     """Counters, histograms and gauges in Prometheus's text format."""
-    return Response(gateway.metrics.text(), media_type=CONTENT_TYPE_LATEST)
+    return Response(metrics.text(), media_type=CONTENT_TYPE_LATEST)

@@ -4,31 +4,32 @@ from fastapi import APIRouter, Depends
 
 from spacte_client.types import Info, Model, ModelList, SampleList
 from spacte_service.auth import identify, require_admin
-from spacte_service.gateway import TheGateway
-from spacte_service.openapi import problems
+from spacte_service.dependencies import TheBackend, TheModels, TheSettings
 from spacte_service.version import VERSION
-from spacte_service.worker_errors import faults_as_problems
+from spacte_service.worker_errors import worker_errors_as_problems
+
+from .descriptions import problems
 
 router = APIRouter(prefix="/v1", tags=["models"], dependencies=[Depends(identify)], responses=problems(401))
 
 
 @router.get("/models")
-async def list_models(gateway: TheGateway) -> ModelList:
+async def list_models(backend: TheBackend) -> ModelList:
     """Every model known, with the noise levels it is served at and its state."""
-    return ModelList(data=gateway.backend.models())
+    return ModelList(data=backend.models())
 
 
 @router.get("/models/{name}", responses=problems(404))
-async def get_model(name: str, gateway: TheGateway) -> Model:
+async def get_model(name: str, models: TheModels) -> Model:
     """One model."""
-    return gateway.model(name)
+    return models.get(name)
 
 
 @router.get("/models/{name}/samples", responses=problems(404))
-def get_samples(name: str, gateway: TheGateway) -> SampleList:
+def get_samples(name: str, backend: TheBackend) -> SampleList:
     """Images that the model was not trained on, to try it with, each with its true class."""
-    with faults_as_problems():
-        return SampleList(data=gateway.backend.samples(name))
+    with worker_errors_as_problems():
+        return SampleList(data=backend.samples(name))
 
 
 @router.post(
@@ -37,29 +38,29 @@ def get_samples(name: str, gateway: TheGateway) -> SampleList:
     dependencies=[Depends(require_admin)],
     responses=problems(400, 403, 404, 503),
 )
-async def load_model(name: str, gateway: TheGateway) -> Model:
+async def load_model(name: str, models: TheModels) -> Model:
     """Load a model, or replace it by what its folder holds now; its `state` and `version` say when it is done.
 
     The version that answers goes on answering until every sampler has loaded and checked the new one, so that
     no request is dropped.
     """
-    with faults_as_problems():
-        await gateway.changes.load(name)
-    return gateway.model(name)
+    with worker_errors_as_problems():
+        await models.load(name)
+    return models.get(name)
 
 
 @router.post(
     "/models/{name}/unload", status_code=202, dependencies=[Depends(require_admin)], responses=problems(403, 404)
 )
-async def unload_model(name: str, gateway: TheGateway) -> Model:
+async def unload_model(name: str, models: TheModels) -> Model:
     """Stop serving a model; what it is working on is answered first."""
-    with faults_as_problems():
-        await gateway.changes.unload(name)
-    return gateway.model(name)
+    with worker_errors_as_problems():
+        await models.unload(name)
+    return models.get(name)
 
 
 @router.get("/info")
-async def info(gateway: TheGateway) -> Info:
+async def info(backend: TheBackend, settings: TheSettings) -> Info:
     """The service's version, its samplers, and every limit that a request can trip over."""
-    pool = gateway.backend.pool_status()
-    return Info(version=VERSION, limits=gateway.settings.limits(), samplers=pool.ready, device=pool.device)
+    pool = backend.pool_status()
+    return Info(version=VERSION, limits=settings.limits(), samplers=pool.ready, device=pool.device)

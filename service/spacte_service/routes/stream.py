@@ -12,16 +12,14 @@ from fastapi import APIRouter, Depends, Request
 from fastapi.sse import EventSourceResponse, ServerSentEvent
 
 from spacte_client.types import Certificate, CertifyParams, CertifyRequest, Problem, ProgressEvent, StartedEvent
-from spacte_service import image_requests as answering
-from spacte_service.admission import Place
-from spacte_service.auth import TheCaller
-from spacte_service.disconnects import abandoned
-from spacte_service.gateway import Gateway, TheGateway
-from spacte_service.image_requests import Question
-from spacte_service.openapi import described, either_body, problems
+from spacte_service.admission import Arrival, Permit
+from spacte_service.dependencies import TheBodies, TheImageRequests, TheLimits, TheModels, TheTasks
+from spacte_service.disconnects import shut_down
+from spacte_service.image_requests import ImageRequest
 from spacte_service.problems import ProblemError, internal, request_id_of, to_problem
 
-from .answers import PlaceKey, visit_of
+from .answers import arrive
+from .descriptions import described, either_body, problems
 
 if TYPE_CHECKING:
     from spacte_workers.certification.algorithm import Progress
@@ -34,45 +32,46 @@ router = APIRouter(prefix="/v1", tags=["answers"])
 described(StartedEvent, ProgressEvent, Certificate, Problem)
 
 PERIOD_S = 0.1
-"""Progress is sent at most ten times a second."""
+"""Progress is sent at most ten times a second, as the API says: more cannot be seen on a curve."""
 
 
 @dataclass(frozen=True, slots=True)
-class Opened:
+class AcceptedStream:
     """A stream whose request was found good, before its first event."""
 
-    question: Question[CertifyParams]
+    request: ImageRequest[CertifyParams]
     image: "Image"
-    place: Place
+    permit: Permit
     request_id: str
 
 
-async def open_stream(
-    request: Request, gateway: TheGateway, caller: TheCaller, idempotency_key: PlaceKey = None
-) -> AsyncGenerator[Opened]:
-    """Read the request and take a place for it, so that what is wrong is answered with its own status.
+async def accept_stream(
+    request: Request,
+    arrival: Annotated[Arrival, Depends(arrive)],
+    bodies: TheBodies,
+    images: TheImageRequests,
+    tasks: TheTasks,
+    limits: TheLimits,
+) -> AsyncGenerator[AcceptedStream]:
+    """Read the request and take a permit for it, so that what is wrong is answered with its own status.
 
     Raises:
         ProblemError: as for `POST /v1/certify`.
     """
-    with gateway.work():
-        visit = visit_of(gateway, caller, idempotency_key)
-        gateway.admission.refuse_early(visit)
-        work = await gateway.bodies.certify(request)
-        gateway.check_limits(work.params)
-        question = Question(work.images[0], always_looked_at(gateway, work.params), request.state.arrived)
-        async with AsyncExitStack() as stack:
-            coming_in = stack.enter_async_context(answering.place_for(gateway, question, visit))
-            place = await gateway.presence.run(request, coming_in)
-            image = await answering.decode(gateway, question)
-            yield Opened(question, image, place, request_id_of(request.scope) or "")
+    body = await bodies.certify(request)
+    params = with_stopping_rule(body.params, limits.deadline_ms_max)
+    image_request = ImageRequest(body.images[0], params, arrival, request.state.arrived)
+    async with AsyncExitStack() as stack:
+        permit = await tasks.run(request, stack.enter_async_context(images.permit(image_request)))
+        image = await images.decode(image_request)
+        yield AcceptedStream(image_request, image, permit, request_id_of(request.scope) or "")
 
 
-def always_looked_at(gateway: Gateway, params: CertifyParams) -> CertifyParams:
+def with_stopping_rule(params: CertifyParams, deadline_ms: int) -> CertifyParams:
     """The same options with a stopping rule: only then is the bound valid at every look, not just at `n`."""
     if params.deadline_ms or params.target_radius or params.tolerance:
         return params
-    return params.model_copy(update={"deadline_ms": gateway.settings.deadline_ms_max})
+    return params.model_copy(update={"deadline_ms": deadline_ms})
 
 
 @router.post(
@@ -82,7 +81,10 @@ def always_looked_at(gateway: Gateway, params: CertifyParams) -> CertifyParams:
     openapi_extra=either_body(CertifyParams, CertifyRequest),
 )
 async def certify_stream(
-    opened: Annotated[Opened, Depends(open_stream)], gateway: TheGateway
+    stream: Annotated[AcceptedStream, Depends(accept_stream)],
+    images: TheImageRequests,
+    models: TheModels,
+    tasks: TheTasks,
 ) -> AsyncIterator[ServerSentEvent]:
     """Certify an image and see the radius grow: `started`, `progress` up to ten times a second, `result`.
 
@@ -91,49 +93,49 @@ async def certify_stream(
     """
     from spacte_workers.statistics.stopping import look_schedule
 
-    news = _News()
-    work = gateway.presence.start(answering.certify(gateway, opened.question, opened.image, opened.place, news.tell))
-    params = opened.question.params
+    latest = _LatestProgress()
+    work = tasks.start(images.certify_decoded(stream.request, stream.image, stream.permit, latest.tell))
+    params = stream.request.params
     try:
         yield _event(
             "started",
             StartedEvent(
-                request_id=opened.request_id,
-                model=params.model or gateway.only_model(),
+                request_id=stream.request_id,
+                model=params.model or models.only(),
                 n_max=params.n,
                 looks=len(look_schedule(params.n)),
             ),
         )
-        async for progress in news.until_done(work):
+        async for progress in latest.until_done(work):
             yield _event("progress", progress)
         yield _event("result", _result(work))
     except ProblemError as error:
-        problem = to_problem(error, opened.request_id)
+        problem = to_problem(error, stream.request_id)
         yield ServerSentEvent(event="error", data=problem.model_dump(mode="json", exclude_none=True))
     finally:
-        await gateway.presence.end(work)
+        await tasks.end(work)
 
 
-class _News:
-    """The latest proof, at a bearable pace."""
+class _LatestProgress:
+    """The latest state of a proof, at most once in each period."""
 
     def __init__(self) -> None:
         self._latest: tuple[Progress, Certificate] | None = None
-        self._came = asyncio.Event()
+        self._changed = asyncio.Event()
         self._began = time.perf_counter()
 
     def tell(self, progress: "Progress", standing: Certificate | None) -> None:
-        """Take note of what is proven; what was not passed on yet is forgotten."""
+        """Take note of what is proven; what was not sent yet is replaced."""
         if standing is not None:
             self._latest = progress, standing
-            self._came.set()
+            self._changed.set()
 
     async def until_done(self, work: "asyncio.Task[Certificate]") -> AsyncIterator[ProgressEvent]:
-        """The news until the work is done, one in each period at most."""
-        work.add_done_callback(lambda _: self._came.set())
+        """Events until the work is done."""
+        work.add_done_callback(lambda _: self._changed.set())
         while not work.done():
-            await self._came.wait()
-            self._came.clear()
+            await self._changed.wait()
+            self._changed.clear()
             latest, self._latest = self._latest, None
             if latest is not None and not work.done():
                 yield self._as_event(*latest)
@@ -156,7 +158,7 @@ class _News:
 def _result(work: "asyncio.Task[Certificate]") -> Certificate:
     """The certificate of finished work, or the reason why there is none as a problem."""
     if work.cancelled():
-        raise abandoned()
+        raise shut_down()
     try:
         return work.result()
     except ProblemError:

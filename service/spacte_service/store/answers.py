@@ -1,4 +1,4 @@
-"""Answers to requests that carried an `Idempotency-Key`, kept for a day beyond the process that gave them."""
+"""Answers to requests with an `Idempotency-Key`, kept for a day, also when the process that gave them ends."""
 
 from datetime import UTC, datetime
 from typing import Any
@@ -14,7 +14,7 @@ PREFIX = "answer "
 """Before the caller, so that a key may be used for an answer and for a job: they are different requests."""
 
 
-class KeptAnswers:
+class StoredAnswers:
     """Whole answers in the table of repeatable requests. What is being worked on is not in there."""
 
     def __init__(self, reading: Sessions, writing: Sessions) -> None:

@@ -16,7 +16,13 @@ from spacte_workers.errors import RuntimeFault
 
 MIGRATIONS = Path(__file__).parent / "migrations"
 BUSY_MS = 30_000
-MIGRATION_LOCK = 0x5350_4143  # any number of our own, for PostgreSQL's advisory locks
+"""How long a writer waits for another one. Chosen: far above any transaction here."""
+
+POOL_SIZE = 10
+"""Connections to PostgreSQL: the threads of requests and of the reconciler."""
+
+MIGRATION_LOCK = 0x5350_4143
+"""Any number of our own ("SPAC"), for PostgreSQL's advisory locks."""
 
 
 class StoreError(RuntimeFault):
@@ -34,7 +40,7 @@ def open_engine(url: str) -> Engine:
     """
     parsed = _parse(url)
     sqlite = parsed.get_backend_name() == "sqlite"
-    pooled: dict[str, Any] = {"pool_pre_ping": True, "pool_size": 10}
+    pooled: dict[str, Any] = {"pool_pre_ping": True, "pool_size": POOL_SIZE}
     pooled["connect_args"] = {"client_encoding": "utf8"}  # also of a database that was made without one
     engine = create_engine(parsed, **({} if sqlite else pooled))
     if sqlite:

@@ -5,11 +5,10 @@ from collections.abc import Callable, Sequence
 from sqlalchemy import select
 from sqlalchemy.exc import IntegrityError
 
-from .schema import FileRow, JobRow
-from .sessions import CursorError, Sessions, one_page
+from spacte_client.types import TERMINAL_STATES
 
-USED_IN = ("queued", "running", "cancelling", "interrupted")
-"""States in which a job still needs its input."""
+from .schema import FileRow, JobRow
+from .sessions import Sessions, page_of
 
 
 class FileInUseError(Exception):
@@ -47,21 +46,15 @@ class Files:
         Raises:
             CursorError: there is no file `after`.
         """
-        query = select(FileRow).order_by(FileRow.number.desc())
         with self._reading() as session:
-            if after is not None:
-                number = session.scalar(select(FileRow.number).where(FileRow.id == after))
-                if number is None:
-                    raise CursorError(after)
-                query = query.where(FileRow.number < number)
-            return one_page(session, query, limit)
+            return page_of(session, FileRow, limit, after)
 
     def remove(self, file_id: str, unlink: Callable[[FileRow], None]) -> FileRow | None:
         """Delete a row and give it back; None where there is none.
 
         Args:
             file_id: which.
-            unlink: deletes the file itself, before anyone can write down the same bytes anew.
+            unlink: deletes the file itself, before anyone can store the same bytes anew.
 
         Raises:
             FileInUseError: a job needs the file.
@@ -71,7 +64,7 @@ class Files:
             row = session.scalars(select(FileRow).where(FileRow.id == file_id).with_for_update()).one_or_none()
             if row is None:
                 return None
-            using = select(JobRow.id).where(JobRow.file_id == file_id, JobRow.state.in_(USED_IN)).limit(1)
+            using = select(JobRow.id).where(JobRow.file_id == file_id, JobRow.state.not_in(TERMINAL_STATES)).limit(1)
             job = session.scalar(using)
             if job is not None:
                 raise FileInUseError(job)

@@ -12,8 +12,13 @@ from .schema import IdempotencyRow
 from .sessions import Sessions
 
 KEPT = timedelta(hours=24)
+"""The API's promise."""
+
 LEASE = timedelta(seconds=60)
-"""A gateway that died at work keeps others from the same request for so long."""
+"""A gateway that died at work blocks the same request for so long. Chosen: a large input is counted in less."""
+
+ATTEMPTS = 3
+"""Chosen: two gateways may insert the same key at the same moment, and the second attempt finds it."""
 
 
 class InProgressError(Exception):
@@ -66,7 +71,7 @@ class Idempotency:
             InProgressError: the first is being worked on.
             MismatchError: the key belongs to another request.
         """
-        for _ in range(3):
+        for _ in range(ATTEMPTS):
             try:
                 return self._claim(caller, key, fingerprint)
             except IntegrityError:  # another gateway claimed it between our question and our insertion

@@ -12,14 +12,14 @@ from spacte_client.types import TERMINAL_STATES
 
 from .idempotency import Claim
 from .schema import EventRow, FileRow, JobRow
-from .sessions import CursorError, Sessions, one_page
+from .sessions import Sessions, page_of
 
 CLAIM = timedelta(seconds=30)
-"""A gateway that claimed a job has so long to submit it."""
+"""A gateway that claimed a job has so long to submit it. Chosen: above the 20 s that the runner waits for Ray."""
 
 
 class FileGoneError(Exception):
-    """The job's file was deleted before the job was written down."""
+    """The job's file was deleted before the job was in the store."""
 
 
 class Jobs:
@@ -30,7 +30,7 @@ class Jobs:
         self._writing = writing
 
     def add(self, row: JobRow, claim: Claim | None = None, answer: dict[str, Any] | None = None) -> None:
-        """Write a job down, and with it the answer to its idempotent request.
+        """Store a job, and with it the answer to its idempotent request.
 
         Raises:
             FileGoneError: its file is not there any more.
@@ -62,16 +62,9 @@ class Jobs:
         Raises:
             CursorError: there is no job `after`.
         """
-        query = select(JobRow).order_by(JobRow.number.desc())
-        if state is not None:
-            query = query.where(JobRow.state == state)
+        which = [] if state is None else [JobRow.state == state]
         with self._reading() as session:
-            if after is not None:
-                number = session.scalar(select(JobRow.number).where(JobRow.id == after))
-                if number is None:
-                    raise CursorError(after)
-                query = query.where(JobRow.number < number)
-            return one_page(session, query, limit)
+            return page_of(session, JobRow, limit, after, *which)
 
     def active(self) -> Sequence[JobRow]:
         """Jobs that are not at their end, oldest first."""
@@ -80,7 +73,7 @@ class Jobs:
             return session.scalars(query).all()
 
     def move(self, row: JobRow, to: str, *, error: tuple[str, str] | None = None, **changes: Any) -> JobRow | None:
-        """Bring a job from the state in which it was read to another; None where someone was first.
+        """Change a job's state from the one that was read; None where another gateway was first.
 
         Args:
             row: as it was read.
@@ -106,9 +99,9 @@ class Jobs:
             return changed
 
     def claim(self, row: JobRow) -> bool:
-        """Take it upon oneself to submit a queued job; False where another gateway is at it.
+        """Reserve a queued job for submission; False where another gateway has.
 
-        One that does not come to submit it is succeeded after `CLAIM`.
+        The claim ends after `CLAIM`.
         """
         now = datetime.now(UTC)
         free = or_(JobRow.claimed_at.is_(None), JobRow.claimed_at < now - CLAIM)

@@ -1,22 +1,36 @@
-"""How the views of the store come to a transaction, and what lists have in common."""
+"""Transactions of the store's tables, and pages of their rows."""
 
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from typing import TypeVar
 
-from sqlalchemy import Select
+from sqlalchemy import ColumnElement, select
 from sqlalchemy.orm import Session
+
+from .schema import FileRow, JobRow
 
 Sessions = Callable[[], AbstractContextManager[Session]]
 
-Row = TypeVar("Row")
+Row = TypeVar("Row", FileRow, JobRow)
 
 
 class CursorError(Exception):
     """The entry after which a page was asked for is not there (any more)."""
 
 
-def one_page(session: Session, query: Select[Row], limit: int) -> tuple[Sequence[Row], bool]:
-    """The first `limit` rows of a query, and whether there are more."""
+def page_of(
+    session: Session, table: type[Row], limit: int, after: str | None, *which: ColumnElement[bool]
+) -> tuple[Sequence[Row], bool]:
+    """At most `limit` rows, newest first, from the one after the id `after` on, and whether there are more.
+
+    Raises:
+        CursorError: there is no row `after`.
+    """
+    query = select(table).where(*which).order_by(table.number.desc())
+    if after is not None:
+        number = session.scalar(select(table.number).where(table.id == after))
+        if number is None:
+            raise CursorError(after)
+        query = query.where(table.number < number)
     rows = session.scalars(query.limit(limit + 1)).all()
     return rows[:limit], len(rows) > limit

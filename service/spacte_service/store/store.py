@@ -1,4 +1,4 @@
-"""The store as a whole: one database, and a view of it for each kind of thing kept."""
+"""The store as a whole: one database and its tables."""
 
 from collections.abc import Generator
 from contextlib import contextmanager
@@ -7,7 +7,7 @@ from sqlalchemy import Engine, text
 from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.orm import Session
 
-from .answers import KeptAnswers
+from .answers import StoredAnswers
 from .engine import open_engine
 from .files import Files
 from .idempotency import Idempotency
@@ -29,7 +29,7 @@ class Store:
         self.files = Files(self.reading, self.writing)
         self.jobs = Jobs(self.reading, self.writing)
         self.idempotency = Idempotency(self.writing)
-        self.answers = KeptAnswers(self.reading, self.writing)
+        self.answers = StoredAnswers(self.reading, self.writing)
 
     @classmethod
     def open(cls, url: str) -> "Store":

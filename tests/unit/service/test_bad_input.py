@@ -311,7 +311,7 @@ async def test_a_caller_who_leaves_before_the_body_is_whole_is_no_failure(
     scope = {"type": "http", "method": "POST", "scheme": "http", "path": "/v1/certify", "headers": headers}
     await app(scope | {"query_string": b"", "client": ("127.0.0.1", 1)}, receive, send)
     assert sent[0]["status"] == 400
-    assert app.state.gateway.admission.taken == app.state.gateway.in_flight == 0
+    assert app.state.gateway.admission.permits.held == app.state.gateway.drain.in_flight == 0
     await assert_still_serving(http)
 
 

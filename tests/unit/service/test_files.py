@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 
 from spacte_service import Settings, create_app
-from spacte_service.files import Uploads
 from spacte_service.problems import ProblemError
 from spacte_service.store import Store
+from spacte_service.uploads import Uploads
 
 
 def npz(count=3, seed=0, **arrays):
@@ -28,7 +28,7 @@ async def http(backend, tmp_path):
     transport = httpx2.ASGITransport(app=app)
     async with httpx2.AsyncClient(transport=transport, base_url="http://testserver") as client:
         yield client
-    await app.state.gateway.batch.stop()
+    await app.state.gateway.jobs.stop()
 
 
 async def upload(http, data, name="set.npz"):
@@ -157,7 +157,7 @@ async def test_uploaded_images_of_one_request_are_no_larger_than_a_body(backend,
         assert (await http.post("/v1/certify", json=asking(files[0]))).status_code == 200
         refused = await http.post("/v1/predict", json=asking(*files))
         assert (refused.status_code, refused.json()["code"]) == (413, "payload_too_large")
-    await app.state.gateway.batch.stop()
+    await app.state.gateway.jobs.stop()
 
 
 async def test_an_image_whose_bytes_are_gone_is_not_found(http, tmp_path, png):
@@ -202,7 +202,7 @@ async def serving(backend, tmp_path):
     yield make
     for gateway, http in opened:
         await http.aclose()
-        await gateway.batch.stop()
+        await gateway.jobs.stop()
 
 
 async def test_who_may_not_upload_is_told_so_before_the_body_is_read(serving):
@@ -214,7 +214,7 @@ async def test_who_may_not_upload_is_told_so_before_the_body_is_read(serving):
 
 async def test_a_gateway_that_drains_reads_no_upload(serving):
     gateway, http = serving()
-    gateway.drain()
+    gateway.drain.begin()
     body = Body(HEAD, npz(), TAIL)
     answer = await http.post("/v1/files", content=body, headers=FORM)
     assert (answer.status_code, answer.json()["code"], body.taken) == (503, "draining", 0)
@@ -226,13 +226,13 @@ async def test_an_upload_may_take_long_but_not_stand_still(serving, until):
     steady = Body(HEAD, *(bytes([byte]) for byte in npz()[:12]), npz()[12:], TAIL, pause_s=0.1)
     uploading = asyncio.create_task(http.post("/v1/files", content=steady, headers=FORM))
     await until(lambda: steady.taken)
-    assert gateway.in_flight == 1
+    assert gateway.drain.in_flight == 1
     assert (await uploading).status_code == 200
     silent = Body(HEAD, b"PK", TAIL, pause_s=60.0)
     answer = await http.post("/v1/files", content=silent, headers=FORM)
     assert (answer.status_code, answer.json()["code"]) == (400, "bad_request")
     assert "1 s" in answer.json()["detail"]
-    assert gateway.in_flight == 0
+    assert gateway.drain.in_flight == 0
 
 
 async def test_an_upload_is_a_form(http):

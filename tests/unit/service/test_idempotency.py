@@ -14,7 +14,7 @@ from pydantic import BaseModel
 from sqlalchemy.exc import OperationalError
 
 from spacte_service import Settings, create_app, idempotency
-from spacte_service.idempotency import Answers
+from spacte_service.idempotency import IdempotentAnswers
 from spacte_service.problems import ProblemError
 
 
@@ -88,12 +88,12 @@ async def _answer(text: str) -> Said:
     return Said(text=text)
 
 
-async def no_shelf() -> None:
+async def no_store() -> None:
     return None
 
 
-def kept(**options: Any) -> Answers[Said]:
-    return Answers(Said, no_shelf, **options)
+def kept(**options: Any) -> IdempotentAnswers[Said]:
+    return IdempotentAnswers(Said, no_store, **options)
 
 
 async def test_callers_do_not_see_each_others_answers() -> None:
@@ -179,7 +179,7 @@ async def test_of_two_gateways_with_one_key_the_first_answer_stays(restarted: An
     async with restarted() as one, restarted() as two:
         first = await one.post("/v1/certify", json=body(digit), headers=key("k"))
         await one._transport.app.state.gateway.certificates.written()
-        store = (await two._transport.app.state.gateway.batch.opened()).store
+        store = (await two._transport.app.state.gateway.jobs.opened()).store
         fingerprint = next(iter(one._transport.app.state.gateway.certificates._entries.values())).fingerprint
         store.answers.keep("address:127.0.0.1", "k", fingerprint, {"another": "answer"})
         second = await two.post("/v1/certify", json=body(digit), headers=key("k"))
@@ -192,8 +192,8 @@ async def test_without_its_store_the_gateway_goes_on_certifying(
     def down(*_: object) -> None:
         raise OperationalError("statement", {}, Exception("the disk is gone"))
 
-    monkeypatch.setattr("spacte_service.store.answers.KeptAnswers.find", down)
-    monkeypatch.setattr("spacte_service.store.answers.KeptAnswers.keep", down)
+    monkeypatch.setattr("spacte_service.store.answers.StoredAnswers.find", down)
+    monkeypatch.setattr("spacte_service.store.answers.StoredAnswers.keep", down)
     async with restarted() as http:
         first = await http.post("/v1/certify", json=body(digit), headers=key("k"))
         again = await http.post("/v1/certify", json=body(digit), headers=key("k"))

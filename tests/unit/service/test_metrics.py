@@ -62,7 +62,7 @@ async def test_the_queue_is_seen_as_it_is(make_http: Any, backend: Any, digit: b
     backend.gate.clear()
     requests = [asyncio.create_task(http.post("/v1/certify", json=body(digit))) for _ in range(5)]
     admission = http._transport.app.state.gateway.admission
-    await until(lambda: (admission.running, admission.waiting) == (2, 3))
+    await until(lambda: (admission.queue.running, admission.waiting) == (2, 3))
     counted = await metrics_of(http)
     assert counted["spacte_inflight_images", "interactive"] == 2
     assert counted["spacte_queue_depth", "interactive"] == 3
@@ -91,7 +91,7 @@ async def test_an_unknown_method_is_one_label(http: httpx2.AsyncClient) -> None:
 
 async def test_readiness_ends_with_the_drain_and_liveness_does_not(app: FastAPI, http: httpx2.AsyncClient) -> None:
     assert (await http.get("/readyz")).json() == {"status": "ok", "checks": {"samplers": "ok", "draining": "ok"}}
-    app.state.gateway.drain()
+    app.state.gateway.drain.begin()
     answer = await http.get("/readyz")
     assert answer.status_code == 503
     assert answer.json()["status"] == "unavailable"
@@ -112,7 +112,7 @@ async def test_kserve_metadata(http: httpx2.AsyncClient) -> None:
 async def test_models_are_loaded_and_unloaded_behind_the_answer(
     http: httpx2.AsyncClient, backend: Any, until: Any, monkeypatch: Any
 ) -> None:
-    monkeypatch.setattr("spacte_service.model_changes.PROMPT_S", 0.01)
+    monkeypatch.setattr("spacte_service.models.PROMPT_S", 0.01)
     backend.gate.clear()
     answer = await http.post("/v1/models/digits/load")
     assert answer.status_code == 202
@@ -158,10 +158,10 @@ async def test_the_workers_start_and_stop_with_the_lifespan(app: FastAPI, backen
 async def test_a_gateway_that_stops_gives_up_what_it_is_loading(
     app: FastAPI, http: httpx2.AsyncClient, backend: Any, monkeypatch: Any
 ) -> None:
-    monkeypatch.setattr("spacte_service.model_changes.PROMPT_S", 0.01)
+    monkeypatch.setattr("spacte_service.models.PROMPT_S", 0.01)
     backend.gate.clear()
     async with app.router.lifespan_context(app):
         assert (await http.post("/v1/models/digits/load")).status_code == 202
-        (loading,) = app.state.gateway.changes._under_way
+        (loading,) = app.state.gateway.models._changes
     assert loading.cancelled()
     assert backend.loads == []

@@ -1,14 +1,14 @@
-"""Promise: with `--metrics-port` the metrics are on that port alone, and end with the gateway."""
+"""Promise: with `--metrics-port` the metrics are on that port alone, with nothing else, and end with the gateway."""
 
-import asyncio
+from collections.abc import Callable
 
 import httpx2
 import pytest
 from fastapi import FastAPI
+from prometheus_client import CollectorRegistry
 
 from spacte_service import Settings, create_app
-from spacte_service.metrics_server import MetricsServer
-from spacte_service.server import bind
+from spacte_service.server import bind, metrics_port
 
 
 async def test_metrics_move_to_their_port(backend: object) -> None:
@@ -18,28 +18,32 @@ async def test_metrics_move_to_their_port(backend: object) -> None:
     async with httpx2.AsyncClient(transport=transport, base_url="http://testserver") as http:
         assert (await http.get("/livez")).status_code == 200
         assert (await http.get("/metrics")).status_code == 404
-    listener = bind("127.0.0.1", 0)
-    address = f"http://127.0.0.1:{listener.getsockname()[1]}"
-    server = MetricsServer(metrics, listener)
-    await server.start()
-    async with httpx2.AsyncClient(base_url=address) as http:
-        answer = await http.get("/metrics")
-        assert answer.headers["content-type"].startswith("text/plain")
-        assert 'spacte_http_requests_total{method="GET",route="/livez",status="200"} 1.0' in answer.text
-        assert (await http.get("/v1/info")).status_code == 404
-    await server.stop()
-    async with httpx2.AsyncClient(base_url=address) as http:
+    with metrics_port(metrics.registry, "127.0.0.1", 0) as port:
+        async with httpx2.AsyncClient(base_url=f"http://127.0.0.1:{port}") as http:
+            answer = await http.get("/metrics")
+            assert answer.headers["content-type"].startswith("text/plain")
+            assert 'spacte_http_requests_total{method="GET",route="/livez",status="200"} 1.0' in answer.text
+            assert (await http.get("/v1/info")).text == answer.text  # every path shows the metrics
+            assert (await http.post("/v1/certify")).status_code == 405
+    async with httpx2.AsyncClient(base_url=f"http://127.0.0.1:{port}") as http:
         with pytest.raises(httpx2.ConnectError):
             await http.get("/metrics")
 
 
-async def test_an_address_that_is_taken_is_named() -> None:
-    listener = bind("127.0.0.1", 0)
-    listener.listen()
-    port = listener.getsockname()[1]
-    try:
+@pytest.mark.parametrize(
+    "listen",
+    [bind, lambda host, port: metrics_port(CollectorRegistry(), host, port).__enter__()],
+    ids=["api", "metrics"],
+)
+def test_an_address_that_is_taken_is_named(listen: Callable[[str, int], object]) -> None:
+    with bind("127.0.0.1", 0) as listener:
+        listener.listen()
+        port = listener.getsockname()[1]
         with pytest.raises(OSError, match="in use") as caught:
-            await asyncio.to_thread(bind, "127.0.0.1", port)
-    finally:
-        listener.close()
+            listen("127.0.0.1", port)
     assert caught.value.filename == f"127.0.0.1 port {port}"
+
+
+def test_the_metrics_of_an_ipv6_address() -> None:
+    with metrics_port(CollectorRegistry(), "::1", 0) as port:
+        assert httpx2.get(f"http://[::1]:{port}/metrics").status_code == 200

@@ -92,5 +92,5 @@ def test_after_all_of_that_an_honest_request_succeeds(session: TestClient) -> No
     body = {"image": {"type": "base64", "data": base64.b64encode(file.getvalue()).decode()}}
     assert session.post("/v1/certify", json=body).status_code == 200
     assert not tried or tried.total() > LEAST, tried
-    assert session.app.state.gateway.in_flight == 0
-    assert session.app.state.gateway.admission.taken == 0
+    assert session.app.state.gateway.drain.in_flight == 0
+    assert session.app.state.gateway.admission.permits.held == 0

@@ -5,6 +5,7 @@ import signal
 import socket
 import threading
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from typing import Any
 
 import httpx2
@@ -12,30 +13,25 @@ import pytest
 import uvicorn
 
 from spacte_service import Settings, create_app
-from spacte_service.metrics_server import MetricsServer
-from spacte_service.server import Server, bind
+from spacte_service.server import Server, bind, metrics_port
 from spacte_service.store import StoreError
 
 
 @pytest.fixture
-def make_server(backend: Any) -> Iterator[Callable[..., tuple[Server, Any, str, str]]]:
+def make_server(backend: Any) -> Iterator[Callable[..., tuple[Server, socket.socket, str, str]]]:
     """Makes a server with a port of its own for the metrics; gives it, its listener and both addresses."""
+    with ExitStack() as stack:
 
-    bound: list[socket.socket] = []
+        def make() -> tuple[Server, socket.socket, str, str]:
+            app = create_app(Settings(metrics_port=1), backend)
+            gateway = app.state.gateway
+            listener = stack.enter_context(bind("127.0.0.1", 0))
+            port = stack.enter_context(metrics_port(gateway.metrics.registry, "127.0.0.1", 0))
+            url = f"http://127.0.0.1:{listener.getsockname()[1]}"
+            config = uvicorn.Config(app, lifespan="off", log_config=None)
+            return Server(config, gateway, url), listener, url, f"http://127.0.0.1:{port}"
 
-    def make(drain_timeout_s: float = 30.0) -> tuple[Server, Any, str, str]:
-        app = create_app(Settings(metrics_port=1), backend)
-        listener, apart = bind("127.0.0.1", 0), bind("127.0.0.1", 0)
-        bound.extend((listener, apart))
-        url, metrics_url = (f"http://127.0.0.1:{each.getsockname()[1]}" for each in (listener, apart))
-        config = uvicorn.Config(app, lifespan="off", log_config=None)
-        gateway = app.state.gateway
-        metrics = MetricsServer(gateway.metrics, apart)
-        return Server(config, gateway, drain_timeout_s, url, metrics), listener, url, metrics_url
-
-    yield make
-    for each in bound:
-        each.close()
+        yield make
 
 
 def test_it_serves_until_it_is_told_to_stop(make_server: Any, capsys: pytest.CaptureFixture[str]) -> None:
@@ -55,9 +51,8 @@ def test_it_serves_until_it_is_told_to_stop(make_server: Any, capsys: pytest.Cap
     server.handle_exit(signal.SIGTERM, None)
     thread.join(60)
     assert not thread.is_alive()
-    for address in (url, metrics_url):
-        with pytest.raises(httpx2.ConnectError):
-            httpx2.get(address)
+    with pytest.raises(httpx2.ConnectError):
+        httpx2.get(url)
     assert capsys.readouterr().out == f"Serving on {url}\n"
 
 

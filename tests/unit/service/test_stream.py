@@ -147,8 +147,8 @@ async def test_hanging_up_frees_the_samplers_and_the_place(
     gone.set()
     await asyncio.wait_for(request, 30)
     await until(lambda: backend.cancelled == 1)
-    assert app.state.gateway.admission.taken == 0
-    assert app.state.gateway.in_flight == 0
+    assert app.state.gateway.admission.permits.held == 0
+    assert app.state.gateway.drain.in_flight == 0
 
 
 async def test_a_drain_that_runs_out_of_time_says_so_in_the_stream(
@@ -159,11 +159,11 @@ async def test_a_drain_that_runs_out_of_time_says_so_in_the_stream(
     plain = asyncio.create_task(http.post("/v1/certify", json=body(digit)))
     await until(lambda: backend.running == 2)
     gateway = app.state.gateway
-    gateway.drain()
+    gateway.drain.begin()
     late = await http.post("/v1/certify/stream", json=body(digit))
     assert (late.status_code, late.json()["code"]) == (503, "draining")
-    gateway.abandon()
+    gateway.tasks.cancel_all()
     name, data = events((await stream).text)[-1]
     assert (name, data["code"]) == ("error", "draining")
     assert ((await plain).status_code, (await plain).json()["code"]) == (503, "draining")
-    assert gateway.in_flight == 0
+    assert gateway.drain.in_flight == 0

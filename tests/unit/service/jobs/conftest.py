@@ -9,7 +9,7 @@ import pytest
 
 from spacte_client.types import Model
 from spacte_service import Settings, create_app
-from spacte_service.jobs.runner import Seen, UnreachableError
+from spacte_service.jobs.runner import DriverStatus, UnreachableError
 from spacte_workers.batch.job_folder import JobFolder, write_json
 from spacte_workers.batch.results import ResultsLog
 
@@ -30,16 +30,16 @@ class ScriptedRunner:
     async def submit(self, submission_id, command):
         self._check()
         self.commands[submission_id] = command
-        self.drivers[submission_id] = Seen("running")
+        self.drivers[submission_id] = DriverStatus("running")
 
-    async def look(self, submission_id):
+    async def status(self, submission_id):
         self._check()
         return self.drivers.get(submission_id)
 
     async def stop(self, submission_id):
         self._check()
         self.stopped.append(submission_id)
-        self.drivers[submission_id] = Seen("stopped")
+        self.drivers[submission_id] = DriverStatus("stopped")
 
     async def close(self):
         pass
@@ -60,9 +60,9 @@ class World:
         backend.models = lambda: [served]
         self.settings = settings.model_copy(update={"models": folder.parent})
         self.app = create_app(self.settings, backend)
-        self.batch = self.app.state.gateway.batch
+        self.batch = self.app.state.gateway.jobs
         self.runner = ScriptedRunner()
-        self.batch._runner = lambda workplace: self.runner
+        self.batch._runner = lambda folder: self.runner
         transport = httpx2.ASGITransport(app=self.app)
         self.http = httpx2.AsyncClient(transport=transport, base_url="http://testserver")
 
@@ -93,7 +93,7 @@ class World:
         end = time.monotonic() + PATIENCE_S
         while not true(job := await self.job(job_id)):
             assert time.monotonic() < end, job
-            (await self.batch.opened()).reconciler.kick()
+            (await self.batch.opened()).reconciler.wake()
             await asyncio.sleep(0.01)
         return job
 

@@ -2,7 +2,7 @@
 
 import pytest
 
-from spacte_service.jobs.runner import Seen
+from spacte_service.jobs.runner import DriverStatus
 
 
 async def test_cancel_is_cooperative_and_idempotent_and_keeps_results(world):
@@ -15,7 +15,7 @@ async def test_cancel_is_cooperative_and_idempotent_and_keeps_results(world):
     assert world.folder(job["id"]).cancel_file.exists()
     assert world.runner.stopped == []
     world.says(job["id"], "cancelled", counts)
-    world.runner.drivers[f"{job['id']}-1"] = Seen("succeeded")
+    world.runner.drivers[f"{job['id']}-1"] = DriverStatus("succeeded")
     job = await world.until(job["id"], "cancelled")
     assert job["counts"]["remaining"] == 3
     refused = await world.http.post(f"/v1/jobs/{job['id']}/cancel")
@@ -47,7 +47,7 @@ async def test_resume_starts_another_driver_on_the_same_folder(world):
     refused = await world.http.post(f"/v1/jobs/{job['id']}/resume")
     assert (refused.status_code, refused.json()["code"]) == (409, "job_state")
     spec = world.folder(job["id"]).spec()
-    world.runner.drivers[f"{job['id']}-1"] = Seen("failed", "killed by SIGKILL")
+    world.runner.drivers[f"{job['id']}-1"] = DriverStatus("failed", "killed by SIGKILL")
     job = await world.until(job["id"], "failed")
     assert job["error"] == {
         "code": "driver_died",
@@ -66,13 +66,13 @@ async def test_a_resumed_job_forgets_that_it_was_cancelled(world):
     await world.until(job["id"], "running")
     await world.http.post(f"/v1/jobs/{job['id']}/cancel")
     world.says(job["id"], "cancelled", {"certified": 0, "abstained": 0, "errored": 0})
-    world.runner.drivers[f"{job['id']}-1"] = Seen("succeeded")
+    world.runner.drivers[f"{job['id']}-1"] = DriverStatus("succeeded")
     await world.until(job["id"], "cancelled")
     await world.http.post(f"/v1/jobs/{job['id']}/resume")
     await world.until(job["id"], "running")
     assert not world.folder(job["id"]).cancel_file.exists()
     # What the first driver said last is no news of the second.
-    world.runner.drivers[f"{job['id']}-2"] = Seen("failed", "killed")
+    world.runner.drivers[f"{job['id']}-2"] = DriverStatus("failed", "killed")
     assert (await world.until(job["id"], "failed"))["error"]["code"] == "driver_died"
 
 
@@ -81,7 +81,7 @@ async def test_a_dead_driver_is_replaced_where_the_policy_says_so(make_world, po
     world = make_world(resume_jobs=policy)
     job = (await world.create()).json()
     await world.until(job["id"], "running")
-    world.runner.drivers[f"{job['id']}-1"] = Seen("failed", "killed")
+    world.runner.drivers[f"{job['id']}-1"] = DriverStatus("failed", "killed")
     if after == "running":
         await world.until_second_driver(job["id"])
     else:

@@ -11,7 +11,7 @@ from PIL import Image as Pillow
 
 from spacte_client.types import CertifyParams
 from spacte_service.jobs.checkpoints import keep_checkpoint
-from spacte_service.jobs.runner import Seen
+from spacte_service.jobs.runner import DriverStatus
 
 
 async def test_a_job_from_its_creation_to_its_end(world):
@@ -36,7 +36,7 @@ async def test_a_job_from_its_creation_to_its_end(world):
     counts = world.finish(job["id"], [4], "abstained") | {"certified": 4, "abstained": 1}
     world.finish(job["id"], [3])
     world.says(job["id"], "succeeded", counts)
-    world.runner.drivers[f"{job['id']}-1"] = Seen("succeeded")
+    world.runner.drivers[f"{job['id']}-1"] = DriverStatus("succeeded")
     job = await world.until(job["id"], "succeeded")
     assert job["counts"] == {"total": 5, "certified": 4, "abstained": 1, "errored": 0, "remaining": 0}
     assert job["started_at"] <= job["ended_at"]
@@ -56,7 +56,7 @@ async def test_a_job_is_written_down_before_it_is_submitted(world, monkeypatch):
         job_id = submission_id.rpartition("-")[0]
         seen.append((await world.job(job_id))["state"])
         seen.append(world.folder(job_id).spec().id)
-        world.runner.drivers[submission_id] = Seen("running")
+        world.runner.drivers[submission_id] = DriverStatus("running")
 
     monkeypatch.setattr(world.runner, "submit", submit)
     job = (await world.create()).json()
@@ -88,7 +88,7 @@ async def test_polling_is_cheap_and_hinted(world):
     assert answer.headers["retry-after"] == "2"
     again = await world.http.get(f"/v1/jobs/{job['id']}", headers={"If-None-Match": answer.headers["etag"]})
     assert (again.status_code, again.text) == (304, "")
-    world.runner.drivers[f"{job['id']}-1"] = Seen("failed", "x")
+    world.runner.drivers[f"{job['id']}-1"] = DriverStatus("failed", "x")
     await world.until(job["id"], "failed")
     answer = await world.http.get(f"/v1/jobs/{job['id']}", headers={"If-None-Match": answer.headers["etag"]})
     assert answer.status_code == 200
@@ -102,7 +102,7 @@ async def test_so_many_jobs_at_once(make_world):
     await world.until(ids[1], "running")
     await asyncio.sleep(0.1)
     assert (await world.job(ids[2]))["state"] == "queued"
-    world.runner.drivers[f"{ids[0]}-1"] = Seen("failed", "x")
+    world.runner.drivers[f"{ids[0]}-1"] = DriverStatus("failed", "x")
     await world.until(ids[2], "running")
 
 
@@ -111,7 +111,7 @@ async def test_deletion_is_of_ended_jobs_only(world):
     await world.until(job["id"], "running")
     refused = await world.http.delete(f"/v1/jobs/{job['id']}")
     assert (refused.status_code, refused.json()["code"]) == (409, "job_state")
-    world.runner.drivers[f"{job['id']}-1"] = Seen("failed", "x")
+    world.runner.drivers[f"{job['id']}-1"] = DriverStatus("failed", "x")
     await world.until(job["id"], "failed")
     assert (await world.http.delete(f"/v1/jobs/{job['id']}")).status_code == 204
     assert not world.folder(job["id"]).path.exists()
@@ -123,7 +123,7 @@ async def test_old_jobs_are_deleted_after_their_time(world, monkeypatch):
 
     job = (await world.create()).json()
     await world.until(job["id"], "running")
-    world.runner.drivers[f"{job['id']}-1"] = Seen("failed", "x")
+    world.runner.drivers[f"{job['id']}-1"] = DriverStatus("failed", "x")
     await world.until(job["id"], "failed")
     opened = await world.batch.opened()
     later = datetime.now(UTC) + timedelta(days=31)
@@ -143,7 +143,7 @@ async def test_the_model_of_a_job_is_kept_as_it_was(world, checkpoint):
 
 
 async def test_a_model_that_changed_on_disk_makes_no_job(world, tmp_path):
-    world.app.state.gateway.batch._settings.models = tmp_path / "other"
+    (await world.batch.opened()).service._models = tmp_path / "other"
     answer = await world.create()
     assert (answer.status_code, answer.json()["code"]) == (503, "model_loading")
     assert (await world.http.get("/v1/jobs")).json()["data"] == []
@@ -153,7 +153,7 @@ async def test_the_copy_of_a_model_goes_with_the_last_job_that_had_it(world):
     first, second = [(await world.create()).json()["id"] for _ in range(2)]
     for job_id in (first, second):
         await world.until(job_id, "running")
-        world.runner.drivers[f"{job_id}-1"] = Seen("failed", "x")
+        world.runner.drivers[f"{job_id}-1"] = DriverStatus("failed", "x")
         await world.until(job_id, "failed")
     copy = world.folder(first).spec().checkpoint
     long_ago = time.time() - 7200

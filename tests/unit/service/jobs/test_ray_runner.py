@@ -10,7 +10,7 @@ import ray
 
 from spacte_service.jobs import ray_runner
 from spacte_service.jobs.ray_runner import RayJobsRunner
-from spacte_service.jobs.runner import Seen, UnreachableError
+from spacte_service.jobs.runner import DriverStatus, UnreachableError
 
 
 @pytest.fixture
@@ -26,7 +26,7 @@ class Table:
         self.jobs = jobs
         self.stopped = []
 
-    async def look(self, submission_id):
+    async def status(self, submission_id):
         return self.jobs.get(submission_id)
 
     async def stop(self, submission_id):
@@ -49,8 +49,8 @@ class Table:
 async def test_what_has_not_ended_is_stopped(status, stage, ended):
     runner, table = RayJobsRunner(), Table(it=(status, "a message"))
     runner._jobs = table
-    assert await runner.look("it") == Seen(stage, "a message")
-    assert await runner.look("another") is None
+    assert await runner.status("it") == DriverStatus(stage, "a message")
+    assert await runner.status("another") is None
     await runner.stop("it")
     await runner.stop("another")
     assert table.stopped == ([] if ended else ["it"])
@@ -63,7 +63,7 @@ async def test_a_cluster_that_fails_is_unreachable_and_looked_for_anew(monkeypat
     async def fails(_):
         raise error
 
-    monkeypatch.setattr(broken, "look", fails)
+    monkeypatch.setattr(broken, "status", fails)
     found = iter([broken, whole])
 
     async def connect(_):
@@ -72,8 +72,8 @@ async def test_a_cluster_that_fails_is_unreachable_and_looked_for_anew(monkeypat
     monkeypatch.setattr(ray_runner, "_connect", connect)
     runner = RayJobsRunner()
     with pytest.raises(UnreachableError, match=str(error) or "ValueError"):
-        await runner.look("it")
-    assert await runner.look("it") == Seen("running")
+        await runner.status("it")
+    assert await runner.status("it") == DriverStatus("running")
 
 
 async def test_a_cluster_that_does_not_answer_is_unreachable(monkeypatch):
@@ -83,11 +83,11 @@ async def test_a_cluster_that_does_not_answer_is_unreachable(monkeypatch):
     async def never(_):
         await asyncio.Event().wait()
 
-    monkeypatch.setattr(silent, "look", never)
+    monkeypatch.setattr(silent, "status", never)
     runner = RayJobsRunner()
     runner._jobs = silent
     with pytest.raises(UnreachableError, match="TimeoutError"):
-        await runner.look("it")
+        await runner.status("it")
 
 
 class Untouched(ThreadPoolExecutor):
@@ -109,16 +109,16 @@ async def test_a_dashboard_that_is_frozen_takes_no_thread_for_long(monkeypatch):
         monkeypatch.setattr(ray_runner, "_part_of_ray", lambda _: worker)
         for _ in range(ray_runner.THREADS + 1):
             with pytest.raises(UnreachableError, match="timed out"):
-                await runner.look("it")
+                await runner.status("it")
     await runner.close()
     with pytest.raises(UnreachableError, match="after shutdown"):
-        await runner.look("it")
+        await runner.status("it")
 
 
 async def test_without_a_cluster_nothing_is_reachable(monkeypatch):
     monkeypatch.setattr(ray, "is_initialized", lambda: False)
     with pytest.raises(UnreachableError, match="not connected"):
-        await RayJobsRunner().look("it")
+        await RayJobsRunner().status("it")
 
 
 async def test_the_job_api_over_http(monkeypatch, threads):
@@ -145,10 +145,10 @@ async def test_the_job_api_over_http(monkeypatch, threads):
     monkeypatch.setattr("ray.job_submission.JobSubmissionClient", Client)
     jobs = ray_runner._OverHttp("http://127.0.0.1:8265", threads)
     assert jobs._client.url == "http://127.0.0.1:8265"
-    assert await jobs.look("known") == ("FAILED", "")
-    assert await jobs.look("unknown") is None
+    assert await jobs.status("known") == ("FAILED", "")
+    assert await jobs.status("unknown") is None
     with pytest.raises(RuntimeError, match="500"):
-        await jobs.look("ill")
+        await jobs.status("ill")
     await jobs.submit("known", "python x")
     await jobs.stop("known")
     assert jobs._client.asked == [{"entrypoint": "python x", "submission_id": "known"}, "known"]

@@ -3,7 +3,7 @@
 import asyncio
 import json
 
-from spacte_service.jobs.runner import Seen
+from spacte_service.jobs.runner import DriverStatus
 
 
 async def test_results_from_any_cursor_give_every_record_once(world):
@@ -41,7 +41,7 @@ async def test_results_are_followed_to_the_end(world):
     await asyncio.sleep(0.1)
     counts = world.finish(job["id"], [3, 4])
     world.says(job["id"], "succeeded", counts | {"certified": 5})
-    world.runner.drivers[f"{job['id']}-1"] = Seen("succeeded")
+    world.runner.drivers[f"{job['id']}-1"] = DriverStatus("succeeded")
     await world.until(job["id"], "succeeded")
     lines = (await following).text.splitlines()
     assert [json.loads(line)["index"] for line in lines] == [0, 1, 2, 3, 4]
@@ -67,7 +67,7 @@ async def test_events_have_numbers_and_go_on_from_any(world):
     counts = world.finish(job["id"], [0, 1])
     world.says(job["id"], "running", counts)
     await world.certified(job["id"], 2)
-    world.runner.drivers[f"{job['id']}-1"] = Seen("failed", "x")
+    world.runner.drivers[f"{job['id']}-1"] = DriverStatus("failed", "x")
     await world.until(job["id"], "failed")
     events = await world.events(job["id"])
     assert [number for number, _, _ in events] == sorted({number for number, _, _ in events})

@@ -4,7 +4,7 @@ import asyncio
 
 import pytest
 
-from spacte_service.jobs.runner import Seen, UnreachableError
+from spacte_service.jobs.runner import DriverStatus, UnreachableError
 
 
 @pytest.mark.parametrize(("policy", "after"), [("never", "interrupted"), ("interrupted", "running")])
@@ -31,7 +31,7 @@ async def test_a_driver_that_outlives_its_cluster_is_left_alone(world):
     with world.folder(job["id"]).locked():
         world.runner.drivers.clear()
         await asyncio.sleep(0.2)
-        (await world.batch.opened()).reconciler.kick()
+        (await world.batch.opened()).reconciler.wake()
         await asyncio.sleep(0.1)
         assert (await world.job(job["id"]))["state"] == "running"
     await world.until_second_driver(job["id"])
@@ -43,9 +43,9 @@ async def test_a_driver_that_has_only_begun_is_not_lost(world, monkeypatch):
     await world.until(job["id"], "running")
     world.runner.drivers.clear()
     for _ in range(5):
-        await (await world.batch.opened()).reconciler.look()
+        await (await world.batch.opened()).reconciler.reconcile()
     assert (await world.job(job["id"]))["state"] == "running"
-    monkeypatch.setattr("spacte_service.jobs.reconciler.BEGINNING_S", 0.0)
+    monkeypatch.setattr("spacte_service.jobs.reconciler.STARTUP_S", 0.0)
     await world.until_second_driver(job["id"])
 
 
@@ -56,12 +56,12 @@ async def test_a_job_that_an_earlier_driver_finished_has_succeeded(make_world, f
     job = (await world.create()).json()
     await world.until(job["id"], "running")
     world.says(job["id"], "interrupted", {})
-    world.runner.drivers[f"{job['id']}-1"] = Seen("failed", "exit code 1")
+    world.runner.drivers[f"{job['id']}-1"] = DriverStatus("failed", "exit code 1")
     await world.until(job["id"], "interrupted")
     await world.http.post(f"/v1/jobs/{job['id']}/resume")
     await world.until_second_driver(job["id"])
     world.says(job["id"], "succeeded", world.finish(job["id"], range(finished)), attempt=1)
-    world.runner.drivers[f"{job['id']}-2"] = Seen("failed", "exit code 1")
+    world.runner.drivers[f"{job['id']}-2"] = DriverStatus("failed", "exit code 1")
     job = await world.until(job["id"], state)
     assert job["counts"]["certified"] == finished
 
@@ -70,11 +70,11 @@ async def test_a_cluster_that_is_away_for_a_moment_changes_nothing(world):
     job = (await world.create()).json()
     await world.until(job["id"], "running")
     world.runner.away = True
-    (await world.batch.opened()).reconciler.kick()
+    (await world.batch.opened()).reconciler.wake()
     await asyncio.sleep(0.2)
     assert (await world.job(job["id"]))["state"] == "running"
     world.runner.away = False
-    world.runner.drivers[f"{job['id']}-1"] = Seen("failed", "x")
+    world.runner.drivers[f"{job['id']}-1"] = DriverStatus("failed", "x")
     await world.until(job["id"], "failed")
 
 
@@ -102,7 +102,7 @@ async def test_a_restarted_gateway_finds_its_jobs(make_world):
     second.runner = first.runner
     counts = second.finish(job["id"], range(second.images))
     second.says(job["id"], "succeeded", counts)
-    first.runner.drivers[f"{job['id']}-1"] = Seen("succeeded")
+    first.runner.drivers[f"{job['id']}-1"] = DriverStatus("succeeded")
     await second.batch.start()
     job = await second.until(job["id"], "succeeded")
     assert job["counts"]["certified"] == second.images
@@ -118,7 +118,7 @@ async def test_two_gateways_on_one_store_agree(make_world):
             await world.until(job_id, "running")
     assert sorted(first.runner.commands) == sorted(f"{job_id}-1" for job_id in ids)
     await first.http.post(f"/v1/jobs/{ids[1]}/cancel")
-    first.runner.drivers[f"{ids[1]}-1"] = Seen("stopped")
+    first.runner.drivers[f"{ids[1]}-1"] = DriverStatus("stopped")
     await second.until(ids[1], "cancelled")
     events = await second.events(ids[1])
     assert [data["state"] for _, _, data in events] == ["queued", "running", "cancelling", "cancelled"]
@@ -140,7 +140,7 @@ async def test_the_last_word_of_a_driver_is_what_became_of_its_job(make_world, w
     job = (await world.create()).json()
     await world.until(job["id"], "running")
     world.says(job["id"], counts=world.finish(job["id"], [0, 1]), **word)
-    world.runner.drivers[f"{job['id']}-1"] = Seen("failed", "exit code 1")
+    world.runner.drivers[f"{job['id']}-1"] = DriverStatus("failed", "exit code 1")
     job = await world.until(job["id"], state)
     assert job["error"] == error
     assert job["counts"]["certified"] == 2
@@ -169,7 +169,7 @@ async def test_a_cluster_that_stays_away_interrupts_its_jobs(make_world, monkeyp
 
 async def test_a_job_that_cannot_be_looked_after_keeps_no_other_waiting(world, monkeypatch):
     opened = await world.batch.opened()
-    prepare = opened.reconciler._workplace.prepare
+    prepare = opened.reconciler._folder.prepare
     broken = []
 
     def prepare_others(row):
@@ -178,7 +178,7 @@ async def test_a_job_that_cannot_be_looked_after_keeps_no_other_waiting(world, m
             raise RuntimeError("its folder is on a disk that is gone")
         return prepare(row)
 
-    monkeypatch.setattr(opened.reconciler._workplace, "prepare", prepare_others)
+    monkeypatch.setattr(opened.reconciler._folder, "prepare", prepare_others)
     first, second = [(await world.create()).json()["id"] for _ in range(2)]
     await world.until(second, "running")
     assert broken[0] == first
@@ -190,7 +190,7 @@ async def test_a_store_that_does_not_answer_is_seen_in_readyz(world, monkeypatch
     active = opened.store.jobs.active
 
     async def checks(expected):
-        opened.reconciler.kick()
+        opened.reconciler.wake()
         while (answer := await world.http.get("/readyz")).status_code != expected:  # noqa: ASYNC110
             await asyncio.sleep(0.01)
         return answer.json()["checks"]["database"]

@@ -28,3 +28,9 @@ async def test_a_refused_request_may_be_sent_again_with_its_key(world):
     bad = await world.create(headers={"Idempotency-Key": "k"}, model="nothing")
     assert bad.status_code == 404
     assert (await world.create(headers={"Idempotency-Key": "k"})).status_code == 201
+
+
+async def test_a_key_that_cannot_be_kept_is_refused_as_everywhere(world):
+    answer = await world.create(headers={"Idempotency-Key": "k" * 256})
+    assert (answer.status_code, answer.json()["code"]) == (400, "bad_request")
+    assert answer.json()["detail"] == "Make the Idempotency-Key 1 to 255 visible ASCII characters."

@@ -5,59 +5,71 @@ from collections.abc import Callable
 from contextlib import suppress
 from contextvars import Context
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar, TypeVarTuple
 
 from anyio import CapacityLimiter, to_thread
 
 from spacte_service.backend import Backend
+from spacte_service.drain import Drain
 from spacte_service.metrics import Metrics
 from spacte_service.settings import Settings
 
+from .data_folder import DataFolder
 from .runner import Runner
-from .storage import Workplace
 
 if TYPE_CHECKING:
-    from spacte_service.files import Uploads
     from spacte_service.store import Store
+    from spacte_service.store.answers import StoredAnswers
+    from spacte_service.uploads import Uploads
 
-    from .images import Pictures
-    from .reading import Reader
+    from .images import JobImages
+    from .reading import JobReader
     from .reconciler import Reconciler
     from .service import JobService
 
+T = TypeVar("T")
+A = TypeVarTuple("A")
+
+THREADS = 8
+"""Requests that wait for disk or database at the same time. Chosen: below the store's ten connections."""
+
 
 @dataclass(frozen=True, slots=True)
-class Opened:
+class OpenJobs:
     """The parts, while the store is open."""
 
     store: "Store"
     uploads: "Uploads"
-    jobs: "JobService"
-    reader: "Reader"
-    pictures: "Pictures"
+    service: "JobService"
+    reader: "JobReader"
+    images: "JobImages"
     reconciler: "Reconciler"
     runner: Runner
-    watch: asyncio.Task[None]
+    reconciling: asyncio.Task[None]
+    threads: CapacityLimiter
+
+    async def in_thread(self, function: Callable[[*A], T], *arguments: *A) -> T:
+        """What a blocking function of a part returns."""
+        return await to_thread.run_sync(function, *arguments, limiter=self.threads)
 
 
-class Batch:
+class BatchJobs:
     """Files and jobs.
 
     Args:
-        settings: the gateway's.
+        settings: each part gets the groups that it needs.
         backend: knows the models.
         metrics: is told of jobs.
-        closing: whether the gateway is shutting down.
+        drain: says when the gateway is shutting down.
     """
 
-    def __init__(self, settings: Settings, backend: Backend, metrics: Metrics, closing: Callable[[], bool]) -> None:
+    def __init__(self, settings: Settings, backend: Backend, metrics: Metrics, drain: Drain) -> None:
         self._settings = settings
         self._backend = backend
         self._metrics = metrics
-        self._closing = closing
+        self._drain = drain
         self._opening = asyncio.Lock()
-        self._opened: Opened | None = None
-        self.threads = CapacityLimiter(8)
+        self._opened: OpenJobs | None = None
 
     async def start(self) -> None:
         """Open the store where there is one, and look after the jobs in it.
@@ -67,8 +79,7 @@ class Batch:
         Raises:
             StoreError: the database cannot be used.
         """
-        there = self._settings.data_dir.resolve() / "spacte.sqlite"
-        if self._settings.database or there.exists():
+        if self._settings.database or self._settings.sqlite_file.exists():
             await self.opened()
 
     async def stop(self) -> None:
@@ -76,14 +87,14 @@ class Batch:
         opened, self._opened = self._opened, None
         if opened is None:
             return
-        opened.watch.cancel()
+        opened.reconciling.cancel()
         with suppress(asyncio.CancelledError):
-            await opened.watch
+            await opened.reconciling
         await opened.runner.close()
-        await to_thread.run_sync(opened.pictures.close)
+        await to_thread.run_sync(opened.images.close)
         await to_thread.run_sync(opened.store.close)
 
-    async def opened(self) -> Opened:
+    async def opened(self) -> OpenJobs:
         """The parts; opened now where they are not yet.
 
         Raises:
@@ -100,43 +111,42 @@ class Batch:
         Raises:
             ProblemError: 404; 415, the file is no image; 413, it is larger than that.
         """
-        uploads = (await self.opened()).uploads
-        return await to_thread.run_sync(uploads.image, file_id, max_bytes, limiter=self.threads)
+        opened = await self.opened()
+        return await opened.in_thread(opened.uploads.image, file_id, max_bytes)
+
+    async def stored_answers(self) -> "StoredAnswers | None":
+        """The store's part in idempotency; None where no job or file has made a store yet."""
+        return (await self.opened()).store.answers if self._opened else None
 
     def readiness(self) -> dict[str, str]:
         """Checks by name, each `ok` or a sentence on what is wrong."""
         return {"database": self._opened.reconciler.database} if self._opened else {}
 
-    async def _open(self) -> Opened:
+    async def _open(self) -> OpenJobs:
+        settings = self._settings
         store = await to_thread.run_sync(self._open_store)
-        from spacte_service.files import Uploads
+        from spacte_service.uploads import Uploads
 
-        from .images import Pictures
-        from .reading import Reader
+        from .images import JobImages
+        from .reading import JobReader
         from .reconciler import Reconciler
         from .service import JobService
 
-        workplace = Workplace(self._settings)
-        uploads = Uploads(store, workplace.uploads)
-        runner = self._runner(workplace)
-        reconciler = Reconciler(
-            self._settings,
-            store,
-            runner,
-            workplace,
-            on_counts=self._metrics.jobs_are,
-            on_images=self._metrics.job_images,
-        )
-        return Opened(
+        folder = DataFolder(settings.data_dir)
+        uploads = Uploads(store, folder.uploads)
+        runner = self._runner(folder)
+        reconciler = Reconciler(settings, settings, store, runner, folder, self._metrics)
+        return OpenJobs(
             store,
             uploads,
-            JobService(self._settings, self._backend, store, uploads, workplace),
-            Reader(store, workplace, self._closing),
-            Pictures(),
+            JobService(settings, settings.models, self._backend, store, uploads, folder),
+            JobReader(store, folder, self._drain),
+            JobImages(),
             reconciler,
             runner,
             # Not in the context of the request that may have opened the store: its id is not that of our log.
             asyncio.create_task(reconciler.run(), context=Context()),
+            CapacityLimiter(THREADS),
         )
 
     def _open_store(self) -> "Store":
@@ -144,11 +154,11 @@ class Batch:
 
         return Store.open(self._settings.database_url)
 
-    def _runner(self, workplace: Workplace) -> Runner:
+    def _runner(self, folder: DataFolder) -> Runner:
         if self._settings.in_process:
             from .process_runner import ProcessRunner
 
-            return ProcessRunner(workplace.logs)
+            return ProcessRunner(folder.logs)
         from .ray_runner import RayJobsRunner
 
         return RayJobsRunner()

@@ -1,4 +1,4 @@
-"""Loading and unloading of models while requests are answered: begun by a request, finished after it."""
+"""The models that are served; loading and unloading them while requests are answered."""
 
 import asyncio
 from collections.abc import Coroutine
@@ -6,18 +6,21 @@ from typing import Any
 
 import structlog
 
+from spacte_client.types import Model
 from spacte_workers.errors import RuntimeFault
 
 from .backend import Backend
+from .problems import ProblemError
 
 log = structlog.stdlib.get_logger("spacte.models")
 
 PROMPT_S = 1.0
-"""What fails within this time is told to whoever asked; what takes longer shows in the model's `state`."""
+"""What fails within this time is answered with the error; later failures show in the model's `state`. Chosen: a folder
+that is missing or damaged is seen in milliseconds."""
 
 
-class ModelChanges:
-    """Changes under way.
+class Models:
+    """The backend's models, and changes under way.
 
     Args:
         backend: where models are loaded.
@@ -25,7 +28,25 @@ class ModelChanges:
 
     def __init__(self, backend: Backend) -> None:
         self._backend = backend
-        self._under_way: set[asyncio.Task[None]] = set()
+        self._changes: set[asyncio.Task[None]] = set()
+
+    def get(self, name: str) -> Model:
+        """The model of that name, loaded or not.
+
+        Raises:
+            ProblemError: 404.
+        """
+        models = {model.name: model for model in self._backend.models()}
+        if name not in models:
+            there = ", ".join(models) or "none"
+            sentence = f"There is no model {name[:64]!r}; choose one of those served ({there})."
+            raise ProblemError("model_not_found", sentence)
+        return models[name]
+
+    def only(self) -> str:
+        """The name of the model that answers where none is named; empty where several could."""
+        ready = [model.name for model in self._backend.models() if model.state == "ready"]
+        return ready[0] if len(ready) == 1 else ""
 
     async def load(self, name: str) -> None:
         """Begin to load a model, or to replace it by what its folder holds now.
@@ -36,7 +57,7 @@ class ModelChanges:
         await self._begin(self._backend.load(name), "load", name)
 
     async def unload(self, name: str) -> None:
-        """Begin to unload a model: it takes no more requests, and goes when the last is answered.
+        """Begin to unload a model: it takes no more requests, and is dropped when the last is answered.
 
         Raises:
             ModelNotFoundError: there is none of that name.
@@ -44,14 +65,14 @@ class ModelChanges:
         await self._begin(self._backend.unload(name), "unload", name)
 
     async def stop(self) -> None:
-        """Give up what is under way."""
-        for task in self._under_way:
+        """Give up changes under way."""
+        for task in self._changes:
             task.cancel()
-        await asyncio.gather(*self._under_way, return_exceptions=True)
+        await asyncio.gather(*self._changes, return_exceptions=True)
 
     async def _begin(self, work: Coroutine[Any, Any, None], change: str, name: str) -> None:
         task = asyncio.create_task(self._logged(work, change, name))
-        self._under_way.add(task)
+        self._changes.add(task)
         task.add_done_callback(self._done)
         await asyncio.wait({task}, timeout=PROMPT_S)
         if task.done():
@@ -66,6 +87,6 @@ class ModelChanges:
         log.info("model changed", change=change, model=name)
 
     def _done(self, task: asyncio.Task[None]) -> None:
-        self._under_way.discard(task)
+        self._changes.discard(task)
         if not task.cancelled():
-            task.exception()  # logged above; asking for it keeps asyncio from saying so again
+            task.exception()  # logged above; asking for it keeps asyncio from logging it again

@@ -1,0 +1,5 @@
+"""Which requests are taken in, in which order they run, and when a refused one is to come back."""
+
+from .admission import Admission, Arrival, Permit
+
+__all__ = ["Admission", "Arrival", "Permit"]

@@ -1,0 +1,116 @@
+"""Uploads, jobs and the store that keeps them."""
+
+from pathlib import Path
+from typing import Literal, Self
+
+from pydantic import BaseModel, Field, field_validator, model_validator
+
+from .limits import KIB, MIB
+from .text import parts
+
+
+class JobSettings(BaseModel):
+    """Where uploads and jobs are kept, what jobs may read, and how many run."""
+
+    data_dir: Path = Field(
+        default=Path("spacte-data"),
+        description="Folder of the database, uploads and jobs; the drivers of jobs must see it too.",
+    )
+    database: str | None = Field(
+        default=None, description="postgresql://... where several gateways share one; by default SQLite in --data-dir."
+    )
+    max_upload_bytes: int = Field(
+        default=2048 * MIB,  # the parquet files of ImageNet's validation set are of 0.5 GB
+        ge=KIB,
+        description="Largest file that may be uploaded.",
+    )
+    input_roots: str | None = Field(
+        default=None,
+        description="Folders and prefixes such as s3://bucket/sets, separated by commas, below which jobs may "
+        "name files by URI; none by default.",
+    )
+    datasets: str | None = Field(
+        default=None,
+        description="Data sets for jobs besides `digits`, as NAME=SOURCE,...: cifar10=parquet:/data/cifar10.",
+    )
+    jobs_at_once: int = Field(
+        default=2,  # chosen: a long job does not keep a short one waiting
+        ge=1,
+        description="Jobs that run at the same time; each has samplers of its own. Others wait.",
+    )
+    job_samplers_min: int = Field(
+        default=1,
+        ge=1,
+        description="Samplers that each job asks for even where there is no room, for Ray's autoscaler to see.",
+    )
+    job_samplers_max: int | None = Field(
+        default=None, ge=1, description="Most samplers of one job; by default as many as there is room for."
+    )
+    resume_jobs: Literal["never", "interrupted", "always"] = Field(
+        default="interrupted",
+        description="Jobs to carry on with by itself: those whose cluster went, or also whose driver died.",
+    )
+    keep_jobs_days: int = Field(
+        default=30, ge=1, description="Jobs are deleted with their results so many days after their end."
+    )
+
+    @field_validator("datasets")
+    @classmethod
+    def _datasets_can_be_read(cls, text: str | None) -> str | None:
+        for entry in filter(None, (text or "").split(",")):
+            if not all(entry.partition("=")):
+                raise ValueError(f"{entry!r} is not NAME=SOURCE")
+        return text
+
+    @field_validator("input_roots")
+    @classmethod
+    def _roots_can_be_read(cls, text: str | None) -> str | None:
+        for root in parts(text):
+            if "://" in root:
+                _check_prefix(root)
+        return text
+
+    @model_validator(mode="after")
+    def _samplers_are_a_range(self) -> Self:
+        if self.job_samplers_max is not None and self.job_samplers_max < self.job_samplers_min:
+            raise ValueError("--job-samplers-max must not be below --job-samplers-min")
+        return self
+
+    @property
+    def roots(self) -> list[Path]:
+        """The folders of `input_roots`; colons may separate them, too, as in PATH."""
+        folders = [root for root in parts(self.input_roots) if "://" not in root]
+        return [Path(root).resolve() for folder in folders for root in folder.split(":") if root]
+
+    @property
+    def remote_roots(self) -> list[str]:
+        """The prefixes of `input_roots`."""
+        return [root for root in parts(self.input_roots) if "://" in root]
+
+    @property
+    def dataset_sources(self) -> dict[str, str]:
+        """What jobs may name, and the source of each as `spacte train --data` takes it."""
+        named = (entry.partition("=") for entry in filter(None, (self.datasets or "").split(",")))
+        return {"digits": "digits"} | {name: source for name, _, source in named}
+
+    @property
+    def database_url(self) -> str:
+        """The store's address."""
+        return self.database or f"sqlite:///{self.sqlite_file}"
+
+    @property
+    def sqlite_file(self) -> Path:
+        """The store, where it is no other database."""
+        return self.data_dir.resolve() / "spacte.sqlite"
+
+
+def _check_prefix(root: str) -> None:
+    from spacte_workers.batch.inputs import InputError, load_driver, parts_of
+
+    try:
+        scheme = parts_of(root)[0]
+        if scheme in ("file", "local"):
+            raise ValueError(f"{root!r} is a folder of this machine; give its path, from /")
+        load_driver(scheme)
+    except InputError as error:
+        raise ValueError(f"{root!r}: {str(error).rstrip('.')}") from None
