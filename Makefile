@@ -11,6 +11,7 @@ export RAY_ENABLE_UV_RUN_RUNTIME_ENV := 0
 unexport PYTHONDONTWRITEBYTECODE
 MODEL ?= digits
 PORT ?= 8000
+UPGRADE ?= --upgrade
 
 .DEFAULT_GOAL := help
 .PHONY: help setup demo serve test test-fast test-all test-cluster check fix bench docs screenshots clean lock lock-image sbom audit
@@ -72,9 +73,9 @@ docs: $(STAMPS)/dev  ## build the documentation into site/
 screenshots: $(STAMPS)/dev  ## photograph the pages for README and docs; needs Chromium
 	$(BIN)/python demo/screenshots.py
 
-lock: $(STAMPS)/uv  ## write constraints.txt anew, with hashes, from the newest versions that fit
+lock: $(STAMPS)/uv  ## write constraints.txt anew, with hashes; UPGRADE= keeps the versions that still fit
 	$(UV) pip compile --quiet --universal --python-version 3.11 --custom-compile-command "make lock" --no-annotate \
-		--no-emit-index-url --generate-hashes --upgrade --group dev $(PROJECTS) --all-extras \
+		--no-emit-index-url --generate-hashes $(UPGRADE) --group dev $(PROJECTS) --all-extras \
 		$(PROJECTS:%/pyproject.toml=--no-emit-package spacte-%) --output-file constraints.txt
 
 lock-image: $(STAMPS)/uv  ## pin the base images and torch without CUDA; needs Docker
