@@ -12,9 +12,10 @@ from spacte_core.kernels.cpu import amx
 from spacte_core.kernels.cpu.amx import AmxChain, Layer, amx_library, codes_to_amx, floats_to_amx
 from spacte_core.kernels.graph.folding import trace
 from spacte_core.kernels.graph.fusing import fuse, fused_convs
-from spacte_core.kernels.int8.layers import AverageCodes, Encode, Int8Conv, Quantiser, span_codes
-from spacte_core.kernels.int8.ranges import Ranges
-from spacte_core.kernels.int8.rounding import Rounding
+from spacte_core.kernels.int8.layers import Encode, Int8Conv, MeanOfCodes, codes_for
+from spacte_core.kernels.int8.quantiser import Quantiser
+from spacte_core.kernels.int8.ranges import RangeObserver
+from spacte_core.kernels.int8.rounding import WeightRounder
 from spacte_workers.engine import forms as build
 from spacte_workers.engine import peak_rates as ceilings
 from spacte_workers.engine.calibration import noisy_rows
@@ -96,8 +97,8 @@ def test_values(dtype, channels_in, channels, height, width, kernel, stride, res
     other = maps(dtype, rows, *layer.shape, seed=2) if residual else None
     given = [x] if other is None else [x, other]
     before = [value.clone() for value in given]
-    takes = [(0, 1 if residual else None)]
-    made = AmxChain([layer], takes, [value.shape[1:] for value in given], dtype, amx_library())(*given)
+    operands = [(0, 1 if residual else None)]
+    made = AmxChain([layer], operands, [value.shape[1:] for value in given], dtype, amx_library())(*given)
     assert made.is_contiguous(memory_format=torch.channels_last)
     assert made.shape == (rows, *layer.shape)
     assert_rounded(made, exact(layer, x, other))
@@ -122,7 +123,7 @@ def test_what_no_graph_has_is_refused():
     layers = [a_layer(dtype, (16, 4, 4), 16, border=code) for code in (3, 4)]
     with pytest.raises(ValueError, match="one code of zero"):
         AmxChain(layers, [(0, None), (0, 1)], [(16, 4, 4)], dtype, library)
-    with pytest.raises(ValueError, match="only what a chain is given"):
+    with pytest.raises(ValueError, match="only an input of a chain"):
         AmxChain(layers, [(0, None), (1, None)], [(16, 4, 4)], dtype, library)
 
 
@@ -132,28 +133,28 @@ def a_chain(dtype, shape=(16, 9, 12)):
     layers = [a_layer(dtype, shape, 16, seed=i) for i in range(5)]
     layers += [a_layer(dtype, shape, 32, stride=2, seed=5), a_layer(dtype, wide, 32, seed=6)]
     layers += [a_layer(dtype, shape, 32, stride=2, kernel=1, seed=7)]
-    takes = [(0, None), (1, None), (2, 1), (3, None), (4, 3), (5, None), (6, None), (5, None)]
+    operands = [(0, None), (1, None), (2, 1), (3, None), (4, 3), (5, None), (6, None), (5, None)]
     layers += [a_layer(dtype, wide, 32, seed=8)]
-    takes += [(7, 8)]
-    return layers, takes
+    operands += [(7, 8)]
+    return layers, operands
 
 
 @needs_kernel
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_a_chain_is_its_layers_one_by_one(dtype):
     """Each layer by itself is exact to one rounding, and together they are the same bits."""
-    layers, takes = a_chain(dtype)
+    layers, operands = a_chain(dtype)
     x = maps(dtype, 37, 16, 9, 12)
     values = [x]
-    for layer, (source, other) in zip(layers, takes, strict=True):
+    for layer, (source, other) in zip(layers, operands, strict=True):
         given = [values[source]] if other is None else [values[source], values[other]]
         alone = AmxChain(
             [layer], [(0, None if other is None else 1)], [v.shape[1:] for v in given], dtype, amx_library()
         )
         values.append(alone(*given))
-    chain = AmxChain(layers, takes, [(16, 9, 12)], dtype, amx_library())
+    chain = AmxChain(layers, operands, [(16, 9, 12)], dtype, amx_library())
     assert torch.equal(chain(x), values[-1])
-    assert len(chain.inside) == 5  # two maps and the chain's input at full size, two at half
+    assert len(chain.inner) == 5  # two maps and the chain's input at full size, two at half
 
 
 @needs_kernel
@@ -170,8 +171,8 @@ def test_averages(dtype):
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_a_row_is_its_own(dtype):
     """Bit for bit: whatever its neighbours, its place, the size of the batch and the number of threads."""
-    layers, takes = a_chain(dtype)
-    chain = AmxChain(layers, takes, [(16, 9, 12)], dtype, amx_library())
+    layers, operands = a_chain(dtype)
+    chain = AmxChain(layers, operands, [(16, 9, 12)], dtype, amx_library())
     x = maps(dtype, 101, 16, 9, 12)
     together = chain(x)
     order = torch.randperm(len(x), generator=torch.Generator().manual_seed(0))
@@ -270,20 +271,20 @@ def test_a_network_of_chains_keeps_the_function_in_bfloat16(tangled):
 def test_a_network_of_chains_keeps_the_function_on_codes(tangled):
     net, rows = tangled
     graph = fuse(trace(net))
-    ranges = Ranges(graph)
-    ranges.run(rows)
-    spans = ranges.spans()
-    pixels = next(iter(graph.graph.nodes))
-    given = span_codes(spans[pixels].low, spans[pixels].high)
+    observer = RangeObserver(graph)
+    observer.run(rows)
+    ranges = observer.ranges()
+    pixels = next(iter(graph.graph.nodes)).name
+    given = codes_for(ranges[pixels].low, ranges[pixels].high)
     codes = Encode(given)(rows).contiguous(memory_format=torch.channels_last)
-    rounding = Rounding(graph)
-    rounding.round(rows)
-    by_onednn, _ = Quantiser(graph, spans, given, len(rows), rounding.rounded).run()
+    rounder = WeightRounder(graph)
+    rounder.round(rows)
+    by_onednn, _ = Quantiser(graph, ranges, given, len(rows), rounder.rounded).run()
     wanted = by_onednn(codes)
-    graph, _ = Quantiser(graph, spans, given, len(rows), rounding.rounded).run()
+    graph, _ = Quantiser(graph, ranges, given, len(rows), rounder.rounded).run()
     assert codes_to_amx(graph)
     assert sum(chains_of(graph)) == 13
-    assert [type(module) for module in graph.modules() if isinstance(module, Int8Conv | AverageCodes)] == [Int8Conv]
+    assert [type(module) for module in graph.modules() if isinstance(module, Int8Conv | MeanOfCodes)] == [Int8Conv]
     spread = (wanted - wanted.mean(0)).square().mean().sqrt()
     assert (graph(codes) - wanted).square().mean().sqrt() < 0.02 * spread  # codes next to a tie may fall otherwise
     assert not codes_to_amx(graph)
@@ -339,7 +340,7 @@ def test_the_form_is_one_function_and_comes_first(network, precision, error):
 @pytest.mark.parametrize(("precision", "names"), [("bf16", ["onednn", "folded"]), ("int8", ["int8"])])
 def test_without_the_kernel_the_other_forms_are_there(network, monkeypatch, precision, names):
     network, rows = network
-    monkeypatch.setattr(amx, "compiled", lambda *_: None)
+    monkeypatch.setattr(amx, "compile_library", lambda *_, **__: None)
     with torch.inference_mode():
         assert [form.name for form in build.forms(network, precision, 16, rows)] == names
 
@@ -350,7 +351,7 @@ def test_a_system_that_refuses_the_tiles(monkeypatch, caplog):
         def spacte_amx_allowed(self):
             return 0
 
-    monkeypatch.setattr(amx, "compiled", lambda *_: Refusing())
+    monkeypatch.setattr(amx, "compile_library", lambda *_, **__: Refusing())
     assert amx_library() is None
     assert "signal stack" in caplog.text
 
@@ -378,10 +379,10 @@ def test_other_layers_are_left_alone(conv, size):
             seen[node] = torch.Size(rows.shape) if node.op == "placeholder" else None
         node, _ = fused_convs(graph)[0]
         assert (amx.layer_of_floats(graph, node, seen) is not None) == fits
-        ranges = Ranges(graph)
-        ranges.run(rows + torch.arange(2.0)[:, None, None, None])
-        rounding = Rounding(graph)
-        rounding.round(rows)
-        coded, _ = Quantiser(graph, ranges.spans(), span_codes(-1.0, 1.0), 2, rounding.rounded).run()
+        observer = RangeObserver(graph)
+        observer.run(rows + torch.arange(2.0)[:, None, None, None])
+        rounder = WeightRounder(graph)
+        rounder.round(rows)
+        coded, _ = Quantiser(graph, observer.ranges(), codes_for(-1.0, 1.0), 2, rounder.rounded).run()
         step = next(node for node in coded.graph.nodes if str(node.target).endswith("int8_fused"))
         assert (amx.layer_of_codes(coded, step) is not None) == fits

@@ -8,9 +8,10 @@ from spacte_core.forms import plain
 from spacte_core.kernels.cpu.onednn import to_onednn
 from spacte_core.kernels.graph.folding import fold_batch_norm, trace
 from spacte_core.kernels.graph.fusing import FusedConv, fuse, fused_convs
-from spacte_core.kernels.int8.layers import Codes, Decode, Encode, Quantiser, span_codes
-from spacte_core.kernels.int8.ranges import Ranges
-from spacte_core.kernels.int8.rounding import Rounded, Rounding, rounded
+from spacte_core.kernels.int8.layers import Codes, Decode, Encode, codes_for
+from spacte_core.kernels.int8.quantiser import Quantiser
+from spacte_core.kernels.int8.ranges import RangeObserver
+from spacte_core.kernels.int8.rounding import Rounded, WeightRounder, round_weights
 from spacte_workers.engine.calibration import noisy_rows
 from spacte_workers.engine.forms import forms
 from spacte_workers.engine.self_checks import is_one_function, logits_of
@@ -143,14 +144,14 @@ def exact(step: FusedConv, weights: Rounded, source: Codes, x, other, other_code
 def test_every_int8_step_is_exact(batch, groups):
     """Each step's codes are the rounded exact values for its input codes; ties may fall either way."""
     fused = fuse(fold_batch_norm(trace(settled(Residual(groups)))))
-    ranges = Ranges(fused)
-    ranges.run(batch)
-    pixels = next(iter(fused.graph.nodes))
-    spans = ranges.spans()
-    given = span_codes(spans[pixels].low, spans[pixels].high)
-    rounding = Rounding(fused)
-    rounding.round(batch)
-    quantiser = Quantiser(fused, spans, given, len(batch), rounding.rounded)
+    observer = RangeObserver(fused)
+    observer.run(batch)
+    pixels = next(iter(fused.graph.nodes)).name
+    ranges = observer.ranges()
+    given = codes_for(ranges[pixels].low, ranges[pixels].high)
+    rounder = WeightRounder(fused)
+    rounder.round(batch)
+    quantiser = Quantiser(fused, ranges, given, len(batch), rounder.rounded)
     coded, _ = quantiser.run()
     kernels = {str(quantiser.new[node].target): step for node, step in fused_convs(fused)}
     targets = {str(quantiser.new[node].target): str(node.target) for node, _ in fused_convs(fused)}
@@ -163,13 +164,13 @@ def test_every_int8_step_is_exact(batch, groups):
             result = super().run_node(n)
             if n.target in kernels:
                 kernel = coded.get_submodule(n.target)
-                weights, other = rounding.rounded[targets[n.target]], args[1] if len(args) > 1 else None
-                wanted = exact(kernels[n.target], weights, kernel.source, args[0], other, kernel.other, kernel.made)
+                weights, other = rounder.rounded[targets[n.target]], args[1] if len(args) > 1 else None
+                wanted = exact(kernels[n.target], weights, kernel.source, args[0], other, kernel.other, kernel.result)
                 tolerance = 1 if result.dtype == torch.uint8 else 1e-3
                 assert (result.double() - wanted).abs().max() <= tolerance
                 assert (result.double() - wanted).abs().mean() < 0.01
                 seen += 1
-                lifted += kernel.made is not None and kernel.made.lift_C is not None
+                lifted += kernel.result is not None and kernel.result.lift_C is not None
             return result
 
     Comparing(coded).run(Encode(given)(batch).contiguous(memory_format=torch.channels_last))
@@ -194,7 +195,7 @@ def test_errors_of_rounding_make_up_for_each_other(geometry):
         y = nn.functional.conv2d(inputs(2), weight, conv.bias, conv.stride, conv.padding, conv.dilation)
         return (y - wanted).square().mean().sqrt().item()
 
-    made = rounded(conv, inputs(1))
+    made = round_weights(conv, inputs(1))
     scale = made.scale_O.double()[:, None, None, None]
     assert made.codes.dtype == torch.int8
     assert made.codes.abs().max() <= 127
@@ -206,25 +207,25 @@ def test_errors_of_rounding_make_up_for_each_other(geometry):
 def test_filters_in_groups_are_rounded_to_the_nearest():
     torch.manual_seed(0)
     conv = nn.Conv2d(8, 8, 3, groups=4)
-    made = rounded(conv, torch.randn(2, 8, 6, 6, dtype=torch.float64))
+    made = round_weights(conv, torch.randn(2, 8, 6, 6, dtype=torch.float64))
     assert torch.equal(made.codes.float(), (conv.weight / made.scale_O[:, None, None, None]).round())
 
 
 def test_codes_reach_beyond_the_rows_that_they_were_fitted_to(batch):
     """Images to come have larger values than those of calibration: they are coded, not cut off."""
     fused = fuse(fold_batch_norm(trace(settled(Residual()))))
-    ranges = Ranges(fused)
-    ranges.run(batch)
-    spans = ranges.spans()
-    pixels = next(iter(fused.graph.nodes))
-    codes = span_codes(spans[pixels].low, spans[pixels].high)
+    observer = RangeObserver(fused)
+    observer.run(batch)
+    ranges = observer.ranges()
+    pixels = next(iter(fused.graph.nodes)).name
+    codes = codes_for(ranges[pixels].low, ranges[pixels].high)
     lowest, highest = Decode(codes)(torch.tensor([0.0, 255.0]))
     assert lowest <= 1.4 * batch.min()
     assert highest >= 1.4 * batch.max()
 
 
 def test_codes_are_the_nearest():
-    codes = span_codes(-1.3, 2.2)
+    codes = codes_for(-1.3, 2.2)
     assert 0 <= codes.zero <= 255
     values = torch.linspace(-1.3, 2.2, 1_001)
     assert (Decode(codes)(Encode(codes)(values)) - values).abs().max() <= codes.scale * 0.5001

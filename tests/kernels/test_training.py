@@ -17,9 +17,7 @@ CONFIGS = {
     "digits_cnn": ModelConfig(arch="digits_cnn", heads=3, num_classes=10, input_shape=(1, 8, 8)),
     "cifar_resnet20": ModelConfig(arch="cifar_resnet20", heads=2, num_classes=10, input_shape=(3, 8, 8)),
     "imagenet_resnet50": ModelConfig(arch="imagenet_resnet50", heads=1, num_classes=10, input_shape=(3, 32, 32)),
-    "ensemble": ModelConfig(
-        arch="ensemble", heads=2, num_classes=10, input_shape=(1, 8, 8), members=(MEMBER, MEMBER)
-    ),
+    "ensemble": ModelConfig(arch="ensemble", heads=2, num_classes=10, input_shape=(1, 8, 8), members=(MEMBER, MEMBER)),
 }
 
 
@@ -38,7 +36,9 @@ def learned(net: nn.Module, weights: MultiHeadNet, x_BCHW: Tensor) -> tuple[Tens
     logits.square().mean().backward()
     gradients = [p.grad for p in weights.parameters() if p.grad is not None]
     assert len(gradients) == len(list(weights.parameters()))
-    joined = (torch.cat([part.detach().double().flatten() for part in parts]) for parts in (gradients, weights.buffers()))
+    joined = (
+        torch.cat([part.detach().double().flatten() for part in parts]) for parts in (gradients, weights.buffers())
+    )
     return logits.detach().double(), *joined
 
 

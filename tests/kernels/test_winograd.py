@@ -62,8 +62,8 @@ def test_values(rows, channels_in, channels, height, width, residual, relu, bias
     other = maps(rows, channels, height, width, seed=2) if residual else None
     given = [x] if other is None else [x, other]
     before = [value.clone() for value in given]
-    takes = [(0, 1 if residual else None)]
-    made = WinogradChain([step], takes, [(height, width)], len(given), winograd_library())(*given)
+    operands = [(0, 1 if residual else None)]
+    made = WinogradChain([step], operands, [(height, width)], len(given), winograd_library())(*given)
     wanted = exact(step, x, other)
     assert made.is_contiguous(memory_format=torch.channels_last)
     assert error(made, wanted) < 1.2e-6
@@ -108,12 +108,7 @@ def test_a_network_of_chains_keeps_the_function():
     steps = len(fused_convs(graph))
     assert to_winograd(graph, rows[:2])
     chains = [module for module in graph.modules() if isinstance(module, WinogradChain)]
-    assert [len(chain.layers) for chain in chains] == [
-        5,
-        1,
-        1,
-        3,
-    ]  # only the last result of a chain may be read elsewhere
+    assert [len(chain.layers) for chain in chains] == [5, 1, 1, 3]  # only the last result may be read elsewhere
     assert len(fused_convs(graph)) == steps - 10
     for made, wanted in zip(graph(rows), net.double()(rows.double()), strict=True):
         torch.testing.assert_close(made.double(), wanted, rtol=1e-4, atol=1e-5)
@@ -123,14 +118,14 @@ def test_a_network_of_chains_keeps_the_function():
 @needs_kernel
 def test_few_maps_serve_a_long_chain():
     step = a_step(16, 16)
-    takes = [(0, None)]
+    operands = [(0, None)]
     for i in range(1, 20, 2):  # blocks of two layers, each with the block's input as residual
-        takes += [(i, None), (i + 1, i)]
-    chain = WinogradChain([step] * len(takes), takes, [(8, 8)] * len(takes), 1, winograd_library())
-    assert len(chain.own) == 2
+        operands += [(i, None), (i + 1, i)]
+    chain = WinogradChain([step] * len(operands), operands, [(8, 8)] * len(operands), 1, winograd_library())
+    assert len(chain.inner) == 2
     x = maps(3, 16, 8, 8)
     values = [x.double()]
-    for source, other in takes:
+    for source, other in operands:
         values.append(exact(step, values[source], None if other is None else values[other]))
     assert error(chain(x), values[-1]) < 1e-5
 
@@ -139,8 +134,8 @@ def test_few_maps_serve_a_long_chain():
 def test_a_row_is_its_own():
     """Bit for bit: whatever its neighbours, its place, the size of the batch and the number of threads."""
     first, second = a_step(32, 64), a_step(64, 64, seed=1)
-    takes = [(0, None), (1, None), (2, 1)]
-    chain = WinogradChain([first, second, second], takes, [(8, 12)] * 3, 1, winograd_library())
+    operands = [(0, None), (1, None), (2, 1)]
+    chain = WinogradChain([first, second, second], operands, [(8, 12)] * 3, 1, winograd_library())
     x = maps(101, 32, 8, 12)
     together = chain(x)
     order = torch.randperm(len(x), generator=torch.Generator().manual_seed(0))
@@ -175,7 +170,7 @@ def test_the_form_is_one_function_and_comes_first(network):
 
 def test_without_the_kernel_the_other_forms_are_there(network, monkeypatch):
     network, rows = network
-    monkeypatch.setattr(winograd, "compiled", lambda *_: None)
+    monkeypatch.setattr(winograd, "compile_library", lambda *_, **__: None)
     with torch.inference_mode():
         names = [form.name for form in build.forms(network, "fp32", 16, rows)]
     assert names == ["onednn", "folded", "plain"]

@@ -1,12 +1,13 @@
 """A classifier's fast forms: folded for any device; oneDNN, Winograd, AMX, int8 for CPUs; fused, compiled for GPUs.
 
-A form that a backend cannot make (an untraceable module, a private call that this version of PyTorch lacks, no
-compiler) is not offered.
+A form that a backend cannot make (a private call that this version of PyTorch lacks, no compiler) is not offered. A
+module that cannot be traced has none.
 """
 
+import copy
 import logging
 from collections.abc import Callable, Iterator
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import cast
 
 import torch
@@ -19,22 +20,44 @@ from spacte_core.kernel_switch import kernels_enabled
 from .cpu.amx import amx_library, floats_to_amx
 from .cpu.onednn import to_onednn
 from .cpu.winograd import to_winograd
-from .gpu.fused_conv import kernels_of, pays
-from .graph.folding import finished, fold_batch_norm, layer, trace
+from .gpu.fused_conv import fused_kernels, mostly_narrow
+from .graph.folding import fold_batch_norm, layer_of, recompile, trace
 from .graph.fusing import fuse, fused_convs, is_last_linear
-from .int8.quantised import fit_of, quantised
+from .int8.form import fit_codes, int8_form
 
 _log = logging.getLogger(__name__)
-_DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
-_SWITCHES = {
-    ("amx", "int8"): ("amx", "int8"),
-    ("fused", "bf16"): ("triton_conv",),
-    ("folded", "fp32"): ("folding",),
-    ("folded", "bf16"): ("folding",),
-    ("compiled", "fp32"): ("folding",),
-    ("compiled", "bf16"): ("folding",),
-}
-"""(form, precision) -> names in `SPACTE_KERNELS` that switch it off, where they are not the form's own name."""
+_DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "int8": torch.float32}
+"""Of a classifier's layers, save those that run on 8-bit codes."""
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a form is to be made of.
+
+    Attributes:
+        classifier, precision, batch, rows_NCHW: see `optimized_forms`.
+        graphs: the folded trunk and heads, copies for this form alone.
+    """
+
+    classifier: Classifier
+    precision: str
+    batch: int
+    rows_NCHW: Tensor
+    graphs: list[fx.GraphModule]
+
+    def encoding(self, dtype: torch.dtype | None = None) -> Encoding:
+        """Of the trunk's input, in the precision's dtype unless another is named."""
+        return Encoding(self.classifier.scale_C, self.classifier.shift_C, dtype or _DTYPES[self.precision])
+
+    def form(self, name: str, parts: list[fx.GraphModule]) -> Form:
+        """The form of trunk and heads."""
+        return Form(name, self.precision, self.batch, self.encoding(), parts[0], parts[1:])
+
+    def with_inputs(self, graphs: list[fx.GraphModule], encoding: Encoding) -> list[tuple[fx.GraphModule, Tensor]]:
+        """Trunk and heads, each with a few rows of its input."""
+        some_rows = encoding(self.rows_NCHW[:2]).contiguous(memory_format=torch.channels_last)
+        features = graphs[0](some_rows)
+        return [(graphs[0], some_rows), *((head, features) for head in graphs[1:])]
 
 
 def optimized_forms(
@@ -49,29 +72,17 @@ def optimized_forms(
         rows_NCHW: calibration rows, pixels in [0, 1] plus noise; int8 takes its scales from them.
         only: a form's name, if no other is wanted.
     """
-    makers: dict[str, Callable[[], Form | None]] = {}
-    if precision == "int8":
-        if not rows_NCHW.is_cuda:
-            makers["amx"] = lambda: _int8(classifier, batch, rows_NCHW, amx=True)
-            makers["int8"] = lambda: _int8(classifier, batch, rows_NCHW, amx=False)
-    else:
-        dtype = _DTYPES[precision]
-        if rows_NCHW.is_cuda:
-            if dtype == torch.bfloat16:
-                makers["fused"] = lambda: _fused(classifier, batch, rows_NCHW)
-            makers["compiled"] = lambda: _compiled(classifier, batch, rows_NCHW, dtype)
-        else:
-            if precision == "fp32":
-                makers["winograd"] = lambda: _winograd(classifier, batch, rows_NCHW)
-            else:
-                makers["amx"] = lambda: _amx(classifier, batch, rows_NCHW)
-            makers["onednn"] = lambda: _onednn(classifier, batch, rows_NCHW, dtype)
-        makers["folded"] = lambda: _folded(classifier, batch, dtype)
-    for name, make in makers.items():
-        if only not in (None, name) or not all(map(kernels_enabled, _SWITCHES.get((name, precision), (name,)))):
-            continue
+    makers = [
+        (name, make)
+        for name, make, *switches in _MAKERS["cuda" if rows_NCHW.is_cuda else "cpu", precision]
+        if only in (None, name) and all(map(kernels_enabled, switches))
+    ]
+    graphs = _folded_graphs(classifier) if makers else None
+    if graphs is None:
+        return
+    for name, make in makers:
         try:
-            form = make()
+            form = make(Plan(classifier, precision, batch, rows_NCHW, copy.deepcopy(graphs)))
         except (RuntimeError, TypeError, ValueError, AttributeError, NotImplementedError) as error:
             _log.warning("the %s form of the classifier cannot be made here: %s", name, error)
             continue
@@ -79,130 +90,86 @@ def optimized_forms(
             yield form
 
 
-def _parts(classifier: Classifier) -> list[fx.GraphModule] | None:
-    """Trunk and heads as folded graphs, trunk first; None where one cannot be traced."""
+def _folded_graphs(classifier: Classifier) -> list[fx.GraphModule] | None:
+    """Trunk and heads, trunk first; None where one cannot be traced."""
     graphs = [trace(part) for part in (classifier.trunk, *classifier.heads)]
-    if any(graph is None for graph in graphs):
-        return None
-    return [fold_batch_norm(graph) for graph in graphs if graph is not None]
+    traced = [fold_batch_norm(graph) for graph in graphs if graph is not None]
+    return traced if len(traced) == len(graphs) else None
 
 
-def _folded(classifier: Classifier, batch: int, dtype: torch.dtype) -> Form | None:
-    graphs = _parts(classifier)
-    if graphs is None:
-        return None
-    trunk, *heads = (_in_dtype(graph, dtype).to(memory_format=torch.channels_last) for graph in graphs)
-    precision = "fp32" if dtype == torch.float32 else "bf16"
-    return Form("folded", precision, batch, Encoding(classifier.scale_C, classifier.shift_C, dtype), trunk, heads)
+def _folded(plan: Plan) -> Form | None:
+    graphs = (_in_dtype(graph, _DTYPES[plan.precision]) for graph in plan.graphs)
+    return plan.form("folded", [graph.to(memory_format=torch.channels_last) for graph in graphs])
 
 
-def _compiled(classifier: Classifier, batch: int, rows_NCHW: Tensor, dtype: torch.dtype) -> Form | None:
-    folded = _folded(classifier, batch, dtype)
-    if folded is None:
-        return None
+def _compiled(plan: Plan) -> Form | None:
+    folded = cast(Form, _folded(plan))
     trunk, *heads = (_compiled_part(part) for part in (folded.trunk, *folded.heads))
     form = replace(folded, name="compiled", trunk=trunk, heads=heads)
-    logits_of(form, rows_NCHW[:1])  # compiles now, so that a failure is met here
+    logits_of(form, plan.rows_NCHW[:1])  # compiles, so that a failure shows here
     return form
 
 
 def _compiled_part(part: Part) -> Part:
-    """The part compiled for the one shape that it will meet; errors come with its first call."""
+    """The part compiled for one shape, at its first call."""
     return torch.compile(part, dynamic=False, fullgraph=True)
 
 
-def _fused(classifier: Classifier, batch: int, rows_NCHW: Tensor) -> Form | None:
-    graphs = _parts(classifier)
-    if graphs is None or not pays(fuse(graphs[0])):
+def _fused(plan: Plan) -> Form | None:
+    graphs = [fuse(graph) for graph in plan.graphs]
+    if not mostly_narrow(graphs[0]):
         return None
-    ready: list[fx.GraphModule] = []
-    for graph in (graphs[0], *map(fuse, graphs[1:])):
-        kernels = kernels_of(graph)  # they round the float32 weights themselves
+    parts: list[fx.GraphModule] = []
+    for graph in graphs:
+        kernels = fused_kernels(graph)  # they round the float32 weights themselves
         lower = _in_dtype(graph, torch.bfloat16).to(memory_format=torch.channels_last)
         for name, kernel in kernels.items():
             lower.set_submodule(name, kernel)
-        ready.append(finished(lower))
-    encoding = Encoding(classifier.scale_C, classifier.shift_C, torch.bfloat16)
-    form = Form("fused", "bf16", batch, encoding, ready[0], ready[1:])
+        parts.append(recompile(lower))
+    form = plan.form("fused", parts)
     try:
-        logits_of(form, rows_NCHW[:1])  # compiles now, so that a failure is met here
+        logits_of(form, plan.rows_NCHW[:1])  # compiles, so that a failure shows here
     except Exception as error:
         raise RuntimeError(f"the kernels do not run: {error}") from error  # a compiler fails in any way it likes
     return form
 
 
-def _onednn(classifier: Classifier, batch: int, rows_NCHW: Tensor, dtype: torch.dtype) -> Form | None:
-    graphs = _parts(classifier)
-    if graphs is None:
-        return None
-    encoding = Encoding(classifier.scale_C, classifier.shift_C, dtype)
-    trunk, *heads = _by_onednn([_in_dtype(fuse(graph), dtype) for graph in graphs], encoding, rows_NCHW, batch)
-    precision = "fp32" if dtype == torch.float32 else "bf16"
-    return Form("onednn", precision, batch, encoding, trunk, heads)
+def _onednn(plan: Plan) -> Form | None:
+    return _by_onednn(plan, "onednn", [fuse(graph) for graph in plan.graphs])
 
 
-def _winograd(classifier: Classifier, batch: int, rows_NCHW: Tensor) -> Form | None:
+def _winograd(plan: Plan) -> Form | None:
     """The form of oneDNN, except that its 3 x 3 convolutions take fewer multiplications."""
-    graphs = _parts(classifier)
-    if graphs is None:
+    fused = [fuse(graph) for graph in plan.graphs]
+    replaced = [to_winograd(graph, rows) for graph, rows in plan.with_inputs(fused, plan.encoding())]
+    return _by_onednn(plan, "winograd", fused) if any(replaced) else None
+
+
+def _amx(plan: Plan) -> Form | None:
+    """The form of oneDNN in bfloat16, except for the convolutions that the kernel for AMX computes."""
+    fused = [fuse(graph) for graph in plan.graphs]
+    replaced = [floats_to_amx(graph, rows) for graph, rows in plan.with_inputs(fused, plan.encoding(torch.float32))]
+    return _by_onednn(plan, "amx", fused) if any(replaced) else None
+
+
+def _by_onednn(plan: Plan, name: str, fused: list[fx.GraphModule]) -> Form:
+    lower = [_in_dtype(graph, _DTYPES[plan.precision]) for graph in fused]
+    with_inputs = plan.with_inputs(lower, plan.encoding())
+    return plan.form(name, [to_onednn(graph, rows, plan.batch) for graph, rows in with_inputs])
+
+
+def _int8(plan: Plan, *, amx: bool = False) -> Form | None:
+    fused = [fuse(graph) for graph in plan.graphs]
+    if not any(map(fused_convs, fused)) or (amx and amx_library() is None):
         return None
-    encoding = Encoding(classifier.scale_C, classifier.shift_C)
-    fused = [fuse(graph) for graph in graphs]
-    if not _replaced(to_winograd, fused, encoding, rows_NCHW):
-        return None
-    trunk, *heads = _by_onednn(fused, encoding, rows_NCHW, batch)
-    return Form("winograd", "fp32", batch, encoding, trunk, heads)
+    fitted = plan.classifier.fitted
+    if "int8" not in fitted or fitted["int8"].rows_NCHW is not plan.rows_NCHW:
+        fitted["int8"] = fit_codes(plan.classifier, fused, plan.rows_NCHW)
+    return int8_form(plan.classifier, fused, plan.batch, fitted["int8"], amx=amx)
 
 
-def _amx(classifier: Classifier, batch: int, rows_NCHW: Tensor) -> Form | None:
-    """The form of oneDNN in bfloat16, except for the convolutions that our own kernel computes."""
-    graphs = _parts(classifier)
-    if graphs is None:
-        return None
-    fused = [fuse(graph) for graph in graphs]
-    if not _replaced(floats_to_amx, fused, Encoding(classifier.scale_C, classifier.shift_C), rows_NCHW):
-        return None
-    encoding = Encoding(classifier.scale_C, classifier.shift_C, torch.bfloat16)
-    lower = [_in_dtype(graph, torch.bfloat16) for graph in fused]
-    trunk, *heads = _by_onednn(lower, encoding, rows_NCHW, batch)
-    return Form("amx", "bf16", batch, encoding, trunk, heads)
-
-
-def _int8(classifier: Classifier, batch: int, rows_NCHW: Tensor, *, amx: bool) -> Form | None:
-    graphs = _parts(classifier)
-    if graphs is None or (amx and amx_library() is None):
-        return None
-    fused = [fuse(graph) for graph in graphs]
-    if not any(fused_convs(graph) for graph in fused):
-        return None
-    fit = classifier.fitted.get("int8")
-    if fit is None or fit.rows_NCHW is not rows_NCHW:
-        fit = classifier.fitted["int8"] = fit_of(classifier, fused, rows_NCHW)
-    return quantised(classifier, fused, batch, fit, amx=amx)
-
-
-def _replaced(
-    kernels: Callable[[fx.GraphModule, Tensor], bool],
-    graphs: list[fx.GraphModule],
-    encoding: Encoding,
-    rows_NCHW: Tensor,
-) -> bool:
-    """Put kernels of our own into trunk and heads; whether there was a place for any."""
-    found = [kernels(graph, rows) for graph, rows in _with_inputs(graphs, encoding, rows_NCHW)]
-    return any(found)
-
-
-def _by_onednn(graphs: list[fx.GraphModule], encoding: Encoding, rows_NCHW: Tensor, batch: int) -> list[fx.GraphModule]:
-    return [to_onednn(graph, rows, batch) for graph, rows in _with_inputs(graphs, encoding, rows_NCHW)]
-
-
-def _with_inputs(
-    graphs: list[fx.GraphModule], encoding: Encoding, rows_NCHW: Tensor
-) -> list[tuple[fx.GraphModule, Tensor]]:
-    """Trunk and heads, each with a few rows of its input."""
-    some_rows = encoding(rows_NCHW[:2]).contiguous(memory_format=torch.channels_last)
-    features = graphs[0](some_rows)
-    return [(graphs[0], some_rows), *((head, features) for head in graphs[1:])]
+def _int8_amx(plan: Plan) -> Form | None:
+    return _int8(plan, amx=True)
 
 
 class _Float32Linear(nn.Module):
@@ -224,9 +191,23 @@ def _in_dtype(graph_module: fx.GraphModule, dtype: torch.dtype) -> fx.GraphModul
     last: dict[str, nn.Linear] = {}
     for node in graph_module.graph.nodes:
         if is_last_linear(graph_module, node):
-            last[str(node.target)] = cast(nn.Linear, layer(graph_module, node))
+            last[str(node.target)] = cast(nn.Linear, layer_of(graph_module, node))
             graph_module.set_submodule(str(node.target), nn.Identity())
     graph_module.to(dtype)
-    for name, step in last.items():
-        graph_module.set_submodule(name, _Float32Linear(step))
-    return finished(graph_module)
+    for name, linear in last.items():
+        graph_module.set_submodule(name, _Float32Linear(linear))
+    return recompile(graph_module)
+
+
+Maker = tuple[str, Callable[[Plan], Form | None], *tuple[str, ...]]
+_ANYWHERE: tuple[Maker, ...] = (("folded", _folded, "folding"),)
+_COMPILED: Maker = ("compiled", _compiled, "folding")
+_MAKERS: dict[tuple[str, str], tuple[Maker, ...]] = {
+    ("cpu", "fp32"): (("winograd", _winograd, "winograd"), ("onednn", _onednn, "onednn"), *_ANYWHERE),
+    ("cpu", "bf16"): (("amx", _amx, "amx"), ("onednn", _onednn, "onednn"), *_ANYWHERE),
+    ("cpu", "int8"): (("amx", _int8_amx, "amx", "int8"), ("int8", _int8, "int8")),
+    ("cuda", "fp32"): (_COMPILED, *_ANYWHERE),
+    ("cuda", "bf16"): (("fused", _fused, "triton_conv"), _COMPILED, *_ANYWHERE),
+    ("cuda", "int8"): (),
+}
+"""Device and precision -> forms, fastest first: a name, its function, and names in `SPACTE_KERNELS` that it needs."""

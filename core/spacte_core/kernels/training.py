@@ -8,14 +8,18 @@ from spacte_core.kernel_switch import kernels_enabled
 from spacte_core.models import MultiHeadNet
 from spacte_core.models.sharing import shared_copy
 
-from .cpu.batch_norm import fused_batch_norms
+from .cpu.batch_norm import fuse_batch_norms
 
 
-def optimize_for_training(net: MultiHeadNet, device: torch.device) -> MultiHeadNet:
-    """A network over the same weights whose layers run in our kernels.
+def optimize(net: MultiHeadNet, device: torch.device) -> MultiHeadNet:
+    """The network as training runs it: the same parameters and buffers, the same results, fewer passes over memory.
 
-    On CPUs a batch normalisation takes the sum and the ReLU that follow it along; on GPUs narrow convolutions run in
-    Triton, and heads run together where a CUDA graph is captured.
+    On CPUs a batch normalisation includes the sum and the ReLU that follow it. On GPUs narrow convolutions run in
+    Triton, and heads run side by side while a CUDA graph is captured.
+
+    Args:
+        net: on `device`. It stays plain, and so does its state dict; training the result trains it.
+        device: where it trains.
     """
     twin = shared_copy(net)
     parts = [part for part in twin.modules() if type(part) is MultiHeadNet]
@@ -31,15 +35,14 @@ def optimize_for_training(net: MultiHeadNet, device: torch.device) -> MultiHeadN
                 part.__class__ = ParallelHeadsNet
     elif kernels_enabled("batch_norm"):
         for part in parts:
-            part.backbone = _traced(part.backbone)
-            part.heads = nn.ModuleList(_traced(head) for head in part.heads)
+            part.backbone = _fused(part.backbone)
+            part.heads = nn.ModuleList(map(_fused, part.heads))
     return twin
 
 
-def _traced(part: nn.Module) -> nn.Module:
+def _fused(part: nn.Module) -> nn.Module:
     """The part as a graph with fused batch normalisations; as it is where its code cannot be traced."""
     try:
-        graph = fx.symbolic_trace(part)
+        return fuse_batch_norms(fx.symbolic_trace(part))
     except Exception:  # noqa: BLE001  the part's own code fails in any way it likes on symbolic values
         return part
-    return fused_batch_norms(graph)

@@ -14,10 +14,10 @@ from scipy.special import ndtri
 from scipy.stats import chisquare, kstest
 from tests.small_engine import on_threads
 
-from spacte_core.kernels.compiler import compiled
-from spacte_core.kernels.cpu import grid_noise as native
+from spacte_core.kernels import grid_noise_kernel
+from spacte_core.kernels.compiler import compile_library
+from spacte_core.kernels.cpu import grid_noise
 from spacte_core.kernels.cpu.grid_noise import GridNoiseKernel
-from spacte_core.kernels.cpu.grid_noise import library as native_library
 from spacte_workers.noise.gaussian import GaussianNoise
 from spacte_workers.noise.grid import GridNoise
 from spacte_workers.noise.philox import philox, row_names, stream_words
@@ -209,11 +209,16 @@ def threads():
 @pytest.mark.parametrize("count", [1, 3, None])
 def test_the_compiled_kernel_gives_the_same_bits(pixels, dtype, count, threads):
     """On any number of threads, and from a compiler without OpenMP."""
-    library = native_library() if count else compiled(native._SOURCE, "-ffp-contract=off")
-    if library is None:
-        pytest.skip("no C++ compiler is installed")
-    threads(count or 2)
     table = noise_table(0.25)
+    arrays = (table.value, table.other, table.threshold, table.first_shared)
+    kernel = grid_noise_kernel(*arrays)
+    if kernel is None:
+        pytest.skip("no C++ compiler is installed")
+    if count is None:
+        library = compile_library(grid_noise.SOURCE, *grid_noise.OPTIONS)
+        assert library is not None
+        kernel = GridNoiseKernel(*arrays, library)
+    threads(count or 2)
     rows = row_names(SOURCE, Phase.ESTIMATION, 5, 45)
     generator = torch.Generator().manual_seed(0)
     images = torch.randint(0, 256, (3, pixels), dtype=torch.int16, generator=generator)
@@ -221,7 +226,7 @@ def test_the_compiled_kernel_gives_the_same_bits(pixels, dtype, count, threads):
     scale = torch.rand(pixels, generator=generator) / 100
     shift = torch.rand(pixels, generator=generator) * 50
     made = torch.empty(40, pixels, dtype=dtype)
-    GridNoiseKernel(table, library).noisy(rows, images, image_of_row, scale, shift, made)
+    kernel.add_noise(rows, images, image_of_row, scale, shift, made)
     x = grid(rows, pixels) + images[image_of_row]
     if dtype != torch.int16:
         x = x.float() * scale + shift

@@ -68,9 +68,11 @@ class NoiseStep:
             noise = GridNoise(table, self.pixels, device)
             self.draw_grid = noise.draw if device.type == "cpu" else fused_noise(noise)
             if use_kernel and device.type == "cpu" and kernels_enabled("grid_noise"):
-                from spacte_core.kernels import grid_noise
+                from spacte_core.kernels import grid_noise_kernel
 
-                self.kernel = self._checked(grid_noise(table))
+                self.kernel = self._checked(
+                    grid_noise_kernel(table.value, table.other, table.threshold, table.first_shared)
+                )
         else:
             self.gaussian = GaussianNoise(self.pixels, device)
 
@@ -99,7 +101,7 @@ class NoiseStep:
         """Encoded noisy images x_BCHW in channels_last order."""
         if self.kernel is not None:
             encoded_RP = torch.empty(len(rows_R5), self.pixels, dtype=self.dtype)
-            self.kernel.noisy(rows_R5, pixels_UP, image_of_row_R, self.scale_P, self.shift_P, encoded_RP)
+            self.kernel.add_noise(rows_R5, pixels_UP, image_of_row_R, self.scale_P, self.shift_P, encoded_RP)
         else:
             encoded_RP = self._encode(self._sum(pixels_UP, image_of_row_R, rows_R5))
         return encoded_RP.view(-1, self.height, self.width, self.channels).permute(0, 3, 1, 2)
@@ -112,7 +114,7 @@ class NoiseStep:
         pixels_UP = (torch.arange(self.pixels) % (_STEPS + 1)).to(torch.int16).unsqueeze(0)
         image_of_row_R = torch.zeros(_CHECKED_ROWS, dtype=torch.int64)
         made = torch.empty(_CHECKED_ROWS, self.pixels, dtype=self.dtype)
-        kernel.noisy(rows_R5, pixels_UP, image_of_row_R, self.scale_P, self.shift_P, made)
+        kernel.add_noise(rows_R5, pixels_UP, image_of_row_R, self.scale_P, self.shift_P, made)
         same = torch.equal(made, self._encode(self._sum(pixels_UP, image_of_row_R, rows_R5)))
         return kernel if same else None
 

@@ -9,17 +9,17 @@ import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, fx, nn
 from torch.nn import functional
 
-from spacte_core.kernels.compiler import compiled
-from spacte_core.kernels.graph.chains import Takes, chains, places, put
-from spacte_core.kernels.graph.folding import finished, layer
+from spacte_core.kernels.compiler import call, compile_library
+from spacte_core.kernels.graph.chains import Chain, Operands, assign_buffers, replace_chains
+from spacte_core.kernels.graph.folding import layer_of
 from spacte_core.kernels.graph.fusing import FusedConv, is_global_average, is_last_linear, shapes
-from spacte_core.kernels.int8.layers import AverageCodes, Int8Conv
+from spacte_core.kernels.int8.layers import Int8Conv, MeanOfCodes
 
 _log = logging.getLogger(__name__)
 
@@ -28,10 +28,16 @@ Shape = tuple[int, int, int]
 
 _SOURCE = Path(__file__).with_name("amx_kernel.cpp")
 _LANES, _LINE, _IMAGES = 16, 64, 16
-_PRODUCTS, _PARTS_EACH = 4096, 64
+"""A tile (Intel's manual, "AMX"): float32 values of a row, bytes of a row, rows, each of which is another image."""
+
 _FOUR, _FOUR_IN_PAIRS, _TWO_WIDE = range(3)
+"""Of the kernel: what the four tiles of a block of sums are."""
+
+_PRODUCTS, _PARTS_EACH = 4096, 64
+"""Of `bare_products`. Chosen: some milliseconds of work, in parts small enough for threads that lose their cores."""
+
 _MOST_BYTES = 1 << 20
-"""Of a map of sixteen images: with two or three of them a core's second-level cache is full."""
+"""Of a map of sixteen images: with two or three of them a core's second-level cache of 2 MB is full."""
 
 
 class _Layer(ctypes.Structure):
@@ -52,16 +58,16 @@ class _Map(ctypes.Structure):
 
 @dataclass(frozen=True)
 class Layer:
-    """One step: relu?(conv(source) * scale + bias + other * other_scale?), or the average over all places.
+    """One step: relu?(conv(source) * scale + bias + other * other_scale?), or the average over height and width.
 
     Attributes:
         weight_OIKK: int8 codes or bfloat16, 1 x 1 or 3 x 3; None for the average.
         scale_O: what a sum of codes is multiplied by; None in bfloat16.
         bias_O: float32, in units of the result.
-        other_scale: of a residual of codes; of the sum of all places, for an average.
+        other_scale: of a residual of codes; of the sum over height and width, for an average.
         stride: of the convolution, which is padded so that 1 keeps the size.
         relu: codes have it in any case, they are clamped to 0..255.
-        source_shape, shape: of its source and its result; an average has one place.
+        source_shape, shape: of its source and its result; an average has height and width 1.
         border: the code of zero in its source, 0 in bfloat16.
     """
 
@@ -81,8 +87,8 @@ class AmxChain(nn.Module):
 
     Args:
         layers: in their order; every result but the last is used in the chain alone. An average comes last.
-        takes: the values that each of them takes.
-        inputs: shapes of the values that the chain is given.
+        operands: the values that each of them reads.
+        inputs: shapes of the chain's inputs.
         dtype: uint8 for codes, else bfloat16.
         library: the compiled kernel.
     """
@@ -90,7 +96,7 @@ class AmxChain(nn.Module):
     def __init__(
         self,
         layers: Sequence[Layer],
-        takes: Sequence[Takes],
+        operands: Sequence[Operands],
         inputs: Sequence[Shape],
         dtype: torch.dtype,
         library: ctypes.CDLL,
@@ -98,63 +104,53 @@ class AmxChain(nn.Module):
         super().__init__()
         library.spacte_amx_scratch.restype = ctypes.c_int64
         library.spacte_amx.restype = None
-        if any(made.weight_OIKK is None for made in layers[:-1]):
-            raise ValueError("an average ends a chain")
-        self.library, self.dtype = library, dtype
-        self.shape = layers[-1].shape
+        border = _borders(layers, operands, len(inputs))
+        self.library, self.dtype, self.shape = library, dtype, layers[-1].shape
         self.averaged = layers[-1].weight_OIKK is None
         self.kept: list[Tensor] = []  # what the kernel reads in place
-        place, own = places(takes, [made.shape for made in layers], len(inputs))
-        border: dict[int, int] = {}
-        for made, (source, _) in zip(layers, takes, strict=True):
-            if made.weight_OIKK is not None and border.setdefault(source, made.border) != made.border:
-                raise ValueError("a value has one code of zero")
-        if any(code for source, code in border.items() if source >= len(inputs)):
-            raise ValueError("only what a chain is given may have a code of zero other than 0")
-        outside = len(inputs) + 1
-        self.inside = [_Map(None, *shape, 0) for shape in own]
-        self.inside += [_Map(None, *shape, border.get(i, 0)) for i, shape in enumerate(inputs)]
-        self.outside: list[Shape] = [*inputs, self.shape]
-        copies = [(i, outside + len(own) + i) for i in range(len(inputs))]
+        buffer, inner = assign_buffers(operands, [layer.shape for layer in layers], len(inputs))
+        self.outer: list[Shape] = [*inputs, self.shape]
+        self.inner = [_Map(None, *shape, 0) for shape in inner]
+        self.inner += [_Map(None, *shape, border.get(i, 0)) for i, shape in enumerate(inputs)]
+        # The kernel reads inputs from copies with a border, which are the last of the buffers inside.
+        copies = [(i, len(self.outer) + len(inner) + i) for i in range(len(inputs))]
         self.copies = (ctypes.c_int64 * (2 * len(copies)))(*(number for pair in copies for number in pair))
-        inner = dict(copies)
+        inside = dict(copies)
         self.layers = (_Layer * len(layers))()
-        for i, (made, (source, other)) in enumerate(zip(layers, takes, strict=True)):
-            weight, block = (None, 0) if made.weight_OIKK is None else _tiles(made.weight_OIKK, made.stride)
+        for i, (layer, (source, other)) in enumerate(zip(layers, operands, strict=True)):
+            weight, block = (None, 0) if layer.weight_OIKK is None else _tiles(layer.weight_OIKK, layer.stride)
             self.layers[i] = _Layer(
-                *map(self._address, (weight, made.scale_O, made.bias_O)),
-                made.other_scale,
-                *(made.source_shape if made.weight_OIKK is None else made.shape),
-                0 if made.weight_OIKK is None else made.weight_OIKK.shape[-1],
-                made.stride,
-                made.relu,
+                *map(self._address, (weight, layer.scale_O, layer.bias_O)),
+                layer.other_scale,
+                *(layer.source_shape if layer.weight_OIKK is None else layer.shape),
+                0 if layer.weight_OIKK is None else layer.weight_OIKK.shape[-1],
+                layer.stride,
+                layer.relu,
                 block,
-                inner.get(place[source], place[source]),
-                -1 if other is None else inner.get(place[other], place[other]),
-                place[len(inputs) + i],
+                inside.get(buffer[source], buffer[source]),
+                -1 if other is None else inside.get(buffer[other], buffer[other]),
+                buffer[len(inputs) + i],
             )
 
     def forward(self, *inputs_BCHW: Tensor) -> Tensor:
         """The last layer's result: [B, C, H, W] in channels_last order, or float32 averages [B, C]."""
-        given = [x.contiguous(memory_format=torch.channels_last) for x in inputs_BCHW]
-        for x, shape in zip(given, self.outside, strict=False):
+        inputs = [x.contiguous(memory_format=torch.channels_last) for x in inputs_BCHW]
+        for x, shape in zip(inputs, self.outer, strict=False):
             if x.dtype != self.dtype or x.shape[1:] != shape:
                 raise ValueError(f"{x.dtype} {list(x.shape)} is not the chain's {self.dtype} {list(shape)}")
-        batch, threads = len(given[0]), torch.get_num_threads()
+        batch, threads = len(inputs[0]), torch.get_num_threads()
         if self.averaged:
-            made = torch.empty(batch, self.shape[0])
+            result = torch.empty(batch, self.shape[0])
         else:
-            made = torch.empty((batch, *self.shape), dtype=self.dtype, memory_format=torch.channels_last)
-        outside = [_Map(x.data_ptr(), *shape, 0) for x, shape in zip((*given, made), self.outside, strict=True)]
-        maps = (_Map * (len(outside) + len(self.inside)))(*outside, *self.inside)
-        count, is_float = ctypes.c_int64(len(maps)), ctypes.c_int64(self.dtype == torch.bfloat16)
-        scratch = torch.empty(threads * self.library.spacte_amx_scratch(maps, count, is_float), dtype=torch.uint8)
-        self.library.spacte_amx(
-            self.layers, ctypes.c_int64(len(self.layers)), maps, count,
-            self.copies, ctypes.c_int64(len(given)), ctypes.c_int64(batch), ctypes.c_int64(threads),
-            ctypes.c_void_p(scratch.data_ptr()), is_float,
-        )  # fmt: skip
-        return made
+            result = torch.empty((batch, *self.shape), dtype=self.dtype, memory_format=torch.channels_last)
+        outer = [_Map(x.data_ptr(), *shape, 0) for x, shape in zip((*inputs, result), self.outer, strict=True)]
+        maps = (_Map * (len(outer) + len(self.inner)))(*outer, *self.inner)
+        is_float = self.dtype == torch.bfloat16
+        each = call(self.library.spacte_amx_scratch, maps, len(maps), is_float)
+        scratch = torch.empty(threads * each, dtype=torch.uint8)
+        chain = (self.layers, len(self.layers), maps, len(maps), self.copies, len(inputs))
+        call(self.library.spacte_amx, *chain, batch, threads, scratch, is_float)
+        return result
 
     def _address(self, part: Tensor | None) -> int | None:
         if part is None:
@@ -168,7 +164,8 @@ def amx_library() -> ctypes.CDLL | None:
 
     It refuses them to a process of which a thread has a stack for signals that could not hold them.
     """
-    library = compiled(_SOURCE, "-march=native", "-fopenmp", "-ffp-contract=off")
+    needs = ("amx_int8", "amx_bf16", "avx512_bf16", "avx512bw")
+    library = compile_library(_SOURCE, "-march=native", "-fopenmp", "-ffp-contract=off", needs=needs)
     if library is not None and not library.spacte_amx_allowed():
         _log.warning("the system refuses this process the tiles of AMX: a signal stack may be too small for them")
         return None
@@ -188,10 +185,10 @@ def bare_products(dtype: torch.dtype) -> tuple[Callable[[], None], int] | None:
     if library is None:
         return None
     parts = _PARTS_EACH * threads
-    given = [ctypes.c_int64(number) for number in (_PRODUCTS, parts, threads, dtype == torch.bfloat16)]
     library.spacte_amx_products.restype = None
-    work = parts * _PRODUCTS * _LANES * _IMAGES * (_LINE // dtype.itemsize)
-    return lambda: library.spacte_amx_products(*given), work
+    multiply_adds = parts * _PRODUCTS * _LANES * _IMAGES * (_LINE // dtype.itemsize)
+    arguments = (_PRODUCTS, parts, threads, dtype == torch.bfloat16)
+    return lambda: call(library.spacte_amx_products, *arguments), multiply_adds
 
 
 def codes_to_amx(graph_module: fx.GraphModule) -> bool:
@@ -208,7 +205,7 @@ def floats_to_amx(graph_module: fx.GraphModule, some_rows: Tensor) -> bool:
 
     Args:
         graph_module: a fused graph, still in float32.
-        some_rows: a few rows of input, to see the shapes on the way.
+        some_rows: a few rows of input, from which it learns the shapes of all values.
 
     Returns:
         Whether there were any.
@@ -219,44 +216,34 @@ def floats_to_amx(graph_module: fx.GraphModule, some_rows: Tensor) -> bool:
 
 def layer_of_codes(graph_module: fx.GraphModule, node: fx.Node) -> Layer | None:
     """What a step on codes is for the kernel; None if it cannot compute it."""
-    step = layer(graph_module, node)
-    if isinstance(step, AverageCodes):
-        maker = layer(graph_module, node.args[0])
-        shape = _result_shape(maker, maker.codes, maker.source_shape) if isinstance(maker, Int8Conv) else None
+    step = layer_of(graph_module, node)
+    if isinstance(step, MeanOfCodes):
+        conv = layer_of(graph_module, node.args[0])
+        shape = _result_shape(conv, conv.codes, conv.source_shape) if isinstance(conv, Int8Conv) else None
         return None if shape is None or not node.users else _average(shape, step.scale, torch.uint8)
-    if not isinstance(step, Int8Conv) or step.made is None or step.made.zero:
+    if not isinstance(step, Int8Conv) or step.result is None or step.result.zero:
         return None
     if (len(node.args) == 2) != (step.other is not None):
         return None
     shape = _result_shape(step, step.codes, step.source_shape)
     if shape is None or not _both_small(step.source_shape, shape, torch.uint8):
         return None
-    unit, scale_O = step.made.scale, step.scale_O * step.source.scale
+    unit, scale_O = step.result.scale, step.scale_O * step.source.scale
     bias_O = step.bias - step.source.zero * step.codes.sum((1, 2, 3)) * scale_O
     other_scale = 0.0
     if step.other is not None:
         bias_O = bias_O - step.other.zero * step.other.scale
         other_scale = step.other.scale / unit
-    return Layer(
-        step.codes,
-        scale_O / unit,
-        bias_O / unit,
-        other_scale,
-        step.stride[0],
-        True,
-        step.source_shape,
-        shape,
-        step.source.zero,
-    )
+    after = (scale_O / unit, bias_O / unit, other_scale)
+    return Layer(step.codes, *after, step.stride[0], True, step.source_shape, shape, step.source.zero)
 
 
 def layer_of_floats(graph_module: fx.GraphModule, node: fx.Node, seen: dict[fx.Node, torch.Size]) -> Layer | None:
     """What a step of a fused graph is for the kernel in bfloat16; None if it cannot compute it."""
-    step, source = layer(graph_module, node), node.args[0] if node.args else None
+    step, source = layer_of(graph_module, node), node.args[0] if node.args else None
     if not isinstance(source, fx.Node) or len(seen.get(source, ())) != 4:
         return None
-    _, channels, height, width = seen[source]
-    source_shape = channels, height, width
+    source_shape = cast(Shape, tuple(seen[source][1:]))
     if is_global_average(node) and node.users and all(is_last_linear(graph_module, user) for user in node.users):
         return _average(source_shape, 1.0, torch.bfloat16)
     if not isinstance(step, FusedConv):
@@ -274,23 +261,35 @@ def _replace(graph_module: fx.GraphModule, describe: Callable[[fx.Node], Layer |
     library = amx_library()
     if library is None:
         return False
-    described = {node: describe(node) for node in graph_module.graph.nodes}
-    found = chains(graph_module, lambda node: described[node] is not None)
-    for chain in found:
-        layers = [made for step in chain.steps if (made := described[step]) is not None]
-        inputs = _shapes_of_inputs(layers, chain.takes, len(chain.given))
-        put(graph_module, chain, AmxChain(layers, chain.takes, inputs, dtype, library))
-    finished(graph_module)
-    return bool(found)
+    described = {node: layer for node in graph_module.graph.nodes if (layer := describe(node)) is not None}
+
+    def kernel(chain: Chain) -> nn.Module:
+        layers, shape_of = [described[step] for step in chain.steps], dict[int, Shape]()
+        for layer, (source, other) in zip(layers, chain.operands, strict=True):
+            shape_of[source] = layer.source_shape
+            if other is not None:
+                shape_of[other] = layer.shape
+        inputs = [shape_of[number] for number in range(len(chain.inputs))]
+        return AmxChain(layers, chain.operands, inputs, dtype, library)
+
+    return replace_chains(graph_module, described.__contains__, kernel)
 
 
-def _shapes_of_inputs(layers: Sequence[Layer], takes: Sequence[Takes], count: int) -> list[Shape]:
-    shapes_of: dict[int, Shape] = {}
-    for made, (source, other) in zip(layers, takes, strict=True):
-        shapes_of[source] = made.source_shape
-        if other is not None:
-            shapes_of[other] = made.shape
-    return [shapes_of[number] for number in range(count)]
+def _borders(layers: Sequence[Layer], operands: Sequence[Operands], inputs: int) -> dict[int, int]:
+    """The code of zero of each value that a convolution reads.
+
+    Raises:
+        ValueError: these are no layers of one chain.
+    """
+    if any(layer.weight_OIKK is None for layer in layers[:-1]):
+        raise ValueError("an average ends a chain")
+    border: dict[int, int] = {}
+    for layer, (source, _) in zip(layers, operands, strict=True):
+        if layer.weight_OIKK is not None and border.setdefault(source, layer.border) != layer.border:
+            raise ValueError("a value has one code of zero")
+    if any(code for source, code in border.items() if source >= inputs):
+        raise ValueError("only an input of a chain may have a code of zero other than 0")
+    return border
 
 
 def _average(source_shape: Shape, scale: float, dtype: torch.dtype) -> Layer | None:
@@ -325,9 +324,9 @@ def _both_small(source_shape: Shape, shape: Shape, dtype: torch.dtype) -> bool:
 def _tiles(weight_OIKK: Tensor, stride: int) -> tuple[Tensor, int]:
     """Weights in the order of the kernel's tiles, and the shape of its blocks.
 
-    A filter's line is the channels of its places one after the other, filled up with zeros to chunks of 64 bytes; a
+    A filter's line is the channels of its columns one after the other, filled up with zeros to chunks of 64 bytes; a
     tile is a chunk for 16 channels, [16][16 channels][4 bytes]. Blocks of two tiles have them by pairs: of 32 channels,
-    or of 16 and the same again a place further to the right.
+    or of 16 and the same again a pixel further to the right.
     """
     channels, inputs, kernel, _ = weight_OIKK.shape
     chunk, unit = _LINE // weight_OIKK.itemsize, 4 // weight_OIKK.itemsize

@@ -1,7 +1,7 @@
 """Batch normalisation with a following sum and ReLU in one step, where gradients are needed and a CPU computes them.
 
-PyTorch's own three operations read and write every map nine times in a training step; `batch_norm_kernel.cpp`
-does it in five. Statistics, sums and the gradients of weight and bias are in float32 whatever the maps are in.
+PyTorch's own three operations read and write every map nine times in a training step; `batch_norm_kernel.cpp` does it
+in five. Statistics, sums and the gradients of weight and bias are in float32 whatever the maps are in.
 """
 
 import ctypes
@@ -11,32 +11,13 @@ from typing import Any, cast
 import torch
 from torch import Tensor, fx, nn
 
-from spacte_core.kernels.compiler import compiled
-from spacte_core.kernels.graph.folding import finished, is_add, is_relu, layer, own_name
+from spacte_core.kernels.compiler import call, compile_library
+from spacte_core.kernels.graph.folding import add_layer, is_add, is_relu, layer_of, recompile
 
 SOURCE = Path(__file__).with_name("batch_norm_kernel.cpp")
 OPTIONS = ("-march=native", "-fopenmp")
 TILE = 64
-"""Values that the kernel takes at once; the channels have to fill it or be filled by it."""
-
-
-def normalized(norm: nn.BatchNorm2d, x_BCHW: Tensor, plus_BCHW: Tensor | None = None, *, relu: bool = True) -> Tensor:
-    """relu( norm(x) + plus ), by the kernel where it can and else by PyTorch's operations.
-
-    Args:
-        norm: in train mode it takes the statistics of x and updates its own, in eval mode it uses its own.
-        x_BCHW: maps.
-        plus_BCHW: a shortcut of the same shape; None: nothing is added.
-        relu: whether the result passes a ReLU.
-    """
-    if fits(norm, x_BCHW, plus_BCHW):
-        if norm.training:
-            return _trained(norm, x_BCHW, plus_BCHW, relu)
-        return _frozen(norm, x_BCHW, plus_BCHW, relu)
-    y = norm(x_BCHW)
-    if plus_BCHW is not None:
-        y = y + plus_BCHW
-    return nn.functional.relu(y, inplace=True) if relu else y
+"""Values that the kernel reads at once, as there; the channels fill tiles, or a tile holds all of them."""
 
 
 class FusedBatchNorm(nn.Module):
@@ -49,42 +30,57 @@ class FusedBatchNorm(nn.Module):
 
     def forward(self, x_BCHW: Tensor, plus_BCHW: Tensor | None = None) -> Tensor:
         """relu?( norm(x) + plus? )."""
-        return normalized(self.norm, x_BCHW, plus_BCHW, relu=self.relu)
+        return fused_batch_norm(self.norm, x_BCHW, plus_BCHW, relu=self.relu)
 
 
-def fused_batch_norms(graph_module: fx.GraphModule) -> fx.GraphModule:
-    """Let each batch normalisation take a following sum and ReLU along, where nothing else reads what it gives.
+def fuse_batch_norms(graph_module: fx.GraphModule) -> fx.GraphModule:
+    """Let each batch normalisation include a following sum and ReLU, where nothing else reads what lies between.
 
     Changes its argument. Parameters keep their order.
     """
+    calls = [str(node.target) for node in graph_module.graph.nodes if node.op == "call_module"]
     for node in list(graph_module.graph.nodes):
-        norm = layer(graph_module, node)
+        norm = layer_of(graph_module, node)
         if not isinstance(norm, nn.BatchNorm2d):
             continue
-        steps, plus = [node], None
+        steps, inputs = [node], [node.args[0]]
         following = _only_user(node)
         if following is not None and is_add(following) and following.args[0] is not following.args[1]:
             steps.append(following)
-            plus = following.args[following.args[0] is node]
+            inputs.append(following.args[following.args[0] is node])
             following = _only_user(following)
         relu = following is not None and is_relu(graph_module, following)
         if following is not None and relu:
             steps.append(following)
-        name = str(node.target)
-        if sum(other.target == node.target for other in graph_module.graph.nodes) > 1:  # a layer that is called twice
-            name = own_name(graph_module, name)
-        graph_module.set_submodule(name, FusedBatchNorm(norm, relu=relu))
+        name, fused = str(node.target), FusedBatchNorm(norm, relu=relu)
+        if calls.count(name) > 1:
+            name = add_layer(graph_module, name, fused)
+        else:
+            graph_module.set_submodule(name, fused)
         with graph_module.graph.inserting_before(steps[-1]):
-            inputs = (node.args[0],) if plus is None else (node.args[0], plus)
-            fused = graph_module.graph.call_module(name, inputs)
-        steps[-1].replace_all_uses_with(fused)
+            steps[-1].replace_all_uses_with(graph_module.graph.call_module(name, tuple(inputs)))
         for step in reversed(steps):
             graph_module.graph.erase_node(step)
-    return finished(graph_module)
+    return recompile(graph_module)
 
 
-def _only_user(node: fx.Node) -> fx.Node | None:
-    return next(iter(node.users)) if len(node.users) == 1 else None
+def fused_batch_norm(
+    norm: nn.BatchNorm2d, x_BCHW: Tensor, plus_BCHW: Tensor | None = None, *, relu: bool = True
+) -> Tensor:
+    """relu?( norm(x) + plus? ), by the kernel where it fits and else by PyTorch's operations.
+
+    Args:
+        norm: in train mode it takes the statistics of x and updates its own, in eval mode it uses its own.
+        x_BCHW: maps.
+        plus_BCHW: a shortcut of the same shape; None: nothing is added.
+        relu: whether the result passes a ReLU.
+    """
+    if fits(norm, x_BCHW, plus_BCHW):
+        return (_by_batch if norm.training else _by_constants)(norm, x_BCHW, plus_BCHW, relu)
+    y = norm(x_BCHW)
+    if plus_BCHW is not None:
+        y = y + plus_BCHW
+    return nn.functional.relu(y, inplace=True) if relu else y
 
 
 def fits(norm: nn.BatchNorm2d, x_BCHW: Tensor, plus_BCHW: Tensor | None) -> bool:
@@ -101,8 +97,12 @@ def fits(norm: nn.BatchNorm2d, x_BCHW: Tensor, plus_BCHW: Tensor | None) -> bool
         and x_BCHW.numel() > channels
         and (channels % TILE == 0 or (TILE % channels == 0 and x_BCHW.numel() % TILE == 0))
         and all(_known(map_BCHW, x_BCHW) for map_BCHW in (x_BCHW, plus_BCHW) if map_BCHW is not None)
-        and compiled(SOURCE, *OPTIONS) is not None
+        and compile_library(SOURCE, *OPTIONS) is not None
     )
+
+
+def _only_user(node: fx.Node) -> fx.Node | None:
+    return next(iter(node.users)) if len(node.users) == 1 else None
 
 
 def _known(map_BCHW: Tensor, like_BCHW: Tensor) -> bool:
@@ -114,9 +114,9 @@ def _known(map_BCHW: Tensor, like_BCHW: Tensor) -> bool:
     )
 
 
-def _trained(norm: nn.BatchNorm2d, x_BCHW: Tensor, plus_BCHW: Tensor | None, relu: bool) -> Tensor:
-    given = (x_BCHW, plus_BCHW, norm.weight, norm.bias, norm.eps, relu)
-    y_BCHW, mean_C, var_C = cast("tuple[Tensor, Tensor, Tensor]", OwnStatistics.apply(*given))
+def _by_batch(norm: nn.BatchNorm2d, x_BCHW: Tensor, plus_BCHW: Tensor | None, relu: bool) -> Tensor:
+    inputs = (x_BCHW, plus_BCHW, norm.weight, norm.bias, norm.eps, relu)
+    y_BCHW, mean_C, var_C = cast("tuple[Tensor, Tensor, Tensor]", BatchStatistics.apply(*inputs))
     count = x_BCHW.numel() // norm.num_features
     rate = cast("float", norm.momentum)
     with torch.no_grad():
@@ -126,25 +126,24 @@ def _trained(norm: nn.BatchNorm2d, x_BCHW: Tensor, plus_BCHW: Tensor | None, rel
     return y_BCHW
 
 
-def _frozen(norm: nn.BatchNorm2d, x_BCHW: Tensor, plus_BCHW: Tensor | None, relu: bool) -> Tensor:
+def _by_constants(norm: nn.BatchNorm2d, x_BCHW: Tensor, plus_BCHW: Tensor | None, relu: bool) -> Tensor:
     mean_C, var_C = cast("Tensor", norm.running_mean), cast("Tensor", norm.running_var)
     scale_C = norm.weight * (var_C + norm.eps).rsqrt()
-    shift_C = norm.bias - mean_C * scale_C
-    return cast("Tensor", Constant.apply(x_BCHW, plus_BCHW, scale_C, shift_C, relu))
+    return cast("Tensor", Affine.apply(x_BCHW, plus_BCHW, scale_C, norm.bias - mean_C * scale_C, relu))
 
 
-class OwnStatistics(torch.autograd.Function):
-    """relu( weight (x - mean) / sqrt(var + eps) + bias + plus ) with mean and (biased) var of x, returned as well."""
+class BatchStatistics(torch.autograd.Function):
+    """relu?( weight (x - mean) / sqrt(var + eps) + bias + plus? ) with mean and (biased) var of x, returned as well."""
 
     @staticmethod
     def forward(
         ctx: Any, x_BCHW: Tensor, plus_BCHW: Tensor | None, weight_C: Tensor, bias_C: Tensor, eps: float, relu: bool
     ) -> tuple[Tensor, Tensor, Tensor]:
         mean_C, var_C, rstd_C = (torch.empty_like(weight_C) for _ in range(3))
-        _call("statistics", x_BCHW, x_BCHW, ctypes.c_float(eps), mean_C, var_C, rstd_C)
+        _run("statistics", x_BCHW, x_BCHW, ctypes.c_float(eps), mean_C, var_C, rstd_C)
         scale_C = weight_C * rstd_C
         y_BCHW = torch.empty_like(x_BCHW)
-        _call("apply", x_BCHW, x_BCHW, plus_BCHW, ctypes.c_int(relu), scale_C, bias_C - mean_C * scale_C, y_BCHW)
+        _run("apply", x_BCHW, x_BCHW, plus_BCHW, relu, scale_C, bias_C - mean_C * scale_C, y_BCHW)
         ctx.save_for_backward(x_BCHW, weight_C, bias_C, mean_C, rstd_C, *([y_BCHW] if relu else []))
         ctx.eps, ctx.plus = eps, plus_BCHW is not None
         ctx.mark_non_differentiable(mean_C, var_C)
@@ -154,7 +153,7 @@ class OwnStatistics(torch.autograd.Function):
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
         x_BCHW, weight_C, bias_C, mean_C, rstd_C, *ys = ctx.saved_tensors
         y_BCHW = ys[0] if ys else None
-        if torch.is_grad_enabled():  # somebody differentiates this gradient in turn
+        if torch.is_grad_enabled():  # this gradient is differentiated in turn
             g_BCHW = _through_relu(gradients[0], y_BCHW)
             again = nn.functional.batch_norm(x_BCHW, None, None, weight_C, bias_C, training=True, eps=ctx.eps)
             d_x, d_weight, d_bias = torch.autograd.grad(again, (x_BCHW, weight_C, bias_C), g_BCHW, create_graph=True)
@@ -162,20 +161,20 @@ class OwnStatistics(torch.autograd.Function):
         dy_BCHW = gradients[0].contiguous(memory_format=torch.channels_last)
         dx_BCHW, d_weight_C, d_bias_C = map(torch.empty_like, (x_BCHW, weight_C, bias_C))
         d_plus_BCHW = torch.empty_like(x_BCHW) if ctx.plus else None
-        given = (dy_BCHW, x_BCHW, y_BCHW, weight_C, mean_C, rstd_C)
-        _call("backward", x_BCHW, *given, dx_BCHW, d_plus_BCHW, d_weight_C, d_bias_C)
+        inputs = (dy_BCHW, x_BCHW, y_BCHW, weight_C, mean_C, rstd_C)
+        _run("backward", x_BCHW, *inputs, dx_BCHW, d_plus_BCHW, d_weight_C, d_bias_C)
         return dx_BCHW, d_plus_BCHW, d_weight_C, d_bias_C, None, None
 
 
-class Constant(torch.autograd.Function):
-    """relu( scale x + shift + plus ), for constant scale and shift."""
+class Affine(torch.autograd.Function):
+    """relu?( scale x + shift + plus? ), for constant scale and shift."""
 
     @staticmethod
     def forward(
         ctx: Any, x_BCHW: Tensor, plus_BCHW: Tensor | None, scale_C: Tensor, shift_C: Tensor, relu: bool
     ) -> Tensor:
         y_BCHW = torch.empty_like(x_BCHW)
-        _call("apply", x_BCHW, x_BCHW, plus_BCHW, ctypes.c_int(relu), scale_C, shift_C, y_BCHW)
+        _run("apply", x_BCHW, x_BCHW, plus_BCHW, relu, scale_C, shift_C, y_BCHW)
         ctx.save_for_backward(scale_C, *([y_BCHW] if relu else []))
         ctx.plus = plus_BCHW is not None
         return y_BCHW
@@ -190,7 +189,7 @@ class Constant(torch.autograd.Function):
         dy_BCHW = gradients[0].contiguous(memory_format=torch.channels_last)
         dx_BCHW = torch.empty_like(dy_BCHW)
         d_plus_BCHW = torch.empty_like(dy_BCHW) if ctx.plus else None
-        _call("backward_constant", dy_BCHW, dy_BCHW, y_BCHW, scale_C, dx_BCHW, d_plus_BCHW)
+        _run("backward_constant", dy_BCHW, dy_BCHW, y_BCHW, scale_C, dx_BCHW, d_plus_BCHW)
         return dx_BCHW, d_plus_BCHW, None, None, None
 
 
@@ -198,14 +197,9 @@ def _through_relu(dy_BCHW: Tensor, y_BCHW: Tensor | None) -> Tensor:
     return dy_BCHW if y_BCHW is None else dy_BCHW * (y_BCHW > 0)
 
 
-def _call(function: str, map_BCHW: Tensor, *arguments: Tensor | ctypes.c_int | ctypes.c_float | None) -> None:
-    """Call a function of the kernel on maps like `map_BCHW`; a tensor is passed as where its values lie."""
-    kernel = cast("ctypes.CDLL", compiled(SOURCE, *OPTIONS))  # `fits` has seen to it
-    channels = map_BCHW.shape[1]
-    getattr(kernel, f"spacte_norm_{function}")(
-        ctypes.c_int(map_BCHW.dtype == torch.bfloat16),
-        ctypes.c_int64(map_BCHW.numel() // channels),
-        ctypes.c_int64(channels),
-        ctypes.c_int(torch.get_num_threads()),
-        *(ctypes.c_void_p(a.data_ptr()) if isinstance(a, Tensor) else a for a in arguments),
-    )
+def _run(function: str, map_BCHW: Tensor, *arguments: Any) -> None:
+    """Call a function of the kernel on maps like `map_BCHW`."""
+    kernel = cast("ctypes.CDLL", compile_library(SOURCE, *OPTIONS))  # `fits` has made sure
+    channels, half = map_BCHW.shape[1], map_BCHW.dtype == torch.bfloat16
+    maps = (half, map_BCHW.numel() // channels, channels, torch.get_num_threads())
+    call(getattr(kernel, f"spacte_norm_{function}"), *maps, *arguments)

@@ -1,9 +1,9 @@
-// Batch normalisation, an optional sum and ReLU in as few passes over memory as they need: for maps [N, H, W, C]
-// in float32 or bfloat16 with statistics in float32. `norm.py` says what each function computes and when it is used.
+// Batch normalisation, an optional sum and ReLU in as few passes over memory as they need: for maps [N, H, W, C] in
+// float32 or bfloat16 with statistics in float32. `batch_norm.py` says what each function computes and when it is used.
 //
 // A map is read in tiles of 64 values: with 16 or 32 channels a tile holds several pixels, with more than 64 a pixel
-// holds several tiles. Sums are taken over fixed runs of tiles and joined in a fixed order, so that the result does
-// not depend on the number of threads.
+// holds several tiles. Sums are taken over fixed runs of tiles and added in a fixed order, so that the result does not
+// depend on the number of threads.
 
 #include <cmath>
 #include <cstdint>
@@ -12,8 +12,9 @@
 
 namespace {
 
-constexpr int64_t LANES = 16, TILE = 64, VECTORS = TILE / LANES;
-constexpr int64_t RUN = 256;  // tiles of a run: they stay in the first-level cache while they are read twice
+constexpr int64_t LANES = 16;  // float32 values of a 512-bit register
+constexpr int64_t TILE = 64, VECTORS = TILE / LANES;  // four registers: the channels of a ResNet's stages divide 64
+constexpr int64_t RUN = 256;  // tiles of a run, 64 KB of float32: they stay near the core while they are read twice
 
 typedef float Floats __attribute__((vector_size(64)));
 typedef int32_t Masks __attribute__((vector_size(64)));
@@ -138,10 +139,9 @@ void apply(const Shape& shape, int threads, const T* x, const T* plus, const flo
 template <class T>
 void apply(const Shape& shape, int threads, const T* x, const T* plus, bool relu, const float* scale_C,
            const float* shift_C, T* y) {
-    if (plus && relu) apply<T, true, true>(shape, threads, x, plus, scale_C, shift_C, y);
-    else if (plus) apply<T, true, false>(shape, threads, x, plus, scale_C, shift_C, y);
-    else if (relu) apply<T, false, true>(shape, threads, x, plus, scale_C, shift_C, y);
-    else apply<T, false, false>(shape, threads, x, plus, scale_C, shift_C, y);
+    const auto variant = plus ? (relu ? apply<T, true, true> : apply<T, true, false>)
+                              : (relu ? apply<T, false, true> : apply<T, false, false>);
+    variant(shape, threads, x, plus, scale_C, shift_C, y);
 }
 
 // g = dy through ReLU. With `d_plus` g is kept there, for it is the gradient of the sum's other side.
@@ -200,8 +200,7 @@ void backward(const Shape& shape, int threads, const T* dy, const T* x, const T*
     const int64_t channels = shape.channels;
     const double count = (double)shape.tiles * shape.width() / channels;
     std::vector<double> sum_C(channels), product_C(channels);
-    if (y) sums<T, true>(shape, threads, dy, x, y, mean_C, d_plus, sum_C.data(), product_C.data());
-    else sums<T, false>(shape, threads, dy, x, y, mean_C, d_plus, sum_C.data(), product_C.data());
+    (y ? sums<T, true> : sums<T, false>)(shape, threads, dy, x, y, mean_C, d_plus, sum_C.data(), product_C.data());
     std::vector<float> a_C(channels), b_C(channels), c_C(channels);
     for (int64_t c = 0; c < channels; ++c) {
         d_bias_C[c] = (float)sum_C[c];
@@ -211,9 +210,8 @@ void backward(const Shape& shape, int threads, const T* dy, const T* x, const T*
         b_C[c] = (float)(-a * rstd_C[c] * rstd_C[c] * product_C[c] / count);
         c_C[c] = (float)(-a * sum_C[c] / count);
     }
-    if (d_plus) spread_back<T, false>(shape, threads, d_plus, x, y, mean_C, a_C.data(), b_C.data(), c_C.data(), dx);
-    else if (y) spread_back<T, true>(shape, threads, dy, x, y, mean_C, a_C.data(), b_C.data(), c_C.data(), dx);
-    else spread_back<T, false>(shape, threads, dy, x, y, mean_C, a_C.data(), b_C.data(), c_C.data(), dx);
+    const auto input_gradient = y && !d_plus ? spread_back<T, true> : spread_back<T, false>;
+    input_gradient(shape, threads, d_plus ? d_plus : dy, x, y, mean_C, a_C.data(), b_C.data(), c_C.data(), dx);
 }
 
 template <class T>
@@ -235,36 +233,40 @@ void backward_constant(const Shape& shape, int threads, const T* dy, const T* y,
 }  // namespace
 
 // `half` is 1 for bfloat16 maps and 0 for float32; `plus`, `d_plus` and, in a backward pass, `y` may be null.
-#define FOR_EITHER_TYPE(call) \
-    if (half) {               \
-        using T = bf16;       \
-        call;                 \
-    } else {                  \
-        using T = float;      \
-        call;                 \
+#define FOR_EITHER_TYPE(...) \
+    if (half) {              \
+        using T = bf16;      \
+        __VA_ARGS__;         \
+    } else {                 \
+        using T = float;     \
+        __VA_ARGS__;         \
     }
 
 extern "C" {
 
-void spacte_norm_statistics(int half, int64_t rows, int64_t channels, int threads, const void* x, float eps,
+void spacte_norm_statistics(int64_t half, int64_t rows, int64_t channels, int64_t threads, const void* x, float eps,
                             float* mean_C, float* var_C, float* rstd_C) {
-    FOR_EITHER_TYPE(statistics(Shape(rows, channels), threads, (const T*)x, eps, mean_C, var_C, rstd_C))
+    const Shape shape(rows, channels);
+    FOR_EITHER_TYPE(statistics(shape, threads, (const T*)x, eps, mean_C, var_C, rstd_C))
 }
 
-void spacte_norm_apply(int half, int64_t rows, int64_t channels, int threads, const void* x, const void* plus,
-                       int relu, const float* scale_C, const float* shift_C, void* y) {
-    FOR_EITHER_TYPE(apply(Shape(rows, channels), threads, (const T*)x, (const T*)plus, relu != 0, scale_C, shift_C, (T*)y))
+void spacte_norm_apply(int64_t half, int64_t rows, int64_t channels, int64_t threads, const void* x, const void* plus,
+                       int64_t relu, const float* scale_C, const float* shift_C, void* y) {
+    const Shape shape(rows, channels);
+    FOR_EITHER_TYPE(apply(shape, threads, (const T*)x, (const T*)plus, relu != 0, scale_C, shift_C, (T*)y))
 }
 
-void spacte_norm_backward(int half, int64_t rows, int64_t channels, int threads, const void* dy, const void* x,
+void spacte_norm_backward(int64_t half, int64_t rows, int64_t channels, int64_t threads, const void* dy, const void* x,
                           const void* y, const float* weight_C, const float* mean_C, const float* rstd_C, void* dx,
                           void* d_plus, float* d_weight_C, float* d_bias_C) {
-    FOR_EITHER_TYPE(backward(Shape(rows, channels), threads, (const T*)dy, (const T*)x, (const T*)y, weight_C, mean_C, rstd_C,
-                  (T*)dx, (T*)d_plus, d_weight_C, d_bias_C))
+    const Shape shape(rows, channels);
+    FOR_EITHER_TYPE(backward(shape, threads, (const T*)dy, (const T*)x, (const T*)y, weight_C, mean_C, rstd_C, (T*)dx,
+                             (T*)d_plus, d_weight_C, d_bias_C))
 }
 
-void spacte_norm_backward_constant(int half, int64_t rows, int64_t channels, int threads, const void* dy,
+void spacte_norm_backward_constant(int64_t half, int64_t rows, int64_t channels, int64_t threads, const void* dy,
                                    const void* y, const float* scale_C, void* dx, void* d_plus) {
-    FOR_EITHER_TYPE(backward_constant(Shape(rows, channels), threads, (const T*)dy, (const T*)y, scale_C, (T*)dx, (T*)d_plus))
+    const Shape shape(rows, channels);
+    FOR_EITHER_TYPE(backward_constant(shape, threads, (const T*)dy, (const T*)y, scale_C, (T*)dx, (T*)d_plus))
 }
 }

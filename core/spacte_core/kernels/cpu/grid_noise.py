@@ -1,42 +1,24 @@
-"""The grid noise kernel for CPUs: compiled once with the machine's own C++ compiler, or not there.
-
-The kernel (`grid_noise_kernel.cpp`) computes exactly what `grid.py` does, bit for bit; where no compiler is
-found, or the compiled kernel's bits are not the same, the torch operations do the work.
-"""
+"""Grid noise on CPUs: `grid_noise_kernel.cpp` computes what the torch operations of `GridNoise` do, bit for bit."""
 
 import ctypes
 from pathlib import Path
-from typing import Protocol
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from spacte_core.kernels.compiler import compiled
+from spacte_core.kernels.compiler import call, compile_library
 
-_SOURCE = Path(__file__).with_name("grid_noise_kernel.cpp")
-_KINDS = {torch.int16: 0, torch.float32: 1, torch.bfloat16: 2, torch.uint8: 3}
-
-
-class NoiseTable(Protocol):
-    """What the kernel reads of a noise table: three arrays of 16-bit columns, and the first column shared by two."""
-
-    @property
-    def value(self) -> NDArray[np.int16]: ...
-    @property
-    def other(self) -> NDArray[np.int16]: ...
-    @property
-    def threshold(self) -> NDArray[np.uint64]: ...
-    @property
-    def first_shared(self) -> int: ...
+SOURCE = Path(__file__).with_name("grid_noise_kernel.cpp")
+OPTIONS = ("-ffp-contract=off",)
+_RESULT_TYPES = {torch.int16: 0, torch.float32: 1, torch.bfloat16: 2, torch.uint8: 3}
+"""The kernel's numbers of them."""
 
 
 class _Table(ctypes.Structure):
     _fields_ = (
-        ("value", ctypes.c_void_p),
-        ("other", ctypes.c_void_p),
-        ("threshold", ctypes.c_void_p),
+        *((name, ctypes.c_void_p) for name in ("value", "other", "threshold")),
         ("first_shared", ctypes.c_int64),
     )
 
@@ -45,18 +27,24 @@ class GridNoiseKernel:
     """The kernel bound to one noise table.
 
     Args:
-        table: the law of a pixel's noise; its arrays are read in place and kept alive here.
+        value, other, threshold, first_shared: of the table; arrays are read in place and kept alive here.
+        library: the compiled kernel.
     """
 
-    def __init__(self, table: NoiseTable, library: ctypes.CDLL) -> None:
-        self._kept = table
-        self._table = _Table(
-            table.value.ctypes.data, table.other.ctypes.data, table.threshold.ctypes.data, table.first_shared
-        )
+    def __init__(
+        self,
+        value: NDArray[np.int16],
+        other: NDArray[np.int16],
+        threshold: NDArray[np.uint64],
+        first_shared: int,
+        library: ctypes.CDLL,
+    ) -> None:
+        self._kept = (value, other, threshold)
+        self._table = _Table(*(array.ctypes.data for array in self._kept), first_shared)
         self._kernel = library.spacte_grid_noise
         self._kernel.restype = None
 
-    def noisy(
+    def add_noise(
         self,
         rows_R5: Tensor,
         pixels_UP: Tensor,
@@ -67,6 +55,8 @@ class GridNoiseKernel:
     ) -> Tensor:
         """Noise added to the rows' images, scaled and shifted into `out_RP`, which is returned.
 
+        All tensors are contiguous and on the CPU.
+
         Args:
             rows_R5: int64 row names.
             pixels_UP: int16 pixels in steps of 1/255.
@@ -75,25 +65,15 @@ class GridNoiseKernel:
             out_RP: int16 (the noisy pixels themselves), float32, bfloat16 or uint8.
         """
         rows, pixels = out_RP.shape
-        tensors = (rows_R5, pixels_UP, image_of_row_R, scale_P, shift_P, out_RP)
-        if not all(t.is_contiguous() and t.device.type == "cpu" for t in tensors):
-            raise ValueError("the kernel reads contiguous CPU tensors only")
-        self._kernel(
-            ctypes.c_void_p(rows_R5.data_ptr()),
-            ctypes.c_int64(rows),
-            ctypes.c_int64(pixels),
-            ctypes.byref(self._table),
-            ctypes.c_void_p(pixels_UP.data_ptr()),
-            ctypes.c_void_p(image_of_row_R.data_ptr()),
-            ctypes.c_void_p(scale_P.data_ptr()),
-            ctypes.c_void_p(shift_P.data_ptr()),
-            ctypes.c_int32(_KINDS[out_RP.dtype]),
-            ctypes.c_void_p(out_RP.data_ptr()),
-            ctypes.c_int64(torch.get_num_threads()),
-        )
+        encoding = (scale_P, shift_P, _RESULT_TYPES[out_RP.dtype], out_RP)
+        images = (ctypes.byref(self._table), pixels_UP, image_of_row_R)
+        call(self._kernel, rows_R5, rows, pixels, *images, *encoding, torch.get_num_threads())
         return out_RP
 
 
-def library() -> ctypes.CDLL | None:
-    """The compiled kernel, for several threads where the compiler has OpenMP; None where there is no compiler."""
-    return compiled(_SOURCE, "-ffp-contract=off", "-fopenmp") or compiled(_SOURCE, "-ffp-contract=off")
+def grid_noise_kernel(
+    value: NDArray[np.int16], other: NDArray[np.int16], threshold: NDArray[np.uint64], first_shared: int
+) -> GridNoiseKernel | None:
+    """The kernel for a noise table, on several threads where the compiler has OpenMP; None where it does not compile."""
+    library = compile_library(SOURCE, *OPTIONS, "-fopenmp") or compile_library(SOURCE, *OPTIONS)
+    return None if library is None else GridNoiseKernel(value, other, threshold, first_shared, library)

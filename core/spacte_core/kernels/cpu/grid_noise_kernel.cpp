@@ -1,8 +1,8 @@
-// Noisy network inputs on the CPU: the same bits as grid.py's torch operations, about ten times as fast.
+// Noisy network inputs on the CPU: the same bits as the torch operations of `GridNoise`, about ten times as fast.
 //
-// For each row: Philox 4x32-10 gives 16 bits a pixel, which pick a column of the noise table; a shared column is
-// settled by 64 further bits; the noise is added to the 8-bit pixels as integers; the sum becomes a network input,
-// scale * x + shift, as float32, bfloat16 (round to nearest even) or an 8-bit code (clamped, truncated).
+// For each row: Philox 4x32-10 gives 16 bits a pixel, which pick a column of the noise table; 64 further bits decide
+// between the two values of a shared column; the noise is added to the 8-bit pixels as integers; the sum becomes a
+// network input, scale * x + shift, as float32, bfloat16 (round to nearest even) or an 8-bit code (clamped, truncated).
 // Compile without contraction into fused multiply-adds: the torch operations round twice.
 
 #include <cstdint>
@@ -17,11 +17,15 @@
 
 namespace {
 
+// Philox 4x32-10's constants (Salmon et al. 2011).
 constexpr uint32_t kMultiplier0 = 0xD2511F53u, kMultiplier1 = 0xCD9E8D57u;
 constexpr uint32_t kWeyl0 = 0x9E3779B9u, kWeyl1 = 0xBB67AE85u;
-constexpr uint32_t kSharedBlocks = 1u << 31;
-constexpr int kChunk = 64, kSmallChunk = 16;  // blocks computed side by side, fewer for what is left of an image
-constexpr int64_t kPartsEach = 4;
+constexpr int kRounds = 10;
+constexpr uint32_t kSharedBlocks = 1u << 31;  // blocks from here on decide between the values of shared columns
+// Blocks computed side by side: several registers of 16 lanes each, and one register for the rest of an image, or for
+// an image of up to 128 pixels (benchmarks/results/engine_cpu.md, "Noise").
+constexpr int kChunk = 64, kSmallChunk = 16;
+constexpr int64_t kPartsEach = 4;  // of the rows, for each thread: threads get more or less of their cores
 
 struct Row {
   uint32_t k0, k1, c2, c3, sample;
@@ -37,7 +41,7 @@ inline void philox_chunk(const Row& row, uint32_t first_block, uint32_t (*__rest
     c3[i] = row.c3;
   }
   uint32_t k0 = row.k0, k1 = row.k1;
-  for (int round = 0; round < 10; ++round) {
+  for (int round = 0; round < kRounds; ++round) {
     for (int i = 0; i < CHUNK; ++i) {
       const uint64_t p0 = static_cast<uint64_t>(kMultiplier0) * c0[i];
       const uint64_t p1 = static_cast<uint64_t>(kMultiplier1) * c2[i];
@@ -55,19 +59,10 @@ inline void philox_chunk(const Row& row, uint32_t first_block, uint32_t (*__rest
   std::memcpy(out[3], c3, sizeof c3);
 }
 
-inline uint64_t settling_draw(const Row& row, uint32_t pixel) {
-  uint32_t c0 = kSharedBlocks + pixel, c1 = row.sample, c2 = row.c2, c3 = row.c3, k0 = row.k0, k1 = row.k1;
-  for (int round = 0; round < 10; ++round) {
-    const uint64_t p0 = static_cast<uint64_t>(kMultiplier0) * c0;
-    const uint64_t p1 = static_cast<uint64_t>(kMultiplier1) * c2;
-    c0 = static_cast<uint32_t>(p1 >> 32) ^ c1 ^ k0;
-    c2 = static_cast<uint32_t>(p0 >> 32) ^ c3 ^ k1;
-    c1 = static_cast<uint32_t>(p1);
-    c3 = static_cast<uint32_t>(p0);
-    k0 += kWeyl0;
-    k1 += kWeyl1;
-  }
-  return static_cast<uint64_t>(c1) << 32 | c0;
+inline uint64_t second_draw(const Row& row, uint32_t pixel) {
+  uint32_t words[4][kChunk];
+  philox_chunk<1>(row, kSharedBlocks + pixel, words);
+  return static_cast<uint64_t>(words[1][0]) << 32 | words[0][0];
 }
 
 }  // namespace
@@ -87,8 +82,8 @@ namespace {
 
 // The rows from `first` on, up to `end`; the arguments are those of the function at the end.
 FOR_EACH_CPU void draw_rows(int64_t first, int64_t end, const int64_t* rows, int64_t pixels, const Table* table,
-                            const int16_t* image, const int64_t* unit, const float* scale, const float* shift,
-                            int32_t kind, void* out) {
+                            const int16_t* images, const int64_t* image_of_row, const float* scale, const float* shift,
+                            int64_t kind, void* out) {
   const int64_t blocks = (pixels + 7) / 8;
   std::vector<uint16_t> column(8 * (blocks + kChunk));
   std::vector<int16_t> noisy(pixels);
@@ -113,12 +108,12 @@ FOR_EACH_CPU void draw_rows(int64_t first, int64_t end, const int64_t* rows, int
         }
       }
     }
-    const int16_t* base = image + unit[r] * pixels;
+    const int16_t* base = images + image_of_row[r] * pixels;
     for (int64_t p = 0; p < pixels; ++p) noisy[p] = table->value[column[p]];
     for (int64_t p = 0; p < pixels; ++p) {
       const int64_t shared = static_cast<int64_t>(column[p]) - table->first_shared;
       if (__builtin_expect(shared >= 0, 0) &&
-          settling_draw(row, static_cast<uint32_t>(p)) >= table->threshold[shared]) {
+          second_draw(row, static_cast<uint32_t>(p)) >= table->threshold[shared]) {
         noisy[p] = table->other[shared];
       }
     }
@@ -150,15 +145,15 @@ FOR_EACH_CPU void draw_rows(int64_t first, int64_t end, const int64_t* rows, int
 
 }  // namespace
 
-// rows [R, 5]; image [U, P] with unit [R] naming each row's image; out [R, P] of the type that `kind` names:
+// rows [R, 5]; images [U, P] with image_of_row [R]; out [R, P] of the type that `kind` names:
 // 0 int16 (x itself), 1 float32, 2 bfloat16, 3 uint8. scale and shift are [P]. A row's bits are its own, whatever the
 // number of threads; without OpenMP there is one.
 extern "C" void spacte_grid_noise(const int64_t* rows, int64_t row_count, int64_t pixels, const Table* table,
-                                  const int16_t* image, const int64_t* unit, const float* scale, const float* shift,
-                                  int32_t kind, void* out, int64_t threads) {
-  const int64_t parts = kPartsEach * threads;  // several for each thread, which may get more or less of its core
+                                  const int16_t* images, const int64_t* image_of_row, const float* scale, const float* shift,
+                                  int64_t kind, void* out, int64_t threads) {
+  const int64_t parts = kPartsEach * threads;
 #pragma omp parallel for num_threads(threads) schedule(dynamic)
   for (int64_t part = 0; part < parts; ++part)
-    draw_rows(row_count * part / parts, row_count * (part + 1) / parts, rows, pixels, table, image, unit, scale, shift,
-              kind, out);
+    draw_rows(row_count * part / parts, row_count * (part + 1) / parts, rows, pixels, table, images, image_of_row, scale,
+              shift, kind, out);
 }

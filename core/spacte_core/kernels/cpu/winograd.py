@@ -1,10 +1,8 @@
 """3 x 3 convolutions of a float32 network in a quarter of the multiplications, on CPUs with AVX-512.
 
 Winograd's F(4 x 4, 3 x 3) with the points 0, +-5/8, +-3/2 and infinity (Lavin and Gray 2016 use +-1 and +-2). Its
-rounding errors have 2.5 times the standard deviation of a direct convolution's in float32, 5e-7 of the values' own.
-
-Layers that follow one another are one step of the graph, a chain: it takes a few images through all of them, whose
-maps then stay in the cache.
+rounding errors have 2.5 times the standard deviation of a direct convolution's in float32, 5e-7 of the values' own
+(benchmarks/results/engine_cpu.md). Layers that follow one another are one step of the graph, a chain.
 """
 
 import ctypes
@@ -16,9 +14,9 @@ from typing import cast
 import torch
 from torch import Tensor, fx, nn
 
-from spacte_core.kernels.compiler import compiled
-from spacte_core.kernels.graph.chains import Takes, chains, places, put
-from spacte_core.kernels.graph.folding import finished, layer
+from spacte_core.kernels.compiler import call, compile_library
+from spacte_core.kernels.graph.chains import Chain, Operands, assign_buffers, replace_chains
+from spacte_core.kernels.graph.folding import layer_of
 from spacte_core.kernels.graph.fusing import FusedConv, shapes
 
 POINTS = (0.0, 0.625, -0.625, 1.5, -1.5)
@@ -26,14 +24,15 @@ POINTS = (0.0, 0.625, -0.625, 1.5, -1.5)
 
 _SOURCE = Path(__file__).with_name("winograd_kernel.cpp")
 _TILE, _LANES, _CHANNELS = 4, 16, (16, 32, 64)
+"""Of the kernel: side of a tile of results, values of a register, channels out that it is compiled for."""
+
 _GROUP_VALUES = 3 << 15
-"""Values that the maps of one layer should have in a group of images: three such maps fit the second-level cache."""
+"""Values of one layer's maps in a group of images, 384 KB: three such maps fit a second-level cache of 2 MB."""
 
 
 class _Layer(ctypes.Structure):
     _fields_ = (
-        ("weight", ctypes.c_void_p),
-        ("bias", ctypes.c_void_p),
+        *((name, ctypes.c_void_p) for name in ("weight", "bias")),
         *((name, ctypes.c_int64) for name in ("channels_in", "channels", "height", "width", "relu")),
         *((name, ctypes.c_int64) for name in ("source", "other", "target")),
     )
@@ -48,16 +47,16 @@ class WinogradChain(nn.Module):
 
     Args:
         steps: the layers in their order; every result but the last is used in the chain alone.
-        takes: the values that each of them takes.
+        operands: the values that each of them reads.
         sizes: height and width of each one's maps.
-        inputs: how many values the chain is given.
+        inputs: how many inputs the chain has.
         library: the compiled kernel.
     """
 
     def __init__(
         self,
         steps: Sequence[FusedConv],
-        takes: Sequence[Takes],
+        operands: Sequence[Operands],
         sizes: Sequence[tuple[int, int]],
         inputs: int,
         library: ctypes.CDLL,
@@ -67,47 +66,43 @@ class WinogradChain(nn.Module):
         library.spacte_winograd.restype = None
         self.library = library
         convs = [step.conv for step in steps]
-        self.weights = [transformed(conv.weight) for conv in convs]
-        none = (torch.zeros(conv.out_channels) for conv in convs)
-        self.biases = [next(none) if conv.bias is None else conv.bias.float() for conv in convs]
+        self.weights = [transform(conv.weight) for conv in convs]
+        self.biases = [torch.zeros(conv.out_channels) if conv.bias is None else conv.bias.float() for conv in convs]
         shapes = [(conv.out_channels, *size) for conv, size in zip(convs, sizes, strict=True)]
         self.shape = shapes[-1]
         self.largest = max(conv.in_channels * math.prod(size) for conv, size in zip(convs, sizes, strict=True))
-        place, own = places(takes, shapes, inputs)
-        self.own = [math.prod(shape) for shape in own]
+        buffer, inner = assign_buffers(operands, shapes, inputs)
+        self.inner = [math.prod(shape) for shape in inner]
         self.layers = (_Layer * len(steps))()
-        for i, (source, other) in enumerate(takes):
+        for i, (source, other) in enumerate(operands):
             self.layers[i] = _Layer(
                 self.weights[i].data_ptr(),
                 self.biases[i].data_ptr(),
                 convs[i].in_channels,
                 *shapes[i],
                 steps[i].relu,
-                place[source],
-                -1 if other is None else place[other],
-                place[inputs + i],
+                buffer[source],
+                -1 if other is None else buffer[other],
+                buffer[inputs + i],
             )
 
     def forward(self, *inputs_BCHW: Tensor) -> Tensor:
         """The last layer's result."""
-        given = [x.contiguous(memory_format=torch.channels_last) for x in inputs_BCHW]
-        batch, threads = len(given[0]), torch.get_num_threads()
-        made = torch.empty((batch, *self.shape), memory_format=torch.channels_last)
-        outside = [_Map(x.data_ptr(), x[0].numel()) for x in (*given, made)]
-        maps = (_Map * (len(outside) + len(self.own)))(*outside, *(_Map(None, size) for size in self.own))
+        inputs = [x.contiguous(memory_format=torch.channels_last) for x in inputs_BCHW]
+        batch, threads = len(inputs[0]), torch.get_num_threads()
+        result = torch.empty((batch, *self.shape), memory_format=torch.channels_last)
+        outer = [_Map(x.data_ptr(), x[0].numel()) for x in (*inputs, result)]
+        maps = (_Map * (len(outer) + len(self.inner)))(*outer, *(_Map(None, size) for size in self.inner))
         group = max(1, min(_GROUP_VALUES // self.largest, -(-batch // threads)))
-        chain = (self.layers, ctypes.c_int64(len(self.layers)), maps, ctypes.c_int64(len(maps)))
-        each = self.library.spacte_winograd_scratch(*chain, ctypes.c_int64(group))
-        scratch = torch.empty(threads * each)
-        self.library.spacte_winograd(
-            *chain, *(ctypes.c_int64(number) for number in (batch, group, threads)), ctypes.c_void_p(scratch.data_ptr())
-        )
-        return made
+        chain = (self.layers, len(self.layers), maps, len(maps))
+        scratch = torch.empty(threads * call(self.library.spacte_winograd_scratch, *chain, group))
+        call(self.library.spacte_winograd, *chain, batch, group, threads, scratch)
+        return result
 
 
 def winograd_library() -> ctypes.CDLL | None:
     """The compiled kernel; None on a machine without AVX-512 or without a compiler."""
-    return compiled(_SOURCE, "-march=native", "-fopenmp", "-ffp-contract=off")
+    return compile_library(_SOURCE, "-march=native", "-fopenmp", "-ffp-contract=off", needs=("avx512f",))
 
 
 def to_winograd(graph_module: fx.GraphModule, some_rows: Tensor) -> bool:
@@ -115,7 +110,7 @@ def to_winograd(graph_module: fx.GraphModule, some_rows: Tensor) -> bool:
 
     Args:
         graph_module: a fused graph in float32.
-        some_rows: a few rows of input, to see the shapes on the way.
+        some_rows: a few rows of input, from which it learns the shapes of all values.
 
     Returns:
         Whether there were any.
@@ -124,21 +119,25 @@ def to_winograd(graph_module: fx.GraphModule, some_rows: Tensor) -> bool:
     if library is None:
         return False
     seen = shapes(graph_module, some_rows)
-    found = chains(graph_module, lambda node: _fits(graph_module, node, seen))
-    for chain in found:
-        steps = [cast(FusedConv, layer(graph_module, node)) for node in chain.steps]
+
+    def kernel(chain: Chain) -> nn.Module:
+        steps = [cast(FusedConv, layer_of(graph_module, node)) for node in chain.steps]
         sizes = [(height, width) for _, _, height, width in (seen[node] for node in chain.steps)]
-        put(graph_module, chain, WinogradChain(steps, chain.takes, sizes, len(chain.given), library))
-    finished(graph_module)
-    return bool(found)
+        return WinogradChain(steps, chain.operands, sizes, len(chain.inputs), library)
+
+    def fits_kernel(node: fx.Node) -> bool:
+        source = node.args[0] if node.args else None
+        return isinstance(source, fx.Node) and fits(layer_of(graph_module, node), seen.get(source, torch.Size()))
+
+    return replace_chains(graph_module, fits_kernel, kernel)
 
 
-def transformed(weight_OIHW: Tensor) -> Tensor:
+def transform(weight_OIHW: Tensor) -> Tensor:
     """G g G^T, computed in float64: float32 [36, I, O]."""
     rows = [[x**power / math.prod(x - y for y in POINTS if y != x) for power in range(3)] for x in POINTS]
     G = torch.tensor([*rows, [0.0, 0.0, 1.0]], dtype=torch.float64)
-    made_OI66 = G @ weight_OIHW.double() @ G.T
-    return made_OI66.permute(2, 3, 1, 0).flatten(0, 1).float().contiguous()
+    transformed_OI66 = G @ weight_OIHW.double() @ G.T
+    return transformed_OI66.permute(2, 3, 1, 0).flatten(0, 1).float().contiguous()
 
 
 def fits(step: nn.Module | None, shape_BCHW: torch.Size) -> bool:
@@ -147,14 +146,9 @@ def fits(step: nn.Module | None, shape_BCHW: torch.Size) -> bool:
         return False
     conv = step.conv
     geometry = (conv.kernel_size, conv.stride, conv.padding, conv.dilation, conv.groups)
-    channels = conv.in_channels % _LANES == 0 and conv.out_channels in _CHANNELS
     return (
         geometry == ((3, 3), (1, 1), (1, 1), (1, 1), 1)
-        and channels
+        and conv.in_channels % _LANES == 0
+        and conv.out_channels in _CHANNELS
         and all(side % _TILE == 0 for side in shape_BCHW[2:])
     )
-
-
-def _fits(graph_module: fx.GraphModule, node: fx.Node, seen: dict[fx.Node, torch.Size]) -> bool:
-    source = node.args[0] if node.args else None
-    return isinstance(source, fx.Node) and fits(layer(graph_module, node), seen.get(source, torch.Size()))

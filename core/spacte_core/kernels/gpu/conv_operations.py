@@ -12,7 +12,7 @@ from .triton_conv import weight_gradient as sum_weight_gradient
 
 @custom_op("spacte::convolution", mutates_args=(), device_types="cuda")
 def convolution(x_BCHW: Tensor, weight_OIKK: Tensor) -> Tensor:
-    """conv(x) with padding kernel // 2; x in bfloat16, the weights in float32, the result channels_last."""
+    """conv(x) with padding kernel // 2; x in bfloat16, the weights in float32, the result in channels_last order."""
     return convolve(_in_order(x_BCHW), Filter.of(weight_OIKK))
 
 
@@ -52,7 +52,7 @@ def _backward(ctx: Any, dy_BCHW: Tensor) -> tuple[Tensor | None, Tensor | None]:
     x_BCHW, weight_OIKK = ctx.saved_tensors
     kernel = weight_OIKK.shape[2]
     wants_x, wants_weight = ctx.needs_input_grad
-    if torch.is_grad_enabled():  # somebody differentiates this gradient in turn
+    if torch.is_grad_enabled():  # this gradient is differentiated in turn
         given = (dy_BCHW, x_BCHW, weight_OIKK.to(x_BCHW.dtype), None, (1, 1), (kernel // 2,) * 2, (1, 1))
         dx, dw, _ = torch.ops.aten.convolution_backward(*given, False, (0, 0), 1, (wants_x, wants_weight, False))
         return dx, None if dw is None else dw.to(weight_OIKK.dtype)

@@ -1,6 +1,6 @@
 """GPU kernels in bfloat16: convolution, bias, residual and ReLU in one pass over the maps.
 
-Layers of few channels run in kernels of ours (`spacte_core.kernels.gpu.triton_conv`), the others in cuDNN's fused ones.
+Layers of few channels run in Triton (`triton_conv.py`), the others in cuDNN's fused kernels.
 """
 
 from collections.abc import Sequence
@@ -11,12 +11,12 @@ from torch import Tensor, fx, nn
 from spacte_core.hardware import has_triton
 from spacte_core.kernels.graph.fusing import FusedConv, fused_convs
 
+from .narrow_conv import NARROW
+
 CHANNELS_LAST = torch.channels_last
-NARROW = 32
-"""Channels out up to which our kernels are faster than cuDNN's, which is built for more (benchmarks/results/gpu.md)."""
 
 
-def kernels_of(graph_module: fx.GraphModule) -> dict[str, nn.Module]:
+def fused_kernels(graph_module: fx.GraphModule) -> dict[str, nn.Module]:
     """The kernel of each fused step of a float32 graph that has one, by the step's name."""
     found: dict[str, nn.Module] = {}
     for node, step in fused_convs(graph_module):
@@ -27,14 +27,14 @@ def kernels_of(graph_module: fx.GraphModule) -> dict[str, nn.Module]:
     return found
 
 
-def pays(graph_module: fx.GraphModule) -> bool:
-    """Whether most convolutions of a graph are narrow: a compiler does well with the others."""
+def mostly_narrow(graph_module: fx.GraphModule) -> bool:
+    """Whether most convolutions of a graph are narrow: with others, compiled code is as fast."""
     narrow = [is_narrow(step.conv) for _, step in fused_convs(graph_module)]
     return 2 * sum(narrow) > len(narrow)
 
 
 def is_narrow(conv: nn.Conv2d) -> bool:
-    """Whether our kernels compute this convolution, and faster than cuDNN's."""
+    """Whether the Triton kernels compute this convolution, and faster than cuDNN's."""
     size, stride = conv.kernel_size, conv.stride
     return (
         has_triton()
@@ -56,26 +56,21 @@ class NarrowConv(nn.Module):
     """
 
     def __init__(self, step: FusedConv) -> None:
-        from . import triton_conv as gpu_conv  # imports Triton
+        from . import triton_conv  # imports Triton
 
         super().__init__()
         conv = step.conv
         self.stride, self.relu = int(conv.stride[0]), step.relu
-        group = gpu_conv.GROUPS.get((conv.in_channels, conv.out_channels, self.stride), 1)
-        self.filter = gpu_conv.Filter.packed(conv.weight.detach().to(torch.bfloat16), self.stride, group)
+        group = triton_conv.GROUPS.get((conv.in_channels, conv.out_channels, self.stride), 1)
+        self.filter = triton_conv.Filter.packed(conv.weight.detach().to(torch.bfloat16), self.stride, group)
         self.bias = None if conv.bias is None else conv.bias.detach().float().clone()
-        self.convolve = gpu_conv.convolve
+        self.convolve = triton_conv.convolve
 
     def forward(self, x_BCHW: Tensor, other_BCHW: Tensor | None = None) -> Tensor:
         """relu?(conv(x) + other?)."""
-        return self.convolve(
-            x_BCHW.contiguous(memory_format=CHANNELS_LAST),
-            self.filter,
-            stride=self.stride,
-            bias_O=self.bias,
-            other_BCHW=None if other_BCHW is None else other_BCHW.contiguous(memory_format=CHANNELS_LAST),
-            relu=self.relu,
-        )
+        other = None if other_BCHW is None else other_BCHW.contiguous(memory_format=CHANNELS_LAST)
+        x = x_BCHW.contiguous(memory_format=CHANNELS_LAST)
+        return self.convolve(x, self.filter, stride=self.stride, bias_O=self.bias, other_BCHW=other, relu=self.relu)
 
 
 class CudnnConv(nn.Module):

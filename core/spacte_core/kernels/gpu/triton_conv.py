@@ -1,10 +1,10 @@
-"""Convolutions of few channels on a GPU, in Triton: what comes after them is done before they are written.
+"""Convolutions of few channels on a GPU, in Triton: bias, sum and ReLU are applied before the result is written.
 
 cuDNN's kernels want 64 channels and more. With the 16 and 32 of a CIFAR ResNet's first stages they move a tenth of
-what the memory can, and its bias, sum and ReLU are passes of their own. Here a program takes a run of output pixels
-and all output channels, and adds the taps one row of the filter at a time: the pixels under a row of the filter lie
-side by side in channels_last memory, so that they are one load and one matrix product. Neighbouring output pixels
-share most of what lies under them, so they can be taken as a group, whose channels then count together.
+what the memory can, and its bias, sum and ReLU are passes of their own (benchmarks/results/gpu.md). Here a program
+computes a run of output pixels with all output channels, one row of the filter at a time: the pixels under a row of the
+filter lie side by side in channels_last memory, so that they are one load and one matrix product. Neighbouring output
+pixels share most of what lies under them, so that they can be computed as a group, whose channels then count together.
 
 An output depends on the inputs under its filter alone, in a fixed order of sums: not on its place in the batch.
 """
@@ -20,25 +20,20 @@ from torch import Tensor
 
 from . import triton_conv_kernels as kernels
 
-CHANNELS = (16, 32, 64)
-CHANNELS_IN = (3, *CHANNELS)
-"""What the kernels give and take."""
-
-
 DEFAULT = {"BLOCK": 128, "num_warps": 4, "num_stages": 2}
 FORWARD: dict[tuple[int, int, int], dict[str, int]] = {
     (3, 16, 2): {"BLOCK": 64, "num_warps": 4, "num_stages": 1},
     (16, 16, 1): {"BLOCK": 128, "num_warps": 8, "num_stages": 1},
     (32, 32, 1): {"BLOCK": 128, "num_warps": 8, "num_stages": 1},
 }
-"""(channels in, channels out, group) -> what is fastest on Hopper GPUs where that is not DEFAULT."""
+"""(channels in, channels out, group) -> the fastest on an H200 where that is not DEFAULT (benchmarks/results/gpu.md)."""
 
 GROUPS: dict[tuple[int, int, int], int] = {(3, 16, 1): 2, (16, 16, 1): 2, (32, 32, 1): 2}
-"""(channels in, channels out, stride) -> the group that is fastest with packed weights, where that is not 1."""
+"""(channels in, channels out, stride) -> the group that is fastest there with packed weights, where that is not 1."""
 
 GRADIENT = {"BLOCK": 128, "num_warps": 4, "num_stages": 1}
 PROGRAMS = 132
-"""Of a weight gradient and a filter row, at most: one for each multiprocessor of a large GPU."""
+"""Of a weight gradient and a filter row, at most: one for each multiprocessor of an H200."""
 
 
 @dataclass(frozen=True)
@@ -48,8 +43,8 @@ class Filter:
     Attributes:
         weights: in the maps' type where packed, else of any float type.
         channels, out, kernel: channels in and out, and the filter's height and width, 1 or 3.
-        group: output pixels taken together.
-        place: (W0, WI, WC, WR, WO) of the kernel; None: packed.
+        group: output pixels computed together.
+        strides: (W0, WI, WC, WR, WO) of the kernel; None: packed.
     """
 
     weights: Tensor
@@ -57,21 +52,21 @@ class Filter:
     out: int
     kernel: int
     group: int = 1
-    place: tuple[int, int, int, int, int] | None = None
+    strides: tuple[int, int, int, int, int] | None = None
 
     @classmethod
     def of(cls, weight_OIKK: Tensor) -> Self:
         """The weights where they are."""
         out, channels, kernel, _ = weight_OIKK.shape
         so, si, sr, sc = weight_OIKK.stride()
-        return cls(weight_OIKK, channels, out, kernel, place=(0, si, sc, sr, so))
+        return cls(weight_OIKK, channels, out, kernel, strides=(0, si, sc, sr, so))
 
     @classmethod
     def transposed(cls, weight_OIKK: Tensor) -> Self:
         """From the gradient of a result to that of its input, for stride 1: turned around, in and out exchanged."""
         out, channels, kernel, _ = weight_OIKK.shape
         so, si, sr, sc = weight_OIKK.stride()
-        return cls(weight_OIKK, out, channels, kernel, place=((kernel - 1) * (sr + sc), so, -sc, -sr, si))
+        return cls(weight_OIKK, out, channels, kernel, strides=((kernel - 1) * (sr + sc), so, -sc, -sr, si))
 
     @classmethod
     def packed(cls, weight_OIKK: Tensor, stride: int = 1, group: int = 1) -> Self:
@@ -84,16 +79,6 @@ class Filter:
             taps = slice(one * stride * channels, (one * stride + kernel) * channels)
             wide[:, taps, one] = w_KKIO.reshape(kernel, kernel * channels, out)
         return cls(wide, channels, out, kernel, group)
-
-
-def _launcher(kernel: Any, programs: tuple[int, ...], device: torch.device) -> Callable[..., None]:
-    """The kernel, to be called for that many programs; Triton itself launches on whatever device is current."""
-
-    def launch(*arguments: Any, **options: Any) -> None:
-        with torch.cuda.device(device) if device.type == "cuda" else nullcontext():
-            kernel[programs](*arguments, **options)
-
-    return launch
 
 
 def width_of(span: int, channels: int) -> int:
@@ -109,7 +94,6 @@ def convolve(
     bias_O: Tensor | None = None,
     other_BCHW: Tensor | None = None,
     relu: bool = False,
-    options: dict[str, int] | None = None,
 ) -> Tensor:
     """relu?(conv(x) + bias + other), with padding kernel // 2, summed in float32 and rounded once.
 
@@ -120,7 +104,6 @@ def convolve(
         bias_O: float32.
         other_BCHW: channels_last, of the result's shape and type.
         relu: whether the result passes a ReLU.
-        options: BLOCK, num_warps and num_stages in place of the measured ones.
 
     Raises:
         ValueError: the maps' size is no multiple of the stride, or the result's width none of the group.
@@ -128,15 +111,11 @@ def convolve(
     batch, channels, height, width = x_BCHW.shape
     if height % stride or width % stride or (width // stride) % weights.group:
         raise ValueError(f"maps of {height} x {width} do not divide by {stride} and groups of {weights.group}")
-    y_BCHW = torch.empty(
-        (batch, weights.out, height // stride, width // stride),
-        dtype=x_BCHW.dtype,
-        device=x_BCHW.device,
-        memory_format=torch.channels_last,
-    )
-    chosen: dict[str, Any] = options or FORWARD.get((channels, weights.out, weights.group), DEFAULT)
-    groups = batch * (height // stride) * (width // stride) // weights.group
-    launch = _launcher(kernels.forward, (triton.cdiv(groups, chosen["BLOCK"]),), x_BCHW.device)
+    shape = (batch, weights.out, height // stride, width // stride)
+    y_BCHW = torch.empty(shape, dtype=x_BCHW.dtype, device=x_BCHW.device, memory_format=torch.channels_last)
+    options: dict[str, Any] = FORWARD.get((channels, weights.out, weights.group), DEFAULT)
+    groups = batch * shape[2] * shape[3] // weights.group
+    launch = _launcher(kernels.forward, (triton.cdiv(groups, options["BLOCK"]),), x_BCHW.device)
     launch(
         x_BCHW,
         weights.weights,
@@ -144,52 +123,49 @@ def convolve(
         x_BCHW if other_BCHW is None else other_BCHW,
         y_BCHW,
         groups,
-        *(weights.place or (0, 0, 0, 0, 0)),
-        H=height // stride,
-        W=width // stride,
+        *(weights.strides or (0, 0, 0, 0, 0)),
+        H=shape[2],
+        W=shape[3],
         CIN=channels,
         COUT=weights.out,
         KERNEL=weights.kernel,
         STRIDE=stride,
         GROUP=weights.group,
         WIDTH=width_of((weights.group - 1) * stride + weights.kernel, channels),
-        PACKED=weights.place is None,
+        PACKED=weights.strides is None,
         BIAS=bias_O is not None,
         OTHER=other_BCHW is not None,
         RELU=relu,
-        **chosen,
+        **options,
     )
     return y_BCHW
 
 
-def weight_gradient(x_BCHW: Tensor, dy_BCHW: Tensor, kernel: int, options: dict[str, int] | None = None) -> Tensor:
+def weight_gradient(x_BCHW: Tensor, dy_BCHW: Tensor, kernel: int) -> Tensor:
     """The gradient, float32 [channels out, channels in, kernel, kernel], of a convolution with stride 1.
 
     Args:
         x_BCHW, dy_BCHW: channels_last maps of one size and type: the input and the result's gradient.
         kernel: 1 or 3; the padding is kernel // 2.
-        options: BLOCK, num_warps and num_stages in place of the measured ones.
     """
     batch, channels, height, width = x_BCHW.shape
-    out = dy_BCHW.shape[1]
-    chosen: dict[str, Any] = options or GRADIENT
-    blocks = triton.cdiv(batch * height * width, chosen["BLOCK"])
+    out, pixels = dy_BCHW.shape[1], batch * height * width
+    options: dict[str, Any] = GRADIENT
+    blocks = triton.cdiv(pixels, options["BLOCK"])
     each = triton.cdiv(blocks, PROGRAMS)
     programs = triton.cdiv(blocks, each)
     parts = torch.empty((programs, out, kernel, kernel, channels), dtype=torch.float32, device=x_BCHW.device)
     launch = _launcher(kernels.weight_gradient, (programs, kernel), x_BCHW.device)
-    launch(
-        x_BCHW,
-        dy_BCHW,
-        parts,
-        batch * height * width,
-        H=height,
-        W=width,
-        CIN=channels,
-        COUT=out,
-        KERNEL=kernel,
-        WIDTH=width_of(kernel, channels),
-        BLOCKS=each,
-        **chosen,
-    )
+    shape = {"H": height, "W": width, "CIN": channels, "COUT": out, "KERNEL": kernel}
+    launch(x_BCHW, dy_BCHW, parts, pixels, WIDTH=width_of(kernel, channels), BLOCKS=each, **shape, **options)
     return parts.sum(0).permute(0, 3, 1, 2)
+
+
+def _launcher(kernel: Any, programs: tuple[int, ...], device: torch.device) -> Callable[..., None]:
+    """The kernel, to be called for that many programs; Triton itself launches on whatever device is current."""
+
+    def launch(*arguments: Any, **options: Any) -> None:
+        with torch.cuda.device(device) if device.type == "cuda" else nullcontext():
+            kernel[programs](*arguments, **options)
+
+    return launch

@@ -1,4 +1,4 @@
-"""The Triton code of `gpu_conv.py`. Shapes and strides are constants of compilation; one program a block of pixels."""
+"""The Triton code of `triton_conv.py`. Shapes and strides are constants of compilation; one program a block of pixels."""
 # pyright: reportMissingParameterType=false, reportUnknownParameterType=false
 # Arguments without an annotation are pointers and numbers of the device, for which Python has no types.
 
@@ -8,36 +8,16 @@ import triton.language as tl
 
 @triton.jit
 def forward(
-    x,
-    w,
-    bias,
-    other,
-    y,
-    groups,
-    W0,
-    WI,
-    WC,
-    WR,
-    WO,
-    H: tl.constexpr,
-    W: tl.constexpr,
-    CIN: tl.constexpr,
-    COUT: tl.constexpr,
-    KERNEL: tl.constexpr,
-    STRIDE: tl.constexpr,
-    GROUP: tl.constexpr,
-    WIDTH: tl.constexpr,
-    PACKED: tl.constexpr,
-    BIAS: tl.constexpr,
-    OTHER: tl.constexpr,
-    RELU: tl.constexpr,
-    BLOCK: tl.constexpr,
-):
+    x, w, bias, other, y, groups, W0, WI, WC, WR, WO,
+    H: tl.constexpr, W: tl.constexpr, CIN: tl.constexpr, COUT: tl.constexpr, KERNEL: tl.constexpr,
+    STRIDE: tl.constexpr, GROUP: tl.constexpr, WIDTH: tl.constexpr, PACKED: tl.constexpr, BIAS: tl.constexpr,
+    OTHER: tl.constexpr, RELU: tl.constexpr, BLOCK: tl.constexpr,
+):  # fmt: skip
     """y[p, :] = relu?(sum over the filter's rows of x[under the row of p] @ w[row] + bias + other[p, :]).
 
-    x [B, H * STRIDE, W * STRIDE, CIN], y [B, H, W, COUT]; GROUP pixels of a line are taken as one of GROUP * COUT
+    x [B, H * STRIDE, W * STRIDE, CIN], y [B, H, W, COUT]; GROUP pixels of a line are computed as one of GROUP * COUT
     channels, and `groups` is B * H * W / GROUP. WIDTH, a power of two, is at least as many inputs as lie under a row
-    of the filters of a group. A weight's place is W0 + channel in * WI + column * WC + row * WR + channel out * WO;
+    of the filters of a group. A weight lies at W0 + channel in * WI + column * WC + row * WR + channel out * WO;
     weights that are PACKED are [KERNEL, WIDTH, GROUP * COUT] instead.
     """
     LINE: tl.constexpr = W // GROUP
@@ -76,19 +56,10 @@ def forward(
 
 @triton.jit
 def weight_gradient(
-    x,
-    dy,
-    dw,
-    pixels,
-    H: tl.constexpr,
-    W: tl.constexpr,
-    CIN: tl.constexpr,
-    COUT: tl.constexpr,
-    KERNEL: tl.constexpr,
-    WIDTH: tl.constexpr,
-    BLOCK: tl.constexpr,
-    BLOCKS: tl.constexpr,
-):
+    x, dy, dw, pixels,
+    H: tl.constexpr, W: tl.constexpr, CIN: tl.constexpr, COUT: tl.constexpr, KERNEL: tl.constexpr,
+    WIDTH: tl.constexpr, BLOCK: tl.constexpr, BLOCKS: tl.constexpr,
+):  # fmt: skip
     """dw[program, :, row] = sum over a program's pixels of dy[p, :]^T x[under the row of p], for stride 1.
 
     dw [programs, COUT, KERNEL, KERNEL * CIN], float32; a program has BLOCKS * BLOCK pixels.

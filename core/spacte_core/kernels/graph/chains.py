@@ -1,4 +1,4 @@
-"""Chains: steps of a graph that one kernel takes a few images through, so that their maps stay in the cache."""
+"""Chains: steps of a graph that one kernel applies to a few images at a time, so that their maps stay in the cache."""
 
 from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass
@@ -6,13 +6,13 @@ from typing import TypeVar
 
 from torch import fx, nn
 
-from .folding import own_name
+from .folding import add_layer, recompile
 
 Shape = TypeVar("Shape", bound=Hashable)
 
-Takes = tuple[int, int | None]
-"""Numbers of the values that a step takes, its source and its residual: first the chain's inputs, then each
-step's result."""
+Operands = tuple[int, int | None]
+"""What a step reads, its source and its residual, as numbers of values: the chain's inputs come first, then the result
+of each step."""
 
 
 @dataclass(frozen=True)
@@ -26,26 +26,78 @@ class Chain:
     steps: list[fx.Node]
 
     @property
-    def given(self) -> list[fx.Node]:
-        """What the steps take from elsewhere, in the order of the chain's arguments."""
-        taken = [value for step in self.steps for value in step.all_input_nodes]
-        return list(dict.fromkeys(value for value in taken if value not in self.steps))
+    def inputs(self) -> list[fx.Node]:
+        """What the steps read from elsewhere, in the order of the chain's arguments."""
+        read = dict.fromkeys(value for step in self.steps for value in step.all_input_nodes)
+        return [value for value in read if value not in self.steps]
 
     @property
-    def takes(self) -> list[Takes]:
-        """What each step takes."""
-        number = {node: i for i, node in enumerate([*self.given, *self.steps])}
-        nodes = [[number[value] for value in step.args if isinstance(value, fx.Node)] for step in self.steps]
-        return [(taken[0], taken[1] if len(taken) > 1 else None) for taken in nodes]
+    def operands(self) -> list[Operands]:
+        """What each step reads."""
+        number = {node: i for i, node in enumerate([*self.inputs, *self.steps])}
+        read = [[number[value] for value in step.args if isinstance(value, fx.Node)] for step in self.steps]
+        return [(values[0], values[1] if len(values) > 1 else None) for values in read]
 
 
-def chains(graph_module: fx.GraphModule, fits: Callable[[fx.Node], bool]) -> list[Chain]:
-    """The longest chains of steps that fit a kernel, in the order in which they run."""
+def replace_chains(
+    graph_module: fx.GraphModule, fits: Callable[[fx.Node], bool], kernel: Callable[[Chain], nn.Module]
+) -> bool:
+    """Replace each of the longest chains of steps that fit by one step, its kernel; changes its argument.
+
+    Returns:
+        Whether there were any.
+    """
+    found = _chains(graph_module, fits)
+    for chain in found:
+        last = chain.steps[-1]
+        name = add_layer(graph_module, f"{chain.steps[0].target}_chain", kernel(chain))
+        with graph_module.graph.inserting_before(last):
+            last.replace_all_uses_with(graph_module.graph.call_module(name, tuple(chain.inputs)))
+        for step in reversed(chain.steps):
+            graph_module.graph.erase_node(step)
+    recompile(graph_module)
+    return bool(found)
+
+
+def assign_buffers(operands: Sequence[Operands], shapes: Sequence[Shape], inputs: int) -> tuple[list[int], list[Shape]]:
+    """Where each value lies: inputs and the chain's result outside, the others in as few buffers as will do.
+
+    Args:
+        operands: what each step reads.
+        shapes: the shape of each step's result; a buffer serves values of one shape.
+        inputs: how many inputs the chain has.
+
+    Returns:
+        The number of each value's buffer: inputs, then the chain's result, then buffers inside. And the shapes of those
+        inside.
+    """
+    last_use = {value: i for i, read in enumerate(operands) for value in read}
+    buffer, inner, free = list(range(inputs)), list[Shape](), list[int]()
+    for i, (source, other) in enumerate(operands):
+        if i == len(operands) - 1:
+            buffer.append(inputs)
+            break
+        if other is not None and other >= inputs and last_use[other] == i and other != source:
+            free.append(buffer[other])  # each value is read before it is overwritten
+        fitting = [number for number in free if inner[number - inputs - 1] == shapes[i]]
+        if fitting:
+            buffer.append(fitting[0])
+            free.remove(fitting[0])
+        else:
+            inner.append(shapes[i])
+            buffer.append(inputs + len(inner))
+        if source >= inputs and last_use[source] == i:
+            free.append(buffer[source])
+    return buffer, inner
+
+
+def _chains(graph_module: fx.GraphModule, fits: Callable[[fx.Node], bool]) -> list[Chain]:
+    """The chains in the order in which they run."""
     runs: list[list[fx.Node]] = [[]]
     for node in graph_module.graph.nodes:
         if fits(node):
             runs[-1].append(node)
-        elif runs[-1]:
+        else:
             runs.append([])
     found: list[Chain] = []
     for run in runs:
@@ -54,50 +106,6 @@ def chains(graph_module: fx.GraphModule, fits: Callable[[fx.Node], bool]) -> lis
             found.append(Chain(run[:length]))
             run = run[length:]
     return found
-
-
-def put(graph_module: fx.GraphModule, chain: Chain, kernel: nn.Module) -> fx.Node:
-    """Put one step, the kernel, in the place of a chain; returns its node."""
-    name = own_name(graph_module, f"{chain.steps[0].target}_chain")
-    graph_module.add_submodule(name, kernel)
-    last = chain.steps[-1]
-    with graph_module.graph.inserting_before(last):
-        node = graph_module.graph.call_module(name, tuple(chain.given))
-    last.replace_all_uses_with(node)
-    for step in reversed(chain.steps):
-        graph_module.graph.erase_node(step)
-    return node
-
-
-def places(takes: Sequence[Takes], shapes: Sequence[Shape], inputs: int) -> tuple[list[int], list[Shape]]:
-    """Where each value lies: inputs and the chain's result outside, the others in as few maps as will do.
-
-    Args:
-        takes: what each step takes.
-        shapes: the shape of each step's result; a map serves values of one shape.
-        inputs: how many values the chain is given.
-
-    Returns:
-        The number of each value's map, and the shapes of the maps inside, which are numbered after the others.
-    """
-    last_use = {value: i for i, taken in enumerate(takes) for value in taken}
-    place, own, free = list(range(inputs)), list[Shape](), list[int]()
-    for i, (source, other) in enumerate(takes):
-        if i == len(takes) - 1:
-            place.append(inputs)
-            break
-        if other is not None and other >= inputs and last_use[other] == i and other != source:
-            free.append(place[other])  # written over as it is read
-        fitting = [number for number in free if own[number - inputs - 1] == shapes[i]]
-        if fitting:
-            place.append(fitting[0])
-            free.remove(fitting[0])
-        else:
-            own.append(shapes[i])
-            place.append(inputs + len(own))
-        if source >= inputs and last_use[source] == i:
-            free.append(place[source])
-    return place, own
 
 
 def _closed(run: list[fx.Node]) -> bool:

@@ -1,10 +1,8 @@
 """A module as a flat graph with its batch normalisation folded into its convolutions.
 
-In eval mode BN is an affine map per channel, so conv -> BN is one convolution with other weights. The graph
-is traced
-symbolically: a module whose Python code branches on tensor values, or that is a compiled or scripted
-    program, cannot
-be traced and is used as it is.
+In eval mode batch normalisation is an affine map per channel, so that conv -> BN is one convolution with other weights.
+The graph comes from symbolic tracing: a module whose Python code branches on tensor values, or that is a compiled or
+scripted program, cannot be traced and is used as it is.
 """
 
 import copy
@@ -14,6 +12,7 @@ from typing import Any
 import torch
 from torch import fx, nn
 from torch.nn import functional
+from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 _RELU_FUNCTIONS = (functional.relu, torch.relu, torch.relu_)
 _ADD_FUNCTIONS = (operator.add, operator.iadd, torch.add)
@@ -28,33 +27,32 @@ def trace(module: nn.Module) -> fx.GraphModule | None:
 
 
 def fold_batch_norm(graph_module: fx.GraphModule) -> fx.GraphModule:
-    """Fold each BN that alone follows a convolution into it, in float64; changes its argument."""
+    """Fold each BN in eval mode that alone follows a convolution into it, in float64; changes its argument."""
     for node in list(graph_module.graph.nodes):
-        norm = layer(graph_module, node)
+        norm = layer_of(graph_module, node)
         if not isinstance(norm, nn.BatchNorm2d) or norm.running_mean is None or norm.training:
             continue
         source = node.args[0]
-        conv = layer(graph_module, source)
+        conv = layer_of(graph_module, source)
         if isinstance(conv, nn.Conv2d) and conv.padding_mode == "zeros" and len(source.users) == 1:
-            name = own_name(graph_module, str(source.target))
-            graph_module.add_submodule(name, _folded(conv, norm))
+            exact, constant = (copy.deepcopy(part).eval().double() for part in (conv, norm))
+            name = add_layer(graph_module, str(source.target), fuse_conv_bn_eval(exact, constant).to(conv.weight.dtype))
             with graph_module.graph.inserting_before(source):
-                folded = graph_module.graph.call_module(name, source.args)
-            node.replace_all_uses_with(folded)
+                node.replace_all_uses_with(graph_module.graph.call_module(name, source.args))
             graph_module.graph.erase_node(node)
             graph_module.graph.erase_node(source)
-    return finished(graph_module)
+    return recompile(graph_module)
 
 
-def finished(graph_module: fx.GraphModule) -> fx.GraphModule:
-    """Drop what is no longer used, and write the graph's code anew."""
+def recompile(graph_module: fx.GraphModule) -> fx.GraphModule:
+    """Generate the graph's code, and drop layers that are no longer used."""
     graph_module.delete_all_unused_submodules()
     graph_module.graph.lint()
     graph_module.recompile()
     return graph_module
 
 
-def layer(graph_module: fx.GraphModule, node: Any) -> nn.Module | None:
+def layer_of(graph_module: fx.GraphModule, node: Any) -> nn.Module | None:
     """The layer that a node calls, or None."""
     if isinstance(node, fx.Node) and node.op == "call_module":
         return graph_module.get_submodule(str(node.target))
@@ -64,7 +62,7 @@ def layer(graph_module: fx.GraphModule, node: Any) -> nn.Module | None:
 def is_relu(graph_module: fx.GraphModule, node: fx.Node) -> bool:
     """Whether the node is max(x, 0)."""
     return (
-        isinstance(layer(graph_module, node), nn.ReLU)
+        isinstance(layer_of(graph_module, node), nn.ReLU)
         or (node.op == "call_function" and node.target in _RELU_FUNCTIONS)
         or (node.op == "call_method" and node.target in ("relu", "relu_"))
     )
@@ -78,26 +76,11 @@ def is_add(node: fx.Node) -> bool:
     return plus and len(node.args) == 2 and not node.kwargs and all(isinstance(a, fx.Node) for a in node.args)
 
 
-def own_name(graph_module: fx.GraphModule, base: str) -> str:
-    """A name for a new layer that no layer has yet."""
+def add_layer(graph_module: fx.GraphModule, base: str, layer: nn.Module) -> str:
+    """Add a layer under a name, made from `base`, that no other layer has; returns the name."""
     name = base.replace(".", "_") + "_fused"
     taken = dict(graph_module.named_modules())
     while name in taken:
         name += "_"
+    graph_module.add_submodule(name, layer)
     return name
-
-
-def _folded(conv: nn.Conv2d, norm: nn.BatchNorm2d) -> nn.Conv2d:
-    if norm.running_mean is None or norm.running_var is None:
-        raise ValueError("batch normalisation without running statistics cannot be folded")
-    scale = (norm.running_var.double() + norm.eps).rsqrt()
-    shift = -norm.running_mean.double() * scale
-    if norm.weight is not None:
-        scale, shift = scale * norm.weight.double(), shift * norm.weight.double() + norm.bias.double()
-    weight = conv.weight.double() * scale[:, None, None, None]
-    if conv.bias is not None:
-        shift = shift + conv.bias.double() * scale
-    folded = copy.deepcopy(conv)
-    folded.weight = nn.Parameter(weight.to(conv.weight.dtype), requires_grad=False)
-    folded.bias = nn.Parameter(shift.to(conv.weight.dtype), requires_grad=False)
-    return folded

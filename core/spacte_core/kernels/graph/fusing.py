@@ -6,11 +6,11 @@ from typing import cast
 import torch
 from torch import Tensor, fx, nn
 
-from .folding import finished, is_add, is_relu, layer, own_name
+from .folding import add_layer, is_add, is_relu, layer_of, recompile
 
 
 class FusedConv(nn.Module):
-    """relu?(conv(x) + other?), the step that a backend replaces by a kernel of its own.
+    """relu?(conv(x) + other?), the step that a backend replaces by its kernel.
 
     Attributes:
         conv: the convolution, batch normalisation folded in.
@@ -33,17 +33,17 @@ class FusedConv(nn.Module):
 
 
 def fuse(graph_module: fx.GraphModule) -> fx.GraphModule:
-    """Gather each convolution with a following sum and ReLU into a `FusedConv`; changes its argument."""
+    """Join each convolution and a sum and ReLU that follow it in a `FusedConv`; changes its argument."""
     _wrap_convolutions(graph_module)
-    _take_in_sums(graph_module)
-    _take_in_relus(graph_module)
+    _include_sums(graph_module)
+    _include_relus(graph_module)
     _mark_in_place(graph_module)
-    return finished(graph_module)
+    return recompile(graph_module)
 
 
 def fused_convs(graph_module: fx.GraphModule) -> list[tuple[fx.Node, FusedConv]]:
     """The fused steps in the order in which they run."""
-    steps = ((node, layer(graph_module, node)) for node in graph_module.graph.nodes)
+    steps = ((node, layer_of(graph_module, node)) for node in graph_module.graph.nodes)
     return [(node, step) for node, step in steps if isinstance(step, FusedConv)]
 
 
@@ -61,62 +61,7 @@ def is_global_average(node: fx.Node) -> bool:
 
 def is_last_linear(graph_module: fx.GraphModule, node: fx.Node) -> bool:
     """Whether the node is a linear layer that makes a result of the graph."""
-    return isinstance(layer(graph_module, node), nn.Linear) and all(user.op == "output" for user in node.users)
-
-
-def _wrap_convolutions(graph_module: fx.GraphModule) -> None:
-    for node in list(graph_module.graph.nodes):
-        conv = layer(graph_module, node)
-        if isinstance(conv, nn.Conv2d) and conv.padding_mode == "zeros" and isinstance(conv.padding, tuple):
-            # A layer called twice becomes two steps, each with flags of its own.
-            name = own_name(graph_module, str(node.target))
-            graph_module.add_submodule(name, FusedConv(conv))
-            node.target = name
-
-
-def _take_in_sums(graph_module: fx.GraphModule) -> None:
-    for node in list(graph_module.graph.nodes):
-        if not is_add(node):
-            continue
-        terms = cast(tuple[fx.Node, fx.Node], node.args)
-        if terms[0] is terms[1]:
-            continue
-        open_convs = [
-            (term, step)
-            for term in terms
-            if isinstance(step := layer(graph_module, term), FusedConv) and len(term.args) == 1 and len(term.users) == 1
-        ]
-        if not open_convs:
-            continue
-        term, _ = max(open_convs, key=lambda pair: pair[1].conv.weight.numel())
-        other = terms[1] if term is terms[0] else terms[0]
-        with graph_module.graph.inserting_before(node):  # by now both terms' inputs are there
-            fused = graph_module.graph.call_module(str(term.target), (term.args[0], other))
-        node.replace_all_uses_with(fused)
-        graph_module.graph.erase_node(node)
-        graph_module.graph.erase_node(term)
-
-
-def _take_in_relus(graph_module: fx.GraphModule) -> None:
-    for node in list(graph_module.graph.nodes):
-        if not is_relu(graph_module, node):
-            continue
-        source = node.args[0]
-        step = layer(graph_module, source)
-        if isinstance(step, FusedConv) and len(source.users) == 1:
-            step.relu = True
-            node.replace_all_uses_with(source)
-            graph_module.graph.erase_node(node)
-
-
-def _mark_in_place(graph_module: fx.GraphModule) -> None:
-    order = {node: i for i, node in enumerate(graph_module.graph.nodes)}
-    for node, step in fused_convs(graph_module):
-        if len(node.args) != 2:
-            continue
-        other = cast(fx.Node, node.args[1])
-        mine = isinstance(layer(graph_module, other), FusedConv)  # a fresh tensor, no view of an input
-        step.in_place = mine and all(order[user] <= order[node] for user in other.users) and (node.args[0] is not other)
+    return isinstance(layer_of(graph_module, node), nn.Linear) and all(user.op == "output" for user in node.users)
 
 
 def shapes(graph_module: fx.GraphModule, x: Tensor) -> dict[fx.Node, torch.Size]:
@@ -132,3 +77,56 @@ def shapes(graph_module: fx.GraphModule, x: Tensor) -> dict[fx.Node, torch.Size]
 
     Recorder(graph_module).run(x)
     return seen
+
+
+def _wrap_convolutions(graph_module: fx.GraphModule) -> None:
+    for node in list(graph_module.graph.nodes):
+        conv = layer_of(graph_module, node)
+        if isinstance(conv, nn.Conv2d) and conv.padding_mode == "zeros" and isinstance(conv.padding, tuple):
+            # A layer called twice becomes two steps, each with flags of its own.
+            node.target = add_layer(graph_module, str(node.target), FusedConv(conv))
+
+
+def _include_sums(graph_module: fx.GraphModule) -> None:
+    for node in list(graph_module.graph.nodes):
+        if not is_add(node):
+            continue
+        terms = cast(tuple[fx.Node, fx.Node], node.args)
+        candidates = [
+            (term, step)
+            for term in terms
+            if isinstance(step := layer_of(graph_module, term), FusedConv)
+            and len(term.args) == 1
+            and len(term.users) == 1
+        ]
+        if terms[0] is terms[1] or not candidates:
+            continue
+        term, _ = max(candidates, key=lambda pair: pair[1].conv.weight.numel())
+        other = terms[term is terms[0]]
+        with graph_module.graph.inserting_before(node):  # here both terms' inputs exist
+            fused = graph_module.graph.call_module(str(term.target), (term.args[0], other))
+        node.replace_all_uses_with(fused)
+        graph_module.graph.erase_node(node)
+        graph_module.graph.erase_node(term)
+
+
+def _include_relus(graph_module: fx.GraphModule) -> None:
+    for node in list(graph_module.graph.nodes):
+        if not is_relu(graph_module, node):
+            continue
+        source = node.args[0]
+        step = layer_of(graph_module, source)
+        if isinstance(step, FusedConv) and len(source.users) == 1:
+            step.relu = True
+            node.replace_all_uses_with(source)
+            graph_module.graph.erase_node(node)
+
+
+def _mark_in_place(graph_module: fx.GraphModule) -> None:
+    order = {node: i for i, node in enumerate(graph_module.graph.nodes)}
+    for node, step in fused_convs(graph_module):
+        if len(node.args) == 2:
+            other = cast(fx.Node, node.args[1])
+            fresh = isinstance(layer_of(graph_module, other), FusedConv)  # and no view of an input
+            read_last = all(order[user] <= order[node] for user in other.users)
+            step.in_place = fresh and read_last and node.args[0] is not other

@@ -11,14 +11,24 @@ All of it is float64, so that the last digits, in which machines may differ, har
 from typing import Any, NamedTuple
 
 import torch
-from torch import Tensor, fx
+from torch import Tensor, fx, nn
 from torch.nn import functional
 
 from spacte_core.kernels.graph.fusing import FusedConv
 
 _CODES = 127
-_ROWS, _PATCHES, _MOST_WEIGHTS, _MOST_VALUES = 32, 2048, 1152, 1 << 24
+"""Codes are -127..127: symmetric, as oneDNN wants weights."""
+
 _DAMPING = 0.01
+"""Share of the mean second moment that is added to all of them: GPTQ's own."""
+
+_ROWS, _PATCHES, _MOST_VALUES = 32, 2048, 1 << 24
+"""Calibration rows, patches of a layer, and values unfolded at a time. Chosen: more patches than a filter of 3 x 3 x 128
+has weights, and 128 MB of float64."""
+
+_MOST_WEIGHTS = 1152
+"""Of a filter, 3 x 3 x 128; larger ones are rounded to the nearest. Chosen: time grows with the cube of it, and there are
+fewer patches than weights beyond 2048."""
 
 
 class Rounded(NamedTuple):
@@ -28,8 +38,8 @@ class Rounded(NamedTuple):
     scale_O: Tensor
 
 
-class Rounding(fx.Interpreter):
-    """Runs a fused graph in float64 on a few rows and rounds its convolutions on the way.
+class WeightRounder(fx.Interpreter):
+    """Runs a fused graph in float64 on a few rows and rounds the weights of its convolutions on the way.
 
     Args:
         graph_module: a fused graph in float32; it stays as it is.
@@ -50,24 +60,24 @@ class Rounding(fx.Interpreter):
         """The step in float64; a convolution is rounded first."""
         step = self.fetch_attr(target)
         if isinstance(step, FusedConv):
-            self.rounded[str(target)] = rounded(step.conv, args[0])
+            self.rounded[str(target)] = round_weights(step.conv, args[0])
         doubled = {name: value.double() for name, value in (*step.named_parameters(), *step.named_buffers())}
         return torch.func.functional_call(step, doubled, args, kwargs)
 
 
-def rounded(conv: torch.nn.Conv2d, x_NCHW: Tensor) -> Rounded:
+def round_weights(conv: nn.Conv2d, x_NCHW: Tensor) -> Rounded:
     """The weights of a convolution, rounded for such inputs; to the nearest code where a filter is very large."""
     weight_OK = conv.weight.detach().flatten(1)
-    scale_O = weight_OK.abs().amax(1).clamp_min(1e-12) / _CODES
+    scale_O = weight_OK.abs().amax(1).clamp_min(1e-12) / _CODES  # also for a filter of zeros
     if conv.groups > 1 or weight_OK.shape[1] > _MOST_WEIGHTS:
         codes_OK = (weight_OK / scale_O[:, None]).round()
     else:
-        codes_OK = _fed_back(weight_OK.double() / scale_O[:, None].double(), _patches(conv, x_NCHW))
+        codes_OK = _with_feedback(weight_OK.double() / scale_O[:, None].double(), _patches(conv, x_NCHW))
     return Rounded(codes_OK.to(torch.int8).reshape(conv.weight.shape), scale_O)
 
 
-def _patches(conv: torch.nn.Conv2d, x_NCHW: Tensor) -> Tensor:
-    """What a filter sees at a few places, float64 [N, K]."""
+def _patches(conv: nn.Conv2d, x_NCHW: Tensor) -> Tensor:
+    """What a filter sees at a few pixels, float64 [N, K]."""
     values = x_NCHW[0].numel() * conv.kernel_size[0] * conv.kernel_size[1]
     few_NCHW = x_NCHW[: max(1, _MOST_VALUES // values)]
     height, width = (int(p) for p in conv.padding)
@@ -76,11 +86,11 @@ def _patches(conv: torch.nn.Conv2d, x_NCHW: Tensor) -> Tensor:
     return seen_NK[:: max(1, len(seen_NK) // _PATCHES)]
 
 
-def _fed_back(weight_OK: Tensor, patches_NK: Tensor) -> Tensor:
-    """Whole numbers in the place of weights in units of a code; the inputs seen most are settled first."""
+def _with_feedback(weight_OK: Tensor, patches_NK: Tensor) -> Tensor:
+    """Whole numbers in place of weights in units of a code; those of the largest inputs are rounded first."""
     moment_KK = patches_NK.T @ patches_NK
     mean = moment_KK.diagonal().mean()
-    moment_KK += (_DAMPING * mean + 1e-12) * torch.eye(len(moment_KK), dtype=torch.float64)
+    moment_KK += (_DAMPING * mean + 1e-12) * torch.eye(len(moment_KK), dtype=torch.float64)  # also for inputs of zero
     order = moment_KK.diagonal().argsort(descending=True, stable=True)
     inverse_KK = torch.linalg.inv(moment_KK[order][:, order])
     spread_KK = torch.linalg.cholesky(inverse_KK, upper=True)

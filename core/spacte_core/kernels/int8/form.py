@@ -1,0 +1,96 @@
+"""The int8 forms: codes fitted to calibration rows, and the fused network on them."""
+
+import hashlib
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, fx
+
+from spacte_core.classifier import Classifier
+from spacte_core.forms import Encoding, Form
+from spacte_core.kernels.cpu.amx import codes_to_amx
+from spacte_core.kernels.graph.fusing import fused_convs
+
+from .layers import Codes, codes_for, round_up
+from .quantiser import Quantiser
+from .ranges import Range, RangeObserver
+from .rounding import Rounded, WeightRounder
+
+_ROWS = 64
+"""Calibration rows that are observed at a time. Chosen: their maps fit in memory for an ImageNet network, too."""
+
+
+@dataclass(frozen=True)
+class Fit:
+    """What calibration found for each graph of a classifier, trunk first.
+
+    Attributes:
+        ranges: that the codes of values have to cover, by the names of nodes.
+        rounded: the weights, by the targets of steps.
+        digest: of the weights' codes and all scales: equal digests are equal functions.
+        rows_NCHW: the calibration rows.
+    """
+
+    ranges: list[dict[str, Range]]
+    rounded: list[dict[str, Rounded]]
+    digest: str
+    rows_NCHW: Tensor
+
+
+def fit_codes(classifier: Classifier, graphs: list[fx.GraphModule], rows_NCHW: Tensor) -> Fit:
+    """Fit codes to calibration rows, pixels in [0, 1] plus noise."""
+    encoding = Encoding(classifier.scale_C, classifier.shift_C)
+    observers, rounders = list(map(RangeObserver, graphs)), list(map(WeightRounder, graphs))
+    for x_NCHW in rows_NCHW.split(_ROWS):
+        features = observers[0].run(encoding(x_NCHW).contiguous(memory_format=torch.channels_last))
+        for head in observers[1:]:
+            head.run(features)
+    features = rounders[0].round(encoding(rows_NCHW))
+    for head in rounders[1:]:
+        head.round(features)
+    ranges, rounded = [part.ranges() for part in observers], [part.rounded for part in rounders]
+    return Fit(ranges, rounded, _digest(ranges, rounded), rows_NCHW)
+
+
+def int8_form(classifier: Classifier, graphs: list[fx.GraphModule], batch: int, fit: Fit, *, amx: bool) -> Form | None:
+    """The int8 form; None where the kernel asked for computes nothing of it.
+
+    Args:
+        classifier: what is computed.
+        graphs: its trunk and heads as fused graphs, in float32.
+        batch: rows of each later call.
+        fit: to calibration rows.
+        amx: whether our kernel for AMX computes the steps that it can; oneDNN computes the rest.
+    """
+    encoding = Encoding(classifier.scale_C, classifier.shift_C)
+    trunk, *heads = graphs
+    pixels = next(node for node in trunk.graph.nodes if node.op == "placeholder")
+    codes: Codes | None = None
+    if pixels.users and set(pixels.users) <= {node for node, _ in fused_convs(trunk)}:
+        codes = codes_for(fit.ranges[0][pixels.name].low, fit.ranges[0][pixels.name].high)
+        encoding = Encoding(
+            tuple(scale / codes.scale for scale in classifier.scale_C),
+            tuple(shift / codes.scale + codes.zero for shift in classifier.shift_C),
+            torch.uint8,
+        )
+    trunk, between = Quantiser(trunk, fit.ranges[0], codes, batch, fit.rounded[0]).run()
+    heads = [
+        Quantiser(head, ranges, between, batch, rounded).run()[0]
+        for head, ranges, rounded in zip(heads, fit.ranges[1:], fit.rounded[1:], strict=True)
+    ]
+    if amx and not any([codes_to_amx(graph) for graph in (trunk, *heads)]):
+        return None
+    return Form("amx" if amx else "int8", "int8", batch, encoding, trunk, heads, fit.digest)
+
+
+def _digest(ranges: list[dict[str, Range]], rounded: list[dict[str, Rounded]]) -> str:
+    summary = hashlib.sha256()
+    for of_graph in ranges:
+        for name, seen in of_graph.items():
+            codes = codes_for(seen.low, seen.high)
+            lifts = [] if seen.low_C is None else [round_up(-low) for low in seen.low_C.tolist() if low < 0]
+            summary.update(f"{name} {codes.scale} {codes.zero} {lifts} ".encode())
+    for weights in rounded:
+        for name, (codes, scale_O) in weights.items():
+            summary.update(name.encode() + codes.numpy().tobytes() + scale_O.numpy().tobytes())
+    return summary.hexdigest()[:12]
