@@ -8,6 +8,7 @@ from typing import Annotated, Any
 
 import typer
 import typer.main
+from typer import Argument, Option
 from typer.core import TyperGroup
 
 _BENCHMARKS = "spacte.benchmarks"
@@ -37,25 +38,24 @@ def bench() -> None:
 
 @bench_app.command("samples")
 def samples(
-    alpha: Annotated[float, typer.Option(min=1e-12, max=0.5, help="Probability of a false certificate.")] = 0.001,
-    n0: Annotated[int, typer.Option(min=1, help="Selection noises.")] = 100,
-    n: Annotated[int, typer.Option(min=1, help="The most estimation noises.")] = 100_000,
-    runs: Annotated[int, typer.Option(min=2, help="Simulated certifications a case.")] = 2_000,
-    seed: Annotated[int, typer.Option(min=0, help="Seed of the simulation.")] = 0,
+    alpha: Annotated[float, Option(min=1e-12, max=0.5, help="Probability of a false certificate.")] = 0.001,
+    n0: Annotated[int, Option(min=1, help="Selection noises.")] = 100,
+    n: Annotated[int, Option(min=1, help="The most estimation noises.")] = 100_000,
+    runs: Annotated[int, Option(min=2, help="Simulated certifications a case.")] = 2_000,
+    seed: Annotated[int, Option(min=0, help="Seed of the simulation.")] = 0,
     checkpoint: Annotated[
-        Path | None, typer.Option(help="A network trained on the digits, to ask about real images as well.")
+        Path | None, Option(help="A network trained on the digits, to ask about real images as well.")
     ] = None,
-    images: Annotated[int, typer.Option(min=1, max=397, help="Held-out digits, with --checkpoint.")] = 50,
-    as_json: Annotated[bool, typer.Option("--json", help="For programs.")] = False,
+    images: Annotated[int, Option(min=1, max=397, help="Held-out digits, with --checkpoint.")] = 50,
+    as_json: Annotated[bool, Option("--json", help="For programs.")] = False,
 ) -> None:
     """Mean noises to decide whether a radius holds: fixed n, the stages of Horvath et al. 2022, ours."""
-    from spacte_workers.bench.samples import as_rows, bench_samples
+    from spacte_workers.bench.samples import bench_samples
 
-    rows = as_rows(bench_samples(alpha=alpha, n0=n0, n_max=n, runs=runs, seed=seed))
+    rows = bench_samples(alpha=alpha, n0=n0, n_max=n, runs=runs, seed=seed)
     real = [] if checkpoint is None else _real(checkpoint, images=images, alpha=alpha, n0=n0, n_max=n)
     if as_json:
-        found = {"alpha": alpha, "n0": n0, "n": n, "runs": runs, "cases": rows, "real": real}
-        typer.echo(json.dumps(found))
+        typer.echo(json.dumps({"alpha": alpha, "n0": n0, "n": n, "runs": runs, "cases": rows, "real": real}))
         return
     typer.echo("target  true R     fixed n      stages        ours   (noises; radii in units of sigma)")
     for row in rows:
@@ -71,44 +71,35 @@ def samples(
         )
 
 
-def _real(checkpoint: Path, *, images: int, alpha: float, n0: int, n_max: int) -> list[dict[str, Any]]:
-    """The same for real images, at the targets of the simulated cases."""
-    from dataclasses import asdict
-
+def _real(checkpoint: Path, **options: Any) -> list[dict[str, Any]]:
+    """The same for real images."""
     from spacte_core.checkpoint import CheckpointError
     from spacte_workers.bench.real_samples import bench_real
-    from spacte_workers.bench.samples import CASES
 
-    targets = tuple(sorted({target for target, _ in CASES}))
     try:
-        costs = bench_real(checkpoint, targets=targets, images=images, alpha=alpha, n0=n0, n_max=n_max)
+        return bench_real(checkpoint, **options)
     except (CheckpointError, ValueError) as error:
         raise typer.TyperException(str(error)) from error
-    return [asdict(cost) for cost in costs]
 
 
 @verify_app.command("verify")
 def verify(
     certificate: Annotated[
         Path,
-        typer.Argument(
+        Argument(
             metavar="CERT.json", help="A certificate, or the results of a job with one a line; - reads standard input."
         ),
     ],
     replay: Annotated[
-        Path | None, typer.Option(metavar="CHECKPOINT", help="Draw all votes again with this checkpoint folder.")
+        Path | None, Option(metavar="CHECKPOINT", help="Draw all votes again with this checkpoint folder.")
     ] = None,
-    image: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="The image that was certified; with --replay.")
-    ] = None,
-    resize: Annotated[bool, typer.Option("--resize", help="Resize the image, as the request asked for.")] = False,
+    image: Annotated[Path | None, Option(metavar="FILE", help="The image that was certified; with --replay.")] = None,
+    resize: Annotated[bool, Option("--resize", help="Resize the image, as the request asked for.")] = False,
     device: Annotated[
         str | None,
-        typer.Option(
-            help="Where to draw, best the kind of device that certified: cpu, cuda ... [cuda where there is one]"
-        ),
+        Option(help="Where to draw, best the kind of device that certified: cpu, cuda ... [cuda where there is one]"),
     ] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Findings as JSON.")] = False,
+    as_json: Annotated[bool, Option("--json", help="Findings as JSON.")] = False,
 ) -> None:
     """Recompute label, bound and radius of a certificate, offline; exit status 1 where they do not fit."""
     from spacte_workers.certification.verify import check
@@ -155,8 +146,8 @@ def _read(path: Path) -> list[tuple[str, Any]]:
     try:
         records: list[tuple[str, Any]] = [("", json.loads(text))]
     except ValueError:
-        lines = [(f"line {i}: ", line) for i, line in enumerate(text.splitlines(), 1) if line.strip()]
-        records = [(where, _json(where, line)) for where, line in lines]
+        lines = enumerate(text.splitlines(), 1)
+        records = [(where := f"line {i}: ", _json(where, line)) for i, line in lines if line.strip()]
     found: list[tuple[str, Any]] = []
     for where, record in records:
         if isinstance(record, dict) and "outcome" in record and "counts" not in record:
@@ -234,18 +225,15 @@ def _engine_of(certificate: Any, checkpoint: Any, device: Any) -> Any:
 
     from .engine import Engine
 
-    def engine(kernels: str | None) -> Engine:
-        return Engine.from_checkpoint(
-            checkpoint,
-            precision=certificate.precision,
-            device=device,
-            sigma=certificate.sigma,
-            min_agreement=0.0,  # how well it agrees was for those to say who certified
-            kernels=kernels,
-        )
-
+    # No agreement is required: which precision may vote was decided when the certificate was made.
+    options: dict[str, Any] = {
+        "precision": certificate.precision,
+        "device": device,
+        "sigma": certificate.sigma,
+        "min_agreement": 0.0,
+    }
     named = certificate.versions.get(KERNELS) or kernels_before_named(certificate.precision, device)
     try:
-        return engine(named)
+        return Engine.from_checkpoint(checkpoint, kernels=named, **options)
     except NoSuchKernelsError:
-        return engine(None)
+        return Engine.from_checkpoint(checkpoint, **options)

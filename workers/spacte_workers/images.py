@@ -1,8 +1,7 @@
-"""Bytes or arrays to pixels, with every way an image can be wrong answered in one sentence.
+"""Bytes or arrays to pixels. Every way in which an image can be wrong has an answer of one sentence.
 
-Headers are read before pixels, so that a decompression bomb is refused without being unpacked, and an npy
-file is parsed without pickle. No torch. EXIF orientation is ignored: the pixels are certified as they are
-stored.
+Headers are read before pixels, so a decompression bomb is refused without being unpacked, and an npy file is parsed
+without pickle. No torch. EXIF orientation is ignored: the pixels are certified as they are stored.
 """
 
 import hashlib
@@ -19,7 +18,7 @@ from PIL import UnidentifiedImageError
 from .shards import Image
 
 MAX_PIXELS = 1 << 24
-"""Largest height times width that is decoded unless the caller says otherwise."""
+"""Largest height times width that is decoded unless the caller says otherwise. Chosen: a photo of 16 megapixels."""
 
 _FORMATS = ("PNG", "JPEG", "WEBP")
 _NPY_MAGIC = b"\x93NUMPY"
@@ -61,8 +60,8 @@ def decode_image(
 def from_array(array: Any, *, input_shape: Sequence[int]) -> Image:
     """Pixels from an array or tensor [C, H, W]: uint8, or floating point in [0, 1].
 
-    Floating-point values that are multiples of 1/255 become uint8, so that grid noise can be used; others
-    are kept as float32, which float noise alone accepts. [H, W] is taken as [1, H, W].
+    Floating-point values that are multiples of 1/255 become uint8, so that grid noise can be used; others are kept as
+    float32, which float noise alone accepts. [H, W] is taken as [1, H, W].
 
     Raises:
         BadImageError: wrong shape or type, NaN, or values outside [0, 1].
@@ -129,7 +128,7 @@ def _read_npy(data: bytes, max_pixels: int) -> NDArray[Any]:
     except BadImageError:
         raise
     except (ValueError, OSError, SyntaxError, TypeError, TokenError, RecursionError, MemoryError) as error:
-        # numpy parses the header as Python source, which fails in as many ways as there are.
+        # numpy parses the header as Python source, which can fail in all of these ways.
         raise BadImageError("The npy file cannot be read: save one array with numpy.save.") from error
 
 
@@ -137,8 +136,7 @@ def _read_picture(
     data: bytes, expected: tuple[int, ...], resize: bool, convert_channels: bool, max_pixels: int
 ) -> NDArray[Any]:
     channels, height, width = expected
-    # Beyond its own limit Pillow only warns. The filters that would make an error of it belong to the process, so that
-    # threads must not set them: the size is compared here.
+    # Beyond its own limit Pillow only warns, and warning filters belong to the process, so threads must not set them.
     max_pixels = min(max_pixels, Pillow.MAX_IMAGE_PIXELS or max_pixels)
     try:
         picture = Pillow.open(io.BytesIO(data), formats=_FORMATS)

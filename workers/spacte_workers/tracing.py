@@ -1,8 +1,8 @@
-"""For whom noise is drawn: the request's id and OpenTelemetry context, on their way to the samplers.
+"""Traces: which request noise is drawn for, as an id and an OpenTelemetry context that travel to the samplers.
 
-Both travel as plain strings with the work, through whatever carries it, so that a span of a sampler in another
-process on another machine hangs below the request that it was drawn for. Without a tracer provider all of this
-does nothing. `configure` makes one from the environment variables that OpenTelemetry defines.
+Both are plain strings beside each task, so a span of a sampler in another process on another machine is a child of the
+request that it was drawn for. Without a tracer provider all of this does nothing. `configure` makes one from the
+environment variables that OpenTelemetry defines.
 """
 
 import logging
@@ -29,7 +29,7 @@ class TracingError(RuntimeFault):
 
 @dataclass(frozen=True, slots=True)
 class Trace:
-    """Whose work this is.
+    """Which request a task is for.
 
     Attributes:
         request_id: `req_...`, as in the logs of the gateway.
@@ -44,7 +44,7 @@ _request: ContextVar[str | None] = ContextVar("spacte_request_id", default=None)
 
 
 def begin(request_id: str) -> Token[str | None]:
-    """Everything that this task asks for from now on is for this request; `end` takes the token."""
+    """Everything that the current asyncio task asks for from now on is for this request; `end` takes the token."""
     return _request.set(request_id)
 
 
@@ -54,7 +54,7 @@ def end(token: Token[str | None]) -> None:
 
 
 def current() -> Trace | None:
-    """For whom this task works; None outside of requests."""
+    """The request that the current asyncio task works for; None outside of requests."""
     request_id = _request.get()
     if request_id is None:
         return None
@@ -65,19 +65,19 @@ def current() -> Trace | None:
 
 @contextmanager
 def drawing(sampler: str, model: str, noises: int, traces: Sequence[Trace]) -> Generator[None]:
-    """Around an engine job: a span below each request that has a part in it, and a log line with their ids.
+    """Around a call to a sampler: a span below each request that has a part in it, and a log line with their ids.
 
     Args:
-        sampler: who draws.
+        sampler: its name.
         model: what the samplers call the classifier.
         noises: of all requests together.
         traces: the requests.
     """
-    ids, started = [trace.request_id for trace in traces], time.time_ns()
+    ids, started = ", ".join(trace.request_id for trace in traces), time.time_ns()
     try:
         yield
     except Exception:
-        _log.warning("%s failed to draw %d noises of %s for %s.", sampler, noises, model, ", ".join(ids))
+        _log.warning("%s failed to draw %d noises of %s for %s.", sampler, noises, model, ids)
         raise
     finally:
         ended, tracer = time.time_ns(), otel.get_tracer("spacte_workers")
@@ -87,14 +87,14 @@ def drawing(sampler: str, model: str, noises: int, traces: Sequence[Trace]) -> G
             named = attributes | {"spacte.request_id": trace.request_id}
             tracer.start_span("spacte.draw", context, start_time=started, attributes=named).end(ended)
         seconds = (ended - started) / 1e9
-        _log.debug("%s drew %d noises of %s in %.3f s for %s.", sampler, noises, model, seconds, ", ".join(ids))
+        _log.debug("%s drew %d noises of %s in %.3f s for %s.", sampler, noises, model, seconds, ids)
 
 
 def configure(service: str) -> bool:
     """Send traces where `OTEL_EXPORTER_OTLP_ENDPOINT` says, unless somebody configured tracing before.
 
     Args:
-        service: the name of this process in traces, where `OTEL_SERVICE_NAME` gives none.
+        service: the name of this process in traces, unless `OTEL_SERVICE_NAME` gives one.
 
     Returns:
         Whether traces are sent.

@@ -10,18 +10,20 @@ import logging
 from collections.abc import Callable
 from contextlib import suppress
 from datetime import UTC, datetime
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any
 
-from spacte_client.types import Certificate, CertifyParams
+from spacte_client.types import Certificate
 from spacte_workers.errors import BadParameterError, NoWorkersError
 from spacte_workers.images import BadImageError, from_array
-from spacte_workers.scheduling.queues import Priority
 from spacte_workers.shards import Image
 
 from .inputs import Row, Source
 from .job_folder import JobFolder, JobSpec, write_json
 from .progress import State, Throughput, snapshot
 from .results import Record, ResultsLog, certificate_record, error_record
+
+if TYPE_CHECKING:
+    from spacte_workers.serving.runtime import Runtime
 
 _log = logging.getLogger(__name__)
 
@@ -35,28 +37,12 @@ WAIT_FOR_SAMPLERS_S = 1.0
 """Pause where there is no sampler. Chosen: the coordinator has waited half a minute for one by then."""
 
 
-class Certifier(Protocol):
-    """What the driver needs of `spacte_workers.serving.runtime.Runtime`."""
-
-    def decode(self, model: str | None, data: bytes, resize: bool = False) -> Image:
-        """Pixels in the model's input shape from the bytes of an image file."""
-        ...
-
-    async def certify(
-        self, image: Image, params: CertifyParams, *, request_id: str, priority: Priority, image_index: int
-    ) -> Certificate:
-        """One certificate, from the noises of `image_index` under the seed in `params`."""
-        ...
-
-
 class Driver:
     """One attempt at a job. The caller holds the lock of the folder.
 
     Args:
-        folder: where the job lives.
-        spec: the folder's `job.json`.
-        source: its input, open.
-        certifier: draws the noises.
+        folder, spec, source: the job, its `job.json` and its input, open.
+        runtime: decodes images and draws the noises.
         input_shape: (C, H, W) that the model takes.
         samplers: how many are alive now; asked again and again, because they come and go.
         attempt: which driver of the job this is, from 1.
@@ -68,7 +54,7 @@ class Driver:
         folder: JobFolder,
         spec: JobSpec,
         source: Source,
-        certifier: Certifier,
+        runtime: "Runtime",
         *,
         input_shape: tuple[int, ...],
         samplers: Callable[[], int],
@@ -79,7 +65,7 @@ class Driver:
         self._spec = spec
         self._params = spec.params.model_copy(update={"model": spec.model})
         self._source = source
-        self._certifier = certifier
+        self._runtime = runtime
         self._input_shape = input_shape
         self._samplers = samplers
         self._attempt = attempt
@@ -190,7 +176,7 @@ class Driver:
 
     def _decode(self, row: Row) -> Image:
         if isinstance(row.content, bytes):
-            return self._certifier.decode(self._spec.model, row.content, self._params.resize)
+            return self._runtime.decode(self._spec.model, row.content, self._params.resize)
         return from_array(row.content, input_shape=self._input_shape)
 
     async def _certificate(self, index: int, image: Image) -> Certificate:
@@ -198,7 +184,7 @@ class Driver:
         warned = False
         while True:
             try:
-                return await self._certifier.certify(
+                return await self._runtime.certify(
                     image, self._params, request_id=f"{self._spec.id}-{index}", priority="batch", image_index=index
                 )
             except NoWorkersError as error:

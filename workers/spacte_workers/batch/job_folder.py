@@ -9,7 +9,6 @@ lock             held by the driver at work
 """
 
 import json
-import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, fields, replace
@@ -124,24 +123,18 @@ class JobFolder:
         Raises:
             JobFolderError: another driver is at work.
         """
-        fd = os.open(self.lock_file, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
-        try:
-            if not try_lock(fd):
+        with self.lock_file.open("ab") as file:
+            if not try_lock(file.fileno()):
                 raise JobFolderError(f"Another driver is at work in {self.path}: wait for it, or stop it.")
             yield
-        finally:
-            os.close(fd)
 
     def at_work(self) -> bool:
         """Whether a driver holds the lock."""
         try:
-            fd = os.open(self.lock_file, os.O_RDWR | os.O_CLOEXEC)
+            with self.lock_file.open("rb") as file:
+                return not try_lock(file.fileno())
         except FileNotFoundError:
             return False
-        try:
-            return not try_lock(fd)
-        finally:
-            os.close(fd)
 
 
 def same_job(begun: JobSpec, asked: JobSpec, *, seeded: bool) -> bool:

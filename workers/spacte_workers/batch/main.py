@@ -60,14 +60,10 @@ def make_pool(
     at_least: int = 1,
     share: float = BATCH_SHARE,
 ) -> "Pool":
-    """Samplers that are not started yet.
+    """At most so many samplers, not started yet: threads of this process, or on the Ray at an address.
 
-    Args:
-        kind: on Ray, or threads of this process.
-        address: of the Ray cluster; default `RAY_ADDRESS`, else a local Ray.
-        samplers: at most so many.
-        at_least: on Ray, ask for so many even where there is no room, so that its autoscaler makes room.
-        share: part of a device that a sampler on Ray reserves.
+    On Ray, `at_least` so many are asked for even where there is no room, so that its autoscaler makes room, and each
+    reserves a `share` of a device.
     """
     if kind == "local":
         from spacte_workers.serving.pools import LocalPool

@@ -16,11 +16,7 @@ WINDOW_S = 60.0
 
 
 class Throughput:
-    """Images a second over a sliding window.
-
-    Args:
-        window_s: its length in seconds.
-    """
+    """Images a second over a sliding window."""
 
     def __init__(self, window_s: float = WINDOW_S) -> None:
         self._window_s = window_s
@@ -54,14 +50,8 @@ def snapshot(
 ) -> dict[str, Any]:
     """The contents of `progress.json`.
 
-    Args:
-        state: where the driver stands.
-        attempt: which driver of the job this is, from 1.
-        total: images of the job.
-        counts: finished images by outcome, over all attempts.
-        throughput: of this attempt.
-        started_at: when this attempt began.
-        error: code and detail, where the driver failed.
+    `counts` are finished images by outcome, over all attempts; `throughput` and `started_at` are those of this attempt;
+    `error` has a code and a detail.
     """
     remaining = total - sum(counts.values())
     rate = throughput.per_second() if state == "running" else None

@@ -5,7 +5,7 @@ from collections.abc import Iterable, Iterator
 from datetime import timedelta
 
 from spacte_client.rounding import RADIUS_DIGITS, rounded_down_text
-from spacte_client.types import CertifiedAccuracy, JobSummary
+from spacte_client.types import JobSummary
 from spacte_core.files import replace_file
 from spacte_workers.statistics.metrics import average_certified_radius, certified_accuracy, most_false
 
@@ -48,10 +48,7 @@ def summarize(records: Iterable[Record]) -> JobSummary:
         errored=errored,
         labelled=len(correct),
         acr=average_certified_radius(correct, radii) if correct else None,
-        certified_accuracy=[
-            CertifiedAccuracy(radius=p.radius, value=p.value, low=p.low, high=p.high)
-            for p in (certified_accuracy(correct, radii, _grid(sigma, radii)) if correct else [])
-        ],
+        certified_accuracy=certified_accuracy(correct, radii, _grid(sigma, radii)) if correct else [],
         sigma=sigma,
         alpha=alpha,
         rho=alpha,

@@ -9,7 +9,7 @@ import os
 import statistics
 import time
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, cast
 
@@ -29,34 +29,6 @@ bench_engine_app = typer.Typer(add_completion=False)
 
 _SEED = "be" * 16
 _MIN_ROUNDS = 5  # chosen: a median of five withstands two disturbed rounds
-
-
-@dataclass(frozen=True)
-class EngineRow:
-    """One precision's figures; rates are medians over the rounds, in noisy samples.
-
-    Attributes:
-        ratio: over the published loop as it stands, median of the rounds' ratios; `ratio_kept` over the same
-            loop with an allocator that keeps its memory.
-        ceiling_share: of the multiply-adds that the machine can do in this precision, see `engine.peak_rates`.
-        bandwidth_share: of the bytes that it copies, if each layer's maps were moved once and nothing else.
-        vote_agreement: share of calibration rows with float32's vote.
-        noise_share, forward_share, count_share: of the time of a batch.
-    """
-
-    precision: str
-    form: str
-    batch: int
-    samples_per_second: float
-    ratio: float
-    ratio_kept: float
-    ceiling_share: float
-    bandwidth_share: float
-    vote_agreement: float
-    noise_share: float
-    forward_share: float
-    count_share: float
-    load_seconds: float
 
 
 @dataclass
@@ -79,9 +51,8 @@ def bench_engine(subject: "Subject", precisions: Sequence[str], batch: int | Non
     cost = cost_of(net, config.input_shape)
     measured = _measure(subject, {name: engine for name, (engine, _) in engines.items()}, rounds)
     rows = [_row(name, engine, load_s, measured, cost, subject.sigma) for name, (engine, load_s) in engines.items()]
-    best = max(rows, key=lambda row: row.samples_per_second)
     return {
-        **asdict(best),
+        **max(rows, key=lambda row: row["samples_per_second"]),
         "baseline_samples_per_second": statistics.median(measured.samples["published"]),
         "baseline_kept_samples_per_second": statistics.median(measured.samples["kept"]),
         "device": torch.cuda.get_device_name(subject.device) if subject.device.startswith("cuda") else cpu_name(),
@@ -96,7 +67,7 @@ def bench_engine(subject: "Subject", precisions: Sequence[str], batch: int | Non
         "rounds": rounds,
         "load_average": os.getloadavg()[0],
         "torch": torch.__version__,
-        "precisions": [asdict(row) for row in rows],
+        "precisions": rows,
         "samples": measured.samples,
     }
 
@@ -157,7 +128,16 @@ def _rate(engine: "Engine", subject: "Subject") -> float:
     return shard.size / engine.votes(from_array(pixels, input_shape=engine.input_shape), shard).seconds
 
 
-def _row(name: str, engine: "Engine", load_seconds: float, measured: _Rounds, cost: "Cost", sigma: float) -> EngineRow:
+def _row(
+    name: str, engine: "Engine", load_seconds: float, measured: _Rounds, cost: "Cost", sigma: float
+) -> dict[str, Any]:
+    """One precision's figures; rates are medians over the rounds, in noisy samples.
+
+    `ratio` is over the published loop as it stands, `ratio_kept` over the same loop with an allocator that keeps its
+    memory. `ceiling_share` is of the multiply-adds that the machine can do in this precision (`engine.peak_rates`),
+    `bandwidth_share` of the bytes that it copies, if each layer's maps were moved once and nothing else;
+    `vote_agreement` the share of calibration rows with float32's vote; the last shares are of the time of a batch.
+    """
     bytes_each = {"fp32": 4, "bf16": 2, "int8": 1}[engine.precision]
     noise, forward, count = engine.breakdown(sigma)
     whole = noise + forward + count
@@ -166,21 +146,21 @@ def _row(name: str, engine: "Engine", load_seconds: float, measured: _Rounds, co
     def ratio(others: list[float]) -> float:
         return statistics.median(a / b for a, b in zip(mine, others, strict=True))
 
-    return EngineRow(
-        precision=engine.precision,
-        form=engine.form.name,
-        batch=engine.batch,
-        samples_per_second=statistics.median(mine),
-        ratio=ratio(measured.samples["published"]),
-        ratio_kept=ratio(measured.samples["kept"]),
-        ceiling_share=cost.multiply_adds * ratio(measured.ceilings[engine.precision]),
-        bandwidth_share=cost.values_moved * bytes_each * ratio(measured.copied),
-        vote_agreement=engine.vote_agreement,
-        noise_share=noise / whole,
-        forward_share=forward / whole,
-        count_share=count / whole,
-        load_seconds=load_seconds,
-    )
+    return {
+        "precision": engine.precision,
+        "form": engine.form.name,
+        "batch": engine.batch,
+        "samples_per_second": statistics.median(mine),
+        "ratio": ratio(measured.samples["published"]),
+        "ratio_kept": ratio(measured.samples["kept"]),
+        "ceiling_share": cost.multiply_adds * ratio(measured.ceilings[engine.precision]),
+        "bandwidth_share": cost.values_moved * bytes_each * ratio(measured.copied),
+        "vote_agreement": engine.vote_agreement,
+        "noise_share": noise / whole,
+        "forward_share": forward / whole,
+        "count_share": count / whole,
+        "load_seconds": load_seconds,
+    }
 
 
 @bench_engine_app.command("engine")

@@ -1,49 +1,27 @@
 """How many noises it takes to decide whether a radius holds for real images of a trained network."""
 
 import statistics
-from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from spacte_workers.local import LocalCertifier
 
-from .samples import stage_cost
+from .samples import CASES, stage_cost
 
 _SEED = 0x5EED << 64  # chosen: any number, so that runs repeat
 
 
-@dataclass(frozen=True, slots=True)
-class RealCost:
-    """Mean noises an image to decide one target, selection included.
-
-    Attributes:
-        target: radius asked about, in units of sigma.
-        images: how many were asked about.
-        shown: share of them whose radius was shown.
-        fixed: n0 + n_max.
-        stages: of Horvath et al. 2022, computed from the class probability that n_max votes give.
-        ours: drawn.
-    """
-
-    target: float
-    images: int
-    shown: float
-    fixed: int
-    stages: float
-    ours: float
-
-
-def bench_real(
-    checkpoint: Path, *, targets: tuple[float, ...], images: int, alpha: float, n0: int, n_max: int
-) -> list[RealCost]:
-    """Ask about held-out digits, the one data set that needs no files.
+def bench_real(checkpoint: Path, *, images: int, alpha: float, n0: int, n_max: int) -> list[dict[str, Any]]:
+    """Ask about held-out digits, the one data set that needs no files, at the targets of `CASES`.
 
     Args:
         checkpoint: folder of a network trained on them.
-        targets: radii in units of sigma.
         images: how many digits, the first ones of the test set.
-        alpha: probability of a false certificate.
-        n0: selection noises.
-        n_max: the most estimation noises.
+        alpha, n0, n_max: of the certificates.
+
+    Returns:
+        For each `target`, in units of sigma, how many `images` were asked about, the share whose radius was `shown`,
+        and mean noises as in `bench_samples`; `stages` from the class probabilities that n_max votes give.
 
     Raises:
         ValueError: the network was trained on something else.
@@ -56,19 +34,23 @@ def bench_real(
     certifier = LocalCertifier(checkpoint)
     pixels = load_digits("test")[0][:images]
     options = {"n0": n0, "n": n_max, "alpha": alpha}
-    likely: list[float] = []
-    for i, image in enumerate(pixels):
-        whole = certifier.certify(image, seed=f"{_SEED + i:032x}", **options)
-        likely.append(max(whole.counts) / sum(whole.counts))
-    costs: list[RealCost] = []
-    for position, target in enumerate(targets, 1):
-        drawn: list[int] = []
-        shown = 0
-        for i, image in enumerate(pixels):
-            seed = f"{_SEED + position * len(pixels) + i:032x}"
-            answer = certifier.certify(image, seed=seed, target_radius=target * certifier.sigma, **options)
-            drawn.append(n0 + sum(answer.counts))
-            shown += answer.stop_reason == "target"
-        stages = statistics.mean(stage_cost(target, p, alpha, n0) for p in likely)
-        costs.append(RealCost(target, len(pixels), shown / len(pixels), n0 + n_max, stages, statistics.mean(drawn)))
-    return costs
+    wholes = [certifier.certify(image, seed=f"{_SEED + i:032x}", **options) for i, image in enumerate(pixels)]
+    likely = [max(whole.counts) / sum(whole.counts) for whole in wholes]
+    rows: list[dict[str, Any]] = []
+    for position, target in enumerate(sorted({target for target, _ in CASES}), 1):
+        first, radius = _SEED + position * len(pixels), target * certifier.sigma
+        answers = [
+            certifier.certify(image, seed=f"{first + i:032x}", target_radius=radius, **options)
+            for i, image in enumerate(pixels)
+        ]
+        rows.append(
+            {
+                "target": target,
+                "images": len(pixels),
+                "shown": sum(answer.stop_reason == "target" for answer in answers) / len(answers),
+                "fixed": n0 + n_max,
+                "stages": statistics.mean(stage_cost(target, p, alpha, n0) for p in likely),
+                "ours": statistics.mean(n0 + sum(answer.counts) for answer in answers),
+            }
+        )
+    return rows

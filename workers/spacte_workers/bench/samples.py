@@ -4,7 +4,7 @@ The classifier is simulated by its class probabilities, which is all that the st
 """
 
 import math
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,44 +21,18 @@ STAGES = (1_000, 10_000, 125_000)
 
 
 @dataclass(frozen=True, slots=True)
-class SampleCost:
-    """Mean noises to decide one case, selection included.
-
-    Attributes:
-        target: radius asked about, in units of sigma.
-        true_radius: radius of the simulated classifier, in units of sigma; infinite where all votes agree.
-        fixed: n0 + n_max.
-        stages: of Horvath et al. 2022, computed.
-        ours: simulated.
-        standard_error: of `ours`.
-    """
-
-    target: float
-    true_radius: float
-    fixed: int
-    stages: float
-    ours: float
-    standard_error: float
-
-
-@dataclass(frozen=True, slots=True)
 class Stops:
     """Where simulated certifications stopped: arrays over runs.
 
     Attributes:
-        look: index of the look.
-        n: estimation votes counted there.
+        look, n: index of the look, and the estimation votes counted there.
         code: as in `statistics.stopping.STOP_CODES`.
-        top: votes of the chosen class.
-        second: the most votes of any other class.
         radius: certified radius, not rounded; 0 where nothing is certified.
     """
 
     look: NDArray[np.int64]
     n: NDArray[np.int64]
     code: NDArray[np.int8]
-    top: NDArray[np.int64]
-    second: NDArray[np.int64]
     radius: NDArray[np.float64]
 
 
@@ -102,38 +76,38 @@ def simulate(
         if at.any():
             proven = plan.prove(n[at], state[at, 0], state[at, 1], final=final)
             radius[at] = np.where(proven.certified, proven.radius, 0.0)
-    return Stops(look, n, code, state[:, 0], state[:, 1], radius)
+    return Stops(look, n, code, radius)
 
 
-def bench_samples(
-    *, alpha: float = 0.001, n0: int = 100, n_max: int = 100_000, runs: int = 2_000, seed: int = 0
-) -> list[SampleCost]:
-    """The noises that each of `CASES` takes.
+def bench_samples(*, alpha: float, n0: int, n_max: int, runs: int, seed: int) -> list[dict[str, float | None]]:
+    """The mean noises that each of `CASES` takes, selection included.
 
     Args:
-        alpha: probability of a false certificate.
-        n0: selection noises.
-        n_max: the most estimation noises.
+        alpha, n0, n_max: of the certificates.
         runs: simulated certifications a case.
         seed: of the simulation.
+
+    Returns:
+        For each case `target` and `true_radius` in units of sigma (None where all votes agree), and the noises of
+        `fixed` n, of the `stages` of Horvath et al. 2022 (computed) and of `ours` (simulated, with `standard_error`).
     """
     rng = np.random.default_rng(seed)
-    costs: list[SampleCost] = []
+    rows: list[dict[str, float | None]] = []
     for target, true in CASES:
         p = float(ndtr(true))
         plan = Plan(Rules(1.0, n_max, alpha, "clopper_pearson", 2, target_radius=target))
         samples = n0 + simulate(plan, [p, 1.0 - p], runs, rng).n
-        costs.append(
-            SampleCost(
-                target=target,
-                true_radius=true,
-                fixed=n0 + n_max,
-                stages=stage_cost(target, p, alpha, n0),
-                ours=float(np.mean(samples)),
-                standard_error=float(np.std(samples) / math.sqrt(runs)),
-            )
+        rows.append(
+            {
+                "target": target,
+                "true_radius": true if math.isfinite(true) else None,
+                "fixed": n0 + n_max,
+                "stages": stage_cost(target, p, alpha, n0),
+                "ours": float(np.mean(samples)),
+                "standard_error": float(np.std(samples) / math.sqrt(runs)),
+            }
         )
-    return costs
+    return rows
 
 
 def stage_cost(target: float, p: float, alpha: float, n0: int) -> float:
@@ -145,8 +119,7 @@ def stage_cost(target: float, p: float, alpha: float, n0: int) -> float:
     Args:
         target: radius asked about, in units of sigma.
         p: probability of the class.
-        alpha: probability of a false certificate.
-        n0: selection noises, of each stage.
+        alpha, n0: of the certificate, and of each stage.
     """
     needed, cost, reached = float(ndtr(target)), 0.0, 1.0
     for n in STAGES:
@@ -157,12 +130,6 @@ def stage_cost(target: float, p: float, alpha: float, n0: int) -> float:
         ruled_out = binom.ppf(FUTILITY_LEVEL / (len(STAGES) - 1), n, needed) - 1
         reached *= float(binom.cdf(shown - 1, n, p) - binom.cdf(ruled_out, n, p))
     return cost
-
-
-def as_rows(costs: list[SampleCost]) -> list[dict[str, float | None]]:
-    """For JSON, which knows no infinity."""
-    rows = [asdict(cost) for cost in costs]
-    return [{k: v if math.isfinite(v) else None for k, v in row.items()} for row in rows]
 
 
 def _state(counts: NDArray[np.int64]) -> NDArray[np.int64]:

@@ -1,11 +1,10 @@
-"""Samplers without a network: votes from known class probabilities, after the time real ones would take."""
+"""Votes without a network, from known class probabilities."""
 
-import asyncio
 from collections.abc import Sequence
 
 import numpy as np
 
-from spacte_workers.shards import Image, SamplerLostError, SampleTask, Shard, Votes
+from spacte_workers.shards import Image, Shard
 
 
 def simulated_votes(shard: Shard, probabilities: Sequence[float]) -> tuple[int, ...]:
@@ -28,57 +27,12 @@ def simulated_votes(shard: Shard, probabilities: Sequence[float]) -> tuple[int, 
     return tuple(np.bincount(classes, minlength=len(probabilities)).tolist())
 
 
-class SimulatedSampler:
-    """A sampler that takes its time and then votes.
-
-    An image's bytes are its class probabilities, as float64.
-
-    Args:
-        sampler_id: a name.
-        rate: noises a second.
-        overhead_s: time that a call costs on top, as a Ray actor's does.
-    """
-
-    def __init__(self, sampler_id: str, rate: float, overhead_s: float = 0.0) -> None:
-        self.id = sampler_id
-        self._rate = rate
-        self._overhead_s = overhead_s
-        self._turn = asyncio.Lock()
-        self._lost: asyncio.Future[None] | None = None
-        self.busy_s = 0.0
-        """Time spent drawing."""
-        self.calls = 0
-
-    def kill(self) -> None:
-        """End every call, now and from now on, with `SamplerLostError`."""
-        self._gone().cancel()
-
-    async def sample_many(self, model: str, tasks: Sequence[SampleTask]) -> list[Votes]:  # noqa: ARG002
-        """Draw the shards, one call after the other."""
-        self.calls += 1
-        async with self._turn:
-            seconds = sum(task.shard.size for task in tasks) / self._rate
-            await asyncio.wait({self._gone()}, timeout=seconds + self._overhead_s)
-            if self._gone().done():
-                raise SamplerLostError(f"{self.id} is gone")
-            self.busy_s += seconds
-            return [
-                Votes(simulated_votes(task.shard, probabilities(task.image)), task.shard.size / self._rate)
-                for task in tasks
-            ]
-
-    def _gone(self) -> asyncio.Future[None]:
-        if self._lost is None:
-            self._lost = asyncio.get_running_loop().create_future()
-        return self._lost
-
-
 def probabilities(image: Image) -> list[float]:
-    """The class probabilities of a simulated image."""
+    """The class probabilities of a simulated image: its bytes, as float64."""
     return np.frombuffer(image.data, np.float64).tolist()
 
 
 def simulated_image(probabilities: Sequence[float]) -> Image:
-    """An image for `SimulatedSampler` whose votes have these class probabilities."""
+    """An image whose simulated votes have these class probabilities."""
     values = np.asarray(probabilities, np.float64)
     return Image(values.tobytes(), (1, 1, len(probabilities)), "float32")

@@ -70,11 +70,9 @@ class CertifySpec(Rules):
 
         Args:
             params: as on the wire; `n` is the most estimation noises.
-            sigma: noise sd in units of [0, 1] pixels.
-            num_classes: classes of the model.
+            sigma, num_classes: of the model.
             shape: (C, H, W) of the image.
-            seed: 32 hex digits.
-            image_index: which noises of the seed.
+            seed, image_index: which noises.
 
         Raises:
             BadParameterError: there is no grid noise of this sigma.

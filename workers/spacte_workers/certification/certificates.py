@@ -56,13 +56,10 @@ def certificate(
     """The certificate that says everything needed to check it.
 
     Args:
-        spec: what was asked.
-        outcome: the answer.
-        model: which function voted.
+        spec, outcome, model: what was asked, the answer, and which function voted.
         id: the request's id.
         image_sha256: of the decoded pixels.
-        elapsed_ms: from the first shard to the outcome.
-        queue_ms: before the first shard.
+        elapsed_ms: from the first shard to the outcome; `queue_ms` from the arrival to the first shard.
         deadline_ms: the time limit that was asked for, if any.
     """
     return Certificate(

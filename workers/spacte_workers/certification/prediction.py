@@ -22,7 +22,6 @@ class PredictSpec:
         alpha: probability of a wrong answer that is tolerated, in (0, 1).
         noise: `grid` (integer noise on the 1/255 grid) or `float`.
         seed: 32 hex digits.
-        image_index: position of the image in its request; enters the noise key.
         k_consensus: heads that must agree for a vote without the others; None runs all heads.
         early_stop: whether to answer before `n` noises, at predetermined looks that share alpha.
     """
@@ -33,7 +32,6 @@ class PredictSpec:
     alpha: float
     noise: Noise
     seed: str
-    image_index: int = 0
     k_consensus: int | None = None
     early_stop: bool = False
 
@@ -45,7 +43,7 @@ class PredictSpec:
     @property
     def noise_source(self) -> NoiseSource:
         """What determines the noises besides their index."""
-        return NoiseSource(self.seed, self.image_index, self.sigma, self.noise, self.k_consensus)
+        return NoiseSource(self.seed, 0, self.sigma, self.noise, self.k_consensus)
 
 
 @dataclass(frozen=True, slots=True)

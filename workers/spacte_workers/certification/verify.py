@@ -42,7 +42,7 @@ def replay(
     Args:
         certificate: what to check.
         voter: the model of the certificate, at its precision.
-        image: the image of the certificate, decoded to the model's input shape.
+        image: decoded to the model's input shape.
         on_progress: told how many noises have been drawn.
 
     Returns:

@@ -45,14 +45,12 @@ class RaySettings:
         num_cpus: cores that a local Ray may use; default all.
         num_gpus: GPUs that a local Ray may use; default all.
         object_store_bytes: shared memory of a local Ray. Only checkpoints and large images go through it.
-        dashboard: whether a local Ray runs its dashboard, which Ray Jobs needs; it takes 12 s more to start.
     """
 
     address: str | None = None
     num_cpus: int | None = None
     num_gpus: int | None = None
     object_store_bytes: int = 256 * _MIB
-    dashboard: bool = False
 
     @property
     def cluster_address(self) -> str | None:
@@ -121,7 +119,7 @@ class RayConnection:
                 num_cpus=self._settings.num_cpus,
                 num_gpus=self._settings.num_gpus,
                 object_store_memory=self._settings.object_store_bytes,
-                include_dashboard=self._settings.dashboard,
+                include_dashboard=False,
                 _temp_dir=str(self._folder),
                 **common,
             )

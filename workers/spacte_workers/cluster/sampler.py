@@ -51,12 +51,9 @@ class ModelMissingError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Pong:
-    """Answer to a ping.
+    """Answer to a ping: where the actor runs, and its incarnation.
 
-    Attributes:
-        incarnation: changes when Ray restarts the actor, which then has no models.
-        node: where it runs.
-        pid: its process.
+    The incarnation changes when Ray restarts the actor, which then has no models.
     """
 
     incarnation: str
@@ -83,13 +80,9 @@ class ImageCache:
 
 
 class RaySampler:
-    """The `Sampler` protocol over one incarnation of an actor.
+    """The `Sampler` protocol over one incarnation of a `SamplerActor`, each with an id of its own.
 
-    Args:
-        sampler_id: its name, different for every incarnation.
-        actor: handle of a `SamplerActor`.
-        images: where large images are kept.
-        on_failure: told what went wrong before a call raises `SamplerLostError`.
+    `on_failure` is told what went wrong before a call raises `SamplerLostError`.
     """
 
     def __init__(self, sampler_id: str, actor: Any, images: ImageCache, on_failure: Callable[[RayError], None]) -> None:
@@ -119,7 +112,7 @@ class SamplerActor:
     Args:
         threads: cores that torch may use.
         device: `cpu` or `cuda`.
-        yields: leave the processor to whoever else wants it, as batch work does beside a gateway's samplers.
+        yields: leave the processor to others, as the samplers of a batch job do beside a gateway's.
     """
 
     def __init__(self, threads: int, device: str, yields: bool = False) -> None:

@@ -53,8 +53,6 @@ class SamplerSupervisor:
         create: makes a new actor on a node, or where there is room.
         home: the node that it is meant for, if any.
         required: the models that every sampler must have, by key; shared by all supervisors and changed by the pool.
-        registry: the coordinator.
-        images: where large images are kept.
     """
 
     def __init__(

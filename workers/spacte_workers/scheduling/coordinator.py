@@ -74,22 +74,11 @@ class Coordinator:
         self._out_of_patience: asyncio.TimerHandle | None = None
         self._closed = False
 
-    @property
-    def samplers(self) -> int:
-        """How many samplers there are now."""
-        return len(self._slots)
-
-    def in_flight(self, priority: Priority) -> int:
-        """How many requests of a class are being worked on or waiting."""
-        return sum(request.priority == priority for request in self._requests)
-
     def add_sampler(self, sampler: Sampler, rate: float, batch: int = 1) -> None:
         """Hand shards to a sampler from now on. One with the same id is replaced.
 
-        Args:
-            sampler: where to draw.
-            rate: a first guess of its speed in noises a second; it is measured from then on.
-            batch: rows that it always computes together; a call of fewer costs the same.
+        `rate` is a first guess of its speed in noises a second, measured from then on; `batch` are the rows that it
+        always computes together, so a call of fewer costs the same.
         """
         self.remove_sampler(sampler.id)
         self._slots.add(Slot(sampler, rate, batch))
@@ -100,7 +89,7 @@ class Coordinator:
 
     def remove_sampler(self, sampler_id: str) -> None:
         """Hand a sampler no more, and have others draw what it has in flight. An unknown id is ignored."""
-        slot = self._slots.get(sampler_id)
+        slot = self._slots.by_id.get(sampler_id)
         if slot is not None:
             self._drop(slot, "removed")
 
@@ -120,8 +109,7 @@ class Coordinator:
         Args:
             model: what the samplers call the classifier.
             image: the pixels.
-            spec: what is asked; `spec.deadline` where the deadline has an end.
-            deadline: settle then for what is proven.
+            spec: what is asked; `spec.deadline` where there is a `deadline`, which settles for what is proven then.
             on_progress: told how far it is, at most ten times a second.
             on_start: told when the first noises are handed out.
             priority: `interactive` requests go first.
@@ -162,7 +150,7 @@ class Coordinator:
         self._closed = True
         for request in list(self._requests):
             request.fail(_shutting_down())
-        for slot in self._slots:
+        for slot in list(self._slots.by_id.values()):
             self._drop(slot, "removed")
         for task in list(self._running):
             task.cancel()
@@ -197,7 +185,7 @@ class Coordinator:
 
     def _watch_samplers(self) -> None:
         """Where there is no sampler, wait for one only so long."""
-        if not self._slots and self._requests and self._out_of_patience is None and not self._closed:
+        if not self._slots.by_id and self._requests and self._out_of_patience is None and not self._closed:
             loop = asyncio.get_running_loop()
             self._out_of_patience = loop.call_later(self._patience_s, self._give_up)
 
@@ -343,12 +331,8 @@ class Coordinator:
                 losses = request.losses[shard.phase, shard.start]
                 request.isolated |= losses > 1
                 if losses >= MAX_LOSSES:
-                    request.fail(
-                        BrokenRequestError(
-                            f"{losses} samplers in a row went down with this image: check the model and the "
-                            "samplers' memory."
-                        )
-                    )
+                    lost = f"{losses} samplers in a row went down with this image"
+                    request.fail(BrokenRequestError(f"{lost}: check the model and the samplers' memory."))
             if not request.over:
                 self._queues.push(request)
 

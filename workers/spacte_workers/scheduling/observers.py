@@ -24,15 +24,7 @@ class Observer(Protocol):
 
 
 class SampleCounters:
-    """Totals since the start.
-
-    Attributes:
-        samples_drawn: noises by model.
-        samples_wasted: noises by model and reason.
-        shards_retried: shards by reason.
-        calls: calls to samplers by model.
-        call_seconds: their time by model.
-    """
+    """Totals since the start: noises drawn by model and wasted by model and reason, shards, calls and their seconds."""
 
     def __init__(self) -> None:
         self.samples_drawn: Counter[str] = Counter()

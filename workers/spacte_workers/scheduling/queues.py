@@ -26,9 +26,6 @@ class Request(Generic[OutcomeT]):
 
     Attributes:
         model: what the samplers call the classifier.
-        image: the pixels.
-        run: the certification or prediction.
-        priority: `interactive` or `batch`.
         on_start: called when the first noises are handed out.
         on_progress: called when votes have come in.
         next_progress: when it may be called again, by the event loop's clock.
@@ -36,7 +33,6 @@ class Request(Generic[OutcomeT]):
         isolated: share no call with other requests, because this one is suspected of breaking them.
         losses: how often the sampler of each shard, by phase and start, was lost.
         trace: whose request it is, for the samplers' spans and log lines.
-        answer: gets the outcome.
     """
 
     model: str

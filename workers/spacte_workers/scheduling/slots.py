@@ -1,7 +1,6 @@
 """The samplers as the coordinator sees them: who can take a call, how fast each is, what it works on."""
 
 import math
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -18,12 +17,9 @@ _CAUTION = 0.25  # chosen: the first call's share of the usual length, while the
 
 @dataclass(eq=False, slots=True)
 class Call:
-    """What a sampler draws at once: shards of one or more requests, all of one model.
+    """What a sampler draws at once: shards of one or more requests, `size` noises in all, of one model.
 
-    Attributes:
-        parts: each request with its shards.
-        size: noises in all.
-        dropped: whether its sampler has been given up and its shards are handed out again.
+    It is `dropped` when its sampler has been given up and its shards are handed out again.
     """
 
     parts: list[tuple[Request[Any], list[Shard]]] = field(default_factory=list)
@@ -53,14 +49,7 @@ class Call:
 
 @dataclass(eq=False, slots=True)
 class Slot:
-    """One sampler.
-
-    Attributes:
-        sampler: where to draw.
-        rate: rows a second; a guess until it is `measured`.
-        batch: rows that it always computes together.
-        calls: what it works on.
-    """
+    """One sampler: its `rate` in rows a second (a guess until it is `measured`), the rows of its `batch`, its calls."""
 
     sampler: Sampler
     rate: float
@@ -87,32 +76,22 @@ class Slots:
     """All samplers, by how many calls they have: those without one come first. Everything takes constant time."""
 
     def __init__(self) -> None:
-        self._by_id: dict[str, Slot] = {}
+        self.by_id: dict[str, Slot] = {}
         self._free: tuple[dict[Slot, None], ...] = tuple({} for _ in range(MAX_IN_FLIGHT))
-
-    def __len__(self) -> int:
-        return len(self._by_id)
-
-    def __iter__(self) -> Iterator[Slot]:
-        return iter(list(self._by_id.values()))
 
     @property
     def idle(self) -> int:
         """How many have no call."""
         return len(self._free[0])
 
-    def get(self, sampler_id: str) -> Slot | None:
-        """The sampler of that id."""
-        return self._by_id.get(sampler_id)
-
     def add(self, slot: Slot) -> None:
         """A new sampler, without a call."""
-        self._by_id[slot.sampler.id] = slot
+        self.by_id[slot.sampler.id] = slot
         self._free[0][slot] = None
 
     def remove(self, slot: Slot) -> None:
         """Forget a sampler."""
-        del self._by_id[slot.sampler.id]
+        del self.by_id[slot.sampler.id]
         for free in self._free:
             free.pop(slot, None)
 

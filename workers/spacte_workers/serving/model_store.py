@@ -32,14 +32,12 @@ class ServedModel:
     Attributes:
         name: the folder's name.
         version: SHA-256 over the checkpoint.
-        folder: where the checkpoint is.
         config: what the checkpoint says about itself.
         precision, kernels: arithmetic of its votes, and what computes them, as the samplers have loaded it.
     """
 
     name: str
     version: str
-    folder: Path
     config: "CheckpointConfig"
     precision: Precision
     kernels: str
@@ -204,10 +202,6 @@ class ModelStore:
         before, entry.served = entry.served, None
         entry.state, entry.reason = "unloaded", ""
         return before
-
-    def reasons(self) -> dict[str, str]:
-        """Why a model could not be loaded, by name."""
-        return {name: entry.reason for name, entry in self._entries.items() if entry.reason}
 
     def listing(self) -> list[Model]:
         """Every model as the wire shows it, by name; one that cannot be read shows only name and state."""

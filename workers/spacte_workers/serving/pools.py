@@ -5,7 +5,6 @@ The pool on Ray is `spacte_workers.cluster.RayPool`; it keeps the same promises.
 
 import asyncio
 import os
-import time
 from collections.abc import Awaitable, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
@@ -64,7 +63,6 @@ class LoadReport:
         rate: measured speed in noises a second.
         batch: rows that are always computed together.
         kernels: which kernels vote.
-        seconds: how long loading and checking took.
     """
 
     precision: Precision
@@ -72,7 +70,6 @@ class LoadReport:
     rate: float
     batch: int
     kernels: str
-    seconds: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,11 +80,6 @@ class PoolStatus:
     starting: int
     lost: int
     device: str
-
-    @property
-    def total(self) -> int:
-        """All samplers."""
-        return self.ready + self.starting + self.lost
 
 
 class SamplerRegistry(Protocol):
@@ -145,7 +137,6 @@ def load_engine(model: ModelFiles, device: str | None = None) -> "tuple[Engine, 
     from spacte_core.checkpoint import CheckpointError, load_checkpoint
     from spacte_workers.engine import Engine
 
-    started = time.perf_counter()
     try:
         checkpoint = load_checkpoint(model.folder)
     except CheckpointError as error:
@@ -165,8 +156,7 @@ def load_engine(model: ModelFiles, device: str | None = None) -> "tuple[Engine, 
     except (RuntimeError, ValueError) as error:  # out of memory, an operation without a kernel, a failed check
         raise ModelLoadError(f"The model does not run on this sampler: {error}") from error
     name = torch.cuda.get_device_name(engine.device) if engine.device.type == "cuda" else engine.device.type
-    seconds = time.perf_counter() - started
-    return engine, LoadReport(engine.precision, name, engine.measured_rate, engine.batch, engine.kernels, seconds)
+    return engine, LoadReport(engine.precision, name, engine.measured_rate, engine.batch, engine.kernels)
 
 
 class LocalSampler:

@@ -284,7 +284,7 @@ class Runtime:
         except Exception as error:
             self._store.failed(name, str(error))
             raise
-        served = ServedModel(name, version, entry.folder, config, report.precision, report.kernels)
+        served = ServedModel(name, version, config, report.precision, report.kernels)
         return self._store.ready(name, served)
 
     async def _retire(self, model: ServedModel) -> None:

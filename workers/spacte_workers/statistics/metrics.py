@@ -4,29 +4,22 @@ An abstention counts as a wrong answer with radius 0. Radii are those written in
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import ArrayLike
 from scipy.stats import binom  # pyright: ignore[reportMissingTypeStubs]
 
+from spacte_client.types import CertifiedAccuracy
+
 from .bounds import FloatArray, clopper_pearson_lower, clopper_pearson_upper
-
-
-@dataclass(frozen=True, slots=True)
-class CertifiedAccuracyPoint:
-    """Certified accuracy at one radius, with its two-sided Clopper-Pearson interval."""
-
-    radius: float
-    value: float
-    low: float
-    high: float
 
 
 def certified_accuracy(
     correct: Sequence[bool], radii: Sequence[float], at: Sequence[float], confidence: float = 0.95
-) -> list[CertifiedAccuracyPoint]:
+) -> list[CertifiedAccuracy]:
     """Share of images that are answered correctly with a radius of at least r: Cohen et al. 2019, section 4.
+
+    Each comes with its two-sided Clopper-Pearson interval.
 
     Args:
         correct: per image, whether the label is the true one.
@@ -45,7 +38,7 @@ def certified_accuracy(
     hits = np.sum(right[None, :] & (reached[None, :] >= r[:, None]), axis=1)
     low, high = clopper_pearson_lower(hits, images, tail), clopper_pearson_upper(hits, images, tail)
     return [
-        CertifiedAccuracyPoint(float(a), float(b) / images, float(c), float(d))
+        CertifiedAccuracy(radius=float(a), value=float(b) / images, low=float(c), high=float(d))
         for a, b, c, d in zip(r, hits, low, high, strict=True)
     ]
 

@@ -15,19 +15,16 @@ from bisect import bisect_left
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Literal
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy.special import ndtr  # pyright: ignore[reportMissingTypeStubs]
 
 from spacte_client.rounding import round_down, round_up
+from spacte_client.types import Bound, StopReason
 
 from .bounds import LARGEST_P, FloatArray, broadcast, clopper_pearson_lower, radius, two_class_radius
 from .sequences import log_mixture, mixture_lower
-
-Bound = Literal["clopper_pearson", "two_class"]
-StopReason = Literal["target", "futility", "n_max", "tolerance"]
 
 FUTILITY_LEVEL = 1e-4
 """Beta: probability of giving up, falsely, on a target within reach. Chosen: it costs no certificate its truth, and at

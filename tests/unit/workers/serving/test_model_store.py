@@ -25,7 +25,7 @@ def served(store: ModelStore, name: str) -> ServedModel:
     entry = store.entry(name)
     assert entry.config is not None
     assert entry.version is not None
-    return ServedModel(name, entry.version, entry.folder, entry.config, "fp32", "plain")
+    return ServedModel(name, entry.version, entry.config, "fp32", "plain")
 
 
 def test_sub_folders_with_a_checkpoint_are_models(folder: Path) -> None:
@@ -54,7 +54,7 @@ def test_a_broken_checkpoint_is_failed_with_its_reason_and_the_others_stay(folde
     store.scan()
     states = {model.name: model.state for model in store.listing()}
     assert states == {"a": "failed", "b": "unloaded"}
-    assert "config.json" in store.reasons()["a"]
+    assert "config.json" in store.entry("a").reason
     with pytest.raises(ModelNotReadyError, match=r"config\.json") as caught:
         store.served("a")
     assert caught.value.state == "failed"
@@ -68,7 +68,7 @@ def test_a_mended_checkpoint_can_be_loaded_again(folder: Path) -> None:
     (folder / "a" / "config.json").write_bytes(good)
     store.scan()
     assert store.entry("a").state == "unloaded"
-    assert store.reasons() == {}
+    assert [store.entry(name).reason for name in store.names()] == ["", ""]
 
 
 def test_a_name_that_is_gone_disappears_unless_it_is_served(folder: Path) -> None:
@@ -111,7 +111,7 @@ def test_a_replacement_that_fails_leaves_the_old_version_answering(folder: Path)
     store.failed("a", "out of memory")
     assert store.served("a") is old
     assert store.entry("a").state == "ready"
-    assert store.reasons() == {"a": "out of memory"}
+    assert [store.entry(name).reason for name in store.names()] == ["out of memory", ""]
 
 
 def test_a_replacement_has_another_key_and_returns_the_old_version(

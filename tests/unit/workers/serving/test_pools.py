@@ -130,7 +130,7 @@ async def test_all_samplers_load_as_the_first_one_chose_or_none_keeps_the_model(
             if not works:
                 raise ModelLoadError("out of memory")
             kept.add(name)
-            return LoadReport("bf16", "cpu", 1.0, 64, "amx", 0.0)
+            return LoadReport("bf16", "cpu", 1.0, 64, "amx")
 
         return load, lambda key: kept.discard(name)
 

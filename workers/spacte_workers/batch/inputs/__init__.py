@@ -8,8 +8,7 @@ from pathlib import Path
 
 from .base import InputError, InputSpec, Limits, Row, Source
 from .detect import kind_of
-from .remote import load_driver, parts_of, pieces, scheme_of
-from .roots import resolve_uri
+from .uris import load_driver, parts_of, pieces, resolve_uri, scheme_of
 
 __all__ = [
     "InputError",

@@ -3,6 +3,7 @@
 import threading
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 
@@ -14,22 +15,18 @@ from .base import InputError, InputSpec, Limits, Row, Source
 class DatasetSource(Source):
     """One split of a data set of `spacte_core.data`.
 
-    Args:
-        spec: which set, and where downloaded sets are kept.
-        input_shape: (C, H, W) that the model takes.
-
     Raises:
         InputError: there is no such set, or its images are not for this model.
     """
 
-    def __init__(self, spec: InputSpec, input_shape: Sequence[int]) -> None:
+    def __init__(self, spec: InputSpec, split: Literal["train", "test"], input_shape: Sequence[int]) -> None:
         import torch
 
         from spacte_core.data import DataConfig, DataError, load_data
 
         name, config = spec.location, DataConfig(source=spec.location, root=Path(spec.data_root), loader_processes=0)
         try:
-            self._data = load_data(config, spec.split)
+            self._data = load_data(config, split)
         except DataError as error:
             raise InputError(str(error)) from error
         if self._data.skipped:
@@ -73,7 +70,7 @@ def open_dataset(spec: InputSpec, input_shape: Sequence[int], limits: Limits) ->
         raise InputError(f"There is no split {spec.split[:40]!r}: use `train` or `test`.")
     kind, _, path = spec.location.partition(":")
     if kind != "parquet" or not Path(path).is_dir():
-        return DatasetSource(spec, input_shape)
+        return DatasetSource(spec, spec.split, input_shape)
     from spacte_core.data import DataError
     from spacte_core.data.parquet import split_files
 

@@ -8,10 +8,9 @@ import threading
 from bisect import bisect_right
 from collections import deque
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from itertools import accumulate
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -28,15 +27,8 @@ CHUNK_ROWS = 64
 """Rows decoded at once. Chosen: fewer where one may be so large that this would be more than `KEPT_BYTES`."""
 
 
-@dataclass(slots=True)
-class _Decoded:
-    """Rows of a row group.
-
-    Attributes:
-        group: which.
-        first: where in the group they begin.
-        rows: the rows.
-    """
+class _Decoded(NamedTuple):
+    """Rows of a row group, from row `first` of it on."""
 
     group: int
     first: int
