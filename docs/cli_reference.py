@@ -23,7 +23,7 @@ Errors are one sentence on standard error with exit code 1; wrong usage has exit
 
 def commands() -> Iterator[list[str]]:
     """The words of every command: the root, each command, and each command of a group behind its group."""
-    root = typer.main.get_command(app)
+    root: Any = typer.main.get_command(app)
     yield []
     for name in listed(root):
         yield [name]

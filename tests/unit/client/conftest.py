@@ -213,6 +213,7 @@ class RealGateway:
         from spacte_workers.serving.pools import LocalPool
         from spacte_workers.serving.runtime import Runtime
 
+        self.models = models
         self.loop = asyncio.new_event_loop()
         self.thread = threading.Thread(target=self.loop.run_forever, daemon=True)
         self.thread.start()

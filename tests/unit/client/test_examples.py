@@ -67,8 +67,7 @@ def place(live_gateway: str, real_gateway: RealGateway, monkeypatch: pytest.Monk
     for name in ("demo/data/digits-8.png", "demo/models/digits/samples/00085-8.png", "cat.png", "digit.png"):
         Path(name).parent.mkdir(parents=True, exist_ok=True)
         picture.save(name)
-    served = real_gateway.runtime.model("digits").folder
-    shutil.copytree(served, "demo/models/digits", dirs_exist_ok=True)
+    shutil.copytree(real_gateway.models / "digits", "demo/models/digits", dirs_exist_ok=True)
     return live_gateway
 
 
