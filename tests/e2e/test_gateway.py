@@ -250,6 +250,7 @@ def test_a_deadline_is_kept_with_what_is_proven_by_then(gateway: Gateway) -> Non
     assert 0 < answer["n"] < 1_000_000
 
 
+@pytest.mark.long
 @pytest.mark.slow
 def test_sigterm_finishes_what_is_in_flight_and_refuses_the_rest(start: Callable[..., Gateway]) -> None:
     gateway = start()
@@ -270,6 +271,7 @@ def test_sigterm_finishes_what_is_in_flight_and_refuses_the_rest(start: Callable
     assert certified["request_id"].startswith("req_")
 
 
+@pytest.mark.long
 @pytest.mark.slow
 def test_what_takes_too_long_to_drain_is_told_so(start: Callable[..., Gateway]) -> None:
     gateway = start("--drain-timeout-s", "0.5")
@@ -282,6 +284,7 @@ def test_what_takes_too_long_to_drain_is_told_so(start: Callable[..., Gateway]) 
     assert gateway.wait() == 0
 
 
+@pytest.mark.long
 @pytest.mark.slow
 def test_the_second_signal_ends_at_once(start: Callable[..., Gateway]) -> None:
     gateway = start()

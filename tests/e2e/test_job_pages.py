@@ -16,7 +16,7 @@ from spacte_client.types import Job
 if TYPE_CHECKING:
     from playwright.sync_api import Locator, Page
 
-pytestmark = [pytest.mark.browser, pytest.mark.slow]
+pytestmark = [pytest.mark.long, pytest.mark.browser, pytest.mark.slow]
 
 IMAGES = 24
 WAIT_MS = 120_000

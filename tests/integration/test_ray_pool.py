@@ -103,6 +103,7 @@ def busy_threads(pid: int) -> list[int]:
     return found
 
 
+@pytest.mark.long
 async def test_a_sampler_killed_in_mid_request_changes_no_count(models: Path) -> None:
     async with running(models, 2) as (runtime, pool):
         undisturbed = await runtime.certify(an_image(), ask(n=60_000), request_id="req")
@@ -118,6 +119,7 @@ async def test_a_sampler_killed_in_mid_request_changes_no_count(models: Path) ->
         assert again.counts == undisturbed.counts
 
 
+@pytest.mark.long
 async def test_ready_turns_false_when_the_last_sampler_dies_and_true_when_it_is_back(models: Path) -> None:
     async with running(models, 1) as (runtime, pool):
         assert set(runtime.ready().values()) == {"ok"}
@@ -130,6 +132,7 @@ async def test_ready_turns_false_when_the_last_sampler_dies_and_true_when_it_is_
         assert answer.n == 100
 
 
+@pytest.mark.long
 async def test_a_sampler_that_hangs_is_not_counted_as_ready(models: Path) -> None:
     async with running(models, 1) as (runtime, pool):
         pid = pids(pool)[0]

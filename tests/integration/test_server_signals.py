@@ -91,6 +91,7 @@ def fetch(url: str) -> tuple[int, bytes]:
         return response.status, response.read()
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("joins", [False, True], ids=["a Ray of its own", "a cluster it joins"])
 def test_sigterm_lets_the_request_in_flight_finish_and_the_shutdown_run(
     models: Path, joins: bool, request: pytest.FixtureRequest, descendants: Callable[[int], set[int]]

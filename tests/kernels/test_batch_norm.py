@@ -9,7 +9,6 @@ from torch import Tensor, nn
 from spacte_core.kernels.compiler import compile_library
 from spacte_core.kernels.cpu import batch_norm as norm
 from spacte_core.kernels.cpu.batch_norm import fits, fuse_batch_norms, fused_batch_norm
-from spacte_core.models import ModelConfig, build
 
 needs_compiler = pytest.mark.skipif(
     compile_library(norm.SOURCE, *norm.OPTIONS) is None, reason="there is no C++ compiler on this machine"

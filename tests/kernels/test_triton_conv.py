@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from spacte_core.models.cifar_resnet import BasicBlock
-from spacte_core.models.sharing import shared_copy
+from spacte_core.models.multihead import shared_copy
 
 needs_triton = pytest.mark.skipif(
     importlib.util.find_spec("triton") is None, reason="Triton is not installed on this machine"
@@ -65,7 +65,8 @@ for channels, out, kernel, stride, size in (
     for size, stride in ((7, 2), (9, 1)):
         odd = normal(1, 16, size, size).to(dtype, memory_format=last)
         try:
-            triton_conv.convolve(odd, triton_conv.Filter.packed(normal(16, 16, 3, 3).to(dtype), stride, 2), stride=stride)
+            filter = triton_conv.Filter.packed(normal(16, 16, 3, 3).to(dtype), stride, 2)
+            triton_conv.convolve(odd, filter, stride=stride)
         except ValueError:
             continue
         raise AssertionError("a size that does not divide was taken")

@@ -16,7 +16,7 @@ from spacte_workers.statistics.sequences import log_mixture
 from spacte_workers.statistics.stopping import Plan, Rules
 from spacte_workers.statistics.top_class import predict_looks, top_class_test
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.long, pytest.mark.slow]
 
 RUNS, ALPHA, N_MAX = 20_000, 0.01, 2_000
 TWO = [0.62, 0.2, 0.18]  # R/sigma: .305 by the top class alone, .573 with the runner-up

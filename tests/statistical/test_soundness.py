@@ -19,6 +19,8 @@ from spacte_core.kernels.cpu.winograd import winograd_library
 from spacte_workers import LocalCertifier
 from spacte_workers.engine.self_checks import logits_of
 
+pytestmark = pytest.mark.long
+
 ALPHA, SIGMA = 0.05, 0.25
 NEVER_BY_CHANCE = 1e-4
 

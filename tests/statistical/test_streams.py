@@ -29,6 +29,8 @@ from spacte_workers.images import from_array, image_sha256
 from spacte_workers.noise.table import noise_table
 from spacte_workers.statistics.stopping import plan_for
 
+pytestmark = pytest.mark.long
+
 STREAMS, ALPHA, SIGMA, N0, N_MAX = 2_000, 0.05, 0.25, 20, 400
 SHAPE = (1, 4, 4)
 NEVER_BY_CHANCE = 1e-4

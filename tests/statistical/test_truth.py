@@ -17,6 +17,8 @@ from spacte_workers.certification.algorithm import Certification, CertifySpec
 from spacte_workers.errors import DeadlineExceededError
 from spacte_workers.shards import Phase, Votes
 
+pytestmark = pytest.mark.long
+
 SIGMA, ALPHA, N0, N_MAX, CERTIFICATES, DIMENSIONS = 0.5, 0.1, 20, 300, 300, 4
 EDGES = {2: np.array([0.0]), 3: np.array([-0.3, 0.5])}
 RULES = ["none", "target", "tolerance", "deadline", "target and tolerance"]

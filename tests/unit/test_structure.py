@@ -1,4 +1,4 @@
-"""The plan of the source holds: no import circle, short functions and files, no package of one file, paths that exist."""
+"""The plan of the source: no import circle, short functions and files, no package of one file, paths that exist."""
 
 import ast
 import re
@@ -16,7 +16,9 @@ PACKAGES = tuple(sorted(path.parent.name for path in ROOT.glob("*/spacte_*/__ini
 SOURCES = sorted(chain.from_iterable(ROOT.glob(f"*/{package}/**/*.py") for package in PACKAGES))
 MOST_LINES_OF_A_FUNCTION = 60
 MOST_LINES_OF_A_FILE = 400
-PATH = re.compile(r"`((?:client|core|trainer|workers|studies|service|tests|benchmarks|demo|docs|deploy|docker|models)/[\w./-]*)`")
+PATH = re.compile(
+    r"`((?:client|core|trainer|workers|studies|service|tests|benchmarks|demo|docs|deploy|docker|models)/[\w./-]*)`"
+)
 
 
 def test_all_six_packages_are_looked_at() -> None:

@@ -16,6 +16,8 @@ from PIL import Image as Pillow
 
 from spacte_service import Settings, create_app
 
+pytestmark = pytest.mark.long
+
 BODIES = 10_000
 SECONDS_EACH = 20
 GROWTH_MIB = 96

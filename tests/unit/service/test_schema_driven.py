@@ -23,6 +23,8 @@ from starlette.testclient import TestClient
 
 from spacte_service import Settings, create_app
 
+pytestmark = pytest.mark.long
+
 load_all_checks()
 CHECKS = [
     schemathesis.checks.CHECKS.get_one(name)

@@ -36,6 +36,7 @@ def test_loss_difference_is_the_largest_of_the_turns():
     assert found.loss_difference == pytest.approx(0.1)
 
 
+@pytest.mark.long
 @pytest.mark.slow
 def test_the_command_measures_two_processes_in_turn():
     result = CliRunner().invoke(

@@ -1,13 +1,14 @@
-"""Promise: a deep network is compiled block by block and computes what it did; the one it shares weights with stays plain."""
+"""Promise: a deep network is compiled block by block and computes what it did; its twin over the weights stays plain."""
 
 import pytest
 import torch
 
 from spacte_core.models import ModelConfig, build
-from spacte_core.models.sharing import shared_copy
+from spacte_core.models.multihead import shared_copy
 from spacte_trainer.compiling import blocks_of, compile_network, uncompiled
 
 
+@pytest.mark.long
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf")  # the tracer looks at it
 def test_blocks_are_compiled_in_a_copy_that_shares_the_weights() -> None:

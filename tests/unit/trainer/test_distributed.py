@@ -72,6 +72,7 @@ def test_batch_norm_is_that_of_the_whole_batch(script: ModuleType, tmp_path: Pat
         assert close(part["running_var"], layer.running_var)
 
 
+@pytest.mark.long
 def test_two_workers_make_the_steps_of_one(script: ModuleType, tmp_path: Path):
     """Three steps of SPACTE with next to no noise: weights, statistics and losses are those of one process."""
     first, second = two_processes("steps", tmp_path)

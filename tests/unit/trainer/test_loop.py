@@ -81,6 +81,7 @@ def test_it_learns_the_digits_under_noise(tmp_path: Path):
     assert all(report.validation is None for report in recorder.reports[:-1])
 
 
+@pytest.mark.long
 @pytest.mark.slow
 def test_the_demo_recipe_is_accurate_on_held_out_digits(tmp_path: Path):
     """digits-spacte-gaussian as it is: at least 95 % of noisy held-out digits at sigma 0.25."""
@@ -167,6 +168,7 @@ def test_an_interrupted_epoch_is_done_over_and_comes_out_the_same(recipe: str, t
     assert same(undisturbed, trained(config, tmp_path / "cut"))
 
 
+@pytest.mark.long
 @pytest.mark.slow
 def test_kill_9_and_resume_end_in_the_same_bytes(tmp_path: Path):
     """A real process, killed in its third epoch, then `--resume`: the weights' file is the same."""

@@ -345,6 +345,7 @@ def wait_for_results(folder, count, process):
     assert process.poll() is None, process.stderr.read()
 
 
+@pytest.mark.long
 @pytest.mark.slow
 @pytest.mark.timeout(600)
 async def test_kill_9_at_random_moments_and_resumption_give_the_undisturbed_results(tmp_path, checkpoint, start):
@@ -366,6 +367,7 @@ async def test_kill_9_at_random_moments_and_resumption_give_the_undisturbed_resu
     assert json.loads(folder.summary_file.read_text()) == json.loads(whole.summary_file.read_text())
 
 
+@pytest.mark.long
 @pytest.mark.slow
 @pytest.mark.timeout(600)
 async def test_sigterm_stops_between_images_and_a_second_driver_is_kept_out(tmp_path, checkpoint, start):

@@ -185,6 +185,7 @@ def test_small_batches_vote_as_large_ones(net):
             assert both.votes(an_image(), shard).counts == large.votes(an_image(), shard).counts
 
 
+@pytest.mark.long
 @pytest.mark.slow
 def test_memory_stays_flat_over_ten_thousand_requests(net):
     engines = [engine_of(net, batch=16, precision=name, min_agreement=0.9) for name in ("fp32", "bf16", "int8")]
