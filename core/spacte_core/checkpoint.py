@@ -4,7 +4,10 @@ Its version is the SHA-256 over the bytes of `config.json` followed by those of 
 """
 
 import hashlib
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
+from io import BufferedReader
 from pathlib import Path
 from typing import Any, Literal
 
@@ -57,15 +60,14 @@ def save_checkpoint(
 ) -> str:
     """Write the folder, replacing a checkpoint that is there, and return its version.
 
-    Each file is replaced as a whole; a reader that comes between the two finds weights that do not belong
-    to the configuration's version, never half a file.
+    Each file is replaced as a whole; a reader between the two replacements sees weights that do not belong to the
+    configuration's version, never half a file.
 
     Args:
         folder: made if missing.
         net: what `build(config.model)` gives, trained.
         config: see `CheckpointConfig`.
-        dtype: store floating-point weights in this type, e.g. `torch.bfloat16` for half the size; None
-            keeps theirs.
+        dtype: of the stored floating-point weights, e.g. `torch.bfloat16` for half the size; None keeps theirs.
     """
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
@@ -88,7 +90,8 @@ def load_checkpoint(folder: Path | str, device: torch.device | str = "cpu") -> C
     """
     folder = Path(folder)
     text, config = _config(folder)
-    weights = _read(folder, WEIGHTS_FILE)
+    with _opened(folder, WEIGHTS_FILE) as file:
+        weights = file.read()
     try:
         state = load(weights)
     except SafetensorError as error:
@@ -112,14 +115,8 @@ def read_config(folder: Path | str) -> tuple[CheckpointConfig, str]:
     """
     folder = Path(folder)
     text, config = _config(folder)
-    digest = hashlib.sha256(text)
-    try:
-        with (folder / WEIGHTS_FILE).open("rb") as file:
-            while chunk := file.read(1 << 20):
-                digest.update(chunk)
-    except OSError as error:
-        raise _unreadable(folder, WEIGHTS_FILE, error) from error
-    return config, digest.hexdigest()
+    with _opened(folder, WEIGHTS_FILE) as file:
+        return config, hashlib.file_digest(file, lambda: hashlib.sha256(text)).hexdigest()
 
 
 def _version(text: bytes, weights: bytes) -> str:
@@ -129,7 +126,8 @@ def _version(text: bytes, weights: bytes) -> str:
 
 
 def _config(folder: Path) -> tuple[bytes, CheckpointConfig]:
-    text = _read(folder, CONFIG_FILE)
+    with _opened(folder, CONFIG_FILE) as file:
+        text = file.read()
     try:
         return text, CheckpointConfig.model_validate_json(text)
     except ValidationError as error:
@@ -141,18 +139,16 @@ def _config(folder: Path) -> tuple[bytes, CheckpointConfig]:
         ) from error
 
 
-def _read(folder: Path, name: str) -> bytes:
+@contextmanager
+def _opened(folder: Path, name: str) -> Iterator[BufferedReader]:
     try:
-        return (folder / name).read_bytes()
+        with (folder / name).open("rb") as file:
+            yield file
     except OSError as error:
-        raise _unreadable(folder, name, error) from error
-
-
-def _unreadable(folder: Path, name: str, error: OSError) -> CheckpointError:
-    return CheckpointError(
-        f"{folder} is no checkpoint, for {name} cannot be read ({error.strerror}): "
-        "name a folder that `spacte train` or `spacte import` wrote."
-    )
+        raise CheckpointError(
+            f"{folder} is no checkpoint, for {name} cannot be read ({error.strerror}): "
+            "name a folder that `spacte train` or `spacte import` wrote."
+        ) from error
 
 
 def _first_line(error: Exception) -> str:

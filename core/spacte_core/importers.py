@@ -1,8 +1,8 @@
 """Checkpoints from elsewhere: published `.pth` files of three layouts, and `torch.export` programs.
 
-Weights only: a file whose pickle holds anything but tensors and plain containers is refused without being
-run. What a file does not say is inferred from its weights (depth, heads, classes) or has to be told (the
-normalisation, which none of the layouts stores). METHODS section 1 describes the layouts.
+Weights only: a file whose pickle holds anything but tensors and plain containers is refused without being run. What a
+file does not say is inferred from its weights (depth, heads, classes) or is an argument (the normalisation, which none
+of the layouts stores). METHODS section 1 describes the layouts.
 """
 
 import pickle
@@ -15,11 +15,10 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from spacte_core.models.exported import Program
-from spacte_core.models.program_archive import ProgramError
-
 from .checkpoint import CheckpointConfig, CheckpointError
 from .models import ModelConfig, MultiHeadNet, Normalization, build
+from .models.exported import Program
+from .models.program_archive import ProgramError
 
 Layout = Literal["spacte", "cohen", "macer"]
 Format = Literal["spacte", "cohen", "macer", "torch-export"]
@@ -39,13 +38,11 @@ def import_checkpoint(
 
     Args:
         file: `.pth`, `.pth.tar` or `.pt2`.
-        format: `spacte` (a state dict with heads), `cohen` (also Consistency, SmoothMix, SmoothAdv: one
-            network), `macer` (bare keys), or `torch-export` (what `torch.export.save` wrote).
+        format: `spacte` (a state dict with heads), `cohen` (also Consistency, SmoothMix, SmoothAdv: one network),
+            `macer` (keys without a prefix), or `torch-export` (what `torch.export.save` wrote).
         sigma: noise sd it was trained at, in units of [0, 1] pixels.
-        normalization: `standard`, `center` or `none`; None is what the format's authors use: none for macer
-            and torch-export, else standard.
-        dataset: whose mean and sd the normalisation uses; None: CIFAR-10's for 10 classes, ImageNet's for
-            1,000.
+        normalization: None is what the format's authors use: none for macer and torch-export, else standard.
+        dataset: whose mean and sd the normalisation uses; None: CIFAR-10's for 10 classes, ImageNet's for 1,000.
         class_names: one a class; None numbers them.
 
     Raises:
@@ -139,8 +136,7 @@ def import_program(
     """The classifier that `torch.export.save` wrote: pixels_BCHW -> logits_BK, or a list of them, one a head.
 
     Raises:
-        CheckpointError: the file cannot be read, holds more than a classifier needs, or takes or returns
-            other things.
+        CheckpointError: the file cannot be read, holds more than a classifier needs, or takes or returns other things.
     """
     program = Program()
     try:
@@ -155,17 +151,17 @@ def import_program(
     if shape is None or len(shape) != 3:
         raise CheckpointError(f"{file} does not take one batch of images: export a network with one 4-d input.")
     try:
-        outputs = [program(torch.zeros(batch, *shape)) for batch in (2, 3)]
+        _, logits = (program.logits(torch.zeros(batch, *shape)) for batch in (2, 3))
     except (RuntimeError, AssertionError, ValueError) as error:
         raise CheckpointError(
             f"{file} does not run on batches of 2 and 3: export it with a dynamic first dimension."
         ) from error
-    shapes = {tuple(z_BK.shape) for z_BK in outputs[1]}
+    shapes = {tuple(z_BK.shape) for z_BK in logits}
     if len(shapes) != 1 or len(first := shapes.pop()) != 2 or first[0] != 3 or first[1] < 2:
         raise CheckpointError(f"{file} does not return logits: export a network that returns one [batch, classes].")
     config = ModelConfig(
         arch="exported",
-        heads=len(outputs[1]),
+        heads=len(logits),
         num_classes=first[1],
         input_shape=shape,
         normalization=_constants(first[1], normalization, dataset),

@@ -6,7 +6,7 @@ from torch import fx, nn
 from spacte_core.hardware import has_triton
 from spacte_core.kernel_switch import kernels_enabled
 from spacte_core.models import MultiHeadNet
-from spacte_core.models.sharing import shared_copy
+from spacte_core.models.multihead import shared_copy
 
 from .cpu.batch_norm import fuse_batch_norms
 

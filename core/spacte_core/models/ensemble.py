@@ -1,6 +1,8 @@
 """Several whole networks as one base classifier: the sum of their raw logits decides (METHODS section 8)."""
 
-from collections.abc import Sequence
+import operator
+from collections.abc import Iterable, Sequence
+from functools import reduce
 
 from torch import Tensor, nn
 
@@ -25,7 +27,7 @@ class Ensemble(MultiHeadNet):
     All members see the same noisy input, except that a 5-d input gives each member its own.
     """
 
-    def __init__(self, members: Sequence[MultiHeadNet]) -> None:
+    def __init__(self, members: Iterable[MultiHeadNet]) -> None:
         super().__init__(nn.Identity(), nn.Identity(), [Member(net) for net in members])
 
     def forward(self, x_BCHW: Tensor) -> list[Tensor]:
@@ -36,7 +38,4 @@ class Ensemble(MultiHeadNet):
 
 def sum_logits(logits: Sequence[Tensor]) -> Tensor:
     """The sum over heads, whose argmax is the vote."""
-    total = logits[0]
-    for z_BK in logits[1:]:
-        total = total + z_BK
-    return total
+    return reduce(operator.add, logits)

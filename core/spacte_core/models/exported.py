@@ -14,12 +14,12 @@ class Program(nn.Module):
     """The backbone of an exported classifier: pixels -> the logits of all its heads.
 
     Attributes:
-        input_shape: without the batch, of the one tensor that the program takes; None before it is loaded
-            or if it takes anything else.
+        input_shape: without the batch, of the one tensor that the program takes; None before it is loaded or if it
+            takes anything else.
 
-    Its weights are part of the program, so its state is the program itself: the bytes of a screened archive
-    as one uint8 tensor. It has no parameters, is always in eval mode and follows the network to another
-    device, not to another dtype.
+    Its weights are part of the program, so its state is the program itself: the bytes of a screened archive as one
+    uint8 tensor. It has no parameters, is always in eval mode and follows the network to another device, not to another
+    dtype.
     """
 
     def __init__(self) -> None:
@@ -30,13 +30,17 @@ class Program(nn.Module):
         self.input_shape: tuple[int, ...] | None = None
         self._call: Callable[[Tensor], Tensor | Sequence[Tensor]] = _unloaded
 
-    def forward(self, x_BCHW: Tensor) -> list[Tensor]:
-        """Logits_BK of every head."""
+    def forward(self, x_BCHW: Tensor) -> Tensor:
+        """Logits of all heads, [B, L, K]."""
+        return torch.stack(self.logits(x_BCHW), dim=1)
+
+    def logits(self, x_BCHW: Tensor) -> list[Tensor]:
+        """What the program returns, as one tensor a head."""
         z = self._call(x_BCHW.to(self.dtype))
         return [z] if isinstance(z, Tensor) else list(z)
 
     def load_archive(self, archive: bytes) -> None:
-        """Take the program of an archive.
+        """Load the program of an archive.
 
         Raises:
             program_archive.ProgramError: it is damaged, or asks for more than a classifier needs.
@@ -59,10 +63,9 @@ class Program(nn.Module):
         inputs = [node.meta["val"] for node in program.graph.nodes if node.name in names]
         whole = len(inputs) == 1 and isinstance(inputs[0], Tensor)
         self.input_shape = tuple(map(int, inputs[0].shape[1:])) if whole else None
-        floats = [p.dtype for p in call.parameters() if p.is_floating_point()]
-        self.dtype = floats[0] if floats else torch.float32
-        # The module can be neither copied nor pickled, and its parameters are not for training: a bare method
-        # keeps it out of the list of submodules, and it is made again where needed.
+        self.dtype = next((p.dtype for p in call.parameters() if p.is_floating_point()), torch.float32)
+        # The module can be neither copied nor pickled, and its parameters are not for training: a bound method keeps it
+        # out of the list of submodules, and it is made again where needed.
         self._call = call.requires_grad_(False).forward
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
@@ -80,18 +83,6 @@ class Program(nn.Module):
         super().__setstate__({**state, "_call": _unloaded})
         if self.archive:
             self._prepare()
-
-
-class Pick(nn.Module):
-    """One head of an exported classifier."""
-
-    def __init__(self, head: int) -> None:
-        super().__init__()
-        self.head = head
-
-    def forward(self, logits: list[Tensor]) -> Tensor:
-        """Logits_BK of this head."""
-        return logits[self.head]
 
 
 def _unloaded(_x_BCHW: Tensor) -> Tensor:

@@ -1,7 +1,7 @@
 """The ImageNet ResNet-50, split before layer4 into a backbone and L heads; the blocks are torchvision's.
 
-Its bottlenecks have their stride on the 3x3 convolution. Convolutions start at N(0, 2 / (kh kw
-out_channels)), which torchvision calls Kaiming normal with fan-out.
+Its bottlenecks have their stride on the 3x3 convolution. Convolutions start at N(0, 2 / (kh kw out_channels)), which
+torchvision calls Kaiming normal with fan-out.
 """
 
 from collections import OrderedDict

@@ -1,20 +1,22 @@
 """The form of every base classifier: normalise, run the shared backbone once, and let L heads answer."""
 
+import copy
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from typing import cast
+from typing import TypeVar, cast
 
 import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
+
+Net = TypeVar("Net", bound=nn.Module)
 
 
 class MultiHeadNet(nn.Module):
     """normalize -> backbone -> L heads. The **sum** of the head logits decides.
 
     Attributes:
-        normalize: [0, 1] pixels -> what the backbone sees; noise is added before it, so radii are in pixel
-            units.
+        normalize: [0, 1] pixels -> what the backbone sees; noise is added before it, so that radii are in pixel units.
         backbone: shared by all heads.
         heads: `nn.ModuleList` of L heads, each of which maps the backbone's features to logits_BK.
     """
@@ -44,13 +46,32 @@ class Head(nn.Module):
         return self.fc(self.blocks(h_BCHW).mean(dim=(2, 3)))
 
 
-def bare(net: nn.Module) -> MultiHeadNet:
+class Pick(nn.Module):
+    """One head of a network that computes the logits of all heads at once."""
+
+    def __init__(self, head: int) -> None:
+        super().__init__()
+        self.head = head
+
+    def forward(self, logits_BLK: Tensor) -> Tensor:
+        """Logits_BK of this head."""
+        return logits_BLK[:, self.head]
+
+
+def unwrapped(net: nn.Module) -> MultiHeadNet:
     """The network inside a data-parallel wrapper, or itself: for its heads and for passes that train nothing.
 
-    A compiled network passes as it is; compile inside the wrapper,
-    `DistributedDataParallel(torch.compile(net))`.
+    Compile inside the wrapper, `DistributedDataParallel(torch.compile(net))`.
     """
     return cast(MultiHeadNet, net.module if isinstance(net, DistributedDataParallel) else net)
+
+
+def shared_copy(net: Net) -> Net:
+    """A network of the same layers over the same parameters and buffers: training one trains both.
+
+    Layers of the copy can be replaced, compiled or put into another mode; those of `net` stay as they are.
+    """
+    return copy.deepcopy(net, {id(shared): shared for shared in (*net.parameters(), *net.buffers())})
 
 
 @contextmanager

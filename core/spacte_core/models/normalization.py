@@ -49,9 +49,8 @@ class Normalization(BaseModel):
 class Normalize(nn.Module):
     """(x - mean) / sd per channel.
 
-    The constants are in no state dict. They are kept as Python floats and rounded anew to whatever dtype
-    the network is moved to, so that a float64 network has them in full double precision whatever it was
-    before.
+    The constants are in no state dict. They are kept as Python floats and rounded anew to whatever dtype the network is
+    moved to, so that a float64 network has them in full double precision whatever it was before.
 
     Attributes:
         mean, sd: one value a channel.

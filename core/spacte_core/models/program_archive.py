@@ -39,8 +39,7 @@ def screened(archive: bytes) -> bytes:
     """The same program in a fresh archive that holds only what was checked.
 
     Raises:
-        ProgramError: it is no archive of `torch.export.save`, or holds pickled objects, source or foreign
-            operators.
+        ProgramError: it is no archive of `torch.export.save`, or holds pickled objects, source or foreign operators.
     """
     entries = _entries(archive)
     fresh = io.BytesIO()

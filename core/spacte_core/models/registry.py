@@ -5,10 +5,11 @@ from collections.abc import Callable
 from typing import Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
+from torch import nn
 
 from . import cifar_resnet, digits_cnn
 from .ensemble import Ensemble
-from .multihead import MultiHeadNet
+from .multihead import MultiHeadNet, Pick
 from .normalization import Normalization
 
 
@@ -38,8 +39,13 @@ def build(config: ModelConfig) -> MultiHeadNet:
     Raises:
         ValueError: the architecture is unknown, or its depth or members do not fit.
     """
-    family, depth = _parse(config.arch)
-    return FAMILIES[family](config, depth)
+    match = re.fullmatch(r"([a-z_]+)(\d*)", config.arch)
+    if match is None or match[1] not in FAMILIES:
+        raise ValueError(
+            f"There is no architecture {config.arch!r}: use cifar_resnet20 (or another depth 6n+2), "
+            "imagenet_resnet50 or digits_cnn."
+        )
+    return FAMILIES[match[1]](config, int(match[2] or 0))
 
 
 def ensemble_of(members: tuple[ModelConfig, ...]) -> ModelConfig:
@@ -57,22 +63,13 @@ def ensemble_of(members: tuple[ModelConfig, ...]) -> ModelConfig:
     )
 
 
-def _parse(arch: str) -> tuple[str, int]:
-    match = re.fullmatch(r"([a-z_]+)(\d*)", arch)
-    if match is None or match[1] not in FAMILIES:
-        raise ValueError(
-            f"There is no architecture {arch!r}: use cifar_resnet20 (or another depth 6n+2), "
-            "imagenet_resnet50 or digits_cnn."
-        )
-    return match[1], int(match[2] or 0)
+def _multi_head(config: ModelConfig, backbone: nn.Module, head: Callable[[], nn.Module]) -> MultiHeadNet:
+    return MultiHeadNet(config.normalization.build(), backbone, [head() for _ in range(config.heads)])
 
 
 def _cifar(config: ModelConfig, depth: int) -> MultiHeadNet:
-    return MultiHeadNet(
-        config.normalization.build(),
-        cifar_resnet.backbone(depth, config.input_shape[0]),
-        [cifar_resnet.head(depth, config.num_classes) for _ in range(config.heads)],
-    )
+    backbone = cifar_resnet.backbone(depth, config.input_shape[0])
+    return _multi_head(config, backbone, lambda: cifar_resnet.head(depth, config.num_classes))
 
 
 def _imagenet(config: ModelConfig, depth: int) -> MultiHeadNet:
@@ -82,29 +79,22 @@ def _imagenet(config: ModelConfig, depth: int) -> MultiHeadNet:
         raise ValueError(f"Of the ImageNet ResNets only depth 50 is built, not {depth}: use imagenet_resnet50.")
     if config.input_shape[0] != 3:
         raise ValueError("The ImageNet ResNet takes three channels: convert the images, or use a CIFAR ResNet.")
-    return MultiHeadNet(
-        config.normalization.build(),
-        imagenet_resnet.backbone(),
-        [imagenet_resnet.head(config.num_classes) for _ in range(config.heads)],
-    )
+    return _multi_head(config, imagenet_resnet.backbone(), lambda: imagenet_resnet.head(config.num_classes))
 
 
 def _digits(config: ModelConfig, _depth: int) -> MultiHeadNet:
-    return MultiHeadNet(
-        config.normalization.build(),
-        digits_cnn.backbone(config.input_shape[0]),
-        [digits_cnn.head(config.num_classes) for _ in range(config.heads)],
-    )
+    backbone = digits_cnn.backbone(config.input_shape[0])
+    return _multi_head(config, backbone, lambda: digits_cnn.head(config.num_classes))
 
 
 def _ensemble(config: ModelConfig, _depth: int) -> MultiHeadNet:
-    return Ensemble([build(member) for member in config.members])
+    return Ensemble(map(build, config.members))
 
 
 def _exported(config: ModelConfig, _depth: int) -> MultiHeadNet:
-    from .exported import Pick, Program  # torch.export takes a second to import
+    from .exported import Program  # torch.export takes a second to import
 
-    return MultiHeadNet(config.normalization.build(), Program(), [Pick(head) for head in range(config.heads)])
+    return MultiHeadNet(config.normalization.build(), Program(), map(Pick, range(config.heads)))
 
 
 FAMILIES: dict[str, Callable[[ModelConfig, int], MultiHeadNet]] = {

@@ -1,7 +1,7 @@
 """Convolutions of 8-bit codes and of bfloat16 maps on the matrix units of recent CPUs (AMX).
 
-oneDNN's kernels take a whole batch through one layer, and every map goes out to memory and back. Here sixteen images
-go through all layers that follow one another, a chain, and their maps stay in the cache; `amx_kernel.cpp` says how.
+oneDNN's kernels take a whole batch through one layer, and every map goes out to memory and back. Here sixteen images go
+through all layers that follow one another, a chain, and their maps stay in the cache; `amx_kernel.cpp` says how.
 """
 
 import ctypes

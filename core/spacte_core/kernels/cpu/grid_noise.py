@@ -74,6 +74,6 @@ class GridNoiseKernel:
 def grid_noise_kernel(
     value: NDArray[np.int16], other: NDArray[np.int16], threshold: NDArray[np.uint64], first_shared: int
 ) -> GridNoiseKernel | None:
-    """The kernel for a noise table, on several threads where the compiler has OpenMP; None where it does not compile."""
+    """The kernel for a noise table, on several threads where the compiler has OpenMP; None where none compiles."""
     library = compile_library(SOURCE, *OPTIONS, "-fopenmp") or compile_library(SOURCE, *OPTIONS)
     return None if library is None else GridNoiseKernel(value, other, threshold, first_shared, library)

@@ -26,7 +26,7 @@ FORWARD: dict[tuple[int, int, int], dict[str, int]] = {
     (16, 16, 1): {"BLOCK": 128, "num_warps": 8, "num_stages": 1},
     (32, 32, 1): {"BLOCK": 128, "num_warps": 8, "num_stages": 1},
 }
-"""(channels in, channels out, group) -> the fastest on an H200 where that is not DEFAULT (benchmarks/results/gpu.md)."""
+"""(channels in, channels out, group) -> the fastest on an H200, where not DEFAULT (benchmarks/results/gpu.md)."""
 
 GROUPS: dict[tuple[int, int, int], int] = {(3, 16, 1): 2, (16, 16, 1): 2, (32, 32, 1): 2}
 """(channels in, channels out, stride) -> the group that is fastest there with packed weights, where that is not 1."""

@@ -1,4 +1,4 @@
-"""The Triton code of `triton_conv.py`. Shapes and strides are constants of compilation; one program a block of pixels."""
+"""The Triton code of `triton_conv.py`. Shapes are constants of compilation; a program computes a block of pixels."""
 # pyright: reportMissingParameterType=false, reportUnknownParameterType=false
 # Arguments without an annotation are pointers and numbers of the device, for which Python has no types.
 

@@ -35,8 +35,8 @@ def fold_batch_norm(graph_module: fx.GraphModule) -> fx.GraphModule:
         source = node.args[0]
         conv = layer_of(graph_module, source)
         if isinstance(conv, nn.Conv2d) and conv.padding_mode == "zeros" and len(source.users) == 1:
-            exact, constant = (copy.deepcopy(part).eval().double() for part in (conv, norm))
-            name = add_layer(graph_module, str(source.target), fuse_conv_bn_eval(exact, constant).to(conv.weight.dtype))
+            exact = fuse_conv_bn_eval(copy.deepcopy(conv).eval().double(), copy.deepcopy(norm).double())
+            name = add_layer(graph_module, str(source.target), exact.to(conv.weight.dtype))
             with graph_module.graph.inserting_before(source):
                 node.replace_all_uses_with(graph_module.graph.call_module(name, source.args))
             graph_module.graph.erase_node(node)

@@ -78,7 +78,7 @@ def int8_form(classifier: Classifier, graphs: list[fx.GraphModule], batch: int, 
         Quantiser(head, ranges, between, batch, rounded).run()[0]
         for head, ranges, rounded in zip(heads, fit.ranges[1:], fit.rounded[1:], strict=True)
     ]
-    if amx and not any([codes_to_amx(graph) for graph in (trunk, *heads)]):
+    if amx and not any(list(map(codes_to_amx, (trunk, *heads)))):
         return None
     return Form("amx" if amx else "int8", "int8", batch, encoding, trunk, heads, fit.digest)
 

@@ -23,12 +23,11 @@ _DAMPING = 0.01
 """Share of the mean second moment that is added to all of them: GPTQ's own."""
 
 _ROWS, _PATCHES, _MOST_VALUES = 32, 2048, 1 << 24
-"""Calibration rows, patches of a layer, and values unfolded at a time. Chosen: more patches than a filter of 3 x 3 x 128
-has weights, and 128 MB of float64."""
+"""Calibration rows, patches of a layer, and values unfolded at a time. Chosen: more patches than `_MOST_WEIGHTS`, and
+128 MB of float64."""
 
 _MOST_WEIGHTS = 1152
-"""Of a filter, 3 x 3 x 128; larger ones are rounded to the nearest. Chosen: time grows with the cube of it, and there are
-fewer patches than weights beyond 2048."""
+"""Of a filter, 3 x 3 x 128; larger ones are rounded to the nearest code. Chosen: time grows with its cube."""
 
 
 class Rounded(NamedTuple):
