@@ -17,10 +17,10 @@ import torch
 from pydantic import BaseModel, BeforeValidator, Field
 from torch import Tensor, nn
 
-from spacte_core.models.multihead import bare, frozen_eval
+from spacte_core.models.multihead import frozen_eval, unwrapped
 
 from .schedules import warmup
-from .smoothing import draw_logits, log_floor, mean_probability, smoothed_ce
+from .smoothing import draw_logits, label_probability, log_floor, mean_probability, smoothed_ce
 
 
 def ball(d_BCHW: Tensor, radius: float) -> Tensor:
@@ -63,7 +63,7 @@ def smoothmix(
         The replacement of the clean input, and the adversary, both in [0, 1].
     """
     init = adv = x_BCHW
-    with frozen_eval(bare(net)) as frozen:
+    with frozen_eval(unwrapped(net)) as frozen:
         for i in range(steps):
             if i == mix_step:
                 init = adv
@@ -91,7 +91,7 @@ def pgd_salman(
     """
     loss = _nll if len(noise_mBCHW) > 1 else _cross_entropy
     delta = torch.zeros_like(x_BCHW)
-    with frozen_eval(bare(net)) as frozen:
+    with frozen_eval(unwrapped(net)) as frozen:
         for _ in range(steps):
             g = _gradient(lambda d: loss(frozen, x_BCHW + d + noise_mBCHW, y_B).sum(), delta)
             n_B111 = _norm(g)
@@ -155,8 +155,7 @@ def _gradient(loss: Callable[[Tensor], Tensor], at: Tensor) -> Tensor:
 
 def _nll(net: nn.Module, x_mBCHW: Tensor, y_B: Tensor) -> Tensor:
     pbar_LBK = mean_probability(draw_logits(net, x_mBCHW))
-    index_LB1 = y_B.expand(len(pbar_LBK), -1)[..., None]
-    return -log_floor(pbar_LBK.gather(2, index_LB1).squeeze(2)).mean(dim=0)
+    return -log_floor(label_probability(pbar_LBK, y_B)).mean(dim=0)
 
 
 def _cross_entropy(net: nn.Module, x_mBCHW: Tensor, y_B: Tensor) -> Tensor:

@@ -4,8 +4,8 @@
     spacte train cifar10-resnet20-spacte-gaussian-0.25 --data parquet:PATH --out runs/cifar
     the same with --resume, after it was interrupted
 
-The loop knows no method: the objective does (`objectives/`). Within an epoch it reads nothing back from the
-device, save what a progress bar asks for about once a second.
+The methods are in `objectives/`. Within an epoch the loop reads nothing back from the device, except for the
+progress bar, about once a second.
 """
 
 import math
@@ -21,7 +21,7 @@ from spacte_core.data.base import Batch, ImageData, shuffled, stream
 from spacte_core.hardware import has_triton
 from spacte_core.kernel_switch import kernels_enabled
 from spacte_core.models import MultiHeadNet, build
-from spacte_core.models.sharing import shared_copy
+from spacte_core.models.multihead import shared_copy
 
 from .callbacks import Callback
 from .compiling import blocks_of, compile_network, uncompiled
@@ -75,7 +75,7 @@ class Trainer:
         one_gpu = device.type == "cuda" and group.size == 1
         self.compiled = _compiled(config, self.net, one_gpu)
         self.model = group.wrap(_fast(self.net, device, self.compiled))
-        # A recorded step reads the rate where it lies on the device.
+        # A recorded step reads the rate from the device.
         graphs = one_gpu and config.cuda_graphs
         self.take = Replays(self.step, device) if graphs else self.step
         options = config.optimizer
@@ -195,7 +195,7 @@ def train(
                 callback.on_epoch_end(report)
             state = State(epoch, trainer.seconds, trainer.net.state_dict(), trainer.optimizer.state_dict())
             save_state(folder, config, state)
-    trainer.take = trainer.step  # lets go of a recording's memory
+    trainer.take = trainer.step  # frees a recording's memory
     return trainer
 
 

@@ -8,7 +8,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from spacte_core.models.ensemble import Member
-from spacte_core.models.multihead import bare, stack_logits
+from spacte_core.models.multihead import stack_logits, unwrapped
 from spacte_trainer.attacks import Pgd
 from spacte_trainer.smoothing import smoothed_ce
 
@@ -26,9 +26,8 @@ class Drt(Method, frozen=True):
         GD    = sum_{i<j} sum_x C_i C_j ||g_i + g_j||^2 / max(1, sum_{i<j} sum_x C_i C_j)
         loss  = L_std + rho1 * GD - rho2 * CM
 
-    The paper's rho1 and rho2 could not be established; the defaults are this project's own choice. All members
-    share the noises. One forward serves L_std and the regularisers. The network must be an `Ensemble`.
-    Draws: normal [m, B, C, H, W].
+    The paper's rho1 and rho2 could not be established; the defaults are ours. All members share the noises. One
+    forward serves L_std and the regularisers. The network must be an `Ensemble`. Draws: normal [m, B, C, H, W].
     """
 
     name: Literal["drt"] = "drt"
@@ -53,7 +52,7 @@ class Drt(Method, frozen=True):
 
     def noisy_inputs(self, net: nn.Module, x_BCHW: Tensor, y_B: Tensor, unit_mBCHW: Tensor, step: Step) -> Tensor:
         """What each member is trained on, as LmBCHW: x + noise, or its own adversarial inputs + noise."""
-        members = [cast(Member, head).net for head in bare(net).heads]
+        members = [cast(Member, head).net for head in unwrapped(net).heads]
         if len(members) < 2:
             raise ValueError("DRT needs an ensemble of at least two members: raise their number.")
         if self.attack is None:

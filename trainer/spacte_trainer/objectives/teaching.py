@@ -6,7 +6,7 @@ import torch
 from pydantic import BaseModel
 from torch import Tensor, nn
 
-from spacte_core.models.multihead import bare
+from spacte_core.models.multihead import unwrapped
 from spacte_trainer.circular_teaching import cosine_loss, weights
 from spacte_trainer.schedules import threshold
 
@@ -21,8 +21,7 @@ class CircularTeaching(BaseModel, frozen=True, extra="forbid"):
     `lambda_last` is the threshold of the last epoch (METHODS 3.1, 3.8). w comes from the smoothed cross-entropy of
     the method's main forward (3.2) and multiplies **every** term of a head on a sample. For Gaussian, Consistency
     and SmoothMix this is the published SPACTE (3.3, 3.5, 3.6). SPACTE over SmoothAdv and MACER is unpublished: here
-    it is the same rule, so that a sample that its teacher finds hard counts less in all of what a head learns from
-    it, robustness terms included.
+    it is the same rule, so that a sample that is hard for the teacher counts less in every term, robustness included.
     """
 
     name: Literal["circular"] = "circular"
@@ -37,7 +36,7 @@ class CircularTeaching(BaseModel, frozen=True, extra="forbid"):
         level = threshold(step.epoch, step.epochs, step.num_classes, self.lambda_last)
         w_LB = weights(terms.smoothed_ce_LB, level)
         loss = weigh(terms, w_LB)
-        cos = cosine_loss(bare(net).heads)
+        cos = cosine_loss(unwrapped(net).heads)
         return Loss(loss.total + cos, {**loss.parts, "cos": cos.detach(), "weight": w_LB.mean()})
 
 
