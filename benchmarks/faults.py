@@ -24,13 +24,13 @@ from spacte_client import Client
 from .job_cluster import GatewayProcess, Nodes, data_folder, wait_until
 
 SEED = "0123456789abcdef0123456789abcdef"
-JOB_S = 900.0
+JOB_S = 900.0  # chosen: far more than a disturbed job takes
 COMPARED = ("outcome", "label", "radius", "n", "counts", "selection_counts", "p_lower", "image_sha256")
 
 
 @dataclasses.dataclass
 class Run:
-    """What one disturbed run came to.
+    """The result of one disturbed run.
 
     Attributes:
         killed: which part died.
@@ -71,7 +71,7 @@ class World:
         self.gateway.start()
 
     def use_policy(self, policy: str) -> None:
-        """Have the gateway resume jobs by itself in these cases; starts it anew where that is a change."""
+        """Have the gateway resume jobs by itself in these cases; restarts it where that is a change."""
         if policy != self.policy:
             self.gateway.stop()
             self.gateway = self._gateway(policy)

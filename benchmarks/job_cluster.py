@@ -21,9 +21,8 @@ os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
 os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
-START_S = 400.0
-START_TRIES = 10
-OBJECT_STORE_BYTES = 100 << 20
+START_S, START_TRIES = 400.0, 10  # chosen: on a busy machine a node takes minutes, and several tries
+OBJECT_STORE_BYTES = 100 << 20  # chosen: little more than the least that Ray takes, some 75 MB
 
 
 class Node:
@@ -41,7 +40,7 @@ class Node:
         )
 
     def kill(self) -> None:
-        """Pull the plug: every process of the node at once."""
+        """Kill every process of the node at once."""
         for pid in [self.process.pid, *descendants(self.process.pid)]:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
@@ -106,7 +105,7 @@ def _answers(port: int) -> bool:
 
 
 def descendants(root: int) -> set[int]:
-    """The processes that a process has started, and those that they have."""
+    """The processes that a process has started, and those that they have started."""
     parents: dict[int, int] = {}
     for folder in Path("/proc").iterdir():
         if folder.name.isdigit():
@@ -171,14 +170,14 @@ class GatewayProcess:
 
 
 def wait_until(true: Any, seconds: float, every_s: float = 0.1) -> float:
-    """Ask again and again until something holds; how long that took, in seconds."""
+    """Wait until something holds, asking every so often; return how long that took, in seconds."""
     started = time.monotonic()
     while time.monotonic() - started < seconds:
         with contextlib.suppress(APIError):
             if true():
                 return time.monotonic() - started
         time.sleep(every_s)
-    raise SystemExit(f"Waited {seconds:.0f} s in vain.")
+    raise SystemExit(f"Waited {seconds:.0f} s for nothing.")
 
 
 @contextlib.contextmanager

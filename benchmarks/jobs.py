@@ -9,6 +9,7 @@ import argparse
 import asyncio
 import json
 import random
+import resource
 import statistics
 import time
 from datetime import UTC, datetime
@@ -28,17 +29,16 @@ from spacte_workers.scheduling.observers import SampleCounters
 from .job_cluster import GatewayProcess, data_folder, wait_until
 
 SEED = "0123456789abcdef0123456789abcdef"
-MIB = 1 << 20
 
 
 def resident_mib() -> float:
     """Memory of this process."""
     pages = int(Path("/proc/self/statm").read_text().split()[1])
-    return pages * 4096 / MIB
+    return pages * resource.getpagesize() / (1 << 20)
 
 
 async def run_job(model: Path, source: InputSpec, params: CertifyParams, samplers: int) -> dict[str, Any]:
-    """The driver of a job in this process, on samplers of a local Ray with a core each.
+    """Run the driver of a job in this process, on samplers of a local Ray with a core each.
 
     Returns:
         seconds from the first to the last image, without the start of the samplers; the share of that time in
@@ -49,7 +49,7 @@ async def run_job(model: Path, source: InputSpec, params: CertifyParams, sampler
     from spacte_workers.serving.runtime import Runtime
 
     config, version = read_config(model)
-    settings = RaySettings(num_cpus=2, num_gpus=0, object_store_bytes=128 * MIB)
+    settings = RaySettings(num_cpus=2, num_gpus=0, object_store_bytes=128 << 20)
     pool = RayPool(settings, max_samplers=samplers, threads=1)
     counters = SampleCounters()
     runtime = Runtime(model, pool, precision="fp32", allow_client_seed=True, observer=counters)
@@ -138,7 +138,7 @@ def latency(models: Path) -> dict[str, Any]:
 
 
 def request_times(client: Client, image: bytes, count: int) -> list[float]:
-    """Milliseconds of each of so many requests, with pauses so that they meet the job at any moment."""
+    """Milliseconds of each of so many requests, with random pauses between them."""
     times: list[float] = []
     for _ in range(count):
         time.sleep(random.random() * 0.1)
@@ -190,7 +190,7 @@ def report(figures: dict[str, Any]) -> str:
 
     python -m benchmarks.jobs --models DIR speed memory latency
 
-2 cores, Intel Xeon with AMX, no GPU; fp32, jobs of 100 ms, Ray on the same two cores. Measured: {dates}.
+2 cores, Intel Xeon with AMX, no GPU; fp32, calls of 100 ms, Ray on the same two cores. Measured: {dates}.
 
 | What | Figure | Wanted |
 |---|---|---|

@@ -146,8 +146,14 @@ def _read(path: Path) -> list[tuple[str, Any]]:
     try:
         records: list[tuple[str, Any]] = [("", json.loads(text))]
     except ValueError:
-        lines = enumerate(text.splitlines(), 1)
-        records = [(where := f"line {i}: ", _json(where, line)) for i, line in lines if line.strip()]
+        records = []
+        for i, line in enumerate(text.splitlines(), 1):
+            where = f"line {i}: "
+            try:
+                records += [(where, json.loads(line))] if line.strip() else []
+            except ValueError as error:
+                sentence = f"{where}this is not JSON ({error}); pass the file as it was sent."
+                raise typer.TyperException(sentence) from error
     found: list[tuple[str, Any]] = []
     for where, record in records:
         if isinstance(record, dict) and "outcome" in record and "counts" not in record:
@@ -163,13 +169,6 @@ def _read(path: Path) -> list[tuple[str, Any]]:
     if not found:
         raise typer.TyperException(f"{path} holds no certificate; pass the JSON as the service sent it.")
     return found
-
-
-def _json(where: str, line: str) -> Any:
-    try:
-        return json.loads(line)
-    except ValueError as error:
-        raise typer.TyperException(f"{where}this is not JSON ({error}); pass the file as it was sent.") from error
 
 
 def _replay(certificate: Any, checkpoint: Path, image: Path, resize: bool, device: str | None) -> list[str]:

@@ -4,12 +4,7 @@ import time
 
 
 class Deadline:
-    """A moment by which an answer is due.
-
-    Args:
-        milliseconds: time allowed; None for as long as it takes.
-        since: the start, by `time.perf_counter`; default now.
-    """
+    """So many `milliseconds` (None: no limit) from `since`, by `time.perf_counter`, or from now."""
 
     def __init__(self, milliseconds: float | None, since: float | None = None) -> None:
         start = time.perf_counter() if since is None else since

@@ -8,7 +8,7 @@ import hashlib
 import io
 from collections.abc import Sequence
 from tokenize import TokenError
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,7 +22,7 @@ MAX_PIXELS = 1 << 24
 
 _FORMATS = ("PNG", "JPEG", "WEBP")
 _NPY_MAGIC = b"\x93NUMPY"
-_GRID_STEPS = 255
+_GRID_STEPS = 255  # of 8-bit pixels
 _GRID_TOLERANCE = 1e-4  # in steps of 1/255: float32 of k/255 is off by less than 2e-5 steps
 
 
@@ -111,12 +111,17 @@ def _image(values: NDArray[Any]) -> Image:
     return Image(np.ascontiguousarray(values).tobytes(), (channels, height, width), values.dtype.name)
 
 
+def read_npy_header(stream: IO[bytes]) -> tuple[tuple[int, ...], bool, "np.dtype[Any]"]:
+    """Shape, whether in Fortran order, and type of the array in an npy file; raises what numpy raises."""
+    version = np.lib.format.read_magic(stream)
+    read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
+    return read(stream)
+
+
 def _read_npy(data: bytes, max_pixels: int) -> NDArray[Any]:
     stream = io.BytesIO(data)
     try:
-        version = np.lib.format.read_magic(stream)
-        read_header = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
-        shape, _, dtype = read_header(stream)
+        shape, _, dtype = read_npy_header(stream)
         if dtype.hasobject:
             raise BadImageError("The npy file holds Python objects: save a uint8 or floating-point array.")
         if len(shape) not in (2, 3) or np.prod(shape[-2:], dtype=object) > max_pixels:
@@ -135,7 +140,6 @@ def _read_npy(data: bytes, max_pixels: int) -> NDArray[Any]:
 def _read_picture(
     data: bytes, expected: tuple[int, ...], resize: bool, convert_channels: bool, max_pixels: int
 ) -> NDArray[Any]:
-    channels, height, width = expected
     # Beyond its own limit Pillow only warns, and warning filters belong to the process, so threads must not set them.
     max_pixels = min(max_pixels, Pillow.MAX_IMAGE_PIXELS or max_pixels)
     try:
@@ -155,13 +159,11 @@ def _read_picture(
         picture.load()
     except (OSError, ValueError, SyntaxError, EOFError) as error:
         raise BadImageError("The image is truncated or damaged: save or upload it again.") from error
-    return _fit(picture, channels, height, width, resize, convert_channels)
+    return _fit(_plain(picture), expected, resize, convert_channels)
 
 
-def _fit(
-    picture: Pillow.Image, channels: int, height: int, width: int, resize: bool, convert_channels: bool
-) -> NDArray[Any]:
-    picture = _plain(picture)
+def _fit(picture: Pillow.Image, expected: tuple[int, ...], resize: bool, convert_channels: bool) -> NDArray[Any]:
+    channels, height, width = expected
     bands = len(picture.getbands())
     if bands != channels and convert_channels and channels in (1, 3):
         picture = picture.convert("L" if channels == 1 else "RGB")
@@ -171,7 +173,7 @@ def _fit(
     if bands != channels or picture.size != (width, height):
         raise BadImageError(
             f"The image has shape {[bands, picture.height, picture.width]}, but the model expects "
-            f"{[channels, height, width]}{'' if resize or bands != channels else ' (or pass resize)'}."
+            f"{list(expected)}{'' if resize or bands != channels else ' (or pass resize)'}."
         )
     values = np.asarray(picture)
     return values[np.newaxis] if values.ndim == 2 else values.transpose(2, 0, 1)

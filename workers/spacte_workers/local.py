@@ -38,8 +38,7 @@ class LocalCertifier:
         module_or_checkpoint: a module that maps float32 [B, C, H, W] (pixels in [0, 1] plus noise) to logits [B, K] or
             to a list of L such tensors whose sum decides; or the path of a checkpoint folder.
         sigma: noise sd in units of [0, 1] pixels; a checkpoint's own by default, required with a module.
-        num_classes: K; required with a module.
-        input_shape: (C, H, W); required with a module.
+        num_classes, input_shape: K and (C, H, W); required with a module.
         precision: `auto`, `fp32`, `bf16` or `int8`; the certificate names the one used.
         device: a torch device; default the first GPU, else the CPU.
         batch: rows of a batch; default by measurement.

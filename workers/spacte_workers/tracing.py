@@ -67,11 +67,7 @@ def current() -> Trace | None:
 def drawing(sampler: str, model: str, noises: int, traces: Sequence[Trace]) -> Generator[None]:
     """Around a call to a sampler: a span below each request that has a part in it, and a log line with their ids.
 
-    Args:
-        sampler: its name.
-        model: what the samplers call the classifier.
-        noises: of all requests together.
-        traces: the requests.
+    `noises` are those of all requests together.
     """
     ids, started = ", ".join(trace.request_id for trace in traces), time.time_ns()
     try:
@@ -93,11 +89,7 @@ def drawing(sampler: str, model: str, noises: int, traces: Sequence[Trace]) -> G
 def configure(service: str) -> bool:
     """Send traces where `OTEL_EXPORTER_OTLP_ENDPOINT` says, unless somebody configured tracing before.
 
-    Args:
-        service: the name of this process in traces, unless `OTEL_SERVICE_NAME` gives one.
-
-    Returns:
-        Whether traces are sent.
+    `service` names this process in traces, unless `OTEL_SERVICE_NAME` does. Returns whether traces are sent.
 
     Raises:
         TracingError: the exporter is not installed.

@@ -73,7 +73,7 @@ class Driver:
         self._log = ResultsLog(folder.results_file)
         self._started_at = datetime.now(UTC)
         self._throughput = Throughput()
-        self._latest = Throughput(window_s=10.0)
+        self._latest = Throughput(window_s=10.0)  # chosen: what is in flight follows the pace within seconds
         self._finished: asyncio.Queue[Record | BaseException] = asyncio.Queue()
         self._tasks: set[asyncio.Task[None]] = set()
         if self._log.cut:
@@ -116,7 +116,9 @@ class Driver:
         try:
             while not stop.is_set():
                 while len(self._tasks) < self._ahead() and (index := next(waiting, None)) is not None:
-                    self._begin(index)
+                    task = asyncio.create_task(self._one(index))
+                    self._tasks.add(task)
+                    task.add_done_callback(self._tasks.discard)
                 if not self._tasks and self._finished.empty():
                     return
                 getting = asyncio.create_task(self._finished.get())
@@ -150,11 +152,6 @@ class Driver:
     def _ahead(self) -> int:
         """Images to have in flight: two a sampler, or of small ones enough for a second of work."""
         return max(2 * self._samplers(), 2, int(AHEAD_S * (self._latest.per_second() or 0)))
-
-    def _begin(self, index: int) -> None:
-        task = asyncio.create_task(self._one(index))
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
 
     async def _one(self, index: int) -> None:
         try:

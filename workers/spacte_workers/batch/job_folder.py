@@ -11,9 +11,11 @@ lock             held by the driver at work
 import json
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
+
+from pydantic import TypeAdapter
 
 from spacte_client.types import CertifyParams, Precision
 from spacte_core.files import replace_file
@@ -36,9 +38,7 @@ class JobSpec:
 
     Attributes:
         id: the job's id; certificates are called `{id}-{index}`.
-        model: the model's name.
-        model_version: SHA-256 over the checkpoint.
-        checkpoint: its folder.
+        model, model_version, checkpoint: the model's name, SHA-256 and folder.
         precision: arithmetic of the votes; part of the function, so a resumed job must keep it.
         input: the images.
         params: options of every certificate; `seed` is the job's, drawn once.
@@ -54,9 +54,7 @@ class JobSpec:
 
     def to_json(self) -> dict[str, Any]:
         """As it stands in `job.json`."""
-        value: dict[str, Any] = {"schema_version": SCHEMA_VERSION}
-        value |= {field.name: getattr(self, field.name) for field in fields(self)}
-        return value | {"input": self.input.to_json(), "params": self.params.model_dump(mode="json")}
+        return {"schema_version": SCHEMA_VERSION, **TypeAdapter(JobSpec).dump_python(self, mode="json")}
 
     @classmethod
     def from_json(cls, value: dict[str, Any]) -> "JobSpec":
@@ -67,10 +65,7 @@ class JobSpec:
         """
         if value.get("schema_version") != SCHEMA_VERSION:
             raise JobFolderError("job.json is of another version: finish the job with the software that began it.")
-        given: dict[str, Any] = {field.name: value[field.name] for field in fields(cls)}
-        given["input"] = InputSpec.from_json(value["input"])
-        given["params"] = CertifyParams.model_validate(value["params"])
-        return cls(**given)
+        return TypeAdapter(cls).validate_python(value)
 
 
 class JobFolder:
@@ -138,13 +133,7 @@ class JobFolder:
 
 
 def same_job(begun: JobSpec, asked: JobSpec, *, seeded: bool) -> bool:
-    """Whether a command asks for what a folder holds: all but the id, and what was drawn or chosen then.
-
-    Args:
-        begun: the folder's.
-        asked: the command's.
-        seeded: whether the command names its seed.
-    """
+    """Whether a command asks for what a folder holds: all but the id, and the seed unless the command names one."""
     if not seeded:
         asked = replace(asked, params=asked.params.model_copy(update={"seed": begun.params.seed}))
     if asked.precision == "auto":

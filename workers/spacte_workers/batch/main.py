@@ -15,7 +15,7 @@ import signal
 import sys
 import time
 from collections.abc import Callable
-from contextlib import ExitStack, suppress
+from contextlib import ExitStack, closing, suppress
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -164,8 +164,7 @@ async def _certify(
         if not await _started(runtime, stop):
             return _report(folder, attempt, folder.stopped_state())
         spec, shape = await asyncio.to_thread(_settle_model, runtime, folder, spec)
-        source = await asyncio.to_thread(open_source, spec.input, shape)
-        try:
+        with closing(await asyncio.to_thread(open_source, spec.input, shape)) as source:
             driver = Driver(
                 folder,
                 spec,
@@ -177,8 +176,6 @@ async def _certify(
                 on_progress=on_progress,
             )
             return await driver.run(stop)
-        finally:
-            source.close()
     finally:
         await runtime.stop()
 
@@ -189,13 +186,12 @@ async def _started(runtime: "Runtime", stop: asyncio.Event) -> bool:
     stopping = asyncio.create_task(stop.wait())
     await asyncio.wait((starting, stopping), return_when=asyncio.FIRST_COMPLETED)
     stopping.cancel()
-    if not starting.done():
+    started = starting.done()
+    if not started:
         starting.cancel()
-        with suppress(asyncio.CancelledError):
-            await starting
-        return False
-    await starting
-    return True
+    with suppress(asyncio.CancelledError):
+        await starting
+    return started
 
 
 def _settle_model(runtime: "Runtime", folder: JobFolder, spec: JobSpec) -> tuple[JobSpec, tuple[int, int, int]]:
@@ -209,17 +205,15 @@ def _settle_model(runtime: "Runtime", folder: JobFolder, spec: JobSpec) -> tuple
     if spec.precision == "auto":
         spec = replace(spec, precision=served.precision)
         write_json(folder.spec_file, spec.to_json())
-    channels, height, width = served.config.model.input_shape
-    return spec, (channels, height, width)
+    return spec, served.config.model.input_shape
 
 
 def _report(folder: JobFolder, attempt: int, state: State, error: Exception | None = None) -> State:
     """Leave the state where the gateway looks for it; the counts are those of the last attempt."""
     counts = folder.progress().get("counts", {})
     done = {name: counts.get(name, 0) for name in OUTCOMES}
-    why = None
-    if error is not None:
-        why = {"code": "bad_input" if isinstance(error, InputError) else "failed", "detail": str(error)}
+    code = "bad_input" if isinstance(error, InputError) else "failed"
+    why = None if error is None else {"code": code, "detail": str(error)}
     total, now = counts.get("total") or 0, datetime.now(UTC)
     write_json(folder.progress_file, snapshot(state, attempt, total, done, Throughput(), now, why))
     return state

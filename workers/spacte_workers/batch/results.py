@@ -84,7 +84,7 @@ class ResultsLog:
             self._count(record)
 
     def close(self) -> None:
-        """Let go of the file."""
+        """Close the file."""
         os.close(self._fd)
 
     def _count(self, record: Record) -> None:

@@ -19,8 +19,8 @@ LARGEST_OVER_SIGMA = 4.0
 """The curve ends at 4 sigma unless a radius is beyond, which takes n > 218,000 at alpha = .001: sigma
 Phi^-1(alpha^(1/n))."""
 
-TSV_COLUMNS = ("idx", "label", "predict", "radius", "correct", "time")
-NO_LABEL = -1
+TSV_COLUMNS = ("idx", "label", "predict", "radius", "correct", "time")  # of locuslab/smoothing's logs
+NO_LABEL = -1  # as those logs say of an abstention
 
 
 def summarize(records: Iterable[Record]) -> JobSummary:

@@ -13,7 +13,7 @@ from spacte_core.models import ModelConfig, MultiHeadNet, build
 from spacte_core.models.normalization import Normalization
 from spacte_workers.engine.calibration import noisy_rows
 
-_SEED = 20_260_101
+_SEED = 20_260_101  # chosen: any number, so that runs repeat
 _ROWS, _SETTLING_ROWS, _MAX_VALUES = 64, 256, 1 << 25  # chosen: statistics settle, and rows take 128 MB at most
 
 

@@ -28,7 +28,6 @@ class Subject:
     Attributes:
         arch, heads, sigma: of the network, see `networks.py`.
         checkpoint: folder of a trained one instead.
-        device: a torch device.
         seconds: how long one timing lasts at least.
         threads: cores that torch may use.
         keep_memory: let the C allocator keep its memory.
@@ -46,11 +45,7 @@ class Subject:
 
 @contextmanager
 def published_loop(subject: Subject) -> Generator[Callable[[], float]]:
-    """The loop in a process of its own, idle between timings; each call of what is yielded times it once.
-
-    Yields:
-        A function that returns samples per second.
-    """
+    """The loop in a process of its own, idle between timings, as a function that times it: samples a second."""
     process = ProcessPoolExecutor(1, get_context("spawn"), initializer=_prepare, initargs=(subject,))
     with process:
         process.submit(_ready).result()

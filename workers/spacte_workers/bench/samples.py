@@ -47,10 +47,9 @@ def simulate(
     """Run many certifications of one classifier at once.
 
     Args:
-        plan: the looks and the stopping rules.
+        plan, rng: the looks and the stopping rules, and where the votes come from.
         probabilities: of the classes, the chosen one first.
         runs: how many.
-        rng: where the votes come from.
         cut_after: for each run, the index of the look at which its time is up, whatever the votes; default never.
     """
     counts = np.zeros((runs, len(probabilities)), np.int64)

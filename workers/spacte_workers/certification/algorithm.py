@@ -128,10 +128,8 @@ class Outcome:
         abstained: whether no class could be certified.
         radius: certified L2 radius, rounded down to 6 digits; 0 when abstained.
         p_lower: pABar, the lower confidence bound on the probability of cAHat under Gaussian noise.
-        n0: selection noises counted.
-        n: estimation noises counted.
-        counts: estimation votes per class, summing to `n`.
-        selection_counts: selection votes per class, summing to `n0`.
+        n0, selection_counts: selection noises, and their votes per class.
+        n, counts: estimation noises up to the last look, and their votes per class.
         stop_reason: why drawing stopped.
         looks: how often the bound was looked at.
     """
@@ -153,11 +151,9 @@ class Progress:
     """How far a certification is.
 
     Attributes:
-        samples: estimation noises drawn.
-        n_max: the most estimation noises.
+        samples, n_max: estimation noises drawn, and the most.
         top_label: the selected class; before the selection is complete, the most frequent one so far.
-        p_lower: lower bound proven at the last look, 0 before the first.
-        radius: radius proven at the last look, 0 before the first.
+        p_lower, radius: proven at the last look, 0 before the first.
         looks_done: looks so far.
         standing: the answer as of the last look, if no more noise is drawn; None before the first.
     """

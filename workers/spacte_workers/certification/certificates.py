@@ -22,11 +22,9 @@ class ModelIdentity:
     """Which function voted.
 
     Attributes:
-        name: the model's name.
-        version: SHA-256 over the checkpoint.
+        name, version: of the model, and SHA-256 over its checkpoint.
         class_names: one name per class.
-        precision: arithmetic of the votes, part of the function.
-        kernels: which kernels compute it; others round a little differently.
+        precision, kernels: arithmetic of the votes, and what computes them: others round a little differently.
     """
 
     name: str

@@ -16,13 +16,9 @@ class PredictSpec:
     """Everything that determines a prediction besides the image and the classifier.
 
     Attributes:
-        sigma: noise sd in units of [0, 1] pixels.
-        num_classes: length of every count vector, at least 2.
+        sigma, num_classes, noise, seed, k_consensus: as in a `CertifySpec`.
         n: the most noises to draw.
         alpha: probability of a wrong answer that is tolerated, in (0, 1).
-        noise: `grid` (integer noise on the 1/255 grid) or `float`.
-        seed: 32 hex digits.
-        k_consensus: heads that must agree for a vote without the others; None runs all heads.
         early_stop: whether to answer before `n` noises, at predetermined looks that share alpha.
     """
 

@@ -15,8 +15,7 @@ class Tally:
     """Noises 0..boundaries[-1]-1 of one phase. Everything takes constant time for each shard and boundary.
 
     Args:
-        source: what determines the noises besides their index.
-        phase: which noise sequence.
+        source, phase: what determines the noises besides their index.
         boundaries: strictly ascending sample counts; the last is all there is to draw.
         num_classes: length of every count vector.
     """

@@ -40,7 +40,6 @@ def replay(
     """Draw all noises of a certificate that passed `check` again and compare the counts exactly.
 
     Args:
-        certificate: what to check.
         voter: the model of the certificate, at its precision.
         image: decoded to the model's input shape.
         on_progress: told how many noises have been drawn.

@@ -26,7 +26,6 @@ from spacte_workers.errors import ClusterError
 
 _T = TypeVar("_T")
 
-_MIB = 1 << 20
 _CONNECT_TIMEOUT_S = 5.0  # chosen: a cluster is on a local network
 _START_TRIES = 3  # chosen: each takes at most 30 s, Ray's own limit, and a busy machine seldom fails twice
 
@@ -44,18 +43,13 @@ class RaySettings:
             a local Ray where that is not set either.
         num_cpus: cores that a local Ray may use; default all.
         num_gpus: GPUs that a local Ray may use; default all.
-        object_store_bytes: shared memory of a local Ray. Only checkpoints and large images go through it.
+        object_store_bytes: shared memory of a local Ray. Chosen: only checkpoints and large images go through it.
     """
 
     address: str | None = None
     num_cpus: int | None = None
     num_gpus: int | None = None
-    object_store_bytes: int = 256 * _MIB
-
-    @property
-    def cluster_address(self) -> str | None:
-        """The address to join, None to start a local Ray."""
-        return self.address or os.environ.get("RAY_ADDRESS") or None
+    object_store_bytes: int = 256 << 20
 
 
 class RayConnection:
@@ -78,13 +72,10 @@ class RayConnection:
             self._thread = _Thread()
             try:
                 await self._thread.run(self._init)
-            except _SlowStartError:
+            except BaseException as error:
                 await self.close()  # what was started dies with the thread
-                if not tries_left:
+                if not (tries_left and isinstance(error, _SlowStartError)):
                     raise
-            except BaseException:
-                await self.close()
-                raise
             else:
                 _take_sigterm_back()
                 return
@@ -103,12 +94,12 @@ class RayConnection:
 
     def _init(self) -> None:
         logging.getLogger("ray").setLevel(logging.ERROR)
-        address = self._settings.cluster_address
+        address = self._settings.address or os.environ.get("RAY_ADDRESS")
         common: dict[str, Any] = {"namespace": "spacte", "log_to_driver": False, "configure_logging": False}
-        if address is None:
-            self._start(common)
-        else:
+        if address:
             _join(address, common)
+        else:
+            self._start(common)
 
     def _start(self, common: dict[str, Any]) -> None:
         # Ray makes Unix sockets below this folder, and their paths may have 107 characters: TMPDIR may be too long.

@@ -37,12 +37,7 @@ _GPU_SAMPLER_THREADS = 2  # chosen: one thread feeds the GPU, one answers pings
 
 @dataclass(frozen=True)
 class SamplerResources:
-    """What one sampler takes of a node.
-
-    Attributes:
-        device: `cuda` or `cpu`.
-        threads: cores that torch may use in a sampler.
-    """
+    """What one sampler takes of a node: a GPU or CPU cores, and the cores that torch may use."""
 
     device: Literal["cuda", "cpu"]
     threads: int
@@ -79,9 +74,6 @@ class RayPool:
         threads: cores of a CPU sampler; by default an eighth of a node's, at least one.
         share: the part of a GPU, or of its cores, that a sampler reserves.
         yields: the samplers leave the processor to those of others, as a job's do.
-
-    Attributes:
-        supervisors: one a sampler, whether or not it is up.
     """
 
     def __init__(
@@ -95,6 +87,7 @@ class RayPool:
         yields: bool = False,
     ) -> None:
         self.supervisors: list[SamplerSupervisor] = []
+        """One a sampler, whether or not it is up."""
         self._connection = RayConnection(settings or RaySettings())
         self._min = min_samplers
         self._max = max_samplers

@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from spacte_workers.engine import Engine
 
 CONCURRENCY = {"draw": 1, "load": 1, "control": 1}
+"""Threads of the actor's concurrency groups. Chosen: calls of one kind run one after the other."""
 
 LEAST_WEIGHT = 19
 """The largest nice value there is (setpriority(2)). Ray starts its workers at 15, so a gateway's sampler has 2.4 times

@@ -21,16 +21,14 @@ from .queues import FairQueue, Priority, Queues, Request
 from .slots import Call, Slot, Slots
 
 MAX_LOSSES = 4
-"""A shard that lost so many samplers is taken for the cause. Chosen: one node's failure takes a few samplers at
-once."""
+"""A shard that lost so many samplers is taken for the cause. Chosen: a failing node may take a few samplers."""
 
 DEADLINE_CALLS = 8
 """A request with a deadline gets calls short enough for so many, one after the other, to fit in its time. Chosen: at
 most an eighth of the time is lost with the call that the deadline cuts off."""
 
 LEAST_CALL_SECONDS = 0.005
-"""A request is not cut into shorter calls than this to occupy idle samplers. Chosen: ten times what a Ray call
-costs."""
+"""No request is cut into shorter calls for the sake of idle samplers. Chosen: ten times what a Ray call costs."""
 
 PROGRESS_SECONDS = 0.1
 """Progress of a request is told no more often than this. Chosen: a display that moves ten times a second is smooth."""
@@ -46,10 +44,9 @@ class Coordinator:
     """Hands the shards of all requests to all samplers. Lives on one event loop.
 
     Args:
-        call_seconds: how long a call to a sampler should take. Longer calls cost less overhead, shorter ones make
-        others
-            wait less.
-        patience_s: how long a request waits for a sampler where there is none.
+        call_seconds: how long a call to a sampler should take. Longer ones cost less (benchmarks/CLUSTER.md), shorter
+            ones make others wait less.
+        patience_s: how long a request waits for a sampler where there is none. Chosen: Ray restarts one in some ten.
         on_lost: told the id of each sampler that was lost with its shards, when the coordinator has dropped it.
         observer: told of what is drawn, wasted and retried.
     """
@@ -134,16 +131,10 @@ class Coordinator:
             timer.cancel()
 
     async def predict(
-        self,
-        model: str,
-        image: Image,
-        spec: PredictSpec,
-        *,
-        on_start: Callable[[], None] | None = None,
-        priority: Priority = "interactive",
+        self, model: str, image: Image, spec: PredictSpec, *, on_start: Callable[[], None] | None = None
     ) -> PredictOutcome:
         """Draw until the prediction is settled. Arguments and errors as for `certify`."""
-        return await self._answer(Request(model, image, PredictionRun(spec), priority, on_start))
+        return await self._answer(Request(model, image, PredictionRun(spec), "interactive", on_start))
 
     async def close(self) -> None:
         """End every request with `NoWorkersError`, and forget the samplers."""

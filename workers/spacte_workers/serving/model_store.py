@@ -30,8 +30,7 @@ class ServedModel:
     """One version of one model, as the samplers hold it.
 
     Attributes:
-        name: the folder's name.
-        version: SHA-256 over the checkpoint.
+        name, version: the folder's name, and SHA-256 over the checkpoint.
         config: what the checkpoint says about itself.
         precision, kernels: arithmetic of its votes, and what computes them, as the samplers have loaded it.
     """

@@ -28,12 +28,10 @@ class ModelFiles:
 
     Attributes:
         key: what the sampler calls it from then on.
-        folder: the checkpoint.
-        version: the SHA-256 that its bytes must have.
-        precision: arithmetic of the votes, or `auto` for the sampler's choice.
+        folder, version: the checkpoint, and the SHA-256 that its bytes must have.
+        precision, batch, kernels: arithmetic, rows computed together and kernels of the votes; `auto` and None are the
+            sampler's choice.
         rule: what the sampler may choose.
-        batch: rows that are computed together, or None for the sampler's choice.
-        kernels: which kernels vote, or None for the sampler's choice.
     """
 
     key: str
@@ -58,11 +56,9 @@ class LoadReport:
     """What a sampler says of a model that it has loaded and checked.
 
     Attributes:
-        precision: arithmetic of the votes.
+        precision, batch, kernels: arithmetic, rows computed together and kernels of the votes.
         device: `cpu`, or the accelerator's name.
         rate: measured speed in noises a second.
-        batch: rows that are always computed together.
-        kernels: which kernels vote.
     """
 
     precision: Precision
@@ -160,12 +156,7 @@ def load_engine(model: ModelFiles, device: str | None = None) -> "tuple[Engine, 
 
 
 class LocalSampler:
-    """An engine in a thread of its own. Torch releases the interpreter lock while it computes.
-
-    Args:
-        sampler_id: a name.
-        device: a torch device, or None for the engine's choice.
-    """
+    """An engine in a thread of its own. Torch releases the interpreter lock while it computes."""
 
     def __init__(self, sampler_id: str, device: str | None = None) -> None:
         self.id = sampler_id
@@ -203,11 +194,7 @@ class LocalSampler:
 
 
 class LocalPool:
-    """Samplers that are threads of this process: for a laptop, for tests, and where Ray is not wanted.
-
-    Args:
-        samplers: how many; by default one for each accelerator, else one that uses all cores.
-    """
+    """Samplers that are threads of this process: by default one for each accelerator, else one that uses all cores."""
 
     def __init__(self, samplers: int | None = None) -> None:
         self._wanted = samplers
@@ -270,9 +257,7 @@ async def load_on_each(
 ) -> LoadReport:
     """Load on one sampler after the other, as the first one chose; after an error none keeps the model.
 
-    Args:
-        model: what to load.
-        samplers: of each, how it loads a model and how it forgets one; at least one.
+    `samplers` are one or more, each as its functions to load a model and to forget one.
     """
     loaded: list[Callable[[str], None]] = []
     reports: list[LoadReport] = []

@@ -41,13 +41,12 @@ class Runtime:
     Args:
         models: one checkpoint folder, or a folder of them.
         pool: where the noises are drawn: `LocalPool()` or `spacte_workers.cluster.RayPool(...)`.
-        precision: arithmetic of the votes, `auto`, `fp32`, `bf16` or `int8`.
-        rule: what samplers may choose.
+        precision, rule: arithmetic of the votes, and what samplers may choose for `auto`.
         allow_client_seed: let a caller choose the seed. Choosing among seeds makes false certificates likelier, so this
             is for tests and replays.
         max_pixels: largest height times width of an image that is decoded at all.
-        start_wait_s: how long `start` waits for the models to be loaded.
-        patience_s: how long a request waits for a sampler to come back where none is left.
+        start_wait_s: how long `start` waits for the models. Chosen: longer than one takes to load and check itself.
+        patience_s: how long a request waits for a sampler where none is left, see `Coordinator`.
         observer: told of what is drawn, wasted and retried, for metrics.
     """
 
@@ -229,15 +228,13 @@ class Runtime:
             )
             return certificate(outcome)
 
-    async def predict(
-        self, image: Image | bytes, params: PredictParams, *, request_id: str, priority: Priority = "interactive"
-    ) -> Prediction:
+    async def predict(self, image: Image | bytes, params: PredictParams, *, request_id: str) -> Prediction:
         """Draw `n` noises and test the lead of the most frequent class. Arguments and errors as for `certify`."""
         clock = _Clock()
         with self.model(params.model).used() as model:
             pixels, noises = await self._prepare(image, params, model)
             spec = PredictSpec.from_params(params, **noises)
-            outcome = await self._coordinator.predict(model.key, pixels, spec, on_start=clock.start, priority=priority)
+            outcome = await self._coordinator.predict(model.key, pixels, spec, on_start=clock.start)
             return certificates.prediction(spec, outcome, model.identity, id=request_id, elapsed_ms=clock.elapsed_ms())
 
     async def _load_all(self, names: list[str]) -> None:

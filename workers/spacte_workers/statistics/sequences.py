@@ -15,7 +15,7 @@ from scipy.special import betaincc, betaln, xlog1py, xlogy  # pyright: ignore[re
 
 from .bounds import LARGEST_P, FloatArray, broadcast, clopper_pearson_lower
 
-_A = _B = 0.5
+_A = _B = 0.5  # the arcsine law, see above
 _LOG_BETA = float(np.log(np.pi))  # ln B(1/2, 1/2)
 _MAX_STEPS = 80  # chosen: bisection alone halves [0, 1] to below 1e-16 in 54; Newton's steps are 3 or 4
 

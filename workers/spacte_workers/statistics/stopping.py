@@ -26,6 +26,8 @@ from spacte_client.types import Bound, StopReason
 from .bounds import LARGEST_P, FloatArray, broadcast, clopper_pearson_lower, radius, two_class_radius
 from .sequences import log_mixture, mixture_lower
 
+BoolArray = NDArray[np.bool_]
+
 FUTILITY_LEVEL = 1e-4
 """Beta: probability of giving up, falsely, on a target within reach. Chosen: it costs no certificate its truth, and at
 1e-4 giving up wrongly is rarer than a false certificate at the default alpha."""
@@ -37,7 +39,7 @@ every single vote would save some 5 % of the samples, for a hundred times the lo
 _PROVEN_KEPT = 4_096
 """Results of looks that a plan keeps. Chosen: less than a megabyte, and the images of a job share most of them."""
 
-_GO_ON, _TARGET, _FUTILITY, _N_MAX, _TOLERANCE = range(5)
+_GO_ON, _TARGET, _FUTILITY, _N_MAX, _TOLERANCE = range(5)  # any five numbers
 STOP_CODES: dict[int, StopReason] = {_TARGET: "target", _FUTILITY: "futility", _N_MAX: "n_max", _TOLERANCE: "tolerance"}
 """What the codes of `Plan.stop_codes` mean; 0 is to go on."""
 
@@ -96,7 +98,7 @@ class ProvenArrays:
 
     p_lower: FloatArray
     radius: FloatArray
-    certified: NDArray[np.bool_]
+    certified: BoolArray
 
 
 def look_schedule(n_max: int) -> tuple[int, ...]:
@@ -216,9 +218,7 @@ class Plan:
             codes[shown] = _TARGET
         return codes
 
-    def _one_class_target(
-        self, n: ArrayLike, top: ArrayLike, *, final: bool
-    ) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
+    def _one_class_target(self, n: ArrayLike, top: ArrayLike, *, final: bool) -> tuple[BoolArray, BoolArray]:
         """Whether the target is out of reach, and whether it is shown.
 
         The bound is compared with the probability that the target takes, so its root need not be found.
@@ -232,7 +232,7 @@ class Plan:
         return futile, self._evident(s, votes, p + noise, self._level)
 
     @staticmethod
-    def _evident(s: FloatArray, n: FloatArray, p0: float, level: float) -> NDArray[np.bool_]:
+    def _evident(s: FloatArray, n: FloatArray, p0: float, level: float) -> BoolArray:
         """Whether `s` of `n` votes reject the probability `p0` and all below it."""
         if p0 >= LARGEST_P:
             return np.zeros(s.shape, np.bool_)
@@ -240,7 +240,7 @@ class Plan:
 
     def _two_class_target(
         self, n: ArrayLike, top: ArrayLike, second: ArrayLike, goal: float, *, final: bool
-    ) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
+    ) -> tuple[BoolArray, BoolArray]:
         """Whether the target is out of reach, and whether it is shown."""
         p_upper, second_lower = self._plausible(n, top, second)
         highest = two_class_radius(

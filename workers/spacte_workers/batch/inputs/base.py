@@ -51,8 +51,7 @@ class Row:
     Attributes:
         content: the bytes of an image file (PNG, JPEG, WebP, npy), or an array [C, H, W] of uint8 or of
             floating point in [0, 1].
-        label: the true class, where the input has one.
-        custom_id: the caller's name for the row, where the input has one.
+        label, custom_id: the true class and the caller's name for the row, where the input has one.
     """
 
     content: bytes | NDArray[Any]
@@ -92,7 +91,7 @@ class Source(ABC):
         return None, None
 
     def close(self) -> None:  # noqa: B027  not every input holds files open
-        """Let go of files."""
+        """Close files."""
 
 
 @dataclass(frozen=True, slots=True)

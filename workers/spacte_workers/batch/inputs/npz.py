@@ -16,6 +16,8 @@ from typing import IO, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from spacte_workers.images import read_npy_header
+
 from .base import InputError, InputSpec, Limits, Row, Source
 
 _LOCAL_HEADER = struct.Struct("<26xHH")  # PKZIP APPNOTE, 4.3.7: lengths of name and extra field at its end
@@ -24,11 +26,7 @@ _LOCAL_HEADER = struct.Struct("<26xHH")  # PKZIP APPNOTE, 4.3.7: lengths of name
 class NpzSource(Source):
     """Rows of an npz file.
 
-    Args:
-        path: the file.
-        spec: which rows.
-        input_shape: (C, H, W) that the model takes; tells which axis holds the channels.
-        limits: what the file may cost.
+    `input_shape` is the (C, H, W) that the model takes; it tells which axis holds the channels.
 
     Raises:
         InputError: it is no such file, or not for this model.
@@ -89,8 +87,10 @@ def _check_size(info: zipfile.ZipInfo, limits: Limits) -> None:
 def _map(path: Path, archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> NDArray[Any]:
     """The array of one member, mapped read-only."""
     with archive.open(info) as member:
-        shape, fortran, dtype = _read_header(member)
+        shape, fortran, dtype = read_npy_header(member)
         header = member.tell()
+    if dtype.hasobject:
+        raise InputError("The npz file holds Python objects: save arrays of numbers.")
     needed = int(np.prod(shape, dtype=object)) * dtype.itemsize
     if info.file_size - header != needed:
         raise InputError(f"`{info.filename}` of the npz file is not as long as its header says: write it anew.")
@@ -110,15 +110,6 @@ def _map(path: Path, archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> NDArray
         file.flush()
         order = "F" if fortran else "C"
         return np.memmap(file, dtype, "r", start + header, shape, order)
-
-
-def _read_header(member: IO[bytes]) -> tuple[tuple[int, ...], bool, np.dtype[Any]]:
-    version = np.lib.format.read_magic(member)
-    read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
-    shape, fortran, dtype = read(member)
-    if dtype.hasobject:
-        raise InputError("The npz file holds Python objects: save arrays of numbers.")
-    return shape, fortran, dtype
 
 
 def _channels_first(images: NDArray[Any], input_shape: tuple[int, ...]) -> NDArray[Any]:

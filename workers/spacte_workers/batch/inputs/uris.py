@@ -78,12 +78,6 @@ def parts_of(uri: str) -> tuple[str, ...]:
     return (scheme, *place.rstrip("/").split("/"))
 
 
-def is_below(uri: str, root: str) -> bool:
-    """Whether a URI names something below another one."""
-    parts, above = parts_of(uri), parts_of(root)
-    return len(parts) > len(above) and parts[: len(above)] == above
-
-
 def pieces(uri: str, roots: Sequence[str] | None, most_bytes: int | None = None) -> Iterator[bytes]:
     """The bytes of the file that a URI names, in order.
 
@@ -98,10 +92,12 @@ def pieces(uri: str, roots: Sequence[str] | None, most_bytes: int | None = None)
     """
     from fsspec.core import url_to_fs
 
-    scheme = parts_of(uri)[0]
+    parts = parts_of(uri)
+    scheme = parts[0]
     below = "" if roots is None else f" below what may be read here ({', '.join(roots)[:400]})"
     nowhere = InputError(f"There is no file {uri[:200]!r}{below}.")
-    if roots is not None and not any(is_below(uri, root) for root in roots):
+    folder = parts[:-1]
+    if roots is not None and not any(folder[: len(root)] == root for root in map(parts_of, roots)):
         raise nowhere
     load_driver(scheme)
     size = 0
