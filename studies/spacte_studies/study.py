@@ -1,4 +1,4 @@
-"""Works through the cells of a table until all are done or the time is up; the next call goes on from there."""
+"""Trains and certifies the cells of a table until all are done or the time is up; the next call continues."""
 
 import hashlib
 import time
@@ -40,7 +40,7 @@ class TimeSlice(Callback):
 
     Attributes:
         end: in `time.monotonic` seconds.
-        finished: epochs and certificates of this slice, which the next one goes on from.
+        finished: epochs and certificates of this slice, from which the next one continues.
         epoch_seconds: how long the last epoch took.
     """
 
@@ -145,7 +145,8 @@ class Study:
                 time_slice.check()
                 began = time.perf_counter()
                 pixels_CHW, label = image_of(data, index)
-                noise = hashlib.blake2b(setting.noise(seed, index).encode(), digest_size=16).hexdigest()
+                name = setting.noise(seed, index).encode()
+                noise = hashlib.blake2b(name, digest_size=16).hexdigest()  # a request's seed has 128 bits
                 found = certifier.certify(pixels_CHW, n0=protocol.n0, n=protocol.n, alpha=protocol.alpha, seed=noise)
                 correct = not found.abstained and found.label == label
                 seconds = time.perf_counter() - began

@@ -1,4 +1,4 @@
-"""What follows a network in training: a progress bar, a log of one JSON line an epoch, and TensorBoard."""
+"""Callbacks of a training run: a progress bar, a log with a JSON line an epoch, and TensorBoard."""
 
 import json
 import time
@@ -16,14 +16,14 @@ if TYPE_CHECKING:
 LOG_FILE = "log.jsonl"
 
 REFRESH_SECONDS = 1.0
-"""Chosen: seldom enough that waiting for the device does not count, often enough for a person."""
+"""Chosen: waiting for the device so seldom costs nothing, and a person sees it move."""
 
 PRINTED_EPOCHS = 25
 """Chosen: about as many lines of a run as fit on a screen."""
 
 
 class Callback:
-    """Is told how a run goes on. An error that it raises ends the run, which can be resumed."""
+    """Called while a network trains. An error that it raises ends the run, which can be resumed."""
 
     def on_batch_end(self, epoch: int, done: int, total: int, meter: LossMeter) -> None:
         """`done` of an epoch's `total` batches are trained on. Reading the meter waits for the device."""
@@ -66,7 +66,7 @@ class TensorBoardLog(Callback):
 class ProgressBar(Callback):
     """A progress bar with the losses of the heads, and a line for each of a few dozen epochs of the run.
 
-    Where the output is no terminal, whatever the environment says of colours, only the lines are printed.
+    Where the output is no terminal, even if the environment asks for colours, only the lines are printed.
     """
 
     def __init__(self, console: "Console", epochs: int, title: str) -> None:

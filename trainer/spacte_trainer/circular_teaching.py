@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 
 def weights(smoothed_ce_LB: Tensor, threshold: float) -> Tensor:
-    """How much each sample counts for each head, as judged by the head before it.
+    """The weight of each sample for each head, by the loss of the head before it.
 
     The teacher of head k is head k-1, and that of head 0 is head L-1. With lbar the smoothed cross-entropy:
 
@@ -30,7 +30,7 @@ def weights(smoothed_ce_LB: Tensor, threshold: float) -> Tensor:
         w_LB in [0, 1], without a graph, in the dtype of the losses.
 
     Raises:
-        ValueError: there is one head, which has nobody to teach it.
+        ValueError: there is one head, which has no teacher.
     """
     if len(smoothed_ce_LB) < 2:
         raise ValueError("Circular teaching needs at least two heads: raise `heads`, or train without teaching.")

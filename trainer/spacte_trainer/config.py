@@ -76,7 +76,7 @@ EXECUTION_SETTINGS = {"compile", "cuda_graphs", "store"}
 
 
 def identifying_settings(config: TrainConfig) -> dict[str, Any]:
-    """The settings that identify a run for resuming: all but `EXECUTION_SETTINGS`, those of `pretrain` likewise."""
+    """The settings that identify a run for resuming: all but `EXECUTION_SETTINGS`, also in `pretrain`."""
     found = config.model_dump(exclude=EXECUTION_SETTINGS)
     if config.pretrain is not None:
         found["pretrain"] = identifying_settings(config.pretrain)

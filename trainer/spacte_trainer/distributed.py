@@ -1,4 +1,4 @@
-"""Data-parallel training on Ray Train: `spacte train RECIPE --workers N`. The only file of the trainer that knows Ray.
+"""Data-parallel training on Ray Train: `spacte train RECIPE --workers N`. The trainer's only file that imports Ray.
 
 Each worker takes its share of every loader batch, so that N workers make the same steps, of the same global batch, as
 one process: gradients are averaged, batch statistics are taken over all workers, the order of the images is that of
@@ -43,13 +43,13 @@ except ImportError as error:
     ) from error
 
 PROGRESS_FILE = Path(TRAINING) / "progress.txt"
-"""Where worker 0 prints, for the driver to show."""
+"""Worker 0 prints into it; the driver shows it."""
 
 FOLLOW_SECONDS = 0.5
-"""Between two looks at it; chosen: epochs are longer, and a person does not wait."""
+"""Between two reads of it. Chosen: a person does not notice the delay."""
 
 RESTARTS = 3
-"""How often the workers are restarted before the run is given up; chosen: more deaths than chance explains."""
+"""Of the workers before the run fails. Chosen: more deaths in one run are hardly chance."""
 
 
 class AllReduceSum(torch.autograd.Function):
@@ -156,7 +156,7 @@ def run_distributed(
         out: a folder that all workers see.
         workers: with CUDA one GPU each, else one CPU each.
         device: `cuda` or `cpu`; None: CUDA where there is any.
-        resume: carry on the run in `out`.
+        resume: continue the run in `out`.
         address: of a Ray cluster; None: one is started on this machine for the run.
 
     Raises:
@@ -223,7 +223,7 @@ def check_room(kind: str, workers: int) -> None:
 
 @contextmanager
 def following(path: Path) -> Iterator[None]:
-    """Print what is appended to a file for as long as the block runs."""
+    """Print what is appended to a file while the block runs."""
     over = threading.Event()
 
     def follow() -> None:

@@ -9,11 +9,11 @@ from spacte_core.models import ModelConfig, MultiHeadNet
 from .objectives import SeededDraws
 
 BATCH = 1_000
-"""Images a forward pass; chosen: it divides CIFAR-10's and ImageNet's test sets. Noise draws depend on it."""
+"""Images a forward pass. Chosen: it divides CIFAR-10's and ImageNet's test sets. The noise depends on it."""
 
 
 class Accuracy(BaseModel, frozen=True):
-    """What the heads make of one kind of input; all figures are shares in [0, 1]."""
+    """Shares in [0, 1], of one kind of input."""
 
     heads: tuple[float, ...] = Field(description="Of right answers, by head.")
     ensemble: float = Field(description="Of right answers of the summed logits, which is what is certified.")

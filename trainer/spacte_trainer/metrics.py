@@ -28,7 +28,7 @@ class LossMeter:
 
 @dataclass(frozen=True)
 class EpochReport:
-    """What an epoch came to.
+    """The measurements of an epoch.
 
     Attributes:
         rate: learning rate of its last step.

@@ -1,9 +1,9 @@
-"""From a configuration to a checkpoint folder: first what it starts from, then its members or its network.
+"""From a configuration to a checkpoint folder: first its `pretrain` run, then its members or its network.
 
 OUT/config.json, OUT/model.safetensors      the checkpoint, written when all is done
 OUT/training/                               state, log.jsonl and TensorBoard events of a single network
-OUT/training/pretrain/                      what it starts from: a run folder of its own
-OUT/training/member-0/ ...                  the members of a naive ensemble, likewise
+OUT/training/pretrain/                      the run whose weights it starts from, a folder like OUT
+OUT/training/member-0/ ...                  the members of a naive ensemble, folders like OUT
 """
 
 import platform
@@ -40,7 +40,7 @@ TRAINING = "training"
 
 @dataclass
 class Pipeline:
-    """The parts of a run and what they have in common. The data are read once for all of them."""
+    """Carries out the parts of a run, which share a device and data that are read once."""
 
     config: TrainConfig
     device: torch.device
@@ -86,7 +86,7 @@ class Pipeline:
         return net
 
     def _single(self, config: TrainConfig, folder: Path, title: str) -> tuple[MultiHeadNet, float]:
-        """One network and the seconds that its training took, what it starts from included."""
+        """One network and the seconds that its training took, with those of `pretrain`."""
         place = folder / TRAINING
         start, before = None, 0.0
         if config.pretrain is not None:
@@ -109,7 +109,7 @@ class Pipeline:
         return trainer.net, before + trainer.seconds
 
     def _ensemble(self, config: TrainConfig, folder: Path) -> tuple[MultiHeadNet, float]:
-        """The members one after the other, each resumed or reused where it was begun or finished before."""
+        """The members one after the other; each is resumed, or reused where it is finished."""
         nets, seconds = [], 0.0
         for index in range(config.members):
             member = config.model_copy(update={"members": 1, "seed": config.seed + index})
@@ -119,7 +119,7 @@ class Pipeline:
         return Ensemble(nets), seconds
 
     def _finished(self, config: TrainConfig, folder: Path) -> MultiHeadNet:
-        """The network of a part that was finished before; raises StateError where it is another one's."""
+        """The network of a finished part; raises StateError where its settings are others."""
         checkpoint = load_checkpoint(folder, self.device)
         try:
             before = identifying_settings(TrainConfig.model_validate(checkpoint.config.train))
@@ -142,8 +142,7 @@ def run(
 ) -> Path:
     """Carry out `config` and leave its checkpoint in `out`, which is returned.
 
-    The `callbacks` are told of every batch and epoch of every part of the run. One may end it by an error of its own:
-    `resume` carries it on.
+    The `callbacks` are called in every part of the run. An error of theirs ends it; `resume` continues it.
 
     Raises:
         StateError: `out` holds a run and `resume` is off, it is another run's, or a process is at work on it.
@@ -168,7 +167,7 @@ def check_new(out: Path, *, resume: bool) -> None:
 
 
 def describe(config: TrainConfig, class_names: Sequence[str], metrics: dict[str, float]) -> CheckpointConfig:
-    """What the checkpoint of a run says of it."""
+    """The checkpoint's description of its run."""
     return CheckpointConfig(
         model=ensemble_of((config.model,) * config.members) if config.members > 1 else config.model,
         class_names=tuple(class_names),

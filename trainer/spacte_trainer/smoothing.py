@@ -22,6 +22,11 @@ def mean_probability(z_LmBK: Tensor) -> Tensor:
     return z_LmBK.softmax(dim=-1).mean(dim=1)
 
 
+def label_probability(pbar_LBK: Tensor, y_B: Tensor) -> Tensor:
+    """pbar_LB of the true classes."""
+    return pbar_LBK.gather(2, y_B.expand(len(pbar_LBK), -1)[..., None]).squeeze(2)
+
+
 def log_floor(p: Tensor) -> Tensor:
     """log max(p, 1e-20), as published; its gradient is zero below the floor and never NaN."""
     return p.clamp(min=1e-20).log()

@@ -2,7 +2,7 @@
 
 The plain loop is float32, eager, in PyTorch's default layout and with its default allocator, and reads the loss
 after every step. Each loop has a process of its own, since an allocator that keeps its memory, or a compiled network,
-would speed up whatever follows it. Both start from the same weights and see the same batches and noises. They take
+would speed up the other one. Both start from the same weights and see the same batches and noises. They take
 turns, so that a busy machine slows both, and the figure is the median of the pairs' ratios.
 """
 
@@ -28,7 +28,7 @@ WARM_UP_BATCHES = 4
 """At least, in the turn that is not timed: more than `cuda_graphs.WARM_UPS`, after which a GPU records a step."""
 
 EXIT_SECONDS = 30
-"""Chosen: a process that was told to end and is still there is stuck."""
+"""For a process to end. Chosen: one that takes longer is stuck."""
 
 bench_train_app = typer.Typer(help="Steps a second against a plain loop.")
 

@@ -76,7 +76,9 @@ def table(measured: "Evaluation", title: str) -> "Table":
     from rich.table import Table
 
     draws = f"{measured.noise_draws} draw{'s' if measured.noise_draws > 1 else ''}"
-    shown = Table(title=title, caption=caption(measured))
+    shares = f"{measured.clean.disagreement:.2%} of clean and {measured.noisy.disagreement:.2%} of noisy inputs"
+    caption = f"two heads disagree on {shares}" if len(measured.clean.heads) > 1 else "one head"
+    shown = Table(title=title, caption=caption)
     for heading in ("", "clean", f"noisy (sigma {measured.sigma:g}, {draws})"):
         shown.add_column(heading, justify="right")
     rows = zip(measured.clean.heads, measured.noisy.heads, strict=True)
@@ -85,11 +87,3 @@ def table(measured: "Evaluation", title: str) -> "Table":
     shown.add_section()
     shown.add_row("all heads", f"{measured.clean.ensemble:.2%}", f"{measured.noisy.ensemble:.2%}", style="bold")
     return shown
-
-
-def caption(measured: "Evaluation") -> str:
-    """How often two heads disagree, where there are two."""
-    if len(measured.clean.heads) == 1:
-        return "one head"
-    clean, noisy = measured.clean.disagreement, measured.noisy.disagreement
-    return f"two heads disagree on {clean:.2%} of clean and {noisy:.2%} of noisy inputs"

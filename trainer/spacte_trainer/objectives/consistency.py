@@ -12,7 +12,7 @@ from .base import Method, Step, Terms
 
 
 class Consistency(Method, frozen=True):
-    """Cross-entropy, and the wish that all noisy copies of a sample be answered alike and with conviction.
+    """Cross-entropy, and two regularisers: all noisy copies of a sample get the same answer, with confidence.
 
         pbar_l[b] = (1/m) sum_j p[l,j,b]
         term[l,b] = lbar[l,b] + lbd * (1/m) sum_j KL(pbar_l[b] || p[l,j,b]) + eta * H(pbar_l[b])

@@ -7,7 +7,7 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from spacte_trainer.smoothing import draw_logits, mean_probability, smoothed_ce
+from spacte_trainer.smoothing import draw_logits, label_probability, mean_probability, smoothed_ce
 
 from .base import Method, Step, Terms
 
@@ -56,8 +56,7 @@ class Macer(Method, frozen=True):
 
 def classification(z_LkBK: Tensor, y_B: Tensor) -> Tensor:
     """cls_LB of the docstring above."""
-    p_LBK = mean_probability(z_LkBK)
-    return -(p_LBK.gather(2, y_B.expand(len(p_LBK), -1)[..., None]).squeeze(2) + 1e-10).log()
+    return -(label_probability(mean_probability(z_LkBK), y_B) + 1e-10).log()
 
 
 def robustness(z_LkBK: Tensor, y_B: Tensor, sigma: float, beta: float, gamma: float) -> Tensor:

@@ -21,8 +21,8 @@ def load_recipe(name: str, sigma: float | None = None) -> TrainConfig:
     """
     if sigma is not None and not 0 < sigma < math.inf:
         raise RecipeError(f"A noise level of {sigma} cannot be trained with: give --sigma a number above 0.")
-    levels = {} if name in ENTRIES else _levels(name)
-    if levels:
+    levels = {entry.sigma: full for full, entry in ENTRIES.items() if full == f"{name}-{entry.sigma}"}
+    if levels and name not in ENTRIES:
         if sigma is None:
             known = ", ".join(map(str, sorted(levels)))
             raise RecipeError(f"Recipe {name!r} needs a noise level: add --sigma with one of {known}.")
@@ -37,8 +37,3 @@ def load_recipe(name: str, sigma: float | None = None) -> TrainConfig:
     elif name.endswith(f"-{entry.sigma}"):
         name = f"{name.removesuffix(str(entry.sigma))}{sigma}"
     return entry.make(sigma).model_copy(update={"recipe": name})
-
-
-def _levels(family: str) -> dict[float, str]:
-    """The recipes that are called FAMILY-SIGMA, by sigma."""
-    return {entry.sigma: name for name, entry in ENTRIES.items() if name == f"{family}-{entry.sigma}"}

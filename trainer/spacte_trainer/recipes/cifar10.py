@@ -15,7 +15,7 @@ ENSEMBLE_MEMBERS = {"gaussian": 10, "consistency": 10, "smoothmix": 5}
 """Ten as published by Horvath et al.; the number for SmoothMix is ours."""
 
 DRT_MEMBERS = 3
-"""Of the paper (METHODS section 9)."""
+"""Ours, as are the weights and the fine-tuning (METHODS section 9)."""
 
 
 def network(depth: int, heads: int, *, normalized: bool = True) -> ModelConfig:
@@ -61,10 +61,7 @@ def macer_setup(config: TrainConfig) -> TrainConfig:
 
 
 def fine_tuned_drt(base: TrainConfig, drt: Drt, *, epochs: int, drops_after: tuple[int, ...]) -> TrainConfig:
-    """DRT of copies of a single network, trained apart first and then together from a tenth of their rate.
-
-    The paper's weights, rate and number of epochs could not be established, so they are ours.
-    """
+    """DRT of copies of a single network, trained apart first and then together from a tenth of their rate."""
     return base.model_copy(
         update={
             "method": f"drt-{base.method}",

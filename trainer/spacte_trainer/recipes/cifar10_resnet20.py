@@ -1,9 +1,9 @@
 """CIFAR-10 with ResNet-20, sized for a CPU: 28 epochs of two to three minutes on two cores. All ours.
 
 The objectives keep the settings that are published for ResNet-110, but for SPACTE-Gaussian's. Under the published
-threshold for sigma 0.25 so small a network finds two samples in five hard, in the last epoch as in the first ones, and
-halves what it would learn from them; here the threshold stays where it begins, at the loss of a guess. And it draws one
-noise a sample, as the single model does: in the same time it sees twice as many crops and flips.
+threshold for sigma 0.25 this small network finds two samples in five hard, in every epoch, and learns half as much from
+them; here the threshold stays where it begins, at the loss of a guess. Like the single model it draws one noise a
+sample: in the same time it sees twice as many crops and flips.
 """
 
 from spacte_trainer.config import TrainConfig

@@ -44,7 +44,7 @@ STRENGTHS: Mapping[str, Mapping[float, Mapping[str, object]]] = {
 Consistency and MACER have a quarter of the weights published for CIFAR-10, SmoothAdv a quarter of the radius that is
 published for sigma .25. Distances between images do not grow with the noise, and radii do not either: SmoothAdv keeps
 that one, and SmoothMix the steps of 1/2 from the clean image that are published for .25. For time, SmoothAdv
-attacks with 2 draws and 4 steps, and MACER takes 8 draws. Its batch of 32 is not cut into pieces, so that it makes as
+attacks with 2 draws and 4 steps, and MACER takes 8 draws. Its batch of 32 is not cut, so that it makes as
 many steps an epoch as the others, whose 64 are cut in two.
 
 Chosen on single models, trained with seed 0 on four fifths of the training split, by their average certified radius on

@@ -17,6 +17,8 @@ from .methods import SIGMAS, SINGLE, TAUGHT, heads_of, macer
 
 FAMILY = "imagenet-resnet50"
 LAMBDA_LAST = 2.0
+"""Ours, see above."""
+
 CONSISTENCY = {0.25: (10.0, 0.5), 0.5: (5.0, 0.5), 1.0: (5.0, 0.1)}
 """(lbd, eta), published."""
 
