@@ -36,7 +36,7 @@ def spec(index: int = 0, **changes) -> CertifySpec:
     return CertifySpec(**{**settings, **changes})
 
 
-def folder_lock(one: CertifySpec, probabilities: Sequence[float] = PROBABILITIES) -> Outcome:
+def without_coordinator(one: CertifySpec, probabilities: Sequence[float] = PROBABILITIES) -> Outcome:
     """The outcome without a coordinator."""
     run = Certification(one)
     while not run.done:
@@ -74,15 +74,15 @@ class Counting:
 
     def __init__(self, sampler_id: str = "counting") -> None:
         self.id = sampler_id
-        self.jobs: list[list[SampleTask]] = []
+        self.calls: list[list[SampleTask]] = []
         self.at_a_time = self.most_at_a_time = 0
         self.gate: asyncio.Event | None = None
         self.fails: Exception | None = None
         self.poison: int | None = None
         self.noise_s = 1e-5
 
-    async def sample_many(self, model: str, work: Sequence[SampleTask]) -> list[Votes]:
-        self.jobs.append(list(work))
+    async def sample_many(self, model: str, tasks: Sequence[SampleTask]) -> list[Votes]:
+        self.calls.append(list(tasks))
         self.at_a_time += 1
         self.most_at_a_time = max(self.most_at_a_time, self.at_a_time)
         try:
@@ -91,14 +91,14 @@ class Counting:
                 await self.gate.wait()
             if self.fails:
                 raise self.fails
-            if self.poison in [item.shard.source.image_index for item in work]:
+            if self.poison in [item.shard.source.image_index for item in tasks]:
                 raise RuntimeError("out of memory")
-            return [Votes(simulated_votes(w.shard, PROBABILITIES), w.shard.size * self.noise_s) for w in work]
+            return [Votes(simulated_votes(w.shard, PROBABILITIES), w.shard.size * self.noise_s) for w in tasks]
         finally:
             self.at_a_time -= 1
 
     def indices(self) -> list[set[int]]:
-        return [{item.shard.source.image_index for item in job} for job in self.jobs]
+        return [{item.shard.source.image_index for item in call} for call in self.calls]
 
 
 @pytest.mark.parametrize("samplers", [1, 2, 5])
@@ -107,7 +107,7 @@ async def test_the_outcome_does_not_depend_on_the_samplers(samplers, rule):
     coordinator = Coordinator(call_seconds=0.01)
     for i in range(samplers):
         coordinator.add_sampler(SimulatedSampler(f"s{i}", 20_000 * (i + 1)), 1_000, batch=1 + 16 * i)
-    assert await coordinator.certify("m", IMAGE, spec(**rule)) == folder_lock(spec(**rule))
+    assert await coordinator.certify("m", IMAGE, spec(**rule)) == without_coordinator(spec(**rule))
     await coordinator.close()
 
 
@@ -129,7 +129,7 @@ async def test_samplers_may_come_and_go():
     coordinator.add_sampler(SimulatedSampler("stays", 10_000), 10_000)  # a new one of the same name
     await asyncio.sleep(0.03)
     coordinator.add_sampler(SimulatedSampler("late", 10_000), 10_000)
-    assert await answer == folder_lock(spec(n_max=8_000))
+    assert await answer == without_coordinator(spec(n_max=8_000))
     assert lost == ["killed"]
     assert counters.shards_retried["lost"] >= 1
     assert counters.shards_retried["removed"] >= 1
@@ -137,7 +137,7 @@ async def test_samplers_may_come_and_go():
     await coordinator.close()
 
 
-async def test_a_sampler_works_on_one_job_while_one_waits():
+async def test_a_sampler_works_on_one_call_while_one_waits():
     counting = Counting()
     counting.gate = asyncio.Event()
     coordinator = Coordinator(call_seconds=0.01)
@@ -151,7 +151,7 @@ async def test_a_sampler_works_on_one_job_while_one_waits():
     await coordinator.close()
 
 
-async def test_small_requests_share_a_job_and_models_do_not():
+async def test_small_requests_share_a_call_and_models_do_not():
     counting = Counting()
     coordinator = Coordinator()
     coordinator.add_sampler(counting, 100_000)
@@ -166,16 +166,16 @@ async def test_a_request_is_shared_by_idle_samplers():
     for sampler in samplers:
         coordinator.add_sampler(sampler, 100_000)
     await coordinator.certify("m", IMAGE, spec(n0=400, n_max=3_600))
-    assert [sum(w.shard.size for w in sampler.jobs[0]) for sampler in samplers] == [1_000] * 4
+    assert [sum(w.shard.size for w in sampler.calls[0]) for sampler in samplers] == [1_000] * 4
     await coordinator.close()
 
 
-async def test_jobs_are_full_batches_of_the_wanted_length():
+async def test_calls_are_full_batches_of_the_wanted_length():
     counting = Counting()
     coordinator = Coordinator(call_seconds=0.01)
     coordinator.add_sampler(counting, 50, batch=128)  # the true rate is 100,000
     await coordinator.certify("m", IMAGE, spec(n0=100, n_max=100_000))
-    sizes = [sum(w.shard.size for w in job) for job in counting.jobs]
+    sizes = [sum(w.shard.size for w in call) for call in counting.calls]
     assert sizes[0] == 128
     assert all(size % 128 == 0 for size in sizes[:-1])
     assert sizes[-4] == round(100_000 * 0.01 / 128) * 128
@@ -186,7 +186,7 @@ async def test_interactive_requests_go_first_and_batch_ones_are_not_starved():
     counting = Counting()
     counting.gate = asyncio.Event()
     coordinator = Coordinator(call_seconds=0.01)
-    coordinator.add_sampler(counting, 40_000, batch=100)  # the first jobs are of 100 noises
+    coordinator.add_sampler(counting, 40_000, batch=100)  # the first calls are of 100 noises
     asked = [coordinator.certify("m", IMAGE, spec(i, n0=100, n_max=100), priority="batch") for i in range(4)]
     asked += [coordinator.certify("m", IMAGE, spec(10 + i, n0=100, n_max=10_000)) for i in range(2)]
     tasks = [asyncio.ensure_future(one) for one in asked]
@@ -223,10 +223,10 @@ async def test_a_cancelled_request_draws_no_more():
     task.cancel()
     with pytest.raises(asyncio.CancelledError):
         await task
-    given = len(counting.jobs)
+    given = len(counting.calls)
     counting.gate.set()
     await asyncio.sleep(0.02)
-    assert len(counting.jobs) == given == MAX_IN_FLIGHT
+    assert len(counting.calls) == given == MAX_IN_FLIGHT
     assert counters.samples_wasted["m", "cancelled"] == counters.samples_drawn["m"] > 0
     assert not coordinator._requests
     await coordinator.close()
@@ -256,7 +256,7 @@ async def test_without_samplers_a_request_waits_for_one():
     task = asyncio.create_task(coordinator.certify("m", IMAGE, spec()))
     await asyncio.sleep(0.02)
     coordinator.add_sampler(Counting(), 10_000)
-    assert await task == folder_lock(spec())
+    assert await task == without_coordinator(spec())
     await coordinator.close()
 
 
@@ -276,7 +276,7 @@ async def test_without_samplers_patience_has_an_end():
 
 
 async def test_one_request_that_breaks_does_not_take_others_down():
-    """Those that shared a failed job are tried again by themselves, and the one to blame is found."""
+    """Those that shared a failed call are tried again by themselves, and the one to blame is found."""
     counting = Counting()
     counting.poison = 3
     coordinator = Coordinator()
@@ -285,7 +285,7 @@ async def test_one_request_that_breaks_does_not_take_others_down():
         *(coordinator.certify("m", IMAGE, spec(i, n_max=200)) for i in range(6)), return_exceptions=True
     )
     assert [i for i, a in enumerate(answers) if isinstance(a, RuntimeError)] == [3]
-    assert all(a == folder_lock(spec(i, n_max=200)) for i, a in enumerate(answers) if i != 3)
+    assert all(a == without_coordinator(spec(i, n_max=200)) for i, a in enumerate(answers) if i != 3)
     await coordinator.close()
 
 
@@ -296,11 +296,11 @@ async def test_a_request_that_kills_samplers_is_given_up():
     class Mortal(Counting):
         deaths = 0
 
-        async def sample_many(self, model: str, work: Sequence[SampleTask]) -> list[Votes]:
-            if 2 in [item.shard.source.image_index for item in work]:
+        async def sample_many(self, model: str, tasks: Sequence[SampleTask]) -> list[Votes]:
+            if 2 in [item.shard.source.image_index for item in tasks]:
                 Mortal.deaths += 1
                 raise SamplerLostError(self.id)
-            return await super().sample_many(model, work)
+            return await super().sample_many(model, tasks)
 
     coordinator.add_sampler(Mortal("a"), 100_000)
     answers = await asyncio.gather(
@@ -308,14 +308,14 @@ async def test_a_request_that_kills_samplers_is_given_up():
     )
     assert isinstance(answers[2], BrokenRequestError)
     assert Mortal.deaths <= 2 * MAX_LOSSES
-    assert all(answers[i] == folder_lock(spec(i, n_max=200)) for i in (0, 1, 3))
+    assert all(answers[i] == without_coordinator(spec(i, n_max=200)) for i in (0, 1, 3))
     await coordinator.close()
 
 
 async def test_votes_of_the_wrong_shape_fail_the_request():
     class Wrong(Counting):
-        async def sample_many(self, model: str, work: Sequence[SampleTask]) -> list[Votes]:
-            return [Votes((item.shard.size,), 0.1) for item in work]
+        async def sample_many(self, model: str, tasks: Sequence[SampleTask]) -> list[Votes]:
+            return [Votes((item.shard.size,), 0.1) for item in tasks]
 
     coordinator = Coordinator()
     coordinator.add_sampler(Wrong(), 1_000)
@@ -376,7 +376,7 @@ async def test_closing_ends_every_request():
 
 
 async def test_what_is_answered_is_forgotten_however_busy_the_samplers_are():
-    """Idle samplers speculate and so clear the lines of work; busy ones never get that far."""
+    """Idle samplers speculate and so clear the queues; busy ones never get that far."""
     coordinator = Coordinator(call_seconds=0.001)
     coordinator.add_sampler(Counting(), 1e5)
     left = iter(range(200))
@@ -410,5 +410,5 @@ async def test_a_request_without_time_left_is_in_the_way_of_no_other():
     with pytest.raises(DeadlineExceededError):
         await late
     async with asyncio.timeout(20):
-        assert await other == folder_lock(spec(1))
+        assert await other == without_coordinator(spec(1))
     await coordinator.close()

@@ -45,7 +45,7 @@ def model(tmp_path: Path, make_checkpoint: Callable[..., str]) -> ModelFiles:
     return ModelFiles("digits@1", tmp_path / "digits", version)
 
 
-def work(start: int, stop: int, seed: int = 0) -> SampleTask:
+def a_task(start: int, stop: int, seed: int = 0) -> SampleTask:
     pixels = np.random.default_rng(seed).integers(0, 256, (1, 8, 8), dtype=np.uint8)
     image = from_array(pixels, input_shape=(1, 8, 8))
     return SampleTask(image, Shard(SOURCE, Phase.ESTIMATION, start, stop))
@@ -70,12 +70,12 @@ async def test_every_sampler_gives_the_same_votes_however_shards_are_cut(model: 
     await pool.start(register)
     await pool.load(model)
     one, two = register.samplers.values()
-    whole = (await one.sample_many(model.key, [work(0, 300)]))[0]
-    parts = await two.sample_many(model.key, [work(130, 300), work(0, 130)])
+    whole = (await one.sample_many(model.key, [a_task(0, 300)]))[0]
+    parts = await two.sample_many(model.key, [a_task(130, 300), a_task(0, 130)])
     assert np.add(parts[0].counts, parts[1].counts).tolist() == list(whole.counts)
     assert sum(whole.counts) == 300
     assert sum(count > 0 for count in whole.counts) >= 3
-    other = (await two.sample_many(model.key, [work(0, 300, seed=1)]))[0]
+    other = (await two.sample_many(model.key, [a_task(0, 300, seed=1)]))[0]
     assert other.counts != whole.counts
     await pool.stop()
 
@@ -86,11 +86,11 @@ async def test_a_closed_sampler_or_a_missing_model_loses_the_shard(model: ModelF
     await pool.load(model)
     sampler = next(iter(register.samplers.values()))
     with pytest.raises(SamplerLostError):
-        await sampler.sample_many("another@1", [work(0, 10)])
+        await sampler.sample_many("another@1", [a_task(0, 10)])
     await pool.stop()
     assert not register.samplers
     with pytest.raises(SamplerLostError):
-        await sampler.sample_many(model.key, [work(0, 10)])
+        await sampler.sample_many(model.key, [a_task(0, 10)])
 
 
 async def test_a_broken_checkpoint_is_refused_with_its_reason(model: ModelFiles) -> None:
