@@ -33,11 +33,7 @@ class Caller:
 async def identify(
     request: Request, keys: TheKeys, credentials: Annotated[HTTPAuthorizationCredentials | None, Security(bearer)]
 ) -> Caller:
-    """The caller of a request.
-
-    Raises:
-        ProblemError: 401, a key is needed and none that is valid was sent.
-    """
+    """The caller of a request. Raises ProblemError: 401, a key is needed and none that is valid was sent."""
     if keys is None:
         # No key is asked for, so there is nobody to keep from the administration either.
         return Caller(f"address:{request.client.host if request.client else 'unknown'}", "admin")
@@ -59,10 +55,6 @@ TheCaller = Annotated[Caller, Depends(identify)]
 
 
 async def require_admin(caller: TheCaller) -> None:
-    """Let only administrators pass.
-
-    Raises:
-        ProblemError: 403.
-    """
+    """Let only administrators pass. Raises ProblemError: 403."""
     if caller.scope != "admin":
         raise ProblemError("forbidden", "This needs a key of scope `admin`; yours has scope `user`.")

@@ -22,19 +22,15 @@ class Backend(Protocol):
 
     async def start(self) -> None:
         """Load the models and start the samplers; returns once requests can be answered."""
-        ...
 
     async def stop(self) -> None:
         """Let go of samplers and models."""
-        ...
 
     async def load(self, name: str) -> None:
         """Load a model, or replace it by what its folder holds now, without dropping a request."""
-        ...
 
     async def unload(self, name: str) -> None:
         """Stop serving a model, once what it works on is answered."""
-        ...
 
     def models(self) -> list[Model]:
         """Every model known, loaded or not."""

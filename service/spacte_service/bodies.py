@@ -27,7 +27,7 @@ from spacte_client.types import (
     PredictRequest,
 )
 
-from .forms import parse_form, read_form
+from .forms import parse_form
 from .problems import ProblemError, field_error, validation_failed
 from .settings import LimitSettings
 
@@ -36,8 +36,7 @@ I = TypeVar("I", bytes, bytes | FileImage)  # noqa: E741
 T = TypeVar("T")
 M = TypeVar("M", bound=BaseModel)
 
-INLINE_BYTES = 64 * 1024
-"""Bodies up to this size are parsed on the event loop. Chosen: that takes less than the way to a thread and back."""
+INLINE_BYTES = 64 * 1024  # chosen: to parse these takes less than the way to a thread and back
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,35 +60,26 @@ Uploaded = Callable[[str, int], Awaitable[bytes]]
 """Gives the bytes of an image that was uploaded before, by its file's id, if they are not more than a limit."""
 
 
+@dataclass(frozen=True)
 class BodyReader:
     """Reads bodies within a time limit, parses the large ones in threads, and holds options against the limits.
 
-    Args:
-        limits: of time, of bytes and of options.
-        threads: shared with the decoding of images.
-        uploaded: finds images that were uploaded before; together they have no more bytes than a body.
+    Images that were uploaded before come from `_uploaded`; together they have no more bytes than a body.
     """
 
-    def __init__(self, limits: LimitSettings, threads: CapacityLimiter, uploaded: Uploaded) -> None:
-        self._limits = limits
-        self._timeout_s = limits.body_timeout_s
-        self._threads = threads
-        self._uploaded = uploaded
+    _limits: LimitSettings
+    _threads: CapacityLimiter
+    _uploaded: Uploaded
 
     async def certify(self, request: Request) -> ParsedBody[CertifyParams, bytes]:
-        """The body of a certify request.
-
-        Raises:
-            ProblemError: it cannot be read, or a field is not as it should be.
-        """
+        """The body of a certify request. Raises ProblemError: it cannot be read, or a field is not as it should be."""
         from_form = partial(_from_form, params=CertifyParams, several=False)
         return await self._images_of(await self._read(request, _certify_json, from_form))
 
     async def predict(self, request: Request) -> ParsedBody[PredictParams, bytes]:
         """The body of a predict request, with one image or with several.
 
-        Raises:
-            ProblemError: it cannot be read, or a field is not as it should be.
+        Raises ProblemError: it cannot be read, or a field is not as it should be.
         """
         from_form = partial(_from_form, params=PredictParams, several=True)
         body = await self._images_of(await self._read(request, _predict_json, from_form))
@@ -102,8 +92,7 @@ class BodyReader:
     async def job(self, request: Request) -> JobRequest:
         """The body of a request for a job, JSON only.
 
-        Raises:
-            ProblemError: it cannot be read, or a field is not as it should be.
+        Raises ProblemError: it cannot be read, or a field is not as it should be.
         """
         job = await self._read(request, _job_json, _no_form)
         self._check_limits(job.params)
@@ -113,13 +102,12 @@ class BodyReader:
     async def upload(self, request: Request) -> AsyncGenerator[UploadFile]:
         """The file of an upload's form. It may be large: the time limit is for each piece of it.
 
-        Raises:
-            ProblemError: it cannot be read, or there is no file.
+        Raises ProblemError: it cannot be read, or there is no file.
         """
         if _media_type(request) != "multipart/form-data":
             raise ProblemError("unsupported_media_type", "Send multipart/form-data with the part `file`.")
-        with _arriving(f"Nothing of the body came for {self._timeout_s:g} s; send the file again."):
-            form = await parse_form(request, self._timeout_s)
+        with _arriving(f"Nothing of the body came for {self._limits.body_timeout_s:g} s; send the file again."):
+            form = await parse_form(request, self._limits.body_timeout_s)
         try:
             file = form.get("file")
             if not isinstance(file, UploadFile):
@@ -143,11 +131,7 @@ class BodyReader:
         return ParsedBody(body.params, tuple(images), body.pointers, body.is_list)
 
     def _check_limits(self, params: PredictParams) -> None:
-        """Hold a request's options against the operator's limits.
-
-        Raises:
-            ProblemError: 422 that names the limit.
-        """
+        """Hold a request's options against the operator's limits. Raises ProblemError: 422 that names the limit."""
         limits = self._limits
         for name, limit in {"n": limits.n_max, "n0": limits.n0_max, "deadline_ms": limits.deadline_ms_max}.items():
             value = getattr(params, name, None)
@@ -163,11 +147,16 @@ class BodyReader:
         self, request: Request, from_json: Callable[[bytes], T], from_form: Callable[[FormData], Awaitable[T]]
     ) -> T:
         kind = _media_type(request)
-        with _arriving(f"The body did not arrive within {self._timeout_s:g} s; send it faster or make it smaller."):
-            async with asyncio.timeout(self._timeout_s):
+        with _arriving(
+            f"The body did not arrive within {self._limits.body_timeout_s:g} s; send it faster or make it smaller."
+        ):
+            async with asyncio.timeout(self._limits.body_timeout_s):
                 if kind == "multipart/form-data":
-                    async with read_form(request) as form:
+                    form = await parse_form(request)
+                    try:
                         return await from_form(form)
+                    finally:
+                        await form.close()
                 raw = await request.body()
         if kind and kind != "application/json" and not kind.endswith("+json"):
             sentence = f"Send application/json or multipart/form-data, not {kind[:64]}."
@@ -206,8 +195,7 @@ async def _no_form(_: FormData) -> Any:
 def parse_json(raw: bytes | str) -> Any:
     """A JSON value. Whole numbers may be written `1e4`; NaN, infinities and what no float holds may not.
 
-    Raises:
-        ProblemError: it is not JSON.
+    Raises ProblemError: it is not JSON.
     """
     if not raw.strip():
         raise ProblemError("bad_request", "The body is empty; send an image and the model's name.")
@@ -278,8 +266,7 @@ async def _from_form(form: FormData, *, params: type[P], several: bool) -> Parse
 def validated(model: type[M], body: Any) -> M:
     """`body` as a wire model; strict, so that `"10"` and `true` are not numbers.
 
-    Raises:
-        ProblemError: 422 with a pointer to each field at fault.
+    Raises ProblemError: 422 with a pointer to each field at fault.
     """
     try:
         return model.model_validate(body, strict=True)

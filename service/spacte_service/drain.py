@@ -2,13 +2,14 @@
 
 from collections.abc import Generator
 from contextlib import contextmanager
+from dataclasses import dataclass
 
 from .problems import ProblemError
 
-TAKEOVER_S = 5.0
-"""`Retry-After` while draining. Chosen: another gateway, or this one started again, answers within about that time."""
+TAKEOVER_S = 5.0  # `Retry-After` while draining; chosen: another gateway answers within about that time
 
 
+@dataclass
 class Drain:
     """Requests in flight, and whether more are taken.
 
@@ -17,9 +18,8 @@ class Drain:
         in_flight: requests being worked on.
     """
 
-    def __init__(self) -> None:
-        self.begun = False
-        self.in_flight = 0
+    begun: bool = False
+    in_flight: int = 0
 
     def begin(self) -> None:
         """Take no more work."""
@@ -27,11 +27,7 @@ class Drain:
 
     @contextmanager
     def request(self) -> Generator[None]:
-        """Count a request as in flight.
-
-        Raises:
-            ProblemError: 503 once the service has been asked to stop.
-        """
+        """Count a request as in flight. Raises ProblemError: 503 once the service has been asked to stop."""
         if self.begun:
             sentence = "The service is shutting down; try again in a moment, when another has taken over."
             raise ProblemError("draining", sentence, retry_after_s=TAKEOVER_S)

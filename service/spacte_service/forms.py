@@ -2,7 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncGenerator
-from contextlib import aclosing, asynccontextmanager
+from contextlib import aclosing
 
 from fastapi import Request
 from starlette.datastructures import FormData
@@ -10,11 +10,8 @@ from starlette.formparsers import MultiPartException, MultiPartParser
 
 from .problems import ProblemError
 
-MOST_FILES = 256
-"""Chosen: above every limit on images in a request; each open file takes a descriptor."""
-
-MOST_FIELDS = 8
-"""Chosen: `params` and a few more, which are refused by name."""
+MOST_FILES = 256  # chosen: more images than a request may have by default; each open file takes a descriptor
+MOST_FIELDS = 8  # chosen: `params` and a few more, which are refused by name
 
 
 class _WholeForm(MultiPartParser):
@@ -26,27 +23,13 @@ class _WholeForm(MultiPartParser):
         self.whole = True
 
     async def parse(self) -> FormData:
-        """The form.
-
-        Raises:
-            MultiPartException: it is malformed or cut off.
-        """
+        """The form. Raises MultiPartException: it is malformed or cut off."""
         form = await super().parse()
         if not self.whole:
             for file in self._files_to_close_on_error:
                 file.close()
             raise MultiPartException("its closing boundary is missing")
         return form
-
-
-@asynccontextmanager
-async def read_form(request: Request) -> AsyncGenerator[FormData]:
-    """The request's multipart form; its files are closed afterwards. Raises as `parse_form`."""
-    form = await parse_form(request)
-    try:
-        yield form
-    finally:
-        await form.close()
 
 
 async def parse_form(request: Request, idle_s: float | None = None) -> FormData:

@@ -19,13 +19,7 @@ from .settings import Settings
 
 
 class Gateway:
-    """Holds the parts, in `app.state.gateway`.
-
-    Args:
-        settings: each part gets the groups that it needs.
-        backend: models and samplers.
-        metrics: what is counted.
-    """
+    """Holds the parts, in `app.state.gateway`; each gets the groups of settings that it needs."""
 
     def __init__(self, settings: Settings, backend: Backend, metrics: Metrics) -> None:
         threads = CapacityLimiter(settings.decode_threads)

@@ -9,7 +9,7 @@ import hashlib
 import re
 from collections import OrderedDict
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from time import monotonic
 from typing import Any, Generic, Protocol, TypeVar
 
@@ -23,25 +23,14 @@ log = structlog.stdlib.get_logger("spacte.idempotency")
 
 T = TypeVar("T", bound=BaseModel)
 
-KEEP_S = 24 * 3600.0
-"""The API's promise, as for the keys of payment services."""
-
-MOST_KEPT = 10_000
-"""Answers kept in this process; the oldest goes first. Chosen: at 2 KiB each, 20 MiB."""
-
-KEY = re.compile(r"[\x21-\x7e]{1,255}")
-"""What can be kept: the length of a column of the store."""
-
-RUNNING_S = 1.0
-"""`Retry-After` while the first request runs. Chosen: of the order of a certificate."""
+KEEP_S = 24 * 3600.0  # the API's promise
+MOST_KEPT = 10_000  # answers in this process; chosen: at 2 KiB each, 20 MiB
+KEY = re.compile(r"[\x21-\x7e]{1,255}")  # visible ASCII, of the length of the store's column
+RUNNING_S = 1.0  # `Retry-After` while the first request runs; chosen: of the order of a certificate
 
 
 def check_key(key: str | None) -> str | None:
-    """Refuse an `Idempotency-Key` that cannot be kept; None is no key.
-
-    Raises:
-        ProblemError: 400.
-    """
+    """Refuse an `Idempotency-Key` that cannot be kept; None is no key. Raises ProblemError: 400."""
     if key is not None and not KEY.fullmatch(key):
         raise ProblemError("bad_request", "Make the Idempotency-Key 1 to 255 visible ASCII characters.")
     return key
@@ -67,7 +56,7 @@ def in_progress(who: str = "The first request with this Idempotency-Key is still
 
 
 class AnswerStore(Protocol):
-    """Keeps answers beyond this process: `spacte_service.store.answers.StoredAnswers`."""
+    """Keeps answers beyond this process: `spacte_service.store.idempotency.Idempotency`."""
 
     def find(self, caller: str, key: str, fingerprint: str) -> dict[str, Any] | None:
         """An earlier answer to the same request; `MismatchError` where the key belongs to another one."""
@@ -75,7 +64,6 @@ class AnswerStore(Protocol):
 
     def keep(self, caller: str, key: str, fingerprint: str, answer: dict[str, Any]) -> None:
         """Keep an answer."""
-        ...
 
 
 @dataclass
@@ -85,29 +73,19 @@ class _Entry(Generic[T]):
     answer: T | None = None
 
 
+@dataclass
 class IdempotentAnswers(Generic[T]):
-    """Answers by caller and idempotency key.
+    """Answers of one kind by caller and idempotency key; the oldest is dropped first.
 
-    Args:
-        kind: what the answers are.
-        store: gives the store's part, or None while the gateway has no store.
-        keep_s: how long an answer is kept in this process.
-        most: how many are kept in this process; the oldest goes first.
+    `_store` gives the store's part, or None while the gateway has no store.
     """
 
-    def __init__(
-        self,
-        kind: type[T],
-        store: Callable[[], Awaitable[AnswerStore | None]],
-        keep_s: float = KEEP_S,
-        most: int = MOST_KEPT,
-    ) -> None:
-        self._kind = kind
-        self._store = store
-        self._writing: set[asyncio.Task[None]] = set()
-        self._keep_s = keep_s
-        self._most = most
-        self._entries: OrderedDict[tuple[str, str], _Entry[T]] = OrderedDict()
+    _kind: type[T]
+    _store: Callable[[], Awaitable[AnswerStore | None]]
+    keep_s: float = KEEP_S
+    most: int = MOST_KEPT
+    _writing: set[asyncio.Task[None]] = field(default_factory=set[asyncio.Task[None]])
+    _entries: OrderedDict[tuple[str, str], _Entry[T]] = field(default_factory=OrderedDict[tuple[str, str], _Entry[T]])
 
     async def once(self, caller: str, key: str, request: str, work: Callable[[], Awaitable[T]]) -> tuple[T, bool]:
         """The answer, and whether it is an earlier one. A request that fails may be sent again with its key.
@@ -118,8 +96,7 @@ class IdempotentAnswers(Generic[T]):
             request: fingerprint of the request.
             work: makes the answer.
 
-        Raises:
-            ProblemError: 409 while the first is worked on; 422 where the key belongs to another request.
+        Raises ProblemError: 409 while the first is worked on; 422 where the key belongs to another request.
         """
         self._drop_old()
         entry = self._entries.get((caller, key))
@@ -178,7 +155,7 @@ class IdempotentAnswers(Generic[T]):
         now = monotonic()
         while self._entries:
             request, entry = next(iter(self._entries.items()))
-            old = now - entry.since > self._keep_s or len(self._entries) >= self._most
+            old = now - entry.since > self.keep_s or len(self._entries) >= self.most
             if not old or entry.answer is None:
                 return
             del self._entries[request]

@@ -50,37 +50,25 @@ class ImageRequest(Generic[P]):
     pointer: str = "/image"
 
 
+@dataclass(frozen=True)
 class ImageRequests:
-    """Answers requests about images.
+    """Answers requests about images; `_threads` decode them."""
 
-    Args:
-        backend: models and samplers.
-        admission: permits and turns.
-        metrics: counts certificates.
-        threads: for decoding.
-    """
-
-    def __init__(self, backend: Backend, admission: Admission, metrics: Metrics, threads: CapacityLimiter) -> None:
-        self._backend = backend
-        self._admission = admission
-        self._metrics = metrics
-        self._threads = threads
+    _backend: Backend
+    _admission: Admission
+    _metrics: Metrics
+    _threads: CapacityLimiter
 
     async def certify(self, request: ImageRequest[CertifyParams]) -> Certificate:
         """The certificate of one image.
 
-        Raises:
-            ProblemError: 429, there is no permit; 504, the deadline passed; and as `certify_decoded`.
+        Raises ProblemError: 429, there is no permit; 504, the deadline passed; and as `certify_decoded`.
         """
         async with self.permit(request) as permit:
             return await self.certify_decoded(request, await self.decode(request), permit)
 
     async def predict(self, request: ImageRequest[PredictParams]) -> Prediction:
-        """The prediction for one image.
-
-        Raises:
-            ProblemError: as for `certify`, without deadlines.
-        """
+        """The prediction for one image. Raises ProblemError: as for `certify`, without deadlines."""
         async with self._admission.permit(request.arrival) as permit:
             image = await self.decode(request)
             await permit.turn()
@@ -95,8 +83,7 @@ class ImageRequests:
     async def permit(self, request: ImageRequest[CertifyParams]) -> AsyncGenerator[Permit]:
         """A permit; a request with a reservation waits for it, no longer than its deadline.
 
-        Raises:
-            ProblemError: 429, there is none; 504, the deadline passed.
+        Raises ProblemError: 429, there is none; 504, the deadline passed.
         """
         async with AsyncExitStack() as stack:
             async with _before(_deadline(request)):
@@ -106,8 +93,7 @@ class ImageRequests:
     async def decode(self, request: ImageRequest[Any]) -> "Image":
         """The pixels, in the model's input shape, decoded in a thread.
 
-        Raises:
-            ProblemError: the image or the model cannot be used.
+        Raises ProblemError: the image or the model cannot be used.
         """
         params: PredictParams = request.params
         work = partial(self._backend.decode, params.model, request.data, params.resize)
@@ -155,8 +141,8 @@ class ImageRequests:
         permit.done()
         certificate = as_asked(made)
         self._metrics.certified(certificate)
-        told = certificate.model_dump(include={"model", "label", "radius", "n", "stop_reason", "queue_ms"})
-        log.info("certified", certificate=certificate.id, **told)
+        fields = certificate.model_dump(include={"model", "label", "radius", "n", "stop_reason", "queue_ms"})
+        log.info("certified", certificate=certificate.id, **fields)
         return certificate
 
 

@@ -47,8 +47,7 @@ def hash_of(secret: str) -> str:
 def make_key(name: str, scope: Scope) -> tuple[str, Key]:
     """A new key and what to keep of it.
 
-    Raises:
-        ValidationError: the name has characters other than letters, digits, `.`, `_` and `-`.
+    Raises ValidationError: the name has characters other than letters, digits, `.`, `_` and `-`.
     """
     secret = f"spacte_{secrets.token_urlsafe(32)}"
     key = Key(
@@ -58,11 +57,7 @@ def make_key(name: str, scope: Scope) -> tuple[str, Key]:
 
 
 def read_keys(path: Path) -> list[Key]:
-    """The keys of a file.
-
-    Raises:
-        KeysFileError: it is missing or damaged.
-    """
+    """The keys of a file. Raises KeysFileError: it is missing or damaged."""
     try:
         return _KEYS.validate_json(path.read_bytes())
     except FileNotFoundError:
@@ -82,8 +77,7 @@ def write_keys(path: Path, keys: Sequence[Key]) -> None:
 def keys_from_text(text: str) -> list[Key]:
     """Keys of an environment variable: `name:scope:sha256`, separated by commas.
 
-    Raises:
-        ValueError: it is not of that form.
+    Raises ValueError: it is not of that form.
     """
     keys: list[Key] = []
     for entry in filter(None, (part.strip() for part in text.split(","))):
@@ -113,8 +107,7 @@ def find(keys: Iterable[Key], secret: str) -> Key | None:
 class KeyRing:
     """The keys of the settings, and those of a file that is read again when it changes.
 
-    Raises:
-        KeysFileError: the file is missing or damaged. Later on, a damaged file leaves the keys as they were.
+    Raises KeysFileError: the file is missing or damaged. Later on, a damaged file leaves the keys as they were.
     """
 
     def __init__(self, fixed: Sequence[Key], path: Path | None) -> None:

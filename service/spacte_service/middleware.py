@@ -3,6 +3,7 @@
 import re
 import time
 from collections.abc import Mapping
+from dataclasses import dataclass
 
 import structlog
 from starlette.datastructures import Headers, MutableHeaders
@@ -17,14 +18,12 @@ from .problems import ProblemError, ProblemResponse, internal
 
 log = structlog.stdlib.get_logger("spacte.http")
 
-CLIENT_CLOSED_REQUEST = 499
-"""nginx's status in the log for a client that disconnected before the answer."""
+CLIENT_CLOSED_REQUEST = 499  # nginx's status in the log for a client that disconnected before the answer
 
 REQUEST_ID = re.compile(r"[A-Za-z0-9._:-]{1,128}")
 """What a caller's `X-Request-ID` may be; anything else is replaced, so that it cannot forge a log line."""
 
-STRICT_TRANSPORT = "max-age=31536000"
-"""A year, as RFC 6797 shows it."""
+STRICT_TRANSPORT = "max-age=31536000"  # a year, as RFC 6797 shows it
 
 METHODS = ("GET", "HEAD", "OPTIONS", "POST", "PUT", "PATCH", "DELETE")
 
@@ -37,16 +36,12 @@ SECURITY_HEADERS: Mapping[str, str] = {
 }
 
 
+@dataclass(frozen=True)
 class RequestContext:
-    """ASGI middleware that names each request, logs and counts it, and turns a crash into a problem document.
+    """ASGI middleware that names each request, logs and counts it, and turns a crash into a problem document."""
 
-    Args:
-        metrics: where requests are counted.
-    """
-
-    def __init__(self, app: ASGIApp, metrics: Metrics) -> None:
-        self.app = app
-        self.metrics = metrics
+    app: ASGIApp
+    metrics: Metrics
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Handle one request; other scopes (lifespan) pass unchanged."""
@@ -85,42 +80,33 @@ class RequestContext:
             finally:
                 seconds = time.perf_counter() - began
                 method = scope["method"] if scope["method"] in METHODS else "other"
-                self.metrics.answered(route_of(scope), method, status, seconds)
-                log.info(
-                    "request",
-                    method=scope["method"],
-                    path=scope["path"],
-                    status=status,
-                    elapsed_ms=round(1000 * seconds, 1),
-                )
+                # The template of the route that answered; one label for all paths that none did.
+                route = getattr(scope.get("route"), "path", "unmatched")
+                self.metrics.answered(route, method, status, seconds)
+                fields = {"path": scope["path"], "status": status, "elapsed_ms": round(1000 * seconds, 1)}
+                log.info("request", method=scope["method"], **fields)
                 tracing.end(token)
 
 
-def route_of(scope: Scope) -> str:
-    """The template of the route that answered; one label for all paths that none did."""
-    route = scope.get("route")
-    return getattr(route, "path", "unmatched")
-
-
+@dataclass(frozen=True)
 class BodyLimit:
-    """ASGI middleware that refuses a body larger than a limit while it arrives.
+    """ASGI middleware that refuses a body of more bytes than a limit while it arrives.
 
-    Args:
-        limit: bytes allowed.
-        by_prefix: other limits, by the beginning of the path.
+    Starlette's own answers a body whose length is declared with plain text, and not with a problem document.
+    `by_prefix` has other limits, by the beginning of the path.
     """
 
-    def __init__(self, app: ASGIApp, limit: int, by_prefix: Mapping[str, int] | None = None) -> None:
-        self.app = app
-        self.limit = limit
-        self.by_prefix = dict(by_prefix or {})
+    app: ASGIApp
+    limit: int
+    by_prefix: Mapping[str, int]
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Count what the route reads, and raise a 413 where it reads past the limit."""
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
-        limit = self._limit_for(scope["path"])
+        path: str = scope["path"]
+        limit = next((size for prefix, size in self.by_prefix.items() if path.startswith(prefix)), self.limit)
         declared = Headers(scope=scope).get("content-length", "")
         if declared.isdigit() and int(declared) > limit:
             # Answered before the body is read: the server discards what still arrives.
@@ -139,9 +125,6 @@ class BodyLimit:
             return message
 
         await self.app(scope, receive_counted, send)
-
-    def _limit_for(self, path: str) -> int:
-        return next((size for prefix, size in self.by_prefix.items() if path.startswith(prefix)), self.limit)
 
 
 def _too_large(limit: int) -> ProblemError:

@@ -14,28 +14,18 @@ from .problems import ProblemError
 
 log = structlog.stdlib.get_logger("spacte.models")
 
-PROMPT_S = 1.0
-"""What fails within this time is answered with the error; later failures show in the model's `state`. Chosen: a folder
-that is missing or damaged is seen in milliseconds."""
+PROMPT_S = 1.0  # later failures show in the model's `state`; chosen: a missing folder is seen in milliseconds
 
 
 class Models:
-    """The backend's models, and changes under way.
-
-    Args:
-        backend: where models are loaded.
-    """
+    """The backend's models, and changes under way."""
 
     def __init__(self, backend: Backend) -> None:
         self._backend = backend
         self._changes: set[asyncio.Task[None]] = set()
 
     def get(self, name: str) -> Model:
-        """The model of that name, loaded or not.
-
-        Raises:
-            ProblemError: 404.
-        """
+        """The model of that name, loaded or not. Raises ProblemError: 404."""
         models = {model.name: model for model in self._backend.models()}
         if name not in models:
             there = ", ".join(models) or "none"
@@ -51,16 +41,14 @@ class Models:
     async def load(self, name: str) -> None:
         """Begin to load a model, or to replace it by what its folder holds now.
 
-        Raises:
-            ModelNotFoundError, ModelLoadError, NoWorkersError: it failed at once.
+        Raises ModelNotFoundError, ModelLoadError, NoWorkersError: it failed at once.
         """
         await self._begin(self._backend.load(name), "load", name)
 
     async def unload(self, name: str) -> None:
         """Begin to unload a model: it takes no more requests, and is dropped when the last is answered.
 
-        Raises:
-            ModelNotFoundError: there is none of that name.
+        Raises ModelNotFoundError: there is none of that name.
         """
         await self._begin(self._backend.unload(name), "unload", name)
 

@@ -1,6 +1,7 @@
 """Keeps the web pages of other origins out, which could reach a gateway on their reader's machine."""
 
 from collections.abc import Collection
+from dataclasses import dataclass
 from urllib.parse import urlsplit
 
 from starlette.datastructures import Headers
@@ -13,21 +14,21 @@ PREFLIGHT = "access-control-request-method"
 """A browser's question whether another origin's page may send a request; sent with `OPTIONS`."""
 
 
+@dataclass(frozen=True)
 class OriginCheck:
     """ASGI middleware that refuses requests for other host names, and changes that other origins ask for.
 
     A page whose name is made to point to this machine (DNS rebinding) still sends its own name as `Host`. A
     page elsewhere that posts a form here sends its own `Origin`. Only browsers send an `Origin`.
 
-    Args:
-        hosts: names that the service goes by, without port; empty for any.
+    Attributes:
+        hosts: lower-case names that the service goes by, without port; empty for any.
         origins: origins that may call from elsewhere (CORS).
     """
 
-    def __init__(self, app: ASGIApp, hosts: Collection[str], origins: Collection[str]) -> None:
-        self.app = app
-        self.hosts = frozenset(host.lower() for host in hosts)
-        self.origins = frozenset(origins)
+    app: ASGIApp
+    hosts: Collection[str]
+    origins: Collection[str]
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Pass the request on, or answer 403."""

@@ -44,19 +44,9 @@ PROBLEMS: dict[ProblemCode, tuple[int, str]] = {
 }
 """Status and title of every problem code."""
 
-DEFAULT_CODES: dict[int, ProblemCode] = {
-    400: "bad_request",
-    401: "unauthenticated",
-    403: "forbidden",
-    404: "not_found",
-    405: "method_not_allowed",
-    413: "payload_too_large",
-    415: "unsupported_media_type",
-    422: "validation_failed",
-    429: "overloaded",
-    500: "internal",
-    503: "no_workers",
-}
+DEFAULT_CODES: dict[int, ProblemCode] = {status: code for code, (status, _) in reversed(PROBLEMS.items())}
+DEFAULT_CODES[400] = "bad_request"
+"""The first code of a status, for errors of the framework; but a request that it cannot read is no bad image."""
 
 
 class ProblemError(HTTPException):

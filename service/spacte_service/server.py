@@ -28,9 +28,7 @@ SIGNALS = (signal.SIGINT, signal.SIGTERM)
 SWITCH_S = 0.0005
 """Samplers in this process share its interpreter lock: they hold it no longer than this while a request waits.
 Chosen: a tenth of Python's default."""
-
-CLOSE_AFTER_S = 2
-"""What is still connected after the drain has so long to take its answer. Chosen: an answer is sent in milliseconds."""
+CLOSE_AFTER_S = 2  # for what is still connected after the drain; chosen: an answer is sent in milliseconds
 
 
 class TlsError(RuntimeFault):
@@ -127,8 +125,7 @@ def named_address(host: str, port: int) -> Generator[None]:
 def bind(host: str, port: int) -> socket.socket:
     """A bound socket, before anything slow is started.
 
-    Raises:
-        OSError: the address is taken or not ours; `filename` names it.
+    Raises OSError: the address is taken or not ours; `filename` names it.
     """
     with named_address(host, port):
         family, _, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)[0]
@@ -150,8 +147,7 @@ def metrics_port(registry: CollectorRegistry, host: str, port: int) -> Generator
     Yields:
         The port, a free one where 0 is given.
 
-    Raises:
-        OSError: the address is taken or not ours; `filename` names it.
+    Raises OSError: the address is taken or not ours; `filename` names it.
     """
     with named_address(host, port):
         server, thread = start_http_server(port, host, registry)
@@ -166,8 +162,7 @@ def metrics_port(registry: CollectorRegistry, host: str, port: int) -> Generator
 def check_tls(settings: NetworkSettings) -> None:
     """See that certificate and key can be used, before anything slow is started.
 
-    Raises:
-        TlsError: a file is missing, none of PEM, or the key is another certificate's.
+    Raises TlsError: a file is missing, none of PEM, or the key is another certificate's.
     """
     if settings.tls_cert is None or settings.tls_key is None:
         return

@@ -3,6 +3,7 @@
 A file is on disk before its row is in the store: a crash may leave a file without a row, never a row without its file.
 """
 
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
@@ -11,32 +12,28 @@ from typing import IO, TYPE_CHECKING
 from spacte_client.types import File, FileList
 
 from .content_files import keep, received
-from .ids import new_id
+from .ids import new_id, page_info
 from .problems import ProblemError
 
 if TYPE_CHECKING:
     from spacte_service.store import Store
     from spacte_service.store.schema import FileRow
 
-PIECE_BYTES = 1 << 20
-"""Chosen: large enough that hashing and writing cost more than the calls."""
-
-NAME_LENGTH = 255
-"""As the column of the store, and as file systems."""
+PIECE_BYTES = 1 << 20  # chosen: hashing and writing cost more than the calls
+NAME_LENGTH = 255  # as the column of the store, and as file systems
 
 
+@dataclass(frozen=True)
 class Uploads:
     """The uploaded files of a data folder. Everything here blocks: call it in threads."""
 
-    def __init__(self, store: "Store", folder: Path) -> None:
-        self._store = store
-        self._folder = folder
+    _store: "Store"
+    _folder: Path
 
     def add(self, content: IO[bytes], filename: str | None) -> File:
         """Keep a file; the same bytes sent again are the same file.
 
-        Raises:
-            ProblemError: 415, it is nothing that is certified here; 400, it is empty.
+        Raises ProblemError: 415, it is nothing that is certified here; 400, it is empty.
         """
         from spacte_service.store.schema import FileRow
         from spacte_workers.batch.inputs import kind_of
@@ -62,29 +59,20 @@ class Uploads:
         return _to_wire(row)
 
     def row(self, file_id: str) -> "FileRow":
-        """One file's row.
-
-        Raises:
-            ProblemError: 404.
-        """
+        """One file's row. Raises ProblemError: 404."""
         row = self._store.files.get(file_id)
         if row is None:
             raise _missing(file_id)
         return row
 
     def get(self, file_id: str) -> File:
-        """One file.
-
-        Raises:
-            ProblemError: 404.
-        """
+        """One file. Raises ProblemError: 404."""
         return _to_wire(self.row(file_id))
 
     def image(self, file_id: str, max_bytes: int) -> bytes:
         """The bytes of an image.
 
-        Raises:
-            ProblemError: 404; 415, the file is no image; 413, it is larger than `max_bytes`.
+        Raises ProblemError: 404; 415, the file is no image; 413, it is larger than `max_bytes`.
         """
         row = self.row(file_id)
         if row.kind != "image":
@@ -99,27 +87,17 @@ class Uploads:
             raise _missing(file_id) from None
 
     def page(self, limit: int, after: str | None) -> FileList:
-        """Files, newest first.
-
-        Raises:
-            ProblemError: 404, there is no file `after`.
-        """
+        """Files, newest first. Raises ProblemError: 404, there is no file `after`."""
         from spacte_service.store.sessions import CursorError
 
         try:
             rows, more = self._store.files.page(limit, after)
         except CursorError:
             raise _missing(after or "") from None
-        data = [_to_wire(row) for row in rows]
-        first, last = (data[0].id, data[-1].id) if data else (None, None)
-        return FileList(data=data, has_more=more, first_id=first, last_id=last)
+        return FileList(data=[_to_wire(row) for row in rows], **page_info(rows, more))
 
     def remove(self, file_id: str) -> None:
-        """Delete a file.
-
-        Raises:
-            ProblemError: 404; 409, a job needs it.
-        """
+        """Delete a file. Raises ProblemError: 404; 409, a job needs it."""
         from spacte_service.store.files import FileInUseError
 
         try:

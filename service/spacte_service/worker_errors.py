@@ -1,4 +1,4 @@
-"""From what the workers raise to what the caller is told."""
+"""From the workers' errors to problem documents."""
 
 from collections.abc import Generator
 from contextlib import contextmanager
@@ -36,21 +36,19 @@ def worker_errors_as_problems(image: str = "/image") -> Generator[None]:
     """Raise the workers' errors as problems; `image` points to the image that was worked on."""
     try:
         yield
-    except (RuntimeFault, BadImageError) as fault:
-        raise to_problem_error(fault, image) from fault
+    except (RuntimeFault, BadImageError) as error:
+        raise to_problem_error(error, image) from error
 
 
-def to_problem_error(fault: RuntimeFault | BadImageError, image: str = "/image") -> ProblemError:
-    """The problem that describes a fault of the workers; their messages are already sentences for callers."""
-    if isinstance(fault, BadImageError):
-        return ProblemError("bad_image", str(fault), errors=[FieldProblem(pointer=image, detail=str(fault))])
-    if isinstance(fault, BadParameterError):
-        return field_error(f"/{fault.field}", str(fault))
-    if isinstance(fault, ModelNotReadyError) and fault.state != "loading":
+def to_problem_error(error: RuntimeFault | BadImageError, image: str = "/image") -> ProblemError:
+    """The problem that describes an error of the workers; their messages are already sentences for callers."""
+    if isinstance(error, BadImageError):
+        return ProblemError("bad_image", str(error), errors=[FieldProblem(pointer=image, detail=str(error))])
+    if isinstance(error, BadParameterError):
+        return field_error(f"/{error.field}", str(error))
+    if isinstance(error, ModelNotReadyError) and error.state != "loading":
         # It will not become ready by waiting, so the caller is not told to try again.
-        return ProblemError("model_not_found", str(fault))
-    code: ProblemCode = "internal"
-    for kind, its_code in CODES.items():
-        if isinstance(fault, kind):
-            code = its_code
-    return ProblemError(code, str(fault), retry_after_s=RETRY_AFTER_S.get(code))
+        return ProblemError("model_not_found", str(error))
+    codes: list[ProblemCode] = [code for kind, code in CODES.items() if isinstance(error, kind)]
+    code = codes[0] if codes else "internal"
+    return ProblemError(code, str(error), retry_after_s=RETRY_AFTER_S.get(code))

@@ -68,21 +68,13 @@ class Admission:
         return Arrival(caller, key, self.retry_after.use_reservation(caller, key))
 
     def refuse_early(self, arrival: Arrival) -> None:
-        """Refuse a request for which there is no permit, before anything is spent on it.
-
-        Raises:
-            ProblemError: 429.
-        """
+        """Refuse a request for which there is no permit, before anything is spent on it. Raises ProblemError: 429."""
         if not arrival.reserved and self._is_refused(arrival.caller):
             raise self._refusal(arrival)
 
     @asynccontextmanager
     async def permit(self, arrival: Arrival) -> AsyncGenerator["Permit"]:
-        """A permit for one request; `await permit.turn()` before the work.
-
-        Raises:
-            ProblemError: 429, there is none.
-        """
+        """A permit for one request; `await permit.turn()` before the work. Raises ProblemError: 429, there is none."""
         if not self._is_refused(arrival.caller):
             self._take(arrival.caller)
         elif arrival.reserved:
@@ -175,8 +167,7 @@ class Permit:
     async def turn(self) -> float:
         """Wait until the request may run, and return the seconds that took.
 
-        Raises:
-            ProblemError: 429, another caller had a better claim to the permit.
+        Raises ProblemError: 429, another caller had a better claim to the permit.
         """
         await self._admission.queue.wait(self.arrival.caller, self)
         return self._admission.retry_after.begin(self) - self._taken_at

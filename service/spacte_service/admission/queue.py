@@ -76,8 +76,8 @@ class FairQueue(Generic[T]):
 
     def remove(self, turn: Turn[T]) -> None:
         """Take a waiting request out of the queue, if it is there."""
-        turns = self._waiting.get(turn.caller, ())
-        if turn in turns:
+        turns = self._waiting.get(turn.caller)
+        if turns and turn in turns:
             turns.remove(turn)
             if not turns:
                 del self._waiting[turn.caller]

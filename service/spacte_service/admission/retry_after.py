@@ -4,25 +4,19 @@ from time import monotonic, perf_counter
 
 from .reservations import Reservations
 
-FIRST_GUESS_S = 1.0
-"""How long a request takes, before one has been timed. Chosen: of the order of a certificate on a CPU."""
-
-NEWEST_WEIGHT = 0.1
-"""Weight of the latest request in the mean time. Chosen: about the last ten requests count."""
-
+FIRST_GUESS_S = 1.0  # until a request has been timed; chosen: of the order of a certificate on a CPU
+NEWEST_WEIGHT = 0.1  # of the latest request in the mean time; chosen: about the last ten requests count
 MOST_BACKLOGS = 8
 """A request without a reservation is told at most the time of so many times the present work. Chosen: the refused ones
 are spread, and none is sent away for minutes."""
-
-RESERVATIONS_PER_PERMIT = 16
-"""Chosen: with the default of 128 permits, 2,048 refused requests may come back at times of their own."""
+RESERVATIONS_PER_PERMIT = 16  # chosen: with 128 permits, 2,048 refused requests may come back at times of their own
 
 
 class RetryAfter:
     """Estimates how long the present work takes, and gives every refused request a time of its own.
 
-    The time is when the work that is here is done, and that of the requests which were told to come back before: so
-    they do not come back all at once, and most of them in vain.
+    The time is when the present work is done, and that of the requests that were refused before. So refused requests
+    come back one after the other, each when there is a permit for it.
 
     Args:
         permits: requests taken in at the same time.

@@ -4,7 +4,7 @@ import asyncio
 from collections.abc import Callable
 from contextlib import suppress
 from contextvars import Context
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, TypeVar, TypeVarTuple
 
 from anyio import CapacityLimiter, to_thread
@@ -19,7 +19,7 @@ from .runner import Runner
 
 if TYPE_CHECKING:
     from spacte_service.store import Store
-    from spacte_service.store.answers import StoredAnswers
+    from spacte_service.store.idempotency import Idempotency
     from spacte_service.uploads import Uploads
 
     from .images import JobImages
@@ -30,8 +30,7 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 A = TypeVarTuple("A")
 
-THREADS = 8
-"""Requests that wait for disk or database at the same time. Chosen: below the store's ten connections."""
+THREADS = 8  # requests that wait for disk or database at a time; chosen: below the store's ten connections
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,31 +52,23 @@ class OpenJobs:
         return await to_thread.run_sync(function, *arguments, limiter=self.threads)
 
 
+@dataclass(eq=False)
 class BatchJobs:
-    """Files and jobs.
+    """Files and jobs."""
 
-    Args:
-        settings: each part gets the groups that it needs.
-        backend: knows the models.
-        metrics: is told of jobs.
-        drain: says when the gateway is shutting down.
-    """
-
-    def __init__(self, settings: Settings, backend: Backend, metrics: Metrics, drain: Drain) -> None:
-        self._settings = settings
-        self._backend = backend
-        self._metrics = metrics
-        self._drain = drain
-        self._opening = asyncio.Lock()
-        self._opened: OpenJobs | None = None
+    _settings: Settings
+    _backend: Backend
+    _metrics: Metrics
+    _drain: Drain
+    _opening: asyncio.Lock = field(default_factory=asyncio.Lock)
+    _opened: OpenJobs | None = None
 
     async def start(self) -> None:
         """Open the store where there is one, and look after the jobs in it.
 
         A gateway that never had a file or a job makes no data folder before it gets one.
 
-        Raises:
-            StoreError: the database cannot be used.
+        Raises StoreError: the database cannot be used.
         """
         if self._settings.database or self._settings.sqlite_file.exists():
             await self.opened()
@@ -95,11 +86,7 @@ class BatchJobs:
         await to_thread.run_sync(opened.store.close)
 
     async def opened(self) -> OpenJobs:
-        """The parts; opened now where they are not yet.
-
-        Raises:
-            StoreError: the database cannot be used.
-        """
+        """The parts; opened now where they are not yet. Raises StoreError: the database cannot be used."""
         async with self._opening:
             if self._opened is None:
                 self._opened = await self._open()
@@ -108,15 +95,14 @@ class BatchJobs:
     async def image(self, file_id: str, max_bytes: int) -> bytes:
         """The bytes of an uploaded image.
 
-        Raises:
-            ProblemError: 404; 415, the file is no image; 413, it is larger than that.
+        Raises ProblemError: 404; 415, the file is no image; 413, it is larger than that.
         """
         opened = await self.opened()
         return await opened.in_thread(opened.uploads.image, file_id, max_bytes)
 
-    async def stored_answers(self) -> "StoredAnswers | None":
+    async def stored_answers(self) -> "Idempotency | None":
         """The store's part in idempotency; None where no job or file has made a store yet."""
-        return (await self.opened()).store.answers if self._opened else None
+        return (await self.opened()).store.idempotency if self._opened else None
 
     def readiness(self) -> dict[str, str]:
         """Checks by name, each `ok` or a sentence on what is wrong."""

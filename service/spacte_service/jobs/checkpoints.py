@@ -12,14 +12,9 @@ from spacte_service.problems import ProblemError
 
 from .data_folder import unused
 
-FILES = ("config.json", "model.safetensors")
-"""A checkpoint's version is the SHA-256 over these, in this order."""
-
-VERSION_LENGTH = 64
-"""Hexadecimal digits of a SHA-256."""
-
-RELOAD_S = 5.0
-"""`Retry-After` where the folder has changed. Chosen: loading a model takes seconds."""
+FILES = ("config.json", "model.safetensors")  # a checkpoint's version is the SHA-256 over these, in this order
+VERSION_LENGTH = 64  # hexadecimal digits of a SHA-256
+RELOAD_S = 5.0  # `Retry-After` where the folder has changed; chosen: loading a model takes seconds
 
 
 def keep_checkpoint(models: Path, name: str, version: str, path: Path) -> None:
@@ -31,8 +26,7 @@ def keep_checkpoint(models: Path, name: str, version: str, path: Path) -> None:
         version: which version of it is served.
         path: of the copy; its last two names are version and name.
 
-    Raises:
-        ProblemError: 503, the folder holds another version by now.
+    Raises ProblemError: 503, the folder holds another version by now.
     """
     if path.exists():
         os.utime(path)

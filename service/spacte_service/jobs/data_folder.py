@@ -15,21 +15,17 @@ if TYPE_CHECKING:
     from spacte_service.store.schema import JobRow
     from spacte_workers.batch.job_folder import JobFolder, JobSpec
 
-FRESH_S = 3600.0
-"""A copy is made before its job is in the store, so a younger one is not deleted. Chosen: no request takes as long."""
+FRESH_S = 3600.0  # a younger copy may be of a job that is being made; chosen: no request takes as long
 
 
 class DataFolder:
     """The data folder.
 
-        jobs/JOB_ID/                    see `spacte_workers.batch.job_folder`
-        checkpoints/VERSION/NAME/       the models that jobs were begun with
-        files/                          uploads
-        fetched/                        inputs of jobs that were named by a URI of another machine
-        logs/                           what drivers of `--in-process` print
-
-    Args:
-        path: of the folder.
+    jobs/JOB_ID/                    see `spacte_workers.batch.job_folder`
+    checkpoints/VERSION/NAME/       the models that jobs were begun with
+    files/                          uploads
+    fetched/                        inputs of jobs that were named by a URI of another machine
+    logs/                           what drivers of `--in-process` print
     """
 
     def __init__(self, path: Path) -> None:

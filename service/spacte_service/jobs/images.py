@@ -3,7 +3,6 @@
 import io
 import threading
 from collections import OrderedDict
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -16,16 +15,7 @@ if TYPE_CHECKING:
     from spacte_workers.batch.inputs import Row, Source
     from spacte_workers.shards import Image
 
-INPUTS_KEPT = 4
-"""Inputs that stay open. Chosen: a page of thumbnails asks one job for many images, and a few pages may be open."""
-
-
-@dataclass(frozen=True, slots=True)
-class OpenInput:
-    """A job's input, and the shape (C, H, W) in which its model takes images."""
-
-    source: "Source"
-    input_shape: tuple[int, int, int]
+INPUTS_KEPT = 4  # stay open; chosen: a page of thumbnails asks one job for many images, and a few may be open
 
 
 class JobImages:
@@ -33,13 +23,12 @@ class JobImages:
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        self._inputs: OrderedDict[str, OpenInput] = OrderedDict()
+        self._inputs: OrderedDict[str, tuple[Source, tuple[int, int, int]]] = OrderedDict()
 
     def png(self, row: "JobRow", index: int) -> bytes:
         """Image `index` of a job's input, as a PNG of the size that the model takes.
 
-        Raises:
-            ProblemError: 404, the job has no such image or its input is gone; 400, the image cannot be read.
+        Raises ProblemError: 404, the job has no such image or its input is gone; 400, the image cannot be read.
         """
         from spacte_core.checkpoint import CheckpointError
         from spacte_workers.batch.inputs import InputError
@@ -47,11 +36,11 @@ class JobImages:
 
         try:
             with self._lock:
-                opened = self._open(row)
-                if index not in opened.source.indices:
+                source, input_shape = self._open(row)
+                if index not in source.indices:
                     raise ProblemError("not_found", f"{row.id} has no image {index}; see its results.")
-                found = opened.source.read(index)
-            return _png(_decode(found, opened.input_shape))
+                found = source.read(index)
+            return _png(_decode(found, input_shape))
         except (CheckpointError, InputError) as error:
             raise ProblemError("not_found", f"The images of {row.id} cannot be shown: {error}") from None
         except BadImageError as error:
@@ -61,19 +50,20 @@ class JobImages:
         """Close every input."""
         with self._lock:
             while self._inputs:
-                self._inputs.popitem()[1].source.close()
+                self._inputs.popitem()[1][0].close()
 
-    def _open(self, row: "JobRow") -> OpenInput:
+    def _open(self, row: "JobRow") -> "tuple[Source, tuple[int, int, int]]":
+        """A job's input, and the shape (C, H, W) in which its model takes images."""
         from spacte_core.checkpoint import read_config
         from spacte_workers.batch.inputs import open_source
 
         if row.id not in self._inputs:
             channels, height, width = read_config(Path(row.checkpoint))[0].model.input_shape
             shape = (channels, height, width)
-            self._inputs[row.id] = OpenInput(open_source(spec_of(row).input, shape), shape)
+            self._inputs[row.id] = open_source(spec_of(row).input, shape), shape
         self._inputs.move_to_end(row.id)
         while len(self._inputs) > INPUTS_KEPT:
-            self._inputs.popitem(last=False)[1].source.close()
+            self._inputs.popitem(last=False)[1][0].close()
         return self._inputs[row.id]
 
 

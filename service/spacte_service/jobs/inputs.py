@@ -35,8 +35,7 @@ def count_input(source: JobInput, model: Model, settings: JobSettings, uploads: 
 
     What is on another machine is copied into the folder `fetched` first.
 
-    Raises:
-        ProblemError: 404, no such file; 422, not allowed, damaged, empty, or not for this model.
+    Raises ProblemError: 404, no such file; 422, not allowed, damaged, empty, or not for this model.
     """
     from spacte_workers.batch.inputs import InputError, open_source
 

@@ -8,16 +8,11 @@ from pathlib import Path
 
 from .runner import DriverStatus, Stage
 
-KILL_AFTER_S = 10.0
-"""From SIGTERM to SIGKILL, as Docker does by default."""
+KILL_AFTER_S = 10.0  # from SIGTERM to SIGKILL, as Docker does by default
 
 
 class ProcessRunner:
-    """Child processes by submission id.
-
-    Args:
-        logs: folder for what the drivers print.
-    """
+    """Child processes by submission id; what they print goes to the folder `logs`."""
 
     def __init__(self, logs: Path) -> None:
         self._logs = logs

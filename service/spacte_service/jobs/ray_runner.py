@@ -16,26 +16,19 @@ from typing import Any, TypeVar
 
 from .runner import DriverStatus, Stage, UnreachableError
 
-STAGES: dict[str, Stage] = {
+STAGES: dict[str, Stage] = {  # by Ray's `JobStatus`
     "PENDING": "waiting",
     "RUNNING": "running",
     "SUCCEEDED": "succeeded",
     "FAILED": "failed",
     "STOPPED": "stopped",
 }
-"""From Ray's `JobStatus`."""
 
 T = TypeVar("T")
 
-ANSWER_S = 20.0
-"""A cluster that has not answered by then is unreachable. Chosen: twice `REQUEST_S`, for a connection and a request."""
-
-REQUEST_S = 10.0
-"""A request to the job API that has been silent for so long is given up, and its thread is free again. Chosen: the API
-answers in milliseconds."""
-
-THREADS = 2
-"""Chosen: one request at a time, and one that a frozen cluster holds."""
+ANSWER_S = 20.0  # a cluster that has not answered by then is unreachable; chosen: a connection and a request
+REQUEST_S = 10.0  # a request that is silent for so long is given up; chosen: the job API answers in milliseconds
+THREADS = 2  # chosen: one request at a time, and one that a frozen cluster holds
 
 
 class RayJobsRunner:

@@ -3,6 +3,7 @@
 import asyncio
 import json
 from collections.abc import AsyncGenerator, Iterator
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -18,36 +19,24 @@ from .data_folder import DataFolder
 if TYPE_CHECKING:
     from spacte_service.store import Store
 
-PIECE_BYTES = 1 << 20
-"""Lines sent at a time. Chosen: a thousand records."""
-
-POLL_S = 0.5
-"""How often a job that is followed is looked at. Chosen: a driver writes progress about once a second."""
-
-SUMMARIES_KEPT = 64
-"""Chosen: more jobs than a page of jobs shows."""
+PIECE_BYTES = 1 << 20  # chosen: about a thousand records are sent at a time
+POLL_S = 0.5  # chosen: a driver writes progress about once a second
+SUMMARIES_KEPT = 64  # chosen: more than the page of jobs compares
 
 
+@dataclass
 class JobReader:
-    """What is read of jobs.
+    """What is read of jobs; a shutdown ends what is followed."""
 
-    Args:
-        store: says when a job is at its end, and has the events.
-        folder: has the results.
-        drain: a shutdown ends what is followed.
-    """
-
-    def __init__(self, store: "Store", folder: DataFolder, drain: Drain) -> None:
-        self._store = store
-        self._folder = folder
-        self._drain = drain
-        self._summaries: dict[tuple[str, int], JobSummary] = {}
+    _store: "Store"
+    _folder: DataFolder
+    _drain: Drain
+    _summaries: dict[tuple[str, int], JobSummary] = field(default_factory=dict[tuple[str, int], JobSummary])
 
     def start_of(self, job_id: str, after: int | None) -> int:
         """Where in the results log to go on after the record of image `after`. It blocks.
 
-        Raises:
-            ProblemError: 422, there is no such record.
+        Raises ProblemError: 422, there is no such record.
         """
         if after is None:
             return 0

@@ -10,6 +10,7 @@ import shutil
 import time
 from collections.abc import Callable
 from contextlib import suppress
+from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar, TypeVarTuple
@@ -35,68 +36,33 @@ log = structlog.stdlib.get_logger("spacte.jobs")
 T = TypeVar("T")
 A = TypeVarTuple("A")
 
-PERIOD_S = 1.0
-"""Between two passes. Chosen: drivers write their progress about once a second."""
-
-HOUSEKEEPING_S = 3600.0
-"""Between two deletions of what is old. Chosen: what is kept is kept for days."""
-
-STOP_AFTER_S = 20.0
-"""A driver that was asked to stop and has not by then is ended. Chosen: an image takes seconds."""
-
-AWAY_S = 30.0
-"""A runner that does not answer for so long has lost its drivers, unless one holds its folder's lock. Chosen: a head of
-Ray that is started again answers sooner."""
-
-STARTUP_S = 60.0
-"""A driver may take so long to import what it needs, before it holds its folder's lock and says anything. Chosen: six
-times what torch and Ray take on a busy machine."""
-
-MAX_ATTEMPTS = 10
-"""Drivers of one job that are started without anyone asking. Chosen: one that dies every time must not go on."""
-
-THREADS = 4
-"""Calls of store and folders at the same time. Chosen: jobs are looked at one after the other."""
-
-MESSAGE_LENGTH = 300
-"""Of a runner's message, so that a job's error stays a sentence (its column holds 2,000 characters)."""
+PERIOD_S = 1.0  # between two passes; chosen: drivers write their progress about once a second
+CLEAN_UP_S = 3600.0  # between two deletions of what is old; chosen: what is kept is kept for days
+STOP_AFTER_S = 20.0  # a driver that was asked to stop and has not by then is ended; chosen: an image takes seconds
+AWAY_S = 30.0  # a runner that is silent for so long has lost its drivers; chosen: a restarted head of Ray is quicker
+STARTUP_S = 60.0  # a driver may import so long before it locks its folder; chosen: a busy machine takes less
+MAX_ATTEMPTS = 10  # drivers of a job that nobody asked for; chosen: one that dies every time must not go on
+THREADS = 4  # calls of store and folders at a time; chosen: jobs are looked at one after the other
+MESSAGE_LENGTH = 300  # of a runner's message; chosen: a job's error stays a sentence
 
 COUNTED = ("certified", "abstained", "errored")
 
 
+@dataclass(eq=False)
 class Reconciler:
-    """Submits, follows, resumes and cleans up jobs.
+    """Submits, follows, resumes and cleans up jobs; `database` is `ok`, or says what is wrong with the store."""
 
-    Args:
-        settings: how many jobs run, and which are resumed.
-        samplers: for the drivers' command lines.
-        store: what should be.
-        runner: what runs.
-        folder: has the jobs' folders.
-        metrics: is told how many jobs are in each state, and what became of images.
-    """
-
-    def __init__(
-        self,
-        settings: JobSettings,
-        samplers: SamplerSettings,
-        store: "Store",
-        runner: Runner,
-        folder: DataFolder,
-        metrics: Metrics,
-    ) -> None:
-        self._settings = settings
-        self._samplers = samplers
-        self._store = store
-        self._runner = runner
-        self._folder = folder
-        self._metrics = metrics
-        self._threads = CapacityLimiter(THREADS)
-        self._woken = asyncio.Event()
-        self._away_since: float | None = None
-        self._cleaned = -HOUSEKEEPING_S
-        self.database = "ok"
-        """`ok`, or a sentence on what is wrong with the store."""
+    _settings: JobSettings
+    _samplers: SamplerSettings
+    _store: "Store"
+    _runner: Runner
+    _folder: DataFolder
+    _metrics: Metrics
+    _threads: CapacityLimiter = field(default_factory=lambda: CapacityLimiter(THREADS))
+    _woken: asyncio.Event = field(default_factory=asyncio.Event)
+    _away_since: float | None = None
+    _cleaned: float = -CLEAN_UP_S
+    database: str = "ok"
 
     def wake(self) -> None:
         """Start the next pass now: something has changed."""
@@ -130,7 +96,7 @@ class Reconciler:
             except Exception:
                 log.exception("a job could not be looked after", job=row.id)
         self._metrics.jobs_are(await self._in_thread(self._store.jobs.by_state))
-        if time.monotonic() - self._cleaned > HOUSEKEEPING_S:
+        if time.monotonic() - self._cleaned > CLEAN_UP_S:
             self._cleaned = time.monotonic()
             await self._clean_up()
 
@@ -166,7 +132,7 @@ class Reconciler:
         elif status.ended:
             await self._ended(row, status)
         elif status.stage == "running":
-            await self._move(row, "running", started_at=row.started_at or datetime.now(UTC))
+            await self._move(row, "running", started_at=_start(row))
 
     async def _running(self, row: "JobRow", status: DriverStatus | None) -> None:
         if status is None:
@@ -194,17 +160,16 @@ class Reconciler:
             return  # another gateway's driver
         match await self._outcome(row):
             case "succeeded":
-                await self._move(row, "succeeded", started_at=row.started_at or datetime.now(UTC))
+                await self._move(row, "succeeded", started_at=_start(row))
             case "cancelled":
                 await self._move(row, "cancelled")
             case "interrupted":
                 await self._move(row, "interrupted", error=("interrupted", "The driver was told to stop."))
             case "failed":
-                progress = await self._in_thread(self._folder.job(row.id).progress)
-                error: dict[str, str] = progress["error"]
+                error: dict[str, str] = (await self._take_counts(row))["error"]
                 await self._move(row, "failed", error=(error["code"], error["detail"]))
             case _ if await self._is_whole(row):  # a driver of an earlier attempt came to the end of it
-                await self._move(row, "succeeded", started_at=row.started_at or datetime.now(UTC))
+                await self._move(row, "succeeded", started_at=_start(row))
             case _:
                 first_line = status.message.partition(", last available logs")[0].partition("\n")[0]
                 reason = first_line[:MESSAGE_LENGTH] or status.stage
@@ -283,6 +248,11 @@ class Reconciler:
 def _has_driver(row: "JobRow") -> bool:
     """Whether a job has a driver, or is about to have one."""
     return row.state in ("running", "cancelling") or (row.state == "queued" and row.claimed_at is not None)
+
+
+def _start(row: "JobRow") -> datetime:
+    """When the job started; now, where that was not seen."""
+    return row.started_at or datetime.now(UTC)
 
 
 def _age(row: "JobRow") -> float:

@@ -13,12 +13,11 @@ def fetch_input(uri: str, roots: Sequence[str], folder: Path, most_bytes: int) -
 
     Args:
         uri: of a scheme that fsspec has a driver for.
-        roots: prefixes below which it must lie.
+        roots: prefixes of which it must have one.
         folder: of all such copies.
         most_bytes: a larger file is refused.
 
-    Raises:
-        InputError: it is not allowed, not there, too large or cannot be reached.
+    Raises InputError: it is not allowed, not there, too large or cannot be reached.
     """
     from spacte_workers.batch.inputs import pieces
 

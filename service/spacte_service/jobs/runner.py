@@ -37,27 +37,21 @@ class Runner(Protocol):
     async def submit(self, submission_id: str, command: Sequence[str]) -> None:
         """Start a driver; one that was submitted under this id before is left as it is.
 
-        Raises:
-            UnreachableError: try again later.
+        Raises UnreachableError: try again later.
         """
-        ...
 
     async def status(self, submission_id: str) -> DriverStatus | None:
         """What has become of a driver; None where the runner has never heard of it.
 
-        Raises:
-            UnreachableError: nothing can be said now.
+        Raises UnreachableError: nothing can be said now.
         """
         ...
 
     async def stop(self, submission_id: str) -> None:
         """End a driver: SIGTERM, then SIGKILL. One that is over or unknown is left alone.
 
-        Raises:
-            UnreachableError: try again later.
+        Raises UnreachableError: try again later.
         """
-        ...
 
     async def close(self) -> None:
         """Let go; drivers on a cluster run on."""
-        ...

@@ -3,6 +3,7 @@
 import hashlib
 import secrets
 import shutil
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -19,7 +20,7 @@ from spacte_client.types import (
 )
 from spacte_service.backend import Backend
 from spacte_service.idempotency import in_progress, mismatch
-from spacte_service.ids import new_id
+from spacte_service.ids import new_id, page_info
 from spacte_service.problems import ProblemError, field_error
 from spacte_service.settings import JobSettings
 from spacte_service.uploads import Uploads
@@ -37,33 +38,16 @@ if TYPE_CHECKING:
     from spacte_service.store.schema import JobRow
 
 
+@dataclass
 class JobService:
-    """Jobs of one store. Everything here blocks: call it in threads.
+    """Jobs of one store, about the models of the folder `_models`. Everything here blocks: call it in threads."""
 
-    Args:
-        settings: what jobs may read.
-        models: the models folder.
-        backend: knows the models.
-        store: has the jobs' rows.
-        uploads: the uploaded files.
-        folder: the data folder.
-    """
-
-    def __init__(
-        self,
-        settings: JobSettings,
-        models: Path,
-        backend: Backend,
-        store: "Store",
-        uploads: Uploads,
-        folder: DataFolder,
-    ) -> None:
-        self._settings = settings
-        self._models = models
-        self._backend = backend
-        self._store = store
-        self._uploads = uploads
-        self._folder = folder
+    _settings: JobSettings
+    _models: Path
+    _backend: Backend
+    _store: "Store"
+    _uploads: Uploads
+    _folder: DataFolder
 
     def create(self, request: JobRequest, caller: str, key: str | None) -> tuple[Job, bool]:
         """A new job, or the one that an earlier request with the same key made.
@@ -76,8 +60,7 @@ class JobService:
         Returns:
             The job, and whether it is an earlier one.
 
-        Raises:
-            ProblemError: something about the request cannot be; nothing is made then.
+        Raises ProblemError: something about the request cannot be; nothing is made then.
         """
         claim = None if key is None else self._claim(request, caller, key)
         if isinstance(claim, dict):
@@ -90,38 +73,24 @@ class JobService:
             raise
 
     def get(self, job_id: str) -> "JobRow":
-        """One job.
-
-        Raises:
-            ProblemError: 404.
-        """
+        """One job. Raises ProblemError: 404."""
         row = self._store.jobs.get(job_id)
         if row is None:
             raise _missing(job_id)
         return row
 
     def page(self, limit: int, after: str | None, state: JobState | None) -> JobList:
-        """Jobs, newest first.
-
-        Raises:
-            ProblemError: 404, there is no job `after`.
-        """
+        """Jobs, newest first. Raises ProblemError: 404, there is no job `after`."""
         from spacte_service.store.sessions import CursorError
 
         try:
             rows, more = self._store.jobs.page(limit, after, state)
         except CursorError:
             raise _missing(after or "") from None
-        data = [job_of(row) for row in rows]
-        first, last = (data[0].id, data[-1].id) if data else (None, None)
-        return JobList(data=data, has_more=more, first_id=first, last_id=last)
+        return JobList(data=[job_of(row) for row in rows], **page_info(rows, more))
 
     def cancel(self, job_id: str) -> Job:
-        """Ask a job to stop; what it finished stays.
-
-        Raises:
-            ProblemError: 404; 409, it is at its end.
-        """
+        """Ask a job to stop; what it finished stays. Raises ProblemError: 404; 409, it is at its end."""
         while True:
             row = self.get(job_id)
             if row.state in TERMINAL_STATES:
@@ -138,8 +107,7 @@ class JobService:
     def resume(self, job_id: str) -> Job:
         """Carry on with a job where it stopped; its finished images are not certified again.
 
-        Raises:
-            ProblemError: 404; 409, it is not stopped, or what it needs is gone.
+        Raises ProblemError: 404; 409, it is not stopped, or what it needs is gone.
         """
         while True:
             row = self.get(job_id)
@@ -152,11 +120,7 @@ class JobService:
                 return job_of(moved)
 
     def remove(self, job_id: str) -> None:
-        """Delete a job with its results.
-
-        Raises:
-            ProblemError: 404; 409, it is not at its end.
-        """
+        """Delete a job with its results. Raises ProblemError: 404; 409, it is not at its end."""
         if not self._store.jobs.remove(job_id):
             row = self.get(job_id)
             raise ProblemError("job_state", f"{job_id} is {row.state}; cancel it first.")
@@ -194,8 +158,7 @@ class JobService:
     def _model(self, name: str | None) -> Model:
         """The model that a job is about; it must be served, so that its precision is known.
 
-        Raises:
-            ProblemError: 404; 503, it is loading.
+        Raises ProblemError: 404; 503, it is loading.
         """
         models = self._backend.models()
         ready = {model.name: model for model in models if model.state == "ready"}

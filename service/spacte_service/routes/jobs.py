@@ -27,14 +27,9 @@ LINES: dict[int | str, dict[str, Any]] = {
     200: {"description": "A `JobRecord` a line.", "content": {NDJSON: {}, TSV: {}}}
 }
 PICTURE: dict[int | str, dict[str, Any]] = {200: {"description": "The image as a PNG.", "content": {PNG: {}}}}
-EVENT_ID = re.compile(r"[0-9]{1,18}")
-"""What the store can hold as a number of 64 bits."""
-
-POLL_AFTER_S = "2"
-"""`Retry-After` of a job that is not at its end. Chosen: twice the reconciler's period."""
-
-PNG_CACHE = {"Cache-Control": "private, max-age=3600"}
-"""An image of a job does not change. Chosen: as long as one may look at a page."""
+EVENT_ID = re.compile(r"[0-9]{1,18}")  # what the store holds as a number of 64 bits
+POLL_AFTER_S = "2"  # `Retry-After` of a job that is not at its end; chosen: twice the reconciler's period
+PNG_CACHE = {"Cache-Control": "private, max-age=3600"}  # chosen: as long as one may look at a page
 
 
 @router.post(
@@ -171,8 +166,7 @@ async def find_events(
 ) -> EventsRequest:
     """Find the job, so that what is wrong is answered with its own status.
 
-    Raises:
-        ProblemError: 404; 422, the id is none of ours.
+    Raises ProblemError: 404; 422, the id is none of ours.
     """
     if last_event_id is not None and not EVENT_ID.fullmatch(last_event_id):
         raise field_error("", "`Last-Event-ID` is the number of the last event you have; leave it out at first.")

@@ -31,8 +31,7 @@ router = APIRouter(prefix="/v1", tags=["answers"])
 
 described(StartedEvent, ProgressEvent, Certificate, Problem)
 
-PERIOD_S = 0.1
-"""Progress is sent at most ten times a second, as the API says: more cannot be seen on a curve."""
+PERIOD_S = 0.1  # between events, as the API says
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,8 +54,7 @@ async def accept_stream(
 ) -> AsyncGenerator[AcceptedStream]:
     """Read the request and take a permit for it, so that what is wrong is answered with its own status.
 
-    Raises:
-        ProblemError: as for `POST /v1/certify`.
+    Raises ProblemError: as for `POST /v1/certify`.
     """
     body = await bodies.certify(request)
     params = with_stopping_rule(body.params, limits.deadline_ms_max)

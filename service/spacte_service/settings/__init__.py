@@ -6,7 +6,6 @@ A part of the gateway takes the group that it needs; only what puts the parts to
 from typing import Any, Self
 
 from pydantic import model_validator
-from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from .access import AccessSettings
 from .jobs import JobSettings
@@ -27,21 +26,9 @@ __all__ = [
 
 
 class Settings(  # pydantic takes the fields of the last base first
-    OperationSettings,
-    NetworkSettings,
-    JobSettings,
-    AccessSettings,
-    LimitSettings,
-    SamplerSettings,
-    ServerSettings,
-    BaseSettings,
+    OperationSettings, NetworkSettings, JobSettings, AccessSettings, LimitSettings, SamplerSettings, ServerSettings
 ):
-    """How the gateway serves. Each description says why one would change it.
-
-    Values come from keyword arguments, else from the environment, else from the defaults of the groups.
-    """
-
-    model_config = SettingsConfigDict(env_prefix="SPACTE_", extra="forbid", protected_namespaces=())
+    """How the gateway serves. Each description says why one would change it."""
 
     @model_validator(mode="after")
     def _is_closed_or_meant_to_be_open(self) -> Self:

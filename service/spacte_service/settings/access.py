@@ -3,23 +3,22 @@
 from pathlib import Path
 from typing import Self
 
-from pydantic import BaseModel, Field, field_validator, model_validator
+from pydantic import field_validator, model_validator
 
 from spacte_service.keys import Key, keys_from_text
 
+from .group import Group
 
-class AccessSettings(BaseModel):
+
+class AccessSettings(Group):
     """Who may use the service."""
 
-    keys_file: Path | None = Field(
-        default=None, description="File of API keys, made by `spacte keys create`; with it every caller needs a key."
-    )
-    api_keys: str | None = Field(
-        default=None, description="API keys as name:scope:sha256, separated by commas, where no file can be mounted."
-    )
-    allow_anonymous: bool = Field(
-        default=False, description="Let anyone who can reach the port use the service and administer it, without a key."
-    )
+    keys_file: Path | None = None
+    """File of API keys, made by `spacte keys create`; with it every caller needs a key."""
+    api_keys: str | None = None
+    """API keys as name:scope:sha256, separated by commas, where no file can be mounted."""
+    allow_anonymous: bool = False
+    """Let anyone who can reach the port use the service and administer it, without a key."""
 
     @field_validator("api_keys")
     @classmethod

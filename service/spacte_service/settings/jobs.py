@@ -3,56 +3,36 @@
 from pathlib import Path
 from typing import Literal, Self
 
-from pydantic import BaseModel, Field, field_validator, model_validator
+from pydantic import field_validator, model_validator
 
-from .limits import KIB, MIB
-from .text import parts
+from .group import Count, CountOrNone, Group, parts
+from .limits import MIB, Bytes
 
 
-class JobSettings(BaseModel):
+class JobSettings(Group):
     """Where uploads and jobs are kept, what jobs may read, and how many run."""
 
-    data_dir: Path = Field(
-        default=Path("spacte-data"),
-        description="Folder of the database, uploads and jobs; the drivers of jobs must see it too.",
-    )
-    database: str | None = Field(
-        default=None, description="postgresql://... where several gateways share one; by default SQLite in --data-dir."
-    )
-    max_upload_bytes: int = Field(
-        default=2048 * MIB,  # the parquet files of ImageNet's validation set are of 0.5 GB
-        ge=KIB,
-        description="Largest file that may be uploaded.",
-    )
-    input_roots: str | None = Field(
-        default=None,
-        description="Folders and prefixes such as s3://bucket/sets, separated by commas, below which jobs may "
-        "name files by URI; none by default.",
-    )
-    datasets: str | None = Field(
-        default=None,
-        description="Data sets for jobs besides `digits`, as NAME=SOURCE,...: cifar10=parquet:/data/cifar10.",
-    )
-    jobs_at_once: int = Field(
-        default=2,  # chosen: a long job does not keep a short one waiting
-        ge=1,
-        description="Jobs that run at the same time; each has samplers of its own. Others wait.",
-    )
-    job_samplers_min: int = Field(
-        default=1,
-        ge=1,
-        description="Samplers that each job asks for even where there is no room, for Ray's autoscaler to see.",
-    )
-    job_samplers_max: int | None = Field(
-        default=None, ge=1, description="Most samplers of one job; by default as many as there is room for."
-    )
-    resume_jobs: Literal["never", "interrupted", "always"] = Field(
-        default="interrupted",
-        description="Jobs to carry on with by itself: those whose cluster went, or also whose driver died.",
-    )
-    keep_jobs_days: int = Field(
-        default=30, ge=1, description="Jobs are deleted with their results so many days after their end."
-    )
+    data_dir: Path = Path("spacte-data")
+    """Folder of the database, uploads and jobs; the drivers of jobs must see it too."""
+    database: str | None = None
+    """postgresql://... where several gateways share one; by default SQLite in --data-dir."""
+    max_upload_bytes: Bytes = 2048 * MIB  # the parquet files of ImageNet's validation set have 0.5 GB each
+    """Largest file that may be uploaded."""
+    input_roots: str | None = None
+    """Folders and prefixes such as s3://bucket/sets, separated by commas, below which jobs may
+    name files by URI; none by default."""
+    datasets: str | None = None
+    """Data sets for jobs besides `digits`, as NAME=SOURCE,...: cifar10=parquet:/data/cifar10."""
+    jobs_at_once: Count = 2  # chosen: a long job does not keep a short one waiting
+    """Jobs that run at the same time; each has samplers of its own. Others wait."""
+    job_samplers_min: Count = 1
+    """Samplers that each job asks for even where there is no room, for Ray's autoscaler to see."""
+    job_samplers_max: CountOrNone = None
+    """Most samplers of one job; by default as many as there is room for."""
+    resume_jobs: Literal["never", "interrupted", "always"] = "interrupted"
+    """Jobs to carry on with by itself: those whose cluster went, or also whose driver died."""
+    keep_jobs_days: Count = 30  # chosen: a month to fetch results
+    """Jobs are deleted with their results so many days after their end."""
 
     @field_validator("datasets")
     @classmethod

@@ -2,23 +2,22 @@
 
 from ipaddress import ip_address
 from pathlib import Path
-from typing import Literal, Self
+from typing import Annotated, Literal, Self
 
-from pydantic import BaseModel, Field, model_validator
+from pydantic import Field, model_validator
 
-from .text import parts
+from .group import Group, parts
 
 
-class ServerSettings(BaseModel):
+class ServerSettings(Group):
     """The models and the port."""
 
-    models: Path = Field(
-        default=Path("models"), description="Folder of checkpoint folders; each becomes a model by its folder's name."
-    )
-    host: str = Field(
-        default="127.0.0.1", description="Address to listen on; 0.0.0.0 for every network this machine is on."
-    )
-    port: int = Field(default=8000, ge=0, le=65535, description="Port to listen on; 0 takes a free one and prints it.")
+    models: Path = Path("models")
+    """Folder of checkpoint folders; each becomes a model by its folder's name."""
+    host: str = "127.0.0.1"
+    """Address to listen on; 0.0.0.0 for every network this machine is on."""
+    port: Annotated[int, Field(ge=0, le=65535)] = 8000
+    """Port to listen on; 0 takes a free one and prints it."""
 
     @property
     def loopback(self) -> bool:
@@ -29,22 +28,18 @@ class ServerSettings(BaseModel):
             return False
 
 
-class NetworkSettings(BaseModel):
+class NetworkSettings(Group):
     """Host names, web pages of other origins, and TLS."""
 
-    allowed_hosts: str | None = Field(
-        default=None,
-        description="Host names that the service goes by, separated by commas; by default the loopback names "
-        "where only this machine can reach it and no key is asked for, else any.",
-    )
-    cors_origins: str | None = Field(
-        default=None,
-        description="Origins whose web pages may call the service, such as https://lab.example, by commas.",
-    )
-    tls_cert: Path | None = Field(
-        default=None, description="Certificate chain (PEM); with it and its key the service speaks HTTPS."
-    )
-    tls_key: Path | None = Field(default=None, description="Private key of the certificate (PEM).")
+    allowed_hosts: str | None = None
+    """Host names that the service goes by, separated by commas; by default the loopback names
+    where only this machine can reach it and no key is asked for, else any."""
+    cors_origins: str | None = None
+    """Origins whose web pages may call the service, such as https://lab.example, by commas."""
+    tls_cert: Path | None = None
+    """Certificate chain (PEM); with it and its key the service speaks HTTPS."""
+    tls_key: Path | None = None
+    """Private key of the certificate (PEM)."""
 
     @model_validator(mode="after")
     def _certificate_has_its_key(self) -> Self:
@@ -54,8 +49,8 @@ class NetworkSettings(BaseModel):
 
     @property
     def hosts(self) -> list[str]:
-        """The host names that the service goes by; empty for any."""
-        return parts(self.allowed_hosts)
+        """The host names that the service goes by, in lower case; empty for any."""
+        return [host.lower() for host in parts(self.allowed_hosts)]
 
     @property
     def origins(self) -> list[str]:
@@ -63,23 +58,14 @@ class NetworkSettings(BaseModel):
         return parts(self.cors_origins)
 
 
-class OperationSettings(BaseModel):
+class OperationSettings(Group):
     """Metrics, shutdown and logs."""
 
-    metrics_port: int | None = Field(
-        default=None,
-        ge=0,
-        le=65535,
-        description="Serve /metrics on this port instead, without a key: one that callers cannot reach.",
-    )
-    drain_timeout_s: float = Field(
-        default=25.0,  # below the 30 s that Kubernetes waits between SIGTERM and SIGKILL by default
-        ge=0,
-        description="Time that requests in flight have to finish after SIGTERM.",
-    )
-    log_level: Literal["debug", "info", "warning", "error"] = Field(
-        default="info", description="Least severe log line to write."
-    )
-    log_format: Literal["console", "json"] = Field(
-        default="console", description="`json` writes one object a line, for log collectors."
-    )
+    metrics_port: Annotated[int | None, Field(ge=0, le=65535)] = None
+    """Serve /metrics on this port instead, without a key: one that callers cannot reach."""
+    drain_timeout_s: Annotated[float, Field(ge=0)] = 25.0  # below the 30 s that Kubernetes waits until SIGKILL
+    """Time that requests in flight have to finish after SIGTERM."""
+    log_level: Literal["debug", "info", "warning", "error"] = "info"
+    """Least severe log line to write."""
+    log_format: Literal["console", "json"] = "console"
+    """`json` writes one object a line, for log collectors."""

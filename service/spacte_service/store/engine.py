@@ -15,14 +15,9 @@ from sqlalchemy.exc import ArgumentError, NoSuchModuleError, OperationalError
 from spacte_workers.errors import RuntimeFault
 
 MIGRATIONS = Path(__file__).parent / "migrations"
-BUSY_MS = 30_000
-"""How long a writer waits for another one. Chosen: far above any transaction here."""
-
-POOL_SIZE = 10
-"""Connections to PostgreSQL: the threads of requests and of the reconciler."""
-
-MIGRATION_LOCK = 0x5350_4143
-"""Any number of our own ("SPAC"), for PostgreSQL's advisory locks."""
+BUSY_MS = 30_000  # a writer waits so long for another one; chosen: far above any transaction here
+POOL_SIZE = 10  # connections to PostgreSQL: the threads of requests, and some of the reconciler's
+MIGRATION_LOCK = 0x5350_4143  # any number of our own ("SPAC"), for PostgreSQL's advisory locks
 
 
 class StoreError(RuntimeFault):
@@ -35,8 +30,7 @@ def open_engine(url: str) -> Engine:
     Args:
         url: `sqlite:///path` or `postgresql://user:password@host/database`.
 
-    Raises:
-        StoreError: no such database, or one of a newer version.
+    Raises StoreError: no such database, or one of a newer version.
     """
     parsed = _parse(url)
     sqlite = parsed.get_backend_name() == "sqlite"

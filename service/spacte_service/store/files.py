@@ -8,19 +8,15 @@ from sqlalchemy.exc import IntegrityError
 from spacte_client.types import TERMINAL_STATES
 
 from .schema import FileRow, JobRow
-from .sessions import Sessions, page_of
+from .sessions import Table, page_of
 
 
 class FileInUseError(Exception):
     """A job that is not at its end reads the file; the argument is its id."""
 
 
-class Files:
+class Files(Table):
     """The table of files."""
-
-    def __init__(self, reading: Sessions, writing: Sessions) -> None:
-        self._reading = reading
-        self._writing = writing
 
     def add(self, row: FileRow) -> FileRow:
         """Add a file; where the same bytes are there already, give the row that has them."""
@@ -41,11 +37,7 @@ class Files:
             return session.scalars(select(FileRow).where(FileRow.id == file_id)).one_or_none()
 
     def page(self, limit: int, after: str | None) -> tuple[Sequence[FileRow], bool]:
-        """Files, newest first, and whether there are more.
-
-        Raises:
-            CursorError: there is no file `after`.
-        """
+        """Files, newest first, and whether there are more. Raises CursorError: there is no file `after`."""
         with self._reading() as session:
             return page_of(session, FileRow, limit, after)
 
@@ -56,8 +48,7 @@ class Files:
             file_id: which.
             unlink: deletes the file itself, before anyone can store the same bytes anew.
 
-        Raises:
-            FileInUseError: a job needs the file.
+        Raises FileInUseError: a job needs the file.
         """
         with self._writing() as session:
             # Locked first, so that no job can come to refer to it between the question and the deletion.

@@ -12,7 +12,7 @@ from spacte_client.types import TERMINAL_STATES
 
 from .idempotency import Claim
 from .schema import EventRow, FileRow, JobRow
-from .sessions import Sessions, page_of
+from .sessions import Table, page_of
 
 CLAIM = timedelta(seconds=30)
 """A gateway that claimed a job has so long to submit it. Chosen: above the 20 s that the runner waits for Ray."""
@@ -22,12 +22,8 @@ class FileGoneError(Exception):
     """The job's file was deleted before the job was in the store."""
 
 
-class Jobs:
+class Jobs(Table):
     """The tables of jobs and events."""
-
-    def __init__(self, reading: Sessions, writing: Sessions) -> None:
-        self._reading = reading
-        self._writing = writing
 
     def add(self, row: JobRow, claim: Claim | None = None, answer: dict[str, Any] | None = None) -> None:
         """Store a job, and with it the answer to its idempotent request.
@@ -57,11 +53,7 @@ class Jobs:
             return session.scalars(select(JobRow).where(JobRow.id == job_id)).one_or_none()
 
     def page(self, limit: int, after: str | None, state: str | None) -> tuple[Sequence[JobRow], bool]:
-        """Jobs, newest first, and whether there are more.
-
-        Raises:
-            CursorError: there is no job `after`.
-        """
+        """Jobs, newest first, and whether there are more. Raises CursorError: there is no job `after`."""
         which = [] if state is None else [JobRow.state == state]
         with self._reading() as session:
             return page_of(session, JobRow, limit, after, *which)
@@ -160,7 +152,7 @@ class Jobs:
             return set(session.scalars(select(JobRow.checkpoint).distinct()))
 
     def locations(self) -> set[str]:
-        """Where the inputs of all jobs lie."""
+        """Where the inputs of all jobs are."""
         with self._reading() as session:
             return {source["location"] for source in session.scalars(select(JobRow.source))}
 

@@ -30,7 +30,7 @@ class Base(DeclarativeBase):
 
 
 class FileRow(Base):
-    """An uploaded file; its bytes lie in the data folder under their SHA-256."""
+    """An uploaded file; its bytes are in the data folder under their SHA-256."""
 
     __tablename__ = "files"
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
+from dataclasses import dataclass
 from typing import TypeVar
 
 from sqlalchemy import ColumnElement, select
@@ -14,6 +15,14 @@ Sessions = Callable[[], AbstractContextManager[Session]]
 Row = TypeVar("Row", FileRow, JobRow)
 
 
+@dataclass(frozen=True)
+class Table:
+    """What every table's class is made with."""
+
+    _reading: Sessions
+    _writing: Sessions
+
+
 class CursorError(Exception):
     """The entry after which a page was asked for is not there (any more)."""
 
@@ -23,8 +32,7 @@ def page_of(
 ) -> tuple[Sequence[Row], bool]:
     """At most `limit` rows, newest first, from the one after the id `after` on, and whether there are more.
 
-    Raises:
-        CursorError: there is no row `after`.
+    Raises CursorError: there is no row `after`.
     """
     query = select(table).where(*which).order_by(table.number.desc())
     if after is not None:

@@ -7,7 +7,6 @@ from sqlalchemy import Engine, text
 from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.orm import Session
 
-from .answers import StoredAnswers
 from .engine import open_engine
 from .files import Files
 from .idempotency import Idempotency
@@ -21,23 +20,17 @@ class Store:
         files: uploaded files.
         jobs: jobs and their events.
         idempotency: requests that their senders may repeat.
-        answers: answers to such requests that are kept whole.
     """
 
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
         self.files = Files(self.reading, self.writing)
         self.jobs = Jobs(self.reading, self.writing)
-        self.idempotency = Idempotency(self.writing)
-        self.answers = StoredAnswers(self.reading, self.writing)
+        self.idempotency = Idempotency(self.reading, self.writing)
 
     @classmethod
     def open(cls, url: str) -> "Store":
-        """Open a database and bring its schema up to date.
-
-        Raises:
-            StoreError: it cannot be used.
-        """
+        """Open a database and bring its schema up to date. Raises StoreError: it cannot be used."""
         return cls(open_engine(url))
 
     def close(self) -> None:

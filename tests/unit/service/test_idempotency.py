@@ -168,7 +168,7 @@ async def test_kept_answers_end_after_a_day(
 ) -> None:
     async with restarted() as http:
         await http.post("/v1/certify", json=body(digit), headers=key("k"))
-    monkeypatch.setattr("spacte_service.store.answers.KEPT", timedelta(0))
+    monkeypatch.setattr("spacte_service.store.idempotency.KEPT", timedelta(0))
     async with restarted() as http:
         again = await http.post("/v1/certify", json=body(digit), headers=key("k"))
     assert "idempotency-replayed" not in again.headers
@@ -181,7 +181,7 @@ async def test_of_two_gateways_with_one_key_the_first_answer_stays(restarted: An
         await one._transport.app.state.gateway.certificates.written()
         store = (await two._transport.app.state.gateway.jobs.opened()).store
         fingerprint = next(iter(one._transport.app.state.gateway.certificates._entries.values())).fingerprint
-        store.answers.keep("address:127.0.0.1", "k", fingerprint, {"another": "answer"})
+        store.idempotency.keep("address:127.0.0.1", "k", fingerprint, {"another": "answer"})
         second = await two.post("/v1/certify", json=body(digit), headers=key("k"))
         assert second.json() == first.json()
 
@@ -192,8 +192,8 @@ async def test_without_its_store_the_gateway_goes_on_certifying(
     def down(*_: object) -> None:
         raise OperationalError("statement", {}, Exception("the disk is gone"))
 
-    monkeypatch.setattr("spacte_service.store.answers.StoredAnswers.find", down)
-    monkeypatch.setattr("spacte_service.store.answers.StoredAnswers.keep", down)
+    monkeypatch.setattr("spacte_service.store.idempotency.Idempotency.find", down)
+    monkeypatch.setattr("spacte_service.store.idempotency.Idempotency.keep", down)
     async with restarted() as http:
         first = await http.post("/v1/certify", json=body(digit), headers=key("k"))
         again = await http.post("/v1/certify", json=body(digit), headers=key("k"))

@@ -13,7 +13,7 @@ import pytest
 from typer.testing import CliRunner
 
 from spacte_service import Settings, create_app
-from spacte_service.cli import keys_app
+from spacte_service.cli.keys import keys_app
 from spacte_service.keys import KeyRing, KeysFileError, find, hash_of, keys_from_text, make_key, read_keys, write_keys
 
 MakeHttp = Callable[[Settings], httpx2.AsyncClient]

@@ -185,7 +185,7 @@ async def test_a_uri_of_another_machine_that_is_refused_leaves_nothing(make_worl
 
 
 async def test_the_copy_goes_when_no_job_has_it_any_more(make_world, elsewhere, monkeypatch):
-    monkeypatch.setattr(reconciler, "HOUSEKEEPING_S", math.inf)  # nobody cleans up but this test
+    monkeypatch.setattr(reconciler, "CLEAN_UP_S", math.inf)  # nobody cleans up but this test
     world = make_world(input_roots="memory://sets")
     job = (await world.create(input={"type": "uri", "uri": "memory://sets/set.npz"})).json()
     (copy,) = (world.settings.data_dir / "fetched").iterdir()

@@ -14,6 +14,12 @@ TIME = sa.DateTime(timezone=True)
 
 def upgrade() -> None:
     """Make the tables."""
+    make_files_and_jobs()
+    make_events_and_idempotency()
+
+
+def make_files_and_jobs() -> None:
+    """Files, and jobs that refer to them."""
     op.create_table(
         "files",
         sa.Column("number", NUMBER, primary_key=True, autoincrement=True),
@@ -56,6 +62,10 @@ def upgrade() -> None:
     )
     op.create_index("jobs_state", "jobs", ["state"])
     op.create_index("jobs_file", "jobs", ["file_id"])
+
+
+def make_events_and_idempotency() -> None:
+    """Events of jobs, and repeatable requests."""
     op.create_table(
         "job_events",
         sa.Column("job_id", sa.String(40), sa.ForeignKey("jobs.id", ondelete="CASCADE"), primary_key=True),
