@@ -44,7 +44,7 @@ def test_files_and_functions_are_short(path: Path) -> None:
 
 
 def test_no_package_of_one_file() -> None:
-    folders = {path.parent for path in SOURCES}
+    folders = {path.parent for path in SOURCES if path.name == "__init__.py"}
     lonely = [folder for folder in folders if len([p for p in folder.iterdir() if p.suffix or p.is_dir()]) < 2]
     assert not lonely
 
