@@ -39,15 +39,16 @@ from spacte_workers.shards import Image
 
 ROOT = Path(__file__).parents[1]
 MODELS = ROOT / "demo" / "models"
-SDK_REQUESTS = 500
-SDK_CONCURRENCY = 64
-IMPATIENCE_S = 0.25
-REPLAYED = 20
-ALONE = 60
+SDK_REQUESTS = 500  # chosen: far more than there are permits
+SDK_CONCURRENCY = 64  # chosen: twice the permits
+IMPATIENCE_S = 0.25  # chosen: callers that do not obey `Retry-After`, which is a second at least
+REPLAYED = 20  # chosen: to draw a certificate's noises again takes about a second
+SINGLE_REQUESTS = 60  # chosen: enough for a 95th percentile
+WARM_UP = 5  # chosen: the first requests open connections and fill caches
 
 
 @dataclass
-class Seen:
+class Outcomes:
     """What the callers of one part got."""
 
     certificates: list[tuple[int, Certificate]] = field(default_factory=list)
@@ -85,9 +86,9 @@ def png(caller: int) -> bytes:
     return file.getvalue()
 
 
-async def crowd(url: str, callers: int, n: int, over: asyncio.Event) -> Seen:
+async def crowd(url: str, callers: int, n: int, over: asyncio.Event) -> Outcomes:
     """Callers that ask one after the other until it is over."""
-    seen = Seen()
+    got = Outcomes()
     limits = httpx2.Limits(max_connections=callers, max_keepalive_connections=callers)
     async with httpx2.AsyncClient(base_url=url, timeout=120, limits=limits) as http:
 
@@ -99,68 +100,68 @@ async def crowd(url: str, callers: int, n: int, over: asyncio.Event) -> Seen:
                 try:
                     answer = await http.post("/v1/certify", **form)
                 except httpx2.TransportError as error:
-                    seen.others[type(error).__name__] += 1
+                    got.others[type(error).__name__] += 1
                     continue
                 if answer.status_code == 200:
-                    seen.times_ms.append(1000 * (time.perf_counter() - began))
-                    seen.certificates.append((number, Certificate.model_validate_json(answer.content)))
+                    got.times_ms.append(1000 * (time.perf_counter() - began))
+                    got.certificates.append((number, Certificate.model_validate_json(answer.content)))
                 elif answer.status_code == 429 and int(answer.headers.get("retry-after", 0)) >= 1:
-                    seen.refusals += 1
-                    seen.retry_after_s.append(float(answer.headers["retry-after"]))
+                    got.refusals += 1
+                    got.retry_after_s.append(float(answer.headers["retry-after"]))
                     await asyncio.sleep(IMPATIENCE_S)
                 else:
-                    seen.others[f"status {answer.status_code}"] += 1
+                    got.others[f"status {answer.status_code}"] += 1
 
         began = time.monotonic()
         await asyncio.gather(*(ask(number) for number in range(callers)))
-        seen.seconds = time.monotonic() - began
-    return seen
+        got.seconds = time.monotonic() - began
+    return got
 
 
-async def sdk(url: str, n: int, concurrency: int) -> Seen:
+async def sdk(url: str, n: int, concurrency: int) -> Outcomes:
     """Requests of the SDK with its defaults, so many at a time."""
-    seen = Seen()
-    retries = _Retries(seen)
+    got = Outcomes()
+    retries = _Retries(got)
     log = logging.getLogger("spacte_client")
     log.setLevel(logging.INFO)
     log.addHandler(retries)
     began = time.monotonic()
-    places = asyncio.Semaphore(concurrency)
+    slots = asyncio.Semaphore(concurrency)
     async with AsyncClient(url) as client:
 
         async def ask(number: int) -> None:
-            async with places:
+            async with slots:
                 started = time.perf_counter()
                 try:
                     certificate = await client.certify(png(number), n=n)
                 except SpacteError as error:
-                    seen.others[type(error).__name__] += 1
+                    got.others[type(error).__name__] += 1
                 else:
-                    seen.times_ms.append(1000 * (time.perf_counter() - started))
-                    seen.certificates.append((number, certificate))
+                    got.times_ms.append(1000 * (time.perf_counter() - started))
+                    got.certificates.append((number, certificate))
 
         await asyncio.gather(*(ask(number) for number in range(SDK_REQUESTS)))
     log.removeHandler(retries)
-    seen.seconds = time.monotonic() - began
-    return seen
+    got.seconds = time.monotonic() - began
+    return got
 
 
 class _Retries(logging.Handler):
-    """Counts what the SDK says of attempts that failed."""
+    """Counts what the SDK logs about attempts that were refused."""
 
-    def __init__(self, seen: Seen) -> None:
+    def __init__(self, got: Outcomes) -> None:
         super().__init__()
-        self._seen = seen
+        self._got = got
 
     def emit(self, record: logging.LogRecord) -> None:
         """One attempt was refused."""
-        self._seen.refusals += 1
+        self._got.refusals += 1
         waited = re.search(r"again in ([0-9.]+) s", record.getMessage())
         if waited:
-            self._seen.retry_after_s.append(float(waited[1]))
+            self._got.retry_after_s.append(float(waited[1]))
 
 
-async def folder_lock(url: str, n: int) -> list[float]:
+async def overheads_ms(url: str, n: int) -> list[float]:
     """Milliseconds of single requests beyond what the samplers computed for them."""
     overheads: list[float] = []
     async with httpx2.AsyncClient(base_url=url, timeout=120) as http:
@@ -169,13 +170,13 @@ async def folder_lock(url: str, n: int) -> list[float]:
             text = (await http.get("/metrics")).text
             return sum(float(s) for s in re.findall(r"spacte_shard_duration_seconds_sum{.*} (\S+)", text))
 
-        for number in range(ALONE + 5):
+        for number in range(SINGLE_REQUESTS + WARM_UP):
             form = {"files": {"image": ("d.png", png(number))}, "data": {"params": json.dumps({"n": n})}}
             before = await computed()
             began = time.perf_counter()
             (await http.post("/v1/certify", **form)).raise_for_status()
             seconds = time.perf_counter() - began
-            if number >= 5:
+            if number >= WARM_UP:
                 overheads.append(1000 * (seconds - (await computed() - before)))
     return overheads
 
@@ -211,7 +212,7 @@ def redrawn(seen: list[tuple[int, Certificate]], models: Path) -> list[str]:
 async def measure(url: str, options: argparse.Namespace) -> dict[str, Any]:
     """All four parts, one after the other."""
     n, callers = options.n, options.callers
-    overheads = await folder_lock(url, n)
+    overheads = await overheads_ms(url, n)
     _say("one caller at a time: done")
     over = asyncio.Event()
     asyncio.get_running_loop().call_later(options.seconds, over.set)
@@ -293,7 +294,7 @@ def report(result: dict[str, Any], seconds: float) -> str:
     return f"""# A gateway under more load than it can bear
 
 {datetime.now(UTC):%Y-%m-%d}. {machine}; gateway and samplers in one process, the callers in another one on the same
-cores; the demo's digits model, n = {result["n"]:,}, {result["places"]} places.
+cores; the demo's digits model, n = {result["n"]:,}, {result["places"]} permits.
 
     python -m benchmarks.gateway_load
 

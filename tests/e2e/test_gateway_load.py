@@ -18,17 +18,17 @@ pytestmark = [pytest.mark.slow, pytest.mark.cluster, pytest.mark.timeout(900)]
 
 ROOT = Path(__file__).parents[2]
 SECONDS = float(os.environ.get("SPACTE_LOAD_SECONDS", "8"))
-PLACES = 32
+PERMITS = 32
 REQUESTS = 500
 
 
 @pytest.fixture(scope="module")
 def load(tmp_path_factory: pytest.TempPathFactory, make_checkpoint: Callable[..., str]) -> dict[str, Any]:
-    """What 200 callers, and the SDK beside them, got of a gateway with 32 places."""
+    """What 200 callers, and the SDK beside them, got of a gateway with 32 permits."""
     models = tmp_path_factory.mktemp("models")
     make_checkpoint(models / "digits")
     command = [sys.executable, "-m", "benchmarks.gateway_load", "--models", models, "--json"]
-    command += ["--seconds", SECONDS, "--places", PLACES, "--callers", 200, "--n", 1_000]
+    command += ["--seconds", SECONDS, "--places", PERMITS, "--callers", 200, "--n", 1_000]
     done = subprocess.run([str(part) for part in command], cwd=ROOT, capture_output=True, text=True, check=True)
     print(done.stdout)
     return json.loads(done.stdout)
@@ -39,7 +39,7 @@ def test_every_answer_is_a_true_certificate_or_a_429_that_says_when(load: dict[s
     assert crowd["anything_else"] == {}
     assert crowd["refused"] > 0
     assert crowd["retry_after_s"][0] >= 1
-    assert crowd["certificates"] >= PLACES
+    assert crowd["certificates"] >= PERMITS
     assert load["wrong"] == []
 
 
@@ -47,7 +47,7 @@ def test_every_answer_is_a_true_certificate_or_a_429_that_says_when(load: dict[s
 def test_the_sdk_with_its_defaults_gets_all_of_its_requests_through(load: dict[str, Any], part: str) -> None:
     assert load[part]["anything_else"] == {}
     assert load[part]["certificates"] == REQUESTS
-    assert load[part]["refused"] > 0  # it was not let in at once
+    assert load[part]["refused"] > 0  # it did not get through at once
 
 
 def test_what_the_gateway_adds_to_the_sampling(load: dict[str, Any]) -> None:
