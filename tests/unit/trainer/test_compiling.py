@@ -1,4 +1,4 @@
-"""Promise: a deep network is compiled block by block and computes what it did; its twin over the weights stays plain."""
+"""Promise: a deep network is compiled block by block and computes what it did; its twin stays plain."""
 
 import pytest
 import torch
