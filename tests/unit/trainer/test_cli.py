@@ -193,3 +193,14 @@ def test_help_loads_no_torch(command: str):
     )
     assert done.returncode == 0, done.stderr
     assert "Usage: spacte" in done.stdout
+
+
+def test_the_packages_export_what_users_import():
+    import spacte_studies
+    import spacte_trainer
+
+    for package in (spacte_trainer, spacte_studies):
+        assert all(callable(found) or found for found in map(package.__getattr__, package.__all__))
+    assert spacte_trainer.load_recipe is load_recipe
+    with pytest.raises(AttributeError, match="no attribute 'nothing'"):
+        _ = spacte_trainer.nothing  # pyright: ignore[reportAttributeAccessIssue]
