@@ -3,6 +3,7 @@
 import shlex
 import sys
 import time
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
@@ -13,6 +14,7 @@ from spacte_core.openmp import set_wait_policy
 
 if TYPE_CHECKING:
     from .study import Study
+    from .tables import Setting, Table
 
 reproduce_app = typer.Typer(add_completion=False)
 
@@ -57,31 +59,32 @@ def reproduce(
     place.mkdir(parents=True, exist_ok=True)
     merge_all(place, merge or [])
     chosen = TABLES[table](network)
-    known = {setting.method for setting in chosen.settings}
-    if unknown := set(only or ()) - known:
-        raise typer.TyperException(
-            f"Table {table} has no method {', '.join(sorted(unknown))}: its methods are {', '.join(sorted(known))}."
-        )
+    wanted = selection(chosen, table, only, sigmas, seeds)
     write_report = partial(write, chosen, place, shlex.join(["spacte", *sys.argv[1:]]))
     console = Console(soft_wrap=True, highlight=False)
     with one_sentence():
-        study = Study(
-            chosen,
-            place,
-            choose_device(device),
-            console,
-            cifar10=data,
-            wanted=lambda setting, seed: (
-                (not only or setting.method in only)
-                and (not sigmas or setting.sigma in sigmas)
-                and (not seeds or seed in seeds)
-            ),
-            finished=write_report,
-        )
+        target = choose_device(device)
+        study = Study(chosen, place, target, console, cifar10=data, wanted=wanted, finished=write_report)
         left = work(study, minutes)
     results = write_report()
     console.print(results.read_text(), markup=False)
     console.print(f"{left} {results} holds this table.".strip(), markup=False)
+
+
+def selection(
+    table: "Table", name: str, only: list[str] | None, sigmas: list[float] | None, seeds: list[int] | None
+) -> Callable[["Setting", int], bool]:
+    """Which cells the options name; a method that the table does not have is refused."""
+    known = {setting.method for setting in table.settings}
+    if unknown := set(only or ()) - known:
+        raise typer.TyperException(
+            f"Table {name} has no method {', '.join(sorted(unknown))}: its methods are {', '.join(sorted(known))}."
+        )
+    return lambda setting, seed: (
+        (not only or setting.method in only)
+        and (not sigmas or setting.sigma in sigmas)
+        and (not seeds or seed in seeds)
+    )
 
 
 def merge_all(folder: Path, others: list[Path]) -> None:
