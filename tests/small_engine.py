@@ -6,7 +6,7 @@ from torch import nn
 
 from spacte_workers.engine import Engine
 from spacte_workers.engine.calibration import noisy_rows
-from spacte_workers.engine.splitting import split_classifier
+from spacte_workers.engine.decomposition import decompose
 from spacte_workers.images import from_array
 from spacte_workers.shards import NoiseSource
 
@@ -85,7 +85,7 @@ def convolutions():
     torch.manual_seed(0)
     net = Convolutions().eval().requires_grad_(requires_grad=False)
     rows = noisy_rows((3, 8, 8), 0.25, 256)
-    return split_classifier(net, rows[:2], 5), rows
+    return decompose(net, rows[:2], 5), rows
 
 
 def on_threads(count):

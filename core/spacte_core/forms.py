@@ -1,12 +1,13 @@
-"""A form: one way to compute a network on one device, for one batch size. The plainest one is here.
+"""A form: one way to compute a network on one device, for one batch size. The plain one is here.
 
-Forms of one network differ in arithmetic (`precision`) and in speed. `Encoding` says what the noise step
-has to hand to the trunk.
+Forms of one network differ in arithmetic (`precision`) and in speed. `Encoding` says what the trunk is given.
 """
 
 import copy
+import operator
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import reduce
 
 import torch
 from torch import Tensor, nn
@@ -66,10 +67,7 @@ class Form:
 
 def total(logits: Sequence[Tensor]) -> Tensor:
     """The sum of head logits in float32, head by head."""
-    summed = logits[0].float()
-    for z_BK in logits[1:]:
-        summed = summed + z_BK
-    return summed
+    return reduce(operator.add, logits[1:], logits[0].float())
 
 
 def plain(classifier: Classifier, batch: int, dtype: torch.dtype = torch.float32) -> Form:
@@ -89,16 +87,14 @@ def _in_dtype(part: nn.Module, dtype: torch.dtype) -> nn.Module:
 
 def logits_of(form: Form, rows_NCHW: Tensor) -> Tensor:
     """Summed logits, float32 [N, K], of rows in units of [0, 1]; a short last batch is filled up with other rows."""
-    whole = batches(rows_NCHW, form.batch)
+    whole = whole_batches(rows_NCHW, form.batch)
     logits_NK = torch.cat([form.logits(encoded(form, x_BCHW)) for x_BCHW in whole.split(form.batch)])
     return logits_NK[: len(rows_NCHW)]
 
 
-def batches(rows_NCHW: Tensor, batch: int) -> Tensor:
+def whole_batches(rows_NCHW: Tensor, batch: int) -> Tensor:
     """The rows, and as many of them once more as whole batches need."""
     count = -(-len(rows_NCHW) // batch) * batch
-    if count == len(rows_NCHW):
-        return rows_NCHW
     return rows_NCHW[torch.arange(count, device=rows_NCHW.device) % len(rows_NCHW)]
 
 

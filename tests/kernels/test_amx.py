@@ -6,7 +6,7 @@ from tests.small_engine import convolutions, on_threads
 from torch import nn
 from torch.nn import functional
 
-from spacte_core.forms import plain
+from spacte_core.forms import logits_of, plain
 from spacte_core.kernels import inference
 from spacte_core.kernels.cpu import amx
 from spacte_core.kernels.cpu.amx import AmxChain, Layer, amx_library, codes_to_amx, floats_to_amx
@@ -19,8 +19,8 @@ from spacte_core.kernels.int8.rounding import WeightRounder
 from spacte_workers.engine import forms as build
 from spacte_workers.engine import peak_rates as ceilings
 from spacte_workers.engine.calibration import noisy_rows
-from spacte_workers.engine.self_checks import is_one_function, logits_of
-from spacte_workers.engine.splitting import split_classifier
+from spacte_workers.engine.decomposition import decompose
+from spacte_workers.engine.self_checks import is_one_function
 
 needs_kernel = pytest.mark.skipif(amx_library() is None, reason="no AMX, or no compiler")
 
@@ -311,7 +311,7 @@ def test_a_value_that_is_not_used_stays_out_of_chains(precision):
     net = Aside().eval().requires_grad_(requires_grad=False)
     rows = noisy_rows((3, 8, 8), 0.25, 64)
     with torch.inference_mode():
-        network = split_classifier(net, rows[:2], 5)
+        network = decompose(net, rows[:2], 5)
         form = next(build.forms(network, precision, 16, rows, only="amx"))
         wanted = logits_of(plain(network, 16), rows)
         spread = (wanted - wanted.mean(0)).square().mean().sqrt()

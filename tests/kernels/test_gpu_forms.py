@@ -8,7 +8,7 @@ import torch
 
 from spacte_workers.engine import Engine
 from spacte_workers.engine.peak_rates import multiply_adds_per_second
-from spacte_workers.engine.selection import offered
+from spacte_workers.engine.selection import candidate_precisions
 from spacte_workers.images import from_array
 from spacte_workers.noise.grid import GridNoise
 from spacte_workers.noise.philox import row_names
@@ -48,9 +48,9 @@ def test_a_captured_batch_counts_as_a_launched_one(net, noise, precision):
     source = replace(SOURCE, noise=noise)
     units = [(image, Shard(source, Phase.ESTIMATION, 5, 305)) for image in images()]
     captured = [v.counts for v in engine.votes_many(units)]
-    assert engine._captures is not None
-    assert any(batch is not None for batch in engine._captures.made.values()), "nothing was captured"
-    engine._captures = None
+    assert engine._graph is not None
+    assert engine._graph(engine._noise_step(noise, source.sigma)) is not None, "nothing was captured"
+    engine._graph = None
     assert [v.counts for v in engine.votes_many(units)] == captured
 
 
@@ -69,5 +69,5 @@ def test_the_noise_has_the_bits_of_the_cpu():
 
 def test_bfloat16_is_seen_to_be_faster():
     device = torch.device("cuda")
-    assert offered(device, allow_int8=True) == ["bf16", "fp32"]
+    assert candidate_precisions(device, allow_int8=True) == ["bf16", "fp32"]
     assert multiply_adds_per_second("bf16", device) > 2 * multiply_adds_per_second("fp32", device)

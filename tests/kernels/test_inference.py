@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from spacte_core.forms import plain
+from spacte_core.forms import logits_of, plain
 from spacte_core.kernels.cpu.onednn import to_onednn
 from spacte_core.kernels.graph.folding import fold_batch_norm, trace
 from spacte_core.kernels.graph.fusing import FusedConv, fuse, fused_convs
@@ -13,9 +13,9 @@ from spacte_core.kernels.int8.quantiser import Quantiser
 from spacte_core.kernels.int8.ranges import RangeObserver
 from spacte_core.kernels.int8.rounding import Rounded, WeightRounder, round_weights
 from spacte_workers.engine.calibration import noisy_rows
+from spacte_workers.engine.decomposition import decompose
 from spacte_workers.engine.forms import forms
-from spacte_workers.engine.self_checks import is_one_function, logits_of
-from spacte_workers.engine.splitting import split_classifier
+from spacte_workers.engine.self_checks import is_one_function
 
 
 @pytest.fixture(autouse=True, scope="module")
@@ -262,7 +262,7 @@ class Instance(nn.Module):
 
 def test_an_affine_normalisation_joins_the_noise_step(batch):
     net = settled(Normalised(Affine()))
-    network = split_classifier(net, batch, 5)
+    network = decompose(net, batch, 5)
     assert network.scale_C == pytest.approx((5, 4, 10 / 3))
     assert network.shift_C == pytest.approx((-2, -2, -2))
     torch.testing.assert_close(logits_of(plain(network, 8), batch), sum(net(batch)), rtol=1e-4, atol=1e-4)
@@ -270,7 +270,7 @@ def test_an_affine_normalisation_joins_the_noise_step(batch):
 
 def test_another_normalisation_stays_in_the_trunk(batch):
     net = settled(Normalised(Instance()))
-    network = split_classifier(net, batch, 5)
+    network = decompose(net, batch, 5)
     assert network.scale_C == (1, 1, 1)
     torch.testing.assert_close(logits_of(plain(network, 8), batch), sum(net(batch)), rtol=1e-4, atol=1e-4)
 
@@ -282,7 +282,7 @@ class OtherForward(Normalised):
 
 def test_parts_are_used_only_if_they_make_up_the_whole(batch):
     net = settled(OtherForward(Affine()))
-    network = split_classifier(net, batch, 5)
+    network = decompose(net, batch, 5)
     assert len(network.heads) == 2
     torch.testing.assert_close(logits_of(plain(network, 8), batch), sum(net(batch)), rtol=1e-4, atol=1e-4)
 
@@ -293,7 +293,7 @@ def test_every_form_is_one_function_close_to_the_plain_one(precision, whole):
     net = settled(Normalised(Affine()))
     rows = noisy_rows((3, 12, 12), 0.25, 256)
     module = nn.Sequential(net.normalize, net.backbone, net.heads[0]) if whole else net
-    network = split_classifier(module, rows[:2], 5)
+    network = decompose(module, rows[:2], 5)
     reference = logits_of(plain(network, 16), rows)
     made = list(forms(network, precision, 16, rows))
     assert {form.name for form in made} == {
@@ -317,7 +317,7 @@ def test_an_ensemble_has_an_identity_for_a_trunk(batch):
     )
     config = ModelConfig(arch="ensemble", heads=2, num_classes=5, input_shape=(3, 12, 12), members=(member, member))
     net = build(config).eval()
-    network = split_classifier(net, batch, 5)
+    network = decompose(net, batch, 5)
     reference = logits_of(plain(network, 8), batch)
     for precision, limit in (("fp32", 1e-4), ("bf16", 0.05), ("int8", 0.2)):
         form = next(forms(network, precision, 8, batch))

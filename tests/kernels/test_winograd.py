@@ -6,13 +6,13 @@ from tests.small_engine import convolutions, on_threads
 from torch import nn
 from torch.nn import functional
 
-from spacte_core.forms import plain
+from spacte_core.forms import logits_of, plain
 from spacte_core.kernels.cpu import winograd
 from spacte_core.kernels.cpu.winograd import WinogradChain, to_winograd, winograd_library
 from spacte_core.kernels.graph.folding import trace
 from spacte_core.kernels.graph.fusing import FusedConv, fuse, fused_convs
 from spacte_workers.engine import forms as build
-from spacte_workers.engine.self_checks import is_one_function, logits_of
+from spacte_workers.engine.self_checks import is_one_function
 
 needs_kernel = pytest.mark.skipif(winograd_library() is None, reason="no AVX-512, or no compiler")
 

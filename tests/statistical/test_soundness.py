@@ -14,10 +14,10 @@ import torch
 from scipy.stats import binomtest
 from torch import nn
 
+from spacte_core.forms import logits_of
 from spacte_core.kernels.cpu.amx import amx_library
 from spacte_core.kernels.cpu.winograd import winograd_library
 from spacte_workers import LocalCertifier
-from spacte_workers.engine.self_checks import logits_of
 
 pytestmark = pytest.mark.long
 

@@ -81,6 +81,16 @@ def test_stack_traces_do_not_travel(tmp_path: Path, archive: bytes) -> None:
     assert b"test_exported.py" not in bytes(net.state_dict()["backbone._extra_state"].tolist())
 
 
+def test_its_heads_come_as_one_tensor(tmp_path: Path, archive: bytes) -> None:
+    """So that rows of it can be picked, as for a vote by consensus."""
+    (tmp_path / "own.pt2").write_bytes(archive)
+    net, _ = import_checkpoint(tmp_path / "own.pt2", "torch-export", sigma=0.25)
+    x = torch.rand(3, 1, 6, 6)
+    features = net.backbone(x)
+    assert features.shape == (3, 2, 5)
+    assert all(torch.equal(head(features), z) for head, z in zip(net.heads, net(x), strict=True))
+
+
 def test_before_its_weights_it_says_so() -> None:
     config = ModelConfig(arch="exported", num_classes=5, input_shape=(1, 6, 6))
     with pytest.raises(RuntimeError, match="load"):

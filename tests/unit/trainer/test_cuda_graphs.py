@@ -8,7 +8,7 @@ import torch
 from spacte_core.data.base import stream
 from spacte_trainer.bench.loops import endless, random_images
 from spacte_trainer.config import TrainConfig, override
-from spacte_trainer.cuda_graphs import Replays
+from spacte_trainer.cuda_graphs import GraphedSteps
 from spacte_trainer.loop import Trainer
 from spacte_trainer.metrics import LossMeter
 from spacte_trainer.objectives import SeededDraws, Step
@@ -42,8 +42,8 @@ def trained(config: TrainConfig) -> tuple[torch.Tensor, float]:
         for batch in batches:
             run.batch(batch, step, 0.05, meter)
     if config.cuda_graphs:
-        assert isinstance(replays, Replays)
-        assert replays.recorded is not None, "nothing was recorded"
+        assert isinstance(replays, GraphedSteps)
+        assert replays.graphed is not None, "nothing was captured"
     return torch.cat([p.detach().flatten() for p in run.net.parameters()]), meter.means()["loss"][0]
 
 

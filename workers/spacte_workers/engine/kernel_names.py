@@ -1,12 +1,11 @@
-"""Names of kernels: a form, and the instructions that its arithmetic hangs on.
+"""Names of kernels: a form, and the instructions that its arithmetic depends on.
 
-Kernels of one form round differently where processors have other instructions, so that both belong to the function
-that votes. Samplers of one certificate have the same, and the certificate names them.
+Kernels of one form round differently where processors have other instructions, so that both belong to the function that
+votes. Samplers of one certificate have the same, and the certificate names them.
 """
 
 import os
 import platform
-from functools import cache
 
 import torch
 
@@ -16,10 +15,12 @@ from spacte_core.hardware import cpu_flags
 from .errors import NoSuchKernelsError
 
 _EXTENSIONS = ("amx_int8", "avx512_fp16", "avx512_bf16", "avx512_vnni", "avx512f", "avx_vnni", "avx2")
-"""Those that libraries choose kernels by, the most recent first."""
+"""Instruction sets by which libraries choose kernels, the most recent first."""
 
 _LIMIT = "ONEDNN_MAX_CPU_ISA"
-_BEFORE_NAMED: dict[str, str] = {"fp32": "winograd", "bf16": "onednn", "int8": "int8"}
+"""oneDNN's variable that keeps it from instruction sets."""
+
+_USUAL: dict[str, str] = {"fp32": "winograd", "bf16": "onednn", "int8": "int8"}
 
 
 def kernels_name(form: str, device: torch.device, fit: str = "") -> str:
@@ -33,11 +34,11 @@ def kernels_name(form: str, device: torch.device, fit: str = "") -> str:
     return "/".join(part for part in (form, _instructions(device), fit) if part)
 
 
-def form_of(kernels: str, device: torch.device) -> str:
-    """The form that the name asks for.
+def form_in(kernels: str, device: torch.device) -> str:
+    """The form in a name of kernels.
 
     Raises:
-        NoSuchKernelsError: it is about other instructions than this device has.
+        NoSuchKernelsError: it names other instructions than this device has.
     """
     form, _, rest = kernels.partition("/")
     if rest.partition("/")[0] != _instructions(device):
@@ -45,23 +46,14 @@ def form_of(kernels: str, device: torch.device) -> str:
     return form
 
 
-def are_those(made: str, asked: str) -> bool:
-    """Whether kernels are those asked for; where no fit is named, any will do."""
-    return made == asked or made.startswith(f"{asked}/")
-
-
-def kernels_before_named(precision: Precision, device: torch.device) -> str | None:
-    """The kernels that a certificate most likely has which names none; None where there is no telling."""
-    return kernels_name(_BEFORE_NAMED[precision], device) if device.type == "cpu" else None
+def usual_kernels(precision: Precision, device: torch.device) -> str | None:
+    """What most likely computed a certificate that names no kernels; None where there is no telling."""
+    return kernels_name(_USUAL[precision], device) if device.type == "cpu" else None
 
 
 def _instructions(device: torch.device) -> str:
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)
+    extension = next((name for name in _EXTENSIONS if name in cpu_flags()), platform.machine())
     limit = os.environ.get(_LIMIT, "").lower()
-    return f"{_extension()} up to {limit}" if limit else _extension()
-
-
-@cache
-def _extension() -> str:
-    return next((name for name in _EXTENSIONS if name in cpu_flags()), platform.machine())
+    return f"{extension} up to {limit}" if limit else extension

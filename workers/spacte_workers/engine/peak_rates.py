@@ -1,9 +1,9 @@
 """What this machine can do at most: multiply-adds per second in each precision, and bytes moved.
 
-A ceiling is the best that the library behind the forms reaches on a few large products of different shape, and on
-CPUs with matrix units (AMX) the rate of bare products of tiles, without a load or a store. One shape is not enough:
-those units need tall products or convolutions to be kept busy, and reach not half of their rate in a square product
-that would fill a vector unit.
+A ceiling is the best that the library behind the forms reaches on a few large products of different shape, and on CPUs
+with matrix units (AMX) the rate of products of tiles without a load or a store. One shape is not enough: those units
+need tall products or convolutions to be kept busy, and reach less than half of their rate in a square product that
+would fill a vector unit (benchmarks/results/engine_cpu.md).
 """
 
 import statistics
@@ -17,18 +17,23 @@ from torch.nn import functional
 from spacte_core.kernel_switch import kernels_enabled
 
 _LINEAR = {"cpu": ((1024, 1024, 1024), (4096, 1024, 1024)), "cuda": ((8192, 8192, 8192),)}
-"""Rows, inputs and outputs of the linear layers."""
+"""Rows, inputs and outputs of the linear layers. Chosen: milliseconds each."""
 
 _CONVOLUTIONS = {"cpu": ((32, 128, 32), (16, 512, 28)), "cuda": ((256, 128, 32),)}
 """Images, channels in and out, and side of the 3 x 3 convolutions, with few channels and with many."""
 
-_PROBE = {"cpu": 512, "cuda": 4096}  # a smaller one would time a GPU's launches
+_PROBE = {"cpu": 512, "cuda": 4096}
+"""Side of the square product of `probe`. Chosen: a smaller one would time a GPU's launches."""
+
+_COPIED = {"cpu": 1 << 24, "cuda": 1 << 28}
+"""Float32 values of the copy. Chosen: more than any cache holds."""
+
 _REPEATS = 5
 _AMX = {"bf16": torch.bfloat16, "int8": torch.uint8}
 
 
 def multiply_adds_per_second(precision: str, device: torch.device) -> float:
-    """The best median rate over large products, and over bare ones on matrix units.
+    """The best median rate over large products, and over those of matrix units alone.
 
     Args:
         precision: `fp32`, `bf16` or `int8` (CPU only).
@@ -45,7 +50,7 @@ def probe(precision: str, device: torch.device) -> float:
 
 def bytes_per_second(device: torch.device) -> float:
     """Median rate of a large copy, bytes read plus bytes written."""
-    source = torch.ones((1 << 28 if device.type == "cuda" else 1 << 24), device=device)
+    source = torch.ones(_COPIED[device.type], device=device)
     target = torch.empty_like(source)
     return _rate(lambda: target.copy_(source), 2 * source.nbytes, device)
 
@@ -101,17 +106,11 @@ def _convolution(precision: str, device: torch.device, images: int, channels: in
 
 def _int8_linear(rows: int, inputs: int, outputs: int) -> Callable[[], Tensor]:
     codes = torch.randint(0, 256, (rows, inputs), dtype=torch.uint8)
-    weight = torch.ops.onednn.qlinear_prepack(
-        torch.randint(-127, 128, (outputs, inputs), dtype=torch.int8), [rows, inputs]
-    )
+    codes_OI = torch.randint(-127, 128, (outputs, inputs), dtype=torch.int8)
+    weight = torch.ops.onednn.qlinear_prepack(codes_OI, [rows, inputs])
     scales, zeros = torch.full((outputs,), 0.01), torch.zeros(outputs, dtype=torch.int32)
-
-    def product() -> Tensor:
-        return torch.ops.onednn.qlinear_pointwise(
-            codes, 0.01, 0, weight, scales, zeros, None, 1.0, 0, torch.uint8, "none", [], ""
-        )
-
-    return product
+    arguments = (codes, 0.01, 0, weight, scales, zeros, None, 1.0, 0, torch.uint8, "none", [], "")
+    return lambda: torch.ops.onednn.qlinear_pointwise(*arguments)
 
 
 def _normals(precision: str, device: torch.device, *shape: int) -> Tensor:

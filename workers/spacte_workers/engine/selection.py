@@ -1,13 +1,14 @@
-"""Which form, precision and batch size: settled when a classifier is loaded, then fixed.
+"""Which form, precision and batch size: decided when a classifier is loaded, then fixed.
 
-What is part of the function that votes must not hang on how busy the machine was at that moment: a server that
-is started again has to count as it did before. So `auto` ranks precisions by the machine's arithmetic units, whose
-rates lie far apart, and not by timing the classifier; and another batch size, which is chosen by timing, has to
-give the very same logits.
+What is part of the function that votes must not depend on how busy the machine was at that time: a server that is
+restarted has to count as it did before. So `auto` ranks precisions by the machine's arithmetic units, whose rates lie
+far apart, and not by timing the classifier; and another batch size, which is chosen by timing, has to give the very
+same logits.
 """
 
 import statistics
 import time
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Literal
 
@@ -16,7 +17,7 @@ from torch import Tensor
 
 from spacte_client.types import Precision
 from spacte_core.classifier import Classifier
-from spacte_core.forms import Form, batches, encoded, logits_of, plain
+from spacte_core.forms import Form, encoded, logits_of, plain, whole_batches
 
 from .calibration import Calibration
 from .errors import EngineError, NoSuchKernelsError
@@ -27,13 +28,26 @@ from .self_checks import agreement, is_one_function
 WantedPrecision = Precision | Literal["auto"]
 
 _VALUES_IN_FLIGHT = {"cpu": 1 << 21, "cuda": 1 << 28}
-"""Values of the widest layer that a batch should have: on CPUs they then stay near the cache."""
+"""Values of the widest layer that a batch should have. Chosen: 8 MB of float32 on CPUs, which stay near the cache, and
+1 GB on GPUs."""
+
 _BATCHES = {"cpu": (8, 2048), "cuda": (64, 8192)}
-_QUICK_SECONDS = 0.1  # a batch that takes longer is not tried in other sizes: loading must not take minutes
-_GAIN = 1.1  # another batch size must be faster by that much to be taken
-_OWN_UNITS = 1.4  # bf16 takes half of float32's time where there are units for it, more than all of it elsewhere
+"""Smallest and largest batch. Chosen: 8,192 is what benchmarks/results/gpu.md measured."""
+
+_QUICK_SECONDS = 0.1
+"""A batch that takes longer is not tried in other sizes. Chosen: loading must not take minutes."""
+
+_GAIN = 1.1
+"""Another batch size must be faster by that much to be used. Chosen: above the noise of the timing."""
+
+_OWN_UNITS = 1.4
+"""bf16 takes half of float32's time where there are units for it, more than all of it elsewhere: chosen in between."""
+
 _PROBES = 3
-_SMALL = 8  # small batches, for looks at few samples, have a large one's rows over this
+"""Turns of each precision. Chosen: the best of three is rarely disturbed by other work."""
+
+_SMALL = 8
+"""A large batch's rows over those of a small one. Chosen: looks at few samples cost an eighth."""
 
 _NOT_ONE_FUNCTION = (
     "The module's votes change from run to run or with the rest of the batch: switch off dropout and batch "
@@ -42,12 +56,12 @@ _NOT_ONE_FUNCTION = (
 
 
 @dataclass(frozen=True)
-class Choice:
+class SelectedForm:
     """What was chosen, and how well it votes.
 
     Attributes:
         form: the form that votes.
-        small: the same function for small batches, if that pays.
+        small: the same function for small batches, if that is faster.
         vote_agreement: share of calibration rows on which it votes as the float32 network does.
     """
 
@@ -56,7 +70,7 @@ class Choice:
     vote_agreement: float
 
 
-def choose(
+def select_form(
     classifier: Classifier,
     precision: WantedPrecision,
     batch: int | None,
@@ -65,7 +79,7 @@ def choose(
     allow_int8: bool,
     min_agreement: float,
     form_name: str | None = None,
-) -> Choice:
+) -> SelectedForm:
     """Choose the form that is to vote.
 
     Args:
@@ -80,12 +94,13 @@ def choose(
     Raises:
         EngineError: the module is not one fixed function, or the precision or form asked for does not fit it.
     """
-    size = batch or expected_batch(classifier, rows.compared[:2])
+    size = batch or default_batch(classifier, rows.compared[:2])
     reference = plain(classifier, size)
     votes_N = logits_of(reference, rows.compared).argmax(1)
     tried: dict[str, float] = {}
-    for name in [precision] if precision != "auto" else offered(rows.compared.device, allow_int8=allow_int8):
-        found = _first_true(classifier, name, size, rows, votes_N, min_agreement, form_name)
+    for name in [precision] if precision != "auto" else candidate_precisions(rows.compared.device, allow_int8):
+        candidates = forms(classifier, name, size, rows.fitted, only=form_name)
+        found = _best_form(candidates, rows.compared, votes_N, min_agreement)
         if found is None:
             continue
         form, tried[name] = found
@@ -100,26 +115,29 @@ def choose(
     logits_NK = logits_of(form, rows.compared)
     if batch is None:
         form = _faster_batch(classifier, form, rows, logits_NK)
-    return Choice(form, _small_form(classifier, form, rows, logits_NK), tried[form.precision])
+    return SelectedForm(form, _small_form(classifier, form, rows, logits_NK), tried[form.precision])
 
 
-def offered(device: torch.device, *, allow_int8: bool) -> list[Precision]:
+def candidate_precisions(device: torch.device, allow_int8: bool) -> list[Precision]:
     """Precisions worth trying, the fastest first: those with units of their own on this machine, and float32.
 
-    The machine is busy or idle alike for all of them, because their probes take turns; what counts is each one's
-    best turn.
+    The machine is busy or idle alike for all of them, because their probes take turns; what counts is each one's best
+    turn.
     """
     lower: list[Precision] = ["int8", "bf16"] if allow_int8 and device.type == "cpu" else ["bf16"]
     best: dict[Precision, float] = {"fp32": 0.0, **dict.fromkeys(lower, 0.0)}
     for _ in range(_PROBES):
         for name, rate in best.items():
-            best[name] = max(rate, _probe(name, device))
+            try:
+                best[name] = max(rate, probe(name, device))
+            except (RuntimeError, AttributeError, NotImplementedError):  # not on this machine, or not in this PyTorch
+                continue
     found: list[Precision] = [name for name in lower if best[name] > _OWN_UNITS * best["fp32"]]
     return [*found, "fp32"]
 
 
-def expected_batch(classifier: Classifier, rows_NCHW: Tensor) -> int:
-    """The batch size, a power of two, whose widest layer fills the room that is best on such devices."""
+def default_batch(classifier: Classifier, rows_NCHW: Tensor) -> int:
+    """The batch size, a power of two, at which the widest layer has the values that are best on such devices."""
     widest = rows_NCHW[0].numel()
 
     def look(_module: object, _inputs: object, output: object) -> None:
@@ -133,13 +151,13 @@ def expected_batch(classifier: Classifier, rows_NCHW: Tensor) -> int:
     for hook in hooks:
         hook.remove()
     least, most = _BATCHES[rows_NCHW.device.type]
-    room = _VALUES_IN_FLIGHT[rows_NCHW.device.type] // widest
-    return min(max(1 << max(room, 1).bit_length() - 1, least), most)
+    rows = _VALUES_IN_FLIGHT[rows_NCHW.device.type] // widest
+    return min(max(1 << max(rows, 1).bit_length() - 1, least), most)
 
 
 def rows_per_second(form: Form, rows_NCHW: Tensor, seconds: float = 0.2) -> float:
     """Median rate of the form on full batches; it has run before."""
-    x_BCHW = encoded(form, batches(rows_NCHW, form.batch)[: form.batch])
+    x_BCHW = encoded(form, whole_batches(rows_NCHW, form.batch)[: form.batch])
     times: list[float] = []
     while len(times) < 2 or (sum(times) < seconds and len(times) < 20):
         synchronize(x_BCHW.device)
@@ -150,20 +168,14 @@ def rows_per_second(form: Form, rows_NCHW: Tensor, seconds: float = 0.2) -> floa
     return form.batch / statistics.median(times)
 
 
-def _first_true(
-    classifier: Classifier,
-    precision: str,
-    size: int,
-    rows: Calibration,
-    votes_N: Tensor,
-    min_agreement: float,
-    form_name: str | None,
+def _best_form(
+    candidates: Iterable[Form], rows_NCHW: Tensor, votes_N: Tensor, min_agreement: float
 ) -> tuple[Form, float] | None:
-    """The fastest form that is one function and agrees with float32; else the last that is one."""
+    """The first form that is one function and agrees with float32, and how well; else the last that is one."""
     found: tuple[Form, float] | None = None
-    for form in forms(classifier, precision, size, rows.fitted, only=form_name):
-        if is_one_function(form, rows.compared):
-            found = form, agreement(form, rows.compared, votes_N)
+    for form in candidates:
+        if is_one_function(form, rows_NCHW):
+            found = form, agreement(form, rows_NCHW, votes_N)
             if found[1] >= min_agreement:
                 break
     return found
@@ -177,7 +189,7 @@ def _faster_batch(classifier: Classifier, form: Form, rows: Calibration, logits_
     for size in (form.batch // 2, form.batch * 2):
         if not least <= size <= most or form.batch / rate > _QUICK_SECONDS:
             continue
-        other = _same_at(classifier, form, size, rows, logits_NK)
+        other = _equal_form(classifier, form, size, rows, logits_NK)
         if other is not None and (other_rate := rows_per_second(other, rows.compared)) > _GAIN * best_rate:
             best, best_rate = other, other_rate
     return best
@@ -186,27 +198,19 @@ def _faster_batch(classifier: Classifier, form: Form, rows: Calibration, logits_
 def _small_form(classifier: Classifier, form: Form, rows: Calibration, logits_NK: Tensor) -> Form | None:
     """The same form for small batches, if it takes less than half of a large one's time."""
     size = form.batch // _SMALL
-    other = _same_at(classifier, form, size, rows, logits_NK) if size else None
+    other = _equal_form(classifier, form, size, rows, logits_NK) if size else None
     if other is None:
         return None
     seconds = size / rows_per_second(other, rows.compared)
     return other if seconds < form.batch / rows_per_second(form, rows.compared) / 2 else None
 
 
-def _same_at(classifier: Classifier, form: Form, size: int, rows: Calibration, logits_NK: Tensor) -> Form | None:
+def _equal_form(classifier: Classifier, form: Form, batch: int, rows: Calibration, logits_NK: Tensor) -> Form | None:
     """The same form for another batch size; None unless it gives the same logits of `compared`, bit for bit."""
-    for other in forms(classifier, form.precision, size, rows.fitted, only=form.name):
-        same = torch.equal(logits_of(other, rows.compared), logits_NK)
-        if same and is_one_function(other, rows.compared):
+    for other in forms(classifier, form.precision, batch, rows.fitted, only=form.name):
+        if torch.equal(logits_of(other, rows.compared), logits_NK) and is_one_function(other, rows.compared):
             return other
     return None
-
-
-def _probe(precision: str, device: torch.device) -> float:
-    try:
-        return probe(precision, device)
-    except (RuntimeError, AttributeError, NotImplementedError):  # not on this machine, or not in this PyTorch
-        return 0.0
 
 
 def _refusal(precision: str, tried: dict[str, float], min_agreement: float) -> str:

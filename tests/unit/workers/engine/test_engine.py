@@ -13,6 +13,8 @@ from hypothesis import strategies as st
 from tests.small_engine import CLASSES, SOURCE, an_image, balanced, engine_of, heads_net, on_threads
 from torch import nn
 
+from spacte_core.models.multihead import Pick
+from spacte_workers.engine.decomposition import AllLogits
 from spacte_workers.noise.gaussian import GaussianNoise
 from spacte_workers.noise.grid import GridNoise
 from spacte_workers.noise.philox import row_names
@@ -164,6 +166,26 @@ def test_consensus_runs_the_other_heads_for_undecided_rows_only(engine, net, mon
     assert len(agree) == 640
     assert calls[0] == 20
     assert 0 < calls[2] < 20
+
+
+class OneTensorOfLogits(nn.Module):
+    """A module whose heads are computed together, as those of an exported program are."""
+
+    def __init__(self, net):
+        super().__init__()
+        self.normalize, self.backbone = nn.Identity(), AllLogits(net, 3)
+        self.heads = nn.ModuleList(map(Pick, range(3)))
+
+    def forward(self, x):
+        logits_BLK = self.backbone(self.normalize(x))
+        return [head(logits_BLK) for head in self.heads]
+
+
+@pytest.mark.parametrize("k", [None, 1, 2])
+def test_heads_that_are_computed_together(engine, net, k):
+    shard = Shard(replace(SOURCE, k_consensus=k), Phase.ESTIMATION, 0, 300)
+    together = engine_of(OneTensorOfLogits(net)).votes(an_image(), shard).counts
+    assert sum(abs(a - b) for a, b in zip(together, engine.votes(an_image(), shard).counts, strict=True)) <= 2
 
 
 def test_ties_go_to_the_lowest_class():

@@ -176,9 +176,9 @@ def test_another_sampler_loads_what_the_first_one_chose(net, monkeypatch, precis
 
     Timing may choose another batch only where that changes no bit of the logits; on some processors it would.
     """
+    from spacte_core.forms import logits_of
     from spacte_workers.engine import selection as choice
-    from spacte_workers.engine.calibration import calibration
-    from spacte_workers.engine.self_checks import logits_of
+    from spacte_workers.engine.calibration import calibration_rows
 
     def logits(engine, rows):
         with torch.inference_mode():
@@ -189,14 +189,14 @@ def test_another_sampler_loads_what_the_first_one_chose(net, monkeypatch, precis
     monkeypatch.setattr(choice, "rows_per_second", lambda form, _: 1e6 if form.batch == size else 1e5)
     allowed = {"precision": precision, "allow_int8": True, "min_agreement": 0.9}
     first = engine_of(net, batch=None, **allowed)
-    compared = calibration(SHAPE, 0.25).compared
+    compared = calibration_rows(SHAPE, 0.25).compared
     at_expected, at_size = (engine_of(net, batch=batch, **allowed) for batch in (expected, size))
     same_bits = torch.equal(logits(at_expected, compared), logits(at_size, compared))
     assert first.batch == (size if same_bits else expected)
 
     other = engine_of(net, batch=first.batch, kernels=first.kernels, **allowed)
     assert other.form.encoding == first.form.encoding
-    rows = calibration(SHAPE, 0.3).compared
+    rows = calibration_rows(SHAPE, 0.3).compared
     assert torch.equal(logits(other, rows), logits(first, rows))
     shard = Shard(SOURCE, Phase.ESTIMATION, 0, 3_000)
     assert other.votes(an_image(), shard).counts == first.votes(an_image(), shard).counts
@@ -206,15 +206,15 @@ def test_another_sampler_loads_what_the_first_one_chose(net, monkeypatch, precis
 @pytest.mark.parametrize("precision", ["fp32", "bf16", "int8"])
 def test_logits_hang_on_neither_batch_size_nor_threads(net, precision):
     """Bit for bit, so that a batch size chosen by timing, or another core, never changes a count."""
+    from spacte_core.forms import logits_of
     from spacte_workers.engine.calibration import noisy_rows
+    from spacte_workers.engine.decomposition import decompose
     from spacte_workers.engine.forms import forms
-    from spacte_workers.engine.self_checks import logits_of
-    from spacte_workers.engine.splitting import split_classifier
 
     rows = noisy_rows(SHAPE, 0.25, 256)
     found = []
     with torch.inference_mode():
-        network = split_classifier(net, rows[:2], CLASSES)
+        network = decompose(net, rows[:2], CLASSES)
         for batch, threads in itertools.product((8, 32, 128), (1, 2)):
             torch.set_num_threads(threads)
             found.append(logits_of(next(forms(network, precision, batch, rows)), rows))
