@@ -10,7 +10,7 @@ progress bar, about once a second.
 
 import math
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import torch
@@ -26,7 +26,6 @@ from spacte_core.models.multihead import shared_copy
 from .callbacks import Callback
 from .compiling import blocks_of, compile_network, uncompiled
 from .config import ConfigError, TrainConfig, resolve_precision
-from .cuda_graphs import Replays
 from .evaluation import Accuracy, accuracy, check_fit
 from .metrics import EpochReport, LossMeter
 from .objectives import Loss, SeededDraws, Step
@@ -75,9 +74,12 @@ class Trainer:
         one_gpu = device.type == "cuda" and group.size == 1
         self.compiled = _compiled(config, self.net, one_gpu)
         self.model = group.wrap(_fast(self.net, device, self.compiled))
-        # A recorded step reads the rate from the device.
-        graphs = one_gpu and config.cuda_graphs
-        self.take = Replays(self.step, device) if graphs else self.step
+        graphs = one_gpu and config.cuda_graphs and kernels_enabled("cuda_graphs")
+        self.take: Callable[[Tensor, Tensor, Step], Loss] = self.step
+        if graphs:  # a captured step reads the rate from the device
+            from .cuda_graphs import GraphedSteps
+
+            self.take = GraphedSteps(self.step, device)
         options = config.optimizer
         self.rate = torch.tensor(options.lr, device=device) if graphs else options.lr
         self.shape: torch.Size | None = None

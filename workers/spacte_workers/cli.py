@@ -220,7 +220,7 @@ def _engine_of(certificate: Any, checkpoint: Any, device: Any) -> Any:
     """An engine like the one that drew the certificate's votes; with other kernels where those do not run here."""
     from spacte_workers.certification.certificates import KERNELS
     from spacte_workers.engine.errors import NoSuchKernelsError
-    from spacte_workers.engine.kernel_names import kernels_before_named
+    from spacte_workers.engine.kernel_names import usual_kernels
 
     from .engine import Engine
 
@@ -231,7 +231,7 @@ def _engine_of(certificate: Any, checkpoint: Any, device: Any) -> Any:
         "sigma": certificate.sigma,
         "min_agreement": 0.0,
     }
-    named = certificate.versions.get(KERNELS) or kernels_before_named(certificate.precision, device)
+    named = certificate.versions.get(KERNELS) or usual_kernels(certificate.precision, device)
     try:
         return Engine.from_checkpoint(checkpoint, kernels=named, **options)
     except NoSuchKernelsError:

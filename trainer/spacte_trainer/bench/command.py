@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 RECIPE = "cifar10-resnet20-spacte-gaussian-0.25"
 
 WARM_UP_BATCHES = 4
-"""At least, in the turn that is not timed: more than `cuda_graphs.WARM_UPS`, after which a GPU records a step."""
+"""At least, in the turn that is not timed: more than the runs before a GPU captures a step."""
 
 EXIT_SECONDS = 30
 """For a process to end. Chosen: one that takes longer is stuck."""
