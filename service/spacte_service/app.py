@@ -30,8 +30,6 @@ like the header `X-Request-ID` of every answer, names the request.
 def create_app(settings: Settings | None = None, runtime: Backend | None = None) -> FastAPI:
     """Make the gateway's application.
 
-    ``create_app(settings: Settings | None = None, runtime: Runtime | None = None) -> FastAPI``
-
     Args:
         settings: how to serve; from the environment (`SPACTE_*`) where None.
         runtime: the models and samplers (`spacte_workers.serving.runtime.Runtime`); made from the settings where

@@ -19,14 +19,9 @@ CHALLENGE = {"WWW-Authenticate": "Bearer"}
 
 @dataclass(frozen=True, slots=True)
 class Caller:
-    """Whom a request is counted for.
+    """Whom a request is counted for, and what they may do."""
 
-    Attributes:
-        id: the key's id, or the network address of a caller without one.
-        scope: what they may do.
-    """
-
-    id: str
+    id: str  # the key's, or the network address of a caller without one
     scope: Scope
 
 

@@ -41,19 +41,12 @@ INLINE_BYTES = 64 * 1024  # chosen: to parse these takes less than the way to a 
 
 @dataclass(frozen=True, slots=True)
 class ParsedBody(Generic[P, I]):
-    """Options and images of a request.
+    """Options and images of a request."""
 
-    Attributes:
-        params: validated options.
-        images: one or more image files; first some may be the names of files that were uploaded before.
-        pointers: JSON pointers to the images in the body, for errors about them.
-        is_list: whether the caller sent a list, and so expects a list.
-    """
-
-    params: P
-    images: tuple[I, ...]
-    pointers: tuple[str, ...]
-    is_list: bool = False
+    params: P  # validated
+    images: tuple[I, ...]  # files, one or more; first some may be the ids of files that were uploaded before
+    pointers: tuple[str, ...]  # JSON pointers to the images in the body, for errors about them
+    is_list: bool = False  # whether the caller sent a list, and so expects one
 
 
 Uploaded = Callable[[str, int], Awaitable[bytes]]

@@ -22,12 +22,7 @@ class ReceivedFile:
 
 @contextmanager
 def received(pieces: Iterable[bytes], folder: Path) -> Generator[ReceivedFile]:
-    """A temporary file in `folder` of all the pieces; `keep` gives it a lasting name.
-
-    Args:
-        pieces: the content.
-        folder: made where it is missing; on the disk where the file is to be kept.
-    """
+    """A temporary file of all the pieces in `folder`, on the disk where `keep` is to give it a lasting name."""
     folder.mkdir(parents=True, exist_ok=True)
     digest = hashlib.sha256()
     with tempfile.NamedTemporaryFile(dir=folder, prefix="incoming-") as file:

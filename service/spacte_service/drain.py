@@ -11,15 +11,10 @@ TAKEOVER_S = 5.0  # `Retry-After` while draining; chosen: another gateway answer
 
 @dataclass
 class Drain:
-    """Requests in flight, and whether more are taken.
+    """Requests in flight, and whether more are taken."""
 
-    Attributes:
-        begun: whether the service has been asked to stop.
-        in_flight: requests being worked on.
-    """
-
-    begun: bool = False
-    in_flight: int = 0
+    begun: bool = False  # whether the service has been asked to stop
+    in_flight: int = 0  # requests being worked on
 
     def begin(self) -> None:
         """Take no more work."""

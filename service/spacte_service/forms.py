@@ -33,11 +33,7 @@ class _WholeForm(MultiPartParser):
 
 
 async def parse_form(request: Request, idle_s: float | None = None) -> FormData:
-    """The request's multipart form; the caller closes it.
-
-    Args:
-        request: whose body has not been read.
-        idle_s: how long the next piece of the body may take; for ever where None.
+    """The request's multipart form; the caller closes it. The next piece of the body may take `idle_s`.
 
     Raises:
         ProblemError: 400, it is malformed, cut off or has too many parts.

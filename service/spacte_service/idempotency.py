@@ -88,14 +88,9 @@ class IdempotentAnswers(Generic[T]):
     _entries: OrderedDict[tuple[str, str], _Entry[T]] = field(default_factory=OrderedDict[tuple[str, str], _Entry[T]])
 
     async def once(self, caller: str, key: str, request: str, work: Callable[[], Awaitable[T]]) -> tuple[T, bool]:
-        """The answer, and whether it is an earlier one. A request that fails may be sent again with its key.
+        """The answer to a request, known by its fingerprint, and whether it is an earlier one; `work` makes a new one.
 
-        Args:
-            caller: keys of different callers are different keys.
-            key: as the caller sent it.
-            request: fingerprint of the request.
-            work: makes the answer.
-
+        Keys of different callers are different keys. A request that fails may be sent again with its key.
         Raises ProblemError: 409 while the first is worked on; 422 where the key belongs to another request.
         """
         self._drop_old()

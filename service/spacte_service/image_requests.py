@@ -33,21 +33,13 @@ P = TypeVar("P", bound=PredictParams)
 
 @dataclass(frozen=True, slots=True)
 class ImageRequest(Generic[P]):
-    """An image file and what is asked about it.
-
-    Attributes:
-        data: the file's bytes.
-        params: what is asked.
-        arrival: the request, as admission knows it.
-        arrived: when it came, by `time.perf_counter`.
-        pointer: JSON pointer to the image in the body.
-    """
+    """An image file and what is asked about it."""
 
     data: bytes
     params: P
-    arrival: Arrival
-    arrived: float
-    pointer: str = "/image"
+    arrival: Arrival  # the request, as admission knows it
+    arrived: float  # by `time.perf_counter`
+    pointer: str = "/image"  # JSON pointer to the image in the body
 
 
 @dataclass(frozen=True)

@@ -120,9 +120,7 @@ class KeyRing:
         """The key that a caller sent, revoked or not."""
         stamp = self._file_stamp()
         if self._path is not None and stamp != self._stamp:
-            with suppress(
-                KeysFileError
-            ):  # A key that was revoked must not become valid again because the file was lost.
+            with suppress(KeysFileError):  # a revoked key must not become valid again because the file was lost
                 self._file = read_keys(self._path)
             self._stamp = stamp
         return find([*self._fixed, *self._file], secret)

@@ -22,7 +22,7 @@ class Models:
 
     def __init__(self, backend: Backend) -> None:
         self._backend = backend
-        self._changes: set[asyncio.Task[None]] = set()
+        self._changes: set[asyncio.Task[RuntimeFault | None]] = set()
 
     def get(self, name: str) -> Model:
         """The model of that name, loaded or not. Raises ProblemError: 404."""
@@ -59,22 +59,20 @@ class Models:
         await asyncio.gather(*self._changes, return_exceptions=True)
 
     async def _begin(self, work: Coroutine[Any, Any, None], change: str, name: str) -> None:
-        task = asyncio.create_task(self._logged(work, change, name))
+        task = asyncio.create_task(_logged(work, change, name))
         self._changes.add(task)
-        task.add_done_callback(self._done)
+        task.add_done_callback(self._changes.discard)
         await asyncio.wait({task}, timeout=PROMPT_S)
-        if task.done():
-            task.result()
+        if task.done() and (error := task.result()):
+            raise error
 
-    async def _logged(self, work: Coroutine[Any, Any, None], change: str, name: str) -> None:
-        try:
-            await work
-        except RuntimeFault as fault:
-            log.warning("model not changed", change=change, model=name, reason=str(fault))
-            raise
-        log.info("model changed", change=change, model=name)
 
-    def _done(self, task: asyncio.Task[None]) -> None:
-        self._changes.discard(task)
-        if not task.cancelled():
-            task.exception()  # logged above; asking for it keeps asyncio from logging it again
+async def _logged(work: Coroutine[Any, Any, None], change: str, name: str) -> RuntimeFault | None:
+    """Why a change failed, if it did."""
+    try:
+        await work
+    except RuntimeFault as error:
+        log.warning("model not changed", change=change, model=name, reason=str(error))
+        return error
+    log.info("model changed", change=change, model=name)
+    return None

@@ -20,15 +20,11 @@ class OriginCheck:
 
     A page whose name is made to point to this machine (DNS rebinding) still sends its own name as `Host`. A
     page elsewhere that posts a form here sends its own `Origin`. Only browsers send an `Origin`.
-
-    Attributes:
-        hosts: lower-case names that the service goes by, without port; empty for any.
-        origins: origins that may call from elsewhere (CORS).
     """
 
     app: ASGIApp
-    hosts: Collection[str]
-    origins: Collection[str]
+    hosts: Collection[str]  # names that the service goes by, in lower case, without port; empty for any
+    origins: Collection[str]  # that may call from elsewhere (CORS)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Pass the request on, or answer 403."""

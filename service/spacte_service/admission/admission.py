@@ -10,7 +10,7 @@ import asyncio
 from collections import deque
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from time import perf_counter
 
 from spacte_service.problems import ProblemError
@@ -22,17 +22,11 @@ from .retry_after import RetryAfter
 
 @dataclass(frozen=True, slots=True)
 class Arrival:
-    """A request that asks for a permit.
-
-    Attributes:
-        caller: who sent it.
-        key: its `Idempotency-Key`, by which it is known when it comes back.
-        reserved: it was refused before, and came back at the time that it was told.
-    """
+    """A request that asks for a permit."""
 
     caller: str
-    key: str | None = None
-    reserved: bool = False
+    key: str | None = None  # its `Idempotency-Key`, by which it is known when it comes back
+    reserved: bool = False  # it was refused before, and came back at the time that it was told
 
 
 @dataclass(eq=False)
@@ -150,19 +144,14 @@ class Admission:
         return ProblemError("overloaded", sentence, retry_after_s=seconds)
 
 
+@dataclass(eq=False)
 class Permit:
-    """One request's permit: first the request waits, then it runs.
+    """One request's permit: first the request waits, then it runs."""
 
-    Attributes:
-        arrival: the request.
-        held: False once another caller's request has got this permit.
-    """
-
-    def __init__(self, admission: Admission, arrival: Arrival) -> None:
-        self._admission = admission
-        self.arrival = arrival
-        self.held = True
-        self._taken_at = perf_counter()
+    _admission: Admission
+    arrival: Arrival
+    held: bool = True  # until another caller's request gets this permit
+    _taken_at: float = field(default_factory=perf_counter)
 
     async def turn(self) -> float:
         """Wait until the request may run, and return the seconds that took.

@@ -1,20 +1,16 @@
 """How many permits each caller holds."""
 
 from collections import Counter
+from dataclasses import dataclass, field
 
 
+@dataclass
 class PermitCounts:
-    """Permits by caller.
+    """Permits by caller."""
 
-    Args:
-        total: of all callers together.
-        per_caller: of one caller; None for all.
-    """
-
-    def __init__(self, total: int, per_caller: int | None) -> None:
-        self.total = total
-        self.per_caller = per_caller
-        self._of: Counter[str] = Counter()
+    total: int
+    per_caller: int | None  # None for all of them
+    _of: Counter[str] = field(default_factory=Counter[str])
 
     @property
     def held(self) -> int:

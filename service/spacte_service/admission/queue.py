@@ -22,11 +22,7 @@ class Turn(Generic[T]):
 
 
 class FairQueue(Generic[T]):
-    """Requests that run, and those that wait to.
-
-    Args:
-        limit: how many run at a time.
-    """
+    """Requests that run, at most `limit` at a time, and those that wait to."""
 
     def __init__(self, limit: int) -> None:
         self.limit = limit

@@ -7,9 +7,7 @@ keeps no permit free: until its request comes back, others use what there is.
 from collections import Counter, OrderedDict
 from dataclasses import dataclass
 
-EARLY_S = 0.05
-"""A request that comes this much too early comes in time. Chosen: clocks and timers differ by a few milliseconds."""
-
+EARLY_S = 0.05  # that a request may come too early; chosen: timers differ by a few milliseconds
 GRACE_S = 5.0
 GRACE = 0.5
 """A reservation is good for so many seconds after its time, and for this part of the wait that was named. Chosen: the
@@ -25,11 +23,7 @@ class Reservation:
 
 
 class Reservations:
-    """Reservations in the order of their times.
-
-    Args:
-        most: no more than this; a caller with few gets the latest one of the caller with the most.
-    """
+    """At most `most` reservations, in the order of their times; a caller with few displaces the one with the most."""
 
     def __init__(self, most: int) -> None:
         self._most = most
@@ -46,12 +40,7 @@ class Reservations:
     def reserve(self, caller: str, key: str, now: float, earliest: float, gap: float) -> float:
         """The time at which this request is to come back: after all others, or as it was told, where it came too early.
 
-        Args:
-            caller: whose it is.
-            key: which of theirs.
-            now: the time.
-            earliest: when there will be a permit at all.
-            gap: seconds between one request's end and the next one's, while every permit is held.
+        At the `earliest` time there will be a permit at all; `gap` seconds are between the ends of two requests.
         """
         self._drop_expired(now)
         known = self._made.get((caller, key))

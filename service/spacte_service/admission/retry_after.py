@@ -17,10 +17,6 @@ class RetryAfter:
 
     The time is when the present work is done, and that of the requests that were refused before. So refused requests
     come back one after the other, each when there is a permit for it.
-
-    Args:
-        permits: requests taken in at the same time.
-        running: of these, how many run.
     """
 
     def __init__(self, permits: int, running: int) -> None:
@@ -34,10 +30,7 @@ class RetryAfter:
     def seconds(self, caller: str, key: str | None, requests: int) -> float:
         """When a refused request is to come back, in seconds; with a key, it gets a reservation for then.
 
-        Args:
-            caller: who sent it.
-            key: its `Idempotency-Key`.
-            requests: how many are here, running or waiting.
+        `requests` are here, running or waiting.
         """
         now = monotonic()
         oldest = next(iter(self.running_since.values()), None)

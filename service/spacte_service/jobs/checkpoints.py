@@ -18,13 +18,7 @@ RELOAD_S = 5.0  # `Retry-After` where the folder has changed; chosen: loading a 
 
 
 def keep_checkpoint(models: Path, name: str, version: str, path: Path) -> None:
-    """Copy a checkpoint to `path`, unless it is there.
-
-    Args:
-        models: the models folder: one checkpoint, or a folder of them.
-        name: the model.
-        version: which version of it is served.
-        path: of the copy; its last two names are version and name.
+    """Copy a version of a model from the models folder to `path`, VERSION/NAME, unless it is there.
 
     Raises ProblemError: 503, the folder holds another version by now.
     """

@@ -17,17 +17,11 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class CountedInput:
-    """An input that can be certified.
+    """An input that can be certified."""
 
-    Attributes:
-        spec: how the driver opens it.
-        total: images in it.
-        file_id: the uploaded file that it is, if it is one.
-    """
-
-    spec: "InputSpec"
-    total: int
-    file_id: str | None
+    spec: "InputSpec"  # how the driver opens it
+    total: int  # images
+    file_id: str | None  # of the uploaded file, if it is one
 
 
 def count_input(source: JobInput, model: Model, settings: JobSettings, uploads: Uploads, fetched: Path) -> CountedInput:

@@ -3,7 +3,8 @@
 import asyncio
 import json
 from collections.abc import AsyncGenerator, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -24,14 +25,13 @@ POLL_S = 0.5  # chosen: a driver writes progress about once a second
 SUMMARIES_KEPT = 64  # chosen: more than the page of jobs compares
 
 
-@dataclass
+@dataclass(frozen=True)
 class JobReader:
     """What is read of jobs; a shutdown ends what is followed."""
 
     _store: "Store"
     _folder: DataFolder
     _drain: Drain
-    _summaries: dict[tuple[str, int], JobSummary] = field(default_factory=dict[tuple[str, int], JobSummary])
 
     def start_of(self, job_id: str, after: int | None) -> int:
         """Where in the results log to go on after the record of image `after`. It blocks.
@@ -83,20 +83,20 @@ class JobReader:
 
     def summary(self, job_id: str) -> JobSummary:
         """What the finished images show together, now. It blocks."""
-        from spacte_workers.batch.results import read_results
-        from spacte_workers.batch.summary import summarize
-
         path = self._folder.job(job_id).results_file
-        key = (job_id, path.stat().st_size if path.exists() else 0)
-        if key not in self._summaries:
-            while len(self._summaries) >= SUMMARIES_KEPT:
-                self._summaries.pop(next(iter(self._summaries)), None)
-            self._summaries[key] = summarize(read_results(path))
-        return self._summaries[key]
+        return _summary(path, path.stat().st_size if path.exists() else 0)
 
     def _is_over(self, job_id: str) -> bool:
         row = self._store.jobs.get(job_id)
         return row is None or row.state in TERMINAL_STATES
+
+
+@lru_cache(SUMMARIES_KEPT)
+def _summary(results_file: Path, size: int) -> JobSummary:  # noqa: ARG001  the file only grows: another size, another summary
+    from spacte_workers.batch.results import read_results
+    from spacte_workers.batch.summary import summarize
+
+    return summarize(read_results(results_file))
 
 
 def _whole_lines(path: Path, start: int) -> bytes:

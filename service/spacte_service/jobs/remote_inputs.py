@@ -9,13 +9,7 @@ from .data_folder import unused
 
 
 def fetch_input(uri: str, roots: Sequence[str], folder: Path, most_bytes: int) -> Path:
-    """Copy what a URI names into `folder`.
-
-    Args:
-        uri: of a scheme that fsspec has a driver for.
-        roots: prefixes of which it must have one.
-        folder: of all such copies.
-        most_bytes: a larger file is refused.
+    """Copy what a URI below one of the prefixes `roots` names into `folder`, the folder of all such copies.
 
     Raises InputError: it is not allowed, not there, too large or cannot be reached.
     """

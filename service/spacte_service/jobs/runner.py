@@ -15,15 +15,10 @@ class UnreachableError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class DriverStatus:
-    """What a runner says of a driver.
-
-    Attributes:
-        stage: where its process stands.
-        message: why it ended, in the runner's words.
-    """
+    """What a runner says of a driver's process."""
 
     stage: Stage
-    message: str = ""
+    message: str = ""  # why it ended, in the runner's words
 
     @property
     def ended(self) -> bool:

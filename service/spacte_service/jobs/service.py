@@ -50,15 +50,7 @@ class JobService:
     _folder: DataFolder
 
     def create(self, request: JobRequest, caller: str, key: str | None) -> tuple[Job, bool]:
-        """A new job, or the one that an earlier request with the same key made.
-
-        Args:
-            request: what is asked, within the operator's limits.
-            caller: keys of different callers are different keys.
-            key: the `Idempotency-Key`, if there is one.
-
-        Returns:
-            The job, and whether it is an earlier one.
+        """A new job, or the one that an earlier request of the caller with the same key made; and whether it is that.
 
         Raises ProblemError: something about the request cannot be; nothing is made then.
         """

@@ -44,10 +44,7 @@ class Files(Table):
     def remove(self, file_id: str, unlink: Callable[[FileRow], None]) -> FileRow | None:
         """Delete a row and give it back; None where there is none.
 
-        Args:
-            file_id: which.
-            unlink: deletes the file itself, before anyone can store the same bytes anew.
-
+        `unlink` deletes the file itself, before anyone can store the same bytes anew.
         Raises FileInUseError: a job needs the file.
         """
         with self._writing() as session:

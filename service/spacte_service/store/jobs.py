@@ -65,13 +65,9 @@ class Jobs(Table):
             return session.scalars(query).all()
 
     def move(self, row: JobRow, to: str, *, error: tuple[str, str] | None = None, **changes: Any) -> JobRow | None:
-        """Change a job's state from the one that was read; None where another gateway was first.
+        """Change a job's state from the one in `row`, as it was read; None where another gateway was first.
 
-        Args:
-            row: as it was read.
-            to: the new state.
-            error: code and sentence; the old ones are cleared otherwise.
-            changes: other columns to set.
+        `error` is code and sentence, and cleared otherwise; `changes` are other columns.
         """
         now = datetime.now(UTC)
         code, detail = error or (None, None)
@@ -91,10 +87,7 @@ class Jobs(Table):
             return changed
 
     def claim(self, row: JobRow) -> bool:
-        """Reserve a queued job for submission; False where another gateway has.
-
-        The claim ends after `CLAIM`.
-        """
+        """Reserve a queued job for submission, for `CLAIM`; False where another gateway has."""
         now = datetime.now(UTC)
         free = or_(JobRow.claimed_at.is_(None), JobRow.claimed_at < now - CLAIM)
         mine = (JobRow.id == row.id, JobRow.attempt == row.attempt, JobRow.state == "queued", free)

@@ -3,8 +3,7 @@
 from collections.abc import Generator
 from contextlib import contextmanager
 
-from sqlalchemy import Engine, text
-from sqlalchemy.exc import SQLAlchemyError
+from sqlalchemy import Engine
 from sqlalchemy.orm import Session
 
 from .engine import open_engine
@@ -14,13 +13,7 @@ from .jobs import Jobs
 
 
 class Store:
-    """One database.
-
-    Attributes:
-        files: uploaded files.
-        jobs: jobs and their events.
-        idempotency: requests that their senders may repeat.
-    """
+    """One database: uploaded files, jobs with their events, and requests that their senders may repeat."""
 
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
@@ -36,15 +29,6 @@ class Store:
     def close(self) -> None:
         """Close every connection."""
         self._engine.dispose()
-
-    def check(self) -> str:
-        """`ok`, or a sentence on what is wrong."""
-        try:
-            with self.reading() as session:
-                session.execute(text("SELECT 1"))
-        except SQLAlchemyError:
-            return "The database does not answer."
-        return "ok"
 
     @contextmanager
     def reading(self) -> Generator[Session]:
