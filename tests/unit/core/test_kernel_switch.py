@@ -38,7 +38,9 @@ print(json.dumps({"certificates": found, "loaded": loaded}))
 """
 
 
-@pytest.mark.parametrize(("value", "expected"), [(None, True), ("on", True), ("", True), ("off", False), ("OFF", False)])
+@pytest.mark.parametrize(
+    ("value", "expected"), [(None, True), ("on", True), ("", True), ("off", False), ("OFF", False)]
+)
 def test_the_kernels_as_a_whole(monkeypatch: pytest.MonkeyPatch, value: str | None, expected: bool) -> None:
     if value is None:
         monkeypatch.delenv(VARIABLE, raising=False)
@@ -69,7 +71,9 @@ def test_the_main_job_without_kernels(tmp_path: Path, absent: bool) -> None:
     environment = {**os.environ, VARIABLE: "on" if absent else "off"}
     if absent:
         copy = tmp_path / "core" / "spacte_core"
-        shutil.copytree(Path(spacte_core.__file__).parent, copy, ignore=shutil.ignore_patterns("kernels", "__pycache__"))
+        shutil.copytree(
+            Path(spacte_core.__file__).parent, copy, ignore=shutil.ignore_patterns("kernels", "__pycache__")
+        )
         environment["PYTHONPATH"] = os.pathsep.join([str(copy.parent), os.environ.get("PYTHONPATH", "")])
     command = [sys.executable, "-c", MAIN_JOB, str(tmp_path / "model")]
     done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)

@@ -118,19 +118,14 @@ class AmxChain(nn.Module):
         inside = dict(copies)
         self.layers = (_Layer * len(layers))()
         for i, (layer, (source, other)) in enumerate(zip(layers, operands, strict=True)):
-            weight, block = (None, 0) if layer.weight_OIKK is None else _tiles(layer.weight_OIKK, layer.stride)
-            self.layers[i] = _Layer(
-                *map(self._address, (weight, layer.scale_O, layer.bias_O)),
-                layer.other_scale,
-                *(layer.source_shape if layer.weight_OIKK is None else layer.shape),
-                0 if layer.weight_OIKK is None else layer.weight_OIKK.shape[-1],
-                layer.stride,
-                layer.relu,
-                block,
-                inside.get(buffer[source], buffer[source]),
-                -1 if other is None else inside.get(buffer[other], buffer[other]),
-                buffer[len(inputs) + i],
-            )
+            weight, block, kernel, shape = None, 0, 0, layer.source_shape
+            if layer.weight_OIKK is not None:
+                weight, block = _tiles(layer.weight_OIKK, layer.stride)
+                kernel, shape = layer.weight_OIKK.shape[-1], layer.shape
+            pointers = map(self._address, (weight, layer.scale_O, layer.bias_O))
+            buffers = [-1 if value is None else inside.get(buffer[value], buffer[value]) for value in (source, other)]
+            geometry = (*shape, kernel, layer.stride, layer.relu, block)
+            self.layers[i] = _Layer(*pointers, layer.other_scale, *geometry, *buffers, buffer[len(inputs) + i])
 
     def forward(self, *inputs_BCHW: Tensor) -> Tensor:
         """The last layer's result: [B, C, H, W] in channels_last order, or float32 averages [B, C]."""
@@ -160,26 +155,20 @@ class AmxChain(nn.Module):
 
 
 def amx_library() -> ctypes.CDLL | None:
-    """The compiled kernel; None on a machine without AMX or a compiler, or where the system refuses the tiles.
-
-    It refuses them to a process of which a thread has a stack for signals that could not hold them.
-    """
+    """The compiled kernel; None on a machine without AMX or a compiler, or where the system refuses the tiles."""
     needs = ("amx_int8", "amx_bf16", "avx512_bf16", "avx512bw")
     library = compile_library(_SOURCE, "-march=native", "-fopenmp", "-ffp-contract=off", needs=needs)
     if library is not None and not library.spacte_amx_allowed():
+        # It does where a thread has a stack for signals that could not hold them.
         _log.warning("the system refuses this process the tiles of AMX: a signal stack may be too small for them")
         return None
     return library
 
 
 def bare_products(dtype: torch.dtype) -> tuple[Callable[[], None], int] | None:
-    """Products in the matrix units alone, on all threads, and their multiply-adds: what no kernel can exceed.
+    """Products of uint8 or bfloat16 in the matrix units alone, on all threads, and their multiply-adds.
 
-    Args:
-        dtype: uint8 or bfloat16.
-
-    Returns:
-        None on a machine without them.
+    No kernel can be faster. None on a machine without such units.
     """
     library, threads = amx_library(), torch.get_num_threads()
     if library is None:
@@ -192,24 +181,12 @@ def bare_products(dtype: torch.dtype) -> tuple[Callable[[], None], int] | None:
 
 
 def codes_to_amx(graph_module: fx.GraphModule) -> bool:
-    """Replace the steps of a graph on codes that the kernel computes by chains; changes its argument.
-
-    Returns:
-        Whether there were any.
-    """
+    """Replace the steps of a graph on codes that the kernel computes by chains; whether there were any."""
     return _replace(graph_module, lambda node: layer_of_codes(graph_module, node), torch.uint8)
 
 
 def floats_to_amx(graph_module: fx.GraphModule, some_rows: Tensor) -> bool:
-    """Replace the steps of a fused graph by chains in bfloat16; changes its argument.
-
-    Args:
-        graph_module: a fused graph, still in float32.
-        some_rows: a few rows of input, from which it learns the shapes of all values.
-
-    Returns:
-        Whether there were any.
-    """
+    """Replace the steps of a fused float32 graph, for inputs like `some_rows`, by chains in bfloat16; as above."""
     seen = shapes(graph_module, some_rows)
     return _replace(graph_module, lambda node: layer_of_floats(graph_module, node, seen), torch.bfloat16)
 
@@ -276,11 +253,7 @@ def _replace(graph_module: fx.GraphModule, describe: Callable[[fx.Node], Layer |
 
 
 def _borders(layers: Sequence[Layer], operands: Sequence[Operands], inputs: int) -> dict[int, int]:
-    """The code of zero of each value that a convolution reads.
-
-    Raises:
-        ValueError: these are no layers of one chain.
-    """
+    """The code of zero of each value that a convolution reads; ValueError where these are no layers of one chain."""
     if any(layer.weight_OIKK is None for layer in layers[:-1]):
         raise ValueError("an average ends a chain")
     border: dict[int, int] = {}
@@ -300,11 +273,7 @@ def _average(source_shape: Shape, scale: float, dtype: torch.dtype) -> Layer | N
 
 
 def _result_shape(geometry: Any, weight_OIKK: Tensor, source_shape: Shape) -> Shape | None:
-    """The shape of a convolution's result; None if the kernel does not know such convolutions.
-
-    Args:
-        geometry: has `stride`, `padding`, `dilation` and `groups`.
-    """
+    """The shape of the result of a convolution with such geometry; None if the kernel does not know it."""
     channels, _, *kernel = weight_OIKK.shape
     stride, padding = list(geometry.stride), list(geometry.padding)
     known = kernel in ([1, 1], [3, 3]) and padding == [side // 2 for side in kernel] and stride[0] == stride[1]

@@ -48,13 +48,7 @@ class OneDnnConv(nn.Module):
 
 
 def to_onednn(graph_module: fx.GraphModule, some_rows: Tensor, batch: int) -> fx.GraphModule:
-    """Replace the fused steps of a graph by oneDNN kernels for one batch size; changes its argument.
-
-    Args:
-        graph_module: a fused graph, already in the dtype it is to run in.
-        some_rows: a few rows of input, from which it learns the shapes of all values.
-        batch: rows of each later call.
-    """
+    """Replace the fused steps of a graph, for `batch` rows like `some_rows`, by oneDNN kernels of its dtype."""
     seen = shapes(graph_module, some_rows)
     for node, step in fused_convs(graph_module):
         shape = (batch, *seen[cast(fx.Node, node.args[0])][1:])

@@ -75,16 +75,9 @@ class WinogradChain(nn.Module):
         self.inner = [math.prod(shape) for shape in inner]
         self.layers = (_Layer * len(steps))()
         for i, (source, other) in enumerate(operands):
-            self.layers[i] = _Layer(
-                self.weights[i].data_ptr(),
-                self.biases[i].data_ptr(),
-                convs[i].in_channels,
-                *shapes[i],
-                steps[i].relu,
-                buffer[source],
-                -1 if other is None else buffer[other],
-                buffer[inputs + i],
-            )
+            pointers = (self.weights[i].data_ptr(), self.biases[i].data_ptr())
+            buffers = (buffer[source], -1 if other is None else buffer[other], buffer[inputs + i])
+            self.layers[i] = _Layer(*pointers, convs[i].in_channels, *shapes[i], steps[i].relu, *buffers)
 
     def forward(self, *inputs_BCHW: Tensor) -> Tensor:
         """The last layer's result."""
@@ -106,14 +99,9 @@ def winograd_library() -> ctypes.CDLL | None:
 
 
 def to_winograd(graph_module: fx.GraphModule, some_rows: Tensor) -> bool:
-    """Replace the fused steps that the kernel computes by chains; changes its argument.
+    """Replace the steps of a fused float32 graph that the kernel computes, for inputs like `some_rows`, by chains.
 
-    Args:
-        graph_module: a fused graph in float32.
-        some_rows: a few rows of input, from which it learns the shapes of all values.
-
-    Returns:
-        Whether there were any.
+    Returns whether there were any.
     """
     library = winograd_library()
     if library is None:

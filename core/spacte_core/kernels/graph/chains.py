@@ -42,11 +42,7 @@ class Chain:
 def replace_chains(
     graph_module: fx.GraphModule, fits: Callable[[fx.Node], bool], kernel: Callable[[Chain], nn.Module]
 ) -> bool:
-    """Replace each of the longest chains of steps that fit by one step, its kernel; changes its argument.
-
-    Returns:
-        Whether there were any.
-    """
+    """Replace each of the longest chains of steps that fit by one step, its kernel; whether there were any."""
     found = _chains(graph_module, fits)
     for chain in found:
         last = chain.steps[-1]
@@ -68,8 +64,7 @@ def assign_buffers(operands: Sequence[Operands], shapes: Sequence[Shape], inputs
         inputs: how many inputs the chain has.
 
     Returns:
-        The number of each value's buffer: inputs, then the chain's result, then buffers inside. And the shapes of those
-        inside.
+        The number of each value's buffer (inputs, the chain's result, then those inside), and the shapes of those inside.
     """
     last_use = {value: i for i, read in enumerate(operands) for value in read}
     buffer, inner, free = list(range(inputs)), list[Shape](), list[int]()

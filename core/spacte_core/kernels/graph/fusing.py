@@ -5,6 +5,7 @@ from typing import cast
 
 import torch
 from torch import Tensor, fx, nn
+from torch.fx.passes.shape_prop import ShapeProp, TensorMetadata
 
 from .folding import add_layer, is_add, is_relu, layer_of, recompile
 
@@ -49,14 +50,11 @@ def fused_convs(graph_module: fx.GraphModule) -> list[tuple[fx.Node, FusedConv]]
 
 def is_global_average(node: fx.Node) -> bool:
     """Whether the node is the mean over height and width, [B, C] of [B, C, H, W]."""
-    arguments = [*node.args[1:], *node.kwargs.values()]
-    is_mean = (node.op == "call_method" and node.target == "mean") or (
-        node.op == "call_function" and node.target is torch.mean
-    )
-    if not is_mean or len(arguments) != 1 or set(node.kwargs) - {"dim"}:
+    if (node.op, node.target) not in (("call_method", "mean"), ("call_function", torch.mean)):
         return False
-    dims = arguments[0]
-    return isinstance(dims, tuple | list) and sorted(cast(Sequence[int], dims)) in ([2, 3], [-2, -1])
+    dims = [*node.args[1:], *node.kwargs.values()]
+    plain = len(dims) == 1 and set(node.kwargs) <= {"dim"} and isinstance(dims[0], tuple | list)
+    return plain and sorted(cast(Sequence[int], dims[0])) in ([2, 3], [-2, -1])
 
 
 def is_last_linear(graph_module: fx.GraphModule, node: fx.Node) -> bool:
@@ -66,17 +64,9 @@ def is_last_linear(graph_module: fx.GraphModule, node: fx.Node) -> bool:
 
 def shapes(graph_module: fx.GraphModule, x: Tensor) -> dict[fx.Node, torch.Size]:
     """The shape of each node's tensor for an input like `x`."""
-    seen: dict[fx.Node, torch.Size] = {}
-
-    class Recorder(fx.Interpreter):
-        def run_node(self, n: fx.Node) -> object:
-            result = super().run_node(n)
-            if isinstance(result, Tensor):
-                seen[n] = result.shape
-            return result
-
-    Recorder(graph_module).run(x)
-    return seen
+    ShapeProp(graph_module).propagate(x)
+    found = ((node, node.meta.get("tensor_meta")) for node in graph_module.graph.nodes)
+    return {node: seen.shape for node, seen in found if isinstance(seen, TensorMetadata)}
 
 
 def _wrap_convolutions(graph_module: fx.GraphModule) -> None:
