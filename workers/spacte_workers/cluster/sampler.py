@@ -22,7 +22,6 @@ from ray.exceptions import RayError, RayTaskError
 from spacte_core.allocator import keep_freed_memory
 from spacte_workers import tracing
 from spacte_workers.engine.errors import EngineError
-from spacte_workers.errors import BadParameterError
 from spacte_workers.images import BadImageError
 from spacte_workers.serving.pools import LoadReport, ModelFiles, load_engine
 from spacte_workers.shards import Image, SamplerLostError, SampleTask, Shard, Votes, traces_of
@@ -99,9 +98,7 @@ class RaySampler:
         try:
             return await self._actor.draw.remote(model, shards, traces_of(tasks), *map(self._images.argument, images))
         except RayError as error:
-            if isinstance(error, RayTaskError) and isinstance(
-                error.cause, BadImageError | BadParameterError | EngineError
-            ):
+            if isinstance(error, RayTaskError) and isinstance(error.cause, BadImageError | EngineError):
                 raise error.cause from None  # the request's fault
             self._on_failure(error)
             raise SamplerLostError(f"{self.id}: {type(error).__name__}") from error
