@@ -15,6 +15,7 @@ from spacte_client._exceptions import SpacteError
 from .accuracy import Row, Run
 
 COLUMNS = ("idx", "label", "predict", "radius", "correct", "time")
+SUFFIXES = (".csv", ".json", ".jsonl", ".log", ".ndjson", ".tsv", ".txt")
 
 
 class LogError(SpacteError, ValueError):
@@ -29,16 +30,16 @@ def read_log(path: str | Path, name: str | None = None) -> Run:
     """
     path = Path(path)
     try:
-        text = path.read_text(encoding="utf-8")
+        text = path.read_text(encoding="utf-8-sig")
     except OSError as error:
         raise LogError(f"Cannot read {path}: {error.strerror or error}; check the path.") from error
     except UnicodeDecodeError as error:
         raise LogError(f"{path} is not text; pass a TSV or NDJSON log.") from error
     read = _ndjson_row if text.lstrip().startswith("{") else _tsv_row
-    rows: list[Row] = []
+    rows: dict[int, Row] = {}
     errored = 0
     for number, line in enumerate(text.splitlines(), 1):
-        if not line.strip() or line.startswith("idx\t"):
+        if not line.strip() or line.startswith(("idx\t", "#")):
             continue
         try:
             row = read(line)
@@ -49,11 +50,18 @@ def read_log(path: str | Path, name: str | None = None) -> Run:
             ) from error
         if row is None:
             errored += 1
+        elif row.index in rows:
+            raise LogError(f"{path}, line {number}, holds image {row.index} a second time; keep one row an image.")
         else:
-            rows.append(row)
+            rows[row.index] = row
     if not rows:
         raise LogError(f"{path} holds no certified images; check that it is a log of a run that has begun.")
-    return Run(name or path.stem, tuple(rows), errored)
+    return Run(name or log_name(path), tuple(rows.values()), errored)
+
+
+def log_name(path: Path) -> str:
+    """The file's name without a log's ending; `sigma_0.25` keeps its number."""
+    return path.stem if path.suffix.lower() in SUFFIXES else path.name
 
 
 def seconds(text: str) -> float:
@@ -67,13 +75,15 @@ def seconds(text: str) -> float:
 
 def _tsv_row(line: str) -> Row:
     fields = line.rstrip("\r\n").split("\t")
-    if len(fields) not in (len(COLUMNS) - 1, len(COLUMNS)):
+    if len(fields) < len(COLUMNS) - 1:
         raise ValueError(f"{len(fields)} columns")
-    label, predict = int(fields[1]), int(fields[2])
+    label, predict = int(fields[1]), -1 if fields[2] == "ABSTAIN" else int(fields[2])
     radius, correct = float(fields[3]), int(fields[4])
     if correct not in (0, 1) or not (math.isfinite(radius) and radius >= 0):
         raise ValueError(f"radius {fields[3]}, correct {fields[4]}")
-    elapsed = seconds(fields[5]) if len(fields) == len(COLUMNS) else None
+    if correct != (label == predict):
+        raise ValueError(f"correct {correct} contradicts label {label} and predict {predict}")
+    elapsed = seconds(fields[5]) if len(fields) >= len(COLUMNS) else None
     return Row(int(fields[0]), label, predict, radius, correct == 1, elapsed)
 
 

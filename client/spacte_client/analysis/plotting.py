@@ -1,10 +1,9 @@
 """Certified accuracy against radius, drawn with matplotlib (the extra `plot`)."""
 
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
-
-from spacte_client.rounding import rounded_down_text
 
 from .accuracy import Run, curve_at
 
@@ -23,6 +22,8 @@ def plot_runs(
         ImportError: matplotlib is not installed.
         ValueError: matplotlib does not write such a format.
     """
+    # Without a display, whatever MPLBACKEND says: matplotlib refuses to be imported with a backend it cannot find.
+    os.environ["MPLBACKEND"] = "agg"
     from matplotlib.figure import Figure
 
     # matplotlib's own annotations leave its keyword arguments unknown.
@@ -32,7 +33,7 @@ def plot_runs(
     radii = [end * i / (POINTS - 1) for i in range(POINTS)]
     for run in runs:
         curve = curve_at(run, radii, confidence)
-        label = f"{run.name} (ACR {rounded_down_text(run.acr, 3)})"
+        label = f"{run.name} (ACR {run.acr:.3f})"
         (line,) = axes.plot(curve.radii, curve.values, label=label, drawstyle="steps-pre")
         axes.fill_between(
             curve.radii, curve.lows, curve.highs, step="pre", alpha=0.15, color=line.get_color(), linewidth=0

@@ -1,15 +1,20 @@
 """`spacte plot` and `spacte compare`: certified accuracy of runs from their logs, as a picture or a table."""
 
 import json
+import re
+from dataclasses import asdict
+from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from spacte_client.analysis.accuracy import Run, curve_at, radius_grid
-from spacte_client.analysis.logs import read_log
+from spacte_client.analysis.logs import log_name, read_log
+from spacte_client.analysis.pairs import paired_differences
 
 from . import _options as opt
+from ._comparison import print_comparison
 
 Logs = Annotated[
     list[Path],
@@ -50,40 +55,48 @@ def plot(
         typer.echo(path)
 
 
+class Format(StrEnum):
+    """Of the comparison that is printed."""
+
+    TABLE = "table"
+    JSON = "json"
+    CSV = "csv"
+    MARKDOWN = "markdown"
+    LATEX = "latex"
+
+
 def compare(
     logs: Logs,
     names: Names = None,
-    step: Annotated[float, typer.Option("--step", help="Between two radii of the table.")] = 0.25,
+    step: Annotated[
+        float | None,
+        typer.Option("--step", help="Between two radii; else sigma where all file names end in the same, or 0.25."),
+    ] = None,
     confidence: Confidence = 0.95,
+    form: Annotated[Format, typer.Option("--format", help="Of what is printed.")] = Format.TABLE,
     as_json: opt.AsJson = False,
 ) -> None:
-    """Compare runs: ACR, and certified accuracy at a grid of radii with its exact interval."""
-    if not step > 0:
+    """Compare runs: ACR, certified accuracy at a grid of radii, and differences paired by image."""
+    if step is not None and not step > 0:
         raise typer.BadParameter("is above 0, such as 0.25.", param_hint="--step")
     runs = read_runs(logs, names, confidence)
-    radii = radius_grid(runs, step)
+    sigma = common_sigma(logs)
+    radii = [i * sigma for i in range(4)] if step is None and sigma else radius_grid(runs, step or 0.25)
     if as_json:
         typer.echo(json.dumps([_document(run, radii, confidence) for run in runs]))
         return
-    from rich.console import Console
-    from rich.table import Table
+    pairs = paired_differences(runs, radii)
+    if form is Format.JSON:
+        documents = [_document(run, radii, confidence) for run in runs]
+        typer.echo(json.dumps({"runs": documents, "pairs": [asdict(pair) for pair in pairs]}))
+    else:
+        print_comparison(runs, radii, pairs, confidence, form.value)
 
-    from spacte_client.rounding import rounded_down_text
 
-    table = Table(box=None, pad_edge=False)
-    table.add_column("certified accuracy")
-    for run in runs:
-        table.add_column(run.name, justify="right")
-    table.add_row("images", *(f"{run.images:,}" for run in runs))
-    table.add_row("abstained", *(f"{run.abstained:,}" for run in runs))
-    table.add_row("ACR", *(rounded_down_text(run.acr, 3) for run in runs))
-    curves = [curve_at(run, radii, confidence) for run in runs]
-    for i, radius in enumerate(radii):
-        cells = (f"{c.values[i]:.1%} [{c.lows[i]:.1%}, {c.highs[i]:.1%}]" for c in curves)
-        table.add_row(f"at {radius:g}", *cells)
-    console = Console(highlight=False, markup=False)
-    console.print(table)
-    console.print(f"Brackets: {confidence:.0%} Clopper-Pearson intervals, each by itself.")
+def common_sigma(logs: list[Path]) -> float | None:
+    """The noise level that every file name ends in, or None."""
+    found = {match[1] if (match := re.search(r"(\d+\.\d+)$", log_name(log))) else "" for log in logs}
+    return float(found.pop() or 0) or None if len(found) == 1 else None
 
 
 def read_runs(logs: list[Path], names: list[str] | None, confidence: float) -> list[Run]:
@@ -92,7 +105,13 @@ def read_runs(logs: list[Path], names: list[str] | None, confidence: float) -> l
         raise typer.BadParameter("give --name once for each log, or not at all.", param_hint="--name")
     if not 0 < confidence < 1:
         raise typer.BadParameter("is between 0 and 1, such as 0.95.", param_hint="--confidence")
-    return [read_log(log, name) for log, name in zip(logs, names or [None] * len(logs), strict=True)]
+    if not names:
+        own = [log_name(log) for log in logs]
+        names = [
+            f"{log.resolve().parent.name}/{name}" if own.count(name) > 1 else name
+            for log, name in zip(logs, own, strict=True)
+        ]
+    return [read_log(log, name) for log, name in zip(logs, names, strict=True)]
 
 
 def _document(run: Run, radii: list[float], confidence: float) -> dict[str, object]:

@@ -2,6 +2,7 @@
 
 import json
 import math
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -14,7 +15,8 @@ from scipy import stats
 from spacte_client.analysis import LogError, Row, Run, clopper_pearson, curve_at, read_log
 from spacte_client.analysis.accuracy import radius_grid
 from spacte_client.analysis.binomial import beta_cdf
-from spacte_client.analysis.logs import seconds
+from spacte_client.analysis.logs import log_name, seconds
+from spacte_client.analysis.pairs import mcnemar
 
 from .conftest import ABSTENTION, CERTIFICATE, Spacte
 
@@ -158,7 +160,7 @@ def test_compare_prints_a_table_or_json(spacte: Spacte, log: Path) -> None:
     rows = [line.split("  ") for line in run.out.splitlines()]
     assert rows[0][0] == "certified accuracy"
     assert "ACR" in run.out
-    assert "0.300" in run.out  # 0.30075, rounded down
+    assert "0.301" in run.out  # 0.30075, to nearest
     assert "at 0.5" in run.out
     assert "25.0%" in run.out
     documents = json.loads(spacte("compare", str(log), "--json", "--confidence", "0.9").out)
@@ -197,7 +199,7 @@ def test_the_plot_draws_what_the_log_says(log: Path, tmp_path: Path, monkeypatch
     plot_runs([read_log(log), read_log(log, "twin")], [tmp_path / "x.svg"])
     axes = drawn[0].axes[0]
     first = axes.lines[0]
-    assert [text.get_text() for text in axes.get_legend().get_texts()] == ["cohen (ACR 0.300)", "twin (ACR 0.300)"]
+    assert [text.get_text() for text in axes.get_legend().get_texts()] == ["cohen (ACR 0.301)", "twin (ACR 0.301)"]
     radii, values = first.get_xdata(), first.get_ydata()
     assert values[0] == 0.5
     assert values[-1] == 0
@@ -234,3 +236,71 @@ def test_an_interval_that_was_not_found_is_no_interval(monkeypatch: pytest.Monke
     monkeypatch.setattr("spacte_client.analysis.binomial.MOST_TERMS", 2)
     with pytest.raises(ArithmeticError, match="did not converge"):
         clopper_pearson(4321, 8765)
+
+
+def paired_logs(folder: Path) -> list[str]:
+    for name, rows in {
+        "a-0.50.log": "\ufeff# a comment\r\n" + HEADER + "0\t3\t3\t1.0\t1\t1\textra\r\n1\t2\tABSTAIN\t0.0\t0\t1\r\n",
+        "b-0.50.log": HEADER + "0\t3\t3\t0.4\t1\t1\n1\t2\t2\t0.2\t1\t1\n",
+    }.items():
+        (folder / name).write_text(rows, encoding="utf-8", newline="")
+    return [str(folder / "a-0.50.log"), str(folder / "b-0.50.log")]
+
+
+def test_pairs_have_differences_and_sign_tests(spacte: Spacte, tmp_path: Path) -> None:
+    logs = paired_logs(tmp_path)
+    document = json.loads(spacte("compare", *logs, "--format", "json").out)
+    assert [run["name"] for run in document["runs"]] == ["a-0.50", "b-0.50"]
+    acr, at_0, at_sigma, *_ = document["pairs"]
+    assert (acr["radius"], acr["difference"]) == (None, pytest.approx(0.2))
+    assert (at_0["radius"], at_0["difference"], at_0["standard_error"], at_0["p_value"]) == (0, -0.5, 0.5, 1)
+    assert (at_sigma["radius"], at_sigma["difference"]) == (0.5, 0.5)
+    for form, sign in {"csv": "p_value", "markdown": "| ---: |", "latex": r"\begin{tabular}"}.items():
+        assert sign in spacte("compare", *logs, "--format", form).out
+
+
+def test_the_sign_test_is_that_of_scipy() -> None:
+    for first, second in [(0, 0), (1, 5), (16, 41), (300, 320)]:
+        expected = stats.binomtest(first, first + second).pvalue if first + second else 1
+        assert mcnemar(first, second) == pytest.approx(expected)
+
+
+@pytest.mark.parametrize(
+    ("row", "sentence"),
+    [
+        ("0\t3\t3\t0.4\t1\t1\n", "same images"),
+        ("0\t3\t3\t0.4\t1\t1\n1\t5\t5\t0.2\t1\t1\n", "label"),
+        ("0\t3\t3\t0.4\t1\t1\n0\t3\t3\t0.4\t1\t1\n", "second time"),
+        ("0\t3\t4\t0.4\t1\t1\n", "contradicts"),
+    ],
+)
+def test_runs_that_cannot_be_paired(spacte: Spacte, tmp_path: Path, row: str, sentence: str) -> None:
+    logs = paired_logs(tmp_path)
+    Path(logs[1]).write_text(HEADER + row)
+    run = spacte("compare", *logs)
+    assert run.status == 1
+    assert sentence in run.err
+
+
+def test_names_keep_their_numbers(tmp_path: Path) -> None:
+    assert [log_name(tmp_path / name) for name in ("sigma_0.12", "sigma_0.25.log")] == ["sigma_0.12", "sigma_0.25"]
+
+
+@pytest.mark.parametrize(
+    ("variable", "value", "arguments", "status"),
+    [("MPLBACKEND", "module://nowhere", "plot", 0), ("ALL_PROXY", "socks://127.0.0.1:1080", "models", 1)],
+)
+def test_no_traceback_whatever_the_environment(
+    log: Path, tmp_path: Path, variable: str, value: str, arguments: str, status: int
+) -> None:
+    options = [str(log), "-o", str(tmp_path / "x.png")] if arguments == "plot" else ["--base-url", "http://127.0.0.1:9"]
+    run = subprocess.run(
+        [sys.executable, "-m", "spacte_client", arguments, *options],
+        capture_output=True,
+        text=True,
+        check=False,
+        env={**os.environ, variable: value},
+    )
+    assert run.returncode == status
+    assert "Traceback" not in run.stderr
+    assert status == 0 or variable in run.stderr

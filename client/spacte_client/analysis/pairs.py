@@ -1,0 +1,76 @@
+"""Two runs on the same images, paired by index: differences with standard errors, and McNemar's exact test.
+
+Intervals of each run by itself cannot decide between two models, because both answer the same images.
+"""
+
+import itertools
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from .accuracy import Row, Run
+from .logs import LogError
+
+
+@dataclass(frozen=True, slots=True)
+class PairedDifference:
+    """First run minus second; `radius` is None for the ACR, whose p-value is the normal approximation's."""
+
+    first: str
+    second: str
+    radius: float | None
+    difference: float
+    standard_error: float
+    p_value: float
+
+
+def mcnemar(first_only: int, second_only: int) -> float:
+    """The two-sided exact p-value (McNemar 1947): a sign test on the images that only one run answers."""
+    n = first_only + second_only
+    tail = sum(math.comb(n, k) for k in range(min(first_only, second_only) + 1))
+    return min(1.0, 2 * tail / 2**n)
+
+
+def paired_differences(runs: Sequence[Run], radii: Sequence[float]) -> list[PairedDifference]:
+    """For each pair of runs, the difference of ACR and then of certified accuracy at each of `radii`.
+
+    Raises:
+        LogError: two runs hold different images, or disagree about a true class.
+    """
+    found: list[PairedDifference] = []
+    for first, second in itertools.combinations(runs, 2):
+        rows = _matched(first, second)
+        gains = [a.radius * a.correct - b.radius * b.correct for a, b in rows]
+        mean, error = _mean_and_error(gains)
+        p_value = math.erfc(abs(mean) / error / math.sqrt(2)) if error else float(mean == 0)
+        found.append(PairedDifference(first.name, second.name, None, mean, error, p_value))
+        for radius in radii:
+            signs = [(a.correct and a.radius >= radius) - (b.correct and b.radius >= radius) for a, b in rows]
+            mean, error = _mean_and_error(signs)
+            p_value = mcnemar(signs.count(1), signs.count(-1))
+            found.append(PairedDifference(first.name, second.name, radius, mean, error, p_value))
+    return found
+
+
+def _matched(first: Run, second: Run) -> list[tuple[Row, Row]]:
+    others = {row.index: row for row in second.rows}
+    if others.keys() != {row.index for row in first.rows}:
+        shared = sum(row.index in others for row in first.rows)
+        raise LogError(
+            f"{first.name} has {first.images} images and {second.name} {second.images}, of which {shared} are the "
+            "same; compare runs on the same images."
+        )
+    rows = [(row, others[row.index]) for row in first.rows]
+    for a, b in rows:
+        if a.label != b.label:
+            raise LogError(
+                f"Image {a.index} has label {a.label} in {first.name} and {b.label} in {second.name}; "
+                "compare runs on the same data set."
+            )
+    return rows
+
+
+def _mean_and_error(values: Sequence[float]) -> tuple[float, float]:
+    mean = sum(values) / len(values)
+    squares = sum((value - mean) ** 2 for value in values)
+    return mean, math.sqrt(squares / max(len(values) - 1, 1) / len(values))
