@@ -1,6 +1,5 @@
 """Certificates without a server: any `torch.nn.Module` or checkpoint, in this process."""
 
-import secrets
 import time
 import uuid
 from collections.abc import Sequence
@@ -14,6 +13,7 @@ from spacte_workers.certification.algorithm import Certification, CertifySpec
 from spacte_workers.certification.prediction import PredictionRun, PredictSpec
 from spacte_workers.certification.sampling_run import SamplingRun
 from spacte_workers.engine.precision import MIN_AGREEMENT
+from spacte_workers.seeds import fresh_seed
 
 from .certification import certificates
 from .deadlines import Deadline
@@ -195,7 +195,7 @@ class LocalCertifier:
         )
 
     def _noises(self, params: PredictParams) -> dict[str, Any]:
-        seed = params.seed or secrets.token_hex(16)
+        seed = params.seed or fresh_seed()
         return {"sigma": self.sigma, "num_classes": self.engine.num_classes, "seed": seed}
 
     def _advance(self, run: SamplingRun[Any], pixels: Image) -> None:

@@ -1,7 +1,6 @@
 """What the API can do with jobs: create, get, cancel, resume, delete. The reconciler does the rest."""
 
 import hashlib
-import secrets
 import shutil
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -26,6 +25,7 @@ from spacte_service.settings import JobSettings
 from spacte_service.uploads import Uploads
 from spacte_service.worker_errors import RETRY_AFTER_S
 from spacte_workers.errors import BadParameterError, check_consensus
+from spacte_workers.seeds import fresh_seed
 
 from .checkpoints import keep_checkpoint
 from .data_folder import DataFolder, spec_of
@@ -226,7 +226,7 @@ def _row(request: JobRequest, model: Model, counted: CountedInput, checkpoint: s
         file_id=counted.file_id,
         params=request.params.model_dump(mode="json"),
         # Drawn only now, when the images are here, so that none can be made for a seed.
-        seed=request.params.seed or secrets.token_hex(16),
+        seed=request.params.seed or fresh_seed(),
         notes=request.metadata,
         created_at=now,
         changed_at=now,

@@ -152,9 +152,8 @@ def _absolute(data: str) -> str:
 
 
 def _spec(checkpoint: Path, source: "InputSpec", params: "CertifyParams", precision: Any) -> "JobSpec":
-    import secrets
-
     from spacte_core.checkpoint import CheckpointError, read_config
+    from spacte_workers.seeds import fresh_seed
 
     from .inputs import InputError, open_source
     from .job_folder import JobSpec
@@ -166,7 +165,7 @@ def _spec(checkpoint: Path, source: "InputSpec", params: "CertifyParams", precis
         raise typer.TyperException(str(error)) from None
     checkpoint = checkpoint.resolve()
     if params.seed is None:
-        params = params.model_copy(update={"seed": secrets.token_hex(16)})
+        params = params.model_copy(update={"seed": fresh_seed()})
     name = f"run_{secrets.token_hex(6)}"
     return JobSpec(name, checkpoint.name, version, str(checkpoint), precision, source, params)
 

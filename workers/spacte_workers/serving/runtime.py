@@ -6,7 +6,6 @@ HTTP nor Ray.
 
 import asyncio
 import logging
-import secrets
 import time
 from collections.abc import Callable
 from functools import partial
@@ -24,6 +23,7 @@ from spacte_workers.images import MAX_PIXELS, decode_image, image_sha256
 from spacte_workers.scheduling.coordinator import Coordinator
 from spacte_workers.scheduling.observers import Observer
 from spacte_workers.scheduling.queues import Priority
+from spacte_workers.seeds import fresh_seed
 from spacte_workers.shards import Image
 
 from .model_store import ModelStore, ServedModel, model_key
@@ -259,7 +259,7 @@ class Runtime:
         if params.seed is not None and not self._allow_client_seed:
             raise BadParameterError("seed", "The seed is drawn by the service: leave it out.")
         config = model.config
-        seed = params.seed or secrets.token_hex(16)
+        seed = params.seed or fresh_seed()
         return image, {"sigma": config.sigma, "num_classes": config.model.num_classes, "seed": seed}
 
     async def _replace(self, name: str) -> ServedModel | None:
