@@ -152,6 +152,8 @@ def _absolute(data: str) -> str:
 
 
 def _spec(checkpoint: Path, source: "InputSpec", params: "CertifyParams", precision: Any) -> "JobSpec":
+    import secrets
+
     from spacte_core.checkpoint import CheckpointError, read_config
     from spacte_workers.seeds import fresh_seed
 
