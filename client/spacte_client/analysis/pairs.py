@@ -31,14 +31,25 @@ def mcnemar(first_only: int, second_only: int) -> float:
     return min(1.0, 2 * tail / 2**n)
 
 
-def paired_differences(runs: Sequence[Run], radii: Sequence[float]) -> list[PairedDifference]:
+def paired_differences(runs: Sequence[Run], radii: Sequence[float]) -> tuple[list[PairedDifference], list[str]]:
     """For each pair of runs, the difference of ACR and then of certified accuracy at each of `radii`.
 
+    Returns:
+        The differences, and a sentence for each pair that holds different images and so is left out.
+
     Raises:
-        LogError: two runs hold different images, or disagree about a true class.
+        LogError: two runs disagree about the true class of an image.
     """
     found: list[PairedDifference] = []
+    unpaired: list[str] = []
     for first, second in itertools.combinations(runs, 2):
+        shared = len({row.index for row in first.rows} & {row.index for row in second.rows})
+        if not shared == len(first.rows) == len(second.rows):
+            unpaired.append(
+                f"{first.name} has {first.images} images and {second.name} {second.images}, of which {shared} are the "
+                "same: no difference is stated; compare runs on the same images."
+            )
+            continue
         rows = _matched(first, second)
         gains = [a.radius * a.correct - b.radius * b.correct for a, b in rows]
         mean, error = _mean_and_error(gains)
@@ -49,17 +60,11 @@ def paired_differences(runs: Sequence[Run], radii: Sequence[float]) -> list[Pair
             mean, error = _mean_and_error(signs)
             p_value = mcnemar(signs.count(1), signs.count(-1))
             found.append(PairedDifference(first.name, second.name, radius, mean, error, p_value))
-    return found
+    return found, unpaired
 
 
 def _matched(first: Run, second: Run) -> list[tuple[Row, Row]]:
     others = {row.index: row for row in second.rows}
-    if others.keys() != {row.index for row in first.rows}:
-        shared = sum(row.index in others for row in first.rows)
-        raise LogError(
-            f"{first.name} has {first.images} images and {second.name} {second.images}, of which {shared} are the "
-            "same; compare runs on the same images."
-        )
     rows = [(row, others[row.index]) for row in first.rows]
     for a, b in rows:
         if a.label != b.label:

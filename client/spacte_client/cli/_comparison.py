@@ -17,30 +17,47 @@ def print_comparison(
     runs: Sequence[Run], radii: Sequence[float], pairs: Sequence[PairedDifference], confidence: float, form: str
 ) -> None:
     """Print the runs, and below them the differences of each pair."""
-    table, differences = _runs(runs, radii, confidence, form), _pairs(pairs)
-    if form == "table":
-        from rich.console import Console
-        from rich.table import Table
-
-        console = Console(highlight=False, markup=False)
-        for rows in (table, differences):
-            if len(rows) > 1:
-                shown = Table(box=None, pad_edge=False)
-                for i, title in enumerate(rows[0]):
-                    shown.add_column(
-                        title,
-                        justify="right" if i else "left",
-                        overflow="fold",
-                        no_wrap=not i and len(runs) > MOST_COLUMNS and rows is table,
-                    )
-                for row in rows[1:]:
-                    shown.add_row(*row)
-                console.print(shown)
-        if len(runs) <= MOST_COLUMNS:
-            console.print(f"Brackets: {confidence:.0%} Clopper-Pearson intervals, each by itself.")
+    table = _runs(runs, radii, confidence, form)
+    if form != "table":
+        write = {"csv": _csv, "markdown": _markdown, "latex": _latex}[form]
+        typer.echo("\n\n".join(write(rows) for rows in (table, _pairs(pairs)) if len(rows) > 1))
         return
-    write = {"csv": _csv, "markdown": _markdown, "latex": _latex}[form]
-    typer.echo("\n\n".join(write(rows) for rows in (table, differences) if len(rows) > 1))
+    wide = len(runs) > MOST_COLUMNS
+    shown = [pair for pair in pairs if not wide or (pair.first == runs[0].name and pair.radius is None)]
+    for block in _blocks(table) if wide else [table]:
+        _print_table(block)
+    _print_table(_pairs(shown))
+    if wide and pairs:
+        typer.echo("--format csv or json has the differences at each radius, and those of all pairs.")
+    if not wide:
+        typer.echo(f"Brackets: {confidence:.0%} Clopper-Pearson intervals, each by itself.")
+
+
+def _print_table(rows: list[list[str]]) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    if len(rows) > 1:
+        shown = Table(box=None, pad_edge=False)
+        for i, title in enumerate(rows[0]):
+            shown.add_column(title, justify="right" if i else "left", overflow="fold")
+        for row in rows[1:]:
+            shown.add_row(*row)
+        Console(highlight=False, markup=False).print(shown)
+
+
+def _blocks(rows: list[list[str]]) -> list[list[list[str]]]:
+    """A table cut into tables that fit the terminal, each with the first column."""
+    from rich.console import Console
+
+    room = Console().width
+    widths = [max(len(row[i]) for row in rows) + 2 for i in range(len(rows[0]))]  # two spaces between columns
+    blocks: list[list[int]] = [[]]
+    for i in range(1, len(widths)):
+        if blocks[-1] and widths[0] + sum(widths[j] for j in blocks[-1]) + widths[i] > room:
+            blocks.append([])
+        blocks[-1].append(i)
+    return [[[row[0], *(row[i] for i in block)] for row in rows] for block in blocks]
 
 
 def _runs(runs: Sequence[Run], radii: Sequence[float], confidence: float, form: str) -> list[list[str]]:

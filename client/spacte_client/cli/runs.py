@@ -85,12 +85,15 @@ def compare(
     if as_json:
         typer.echo(json.dumps([_document(run, radii, confidence) for run in runs]))
         return
-    pairs = paired_differences(runs, radii)
+    pairs, unpaired = paired_differences(runs, radii)
     if form is Format.JSON:
         documents = [_document(run, radii, confidence) for run in runs]
-        typer.echo(json.dumps({"runs": documents, "pairs": [asdict(pair) for pair in pairs]}))
-    else:
-        print_comparison(runs, radii, pairs, confidence, form.value)
+        found = {"runs": documents, "pairs": [asdict(pair) for pair in pairs], "not_paired": unpaired}
+        typer.echo(json.dumps(found))
+        return
+    print_comparison(runs, radii, pairs, confidence, form.value)
+    for sentence in unpaired:
+        typer.echo(sentence, err=True)
 
 
 def common_sigma(logs: list[Path]) -> float | None:

@@ -266,20 +266,45 @@ def test_the_sign_test_is_that_of_scipy() -> None:
 
 
 @pytest.mark.parametrize(
-    ("row", "sentence"),
+    ("row", "sentence", "status"),
     [
-        ("0\t3\t3\t0.4\t1\t1\n", "same images"),
-        ("0\t3\t3\t0.4\t1\t1\n1\t5\t5\t0.2\t1\t1\n", "label"),
-        ("0\t3\t3\t0.4\t1\t1\n0\t3\t3\t0.4\t1\t1\n", "second time"),
-        ("0\t3\t4\t0.4\t1\t1\n", "contradicts"),
+        ("0\t3\t3\t0.4\t1\t1\n", "same images", 0),  # shown beside each other, without a difference
+        ("0\t3\t3\t0.4\t1\t1\n1\t5\t5\t0.2\t1\t1\n", "label", 1),
+        ("0\t3\t3\t0.4\t1\t1\n0\t3\t3\t0.4\t1\t1\n", "second time", 1),
+        ("0\t3\t4\t0.4\t1\t1\n", "contradicts", 1),
     ],
 )
-def test_runs_that_cannot_be_paired(spacte: Spacte, tmp_path: Path, row: str, sentence: str) -> None:
+def test_runs_that_cannot_be_paired(spacte: Spacte, tmp_path: Path, row: str, sentence: str, status: int) -> None:
     logs = paired_logs(tmp_path)
     Path(logs[1]).write_text(HEADER + row)
     run = spacte("compare", *logs)
-    assert run.status == 1
+    assert run.status == status
     assert sentence in run.err
+
+
+PUBLISHED = Path(__file__).parents[4] / "shared" / "reference" / "logs"
+
+
+@pytest.mark.shared
+@pytest.mark.skipif(not PUBLISHED.exists(), reason="the published logs are not beside the checkout")
+def test_published_logs_compare_as_stated(spacte: Spacte) -> None:
+    """Certified accuracy at 0, sigma, 2 sigma and 3 sigma of SPACTE against single networks, and the sign tests."""
+    accuracies = {
+        "gaussian-0.25": ([83.4, 71.6, 54.4, 40.4], [78.8, 65.2, 49.0, 34.0]),
+        "smoothmix-0.50": ([53.4, 46.8, 40.0, 31.2], [58.4, 47.4, 37.2, 25.2]),
+        "smoothmix-1.00": ([38.4, 30.2, 22.0, 14.2], [43.2, 31.4, 19.0, 11.2]),
+    }
+    for name, expected in accuracies.items():
+        logs = [str(PUBLISHED / f"{kind}-{name}.log") for kind in ("spacte", "single")]
+        found = json.loads(spacte("compare", *logs, "--format", "json").out)
+        for run, values in zip(found["runs"], expected, strict=True):
+            assert [100 * point["value"] for point in run["certified_accuracy"]] == pytest.approx(values)
+        if name == "smoothmix-0.50":
+            p_values = {pair["radius"]: pair["p_value"] for pair in found["pairs"]}
+            assert (p_values[0], p_values[1.5]) == (pytest.approx(0.0015, rel=0.05), pytest.approx(3e-6, rel=0.1))
+    acr = [0.580, 0.745, 0.830, 0.537, 0.668, 0.656, 0.589, 0.759, 0.870]
+    table = spacte("compare", *map(str, sorted(PUBLISHED.glob("spacte-*.log"))), "--format", "csv").out
+    assert [float(line.split(",")[3]) for line in table.splitlines()[1:10]] == acr
 
 
 def test_names_keep_their_numbers(tmp_path: Path) -> None:
