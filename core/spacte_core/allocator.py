@@ -18,17 +18,12 @@ _LARGEST_MMAP_THRESHOLD = 32 << 20
 
 
 def keep_freed_memory() -> bool:
-    """Set glibc's thresholds for the whole process; calling it again changes nothing.
+    """Set glibc's thresholds for the whole process; calling it again changes nothing. False: this is another C library.
 
-    A thread that has an arena of its own by then keeps returning its memory, so pools call this before their
-    samplers' threads allocate.
-
-    Returns:
-        Whether this C library knows the settings (glibc does; elsewhere nothing happens).
+    A thread that has an arena of its own by then keeps returning its memory, so pools call this before their samplers'
+    threads allocate.
     """
-    if not sys.platform.startswith("linux"):
-        return False
-    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if sys.platform.startswith("linux") else None
     if mallopt is None:
         return False
     kept = mallopt(_M_MMAP_THRESHOLD, _THRESHOLD) or mallopt(_M_MMAP_THRESHOLD, _LARGEST_MMAP_THRESHOLD)

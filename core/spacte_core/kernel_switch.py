@@ -1,4 +1,4 @@
-"""Whether the room of kernels takes part: `SPACTE_KERNELS`, and whether the room is there at all.
+"""Whether kernels are used: what `SPACTE_KERNELS` says, and whether `spacte_core.kernels` is installed.
 
 Everything works without kernels, only slower: consumers ask here, import `spacte_core.kernels` where the answer is yes,
 and use PyTorch's own operations where it is no.
@@ -12,18 +12,9 @@ from .errors import UserError
 VARIABLE = "SPACTE_KERNELS"
 """`on` (the default), `off`, or names with a minus, such as `-amx,-winograd`: all kernels but those."""
 
-NAMES = (
-    "amx",
-    "batch_norm",
-    "cuda_graphs",
-    "folding",
-    "grid_noise",
-    "int8",
-    "onednn",
-    "parallel_heads",
-    "triton_conv",
-    "winograd",
-)
+_CPU_NAMES = ("amx", "batch_norm", "folding", "grid_noise", "int8", "onednn", "winograd")
+_GPU_NAMES = ("cuda_graphs", "parallel_heads", "triton_conv")
+NAMES = tuple(sorted(_CPU_NAMES + _GPU_NAMES))
 """What can be switched off by itself; `kernels/README.md` has a row for each."""
 
 
@@ -32,10 +23,7 @@ class KernelSwitchError(UserError):
 
 
 def kernels_enabled(name: str | None = None) -> bool:
-    """Whether kernels may be used: the room as a whole, or the kernel of that name.
-
-    Args:
-        name: one of `NAMES`; None asks for the room.
+    """Whether the kernel of that name, one of `NAMES`, may be used; None: any at all.
 
     Raises:
         KernelSwitchError: the environment variable cannot be understood.

@@ -12,6 +12,7 @@ from .data import ImageData
 
 FOLDER = "samples"
 COUNT = 20
+"""Chosen: two a class of ten."""
 
 
 def write_samples(folder: Path, data: ImageData, count: int = COUNT) -> None:
@@ -22,10 +23,8 @@ def write_samples(folder: Path, data: ImageData, count: int = COUNT) -> None:
     place = folder / FOLDER
     place.mkdir(parents=True, exist_ok=True)
     shuffled_N = torch.randperm(len(data), generator=torch.Generator().manual_seed(0))
-    chosen_N = shuffled_N[:count].sort().values
-    for index in chosen_N.tolist():
+    for index in shuffled_N[:count].sort().values.tolist():
         for batch in data.batches([torch.tensor([index])], torch.device("cpu")):  # none where it is unreadable
             pixels_HWC = (batch.x_BCHW[0] * 255).round().to(torch.uint8).permute(1, 2, 0)
-            grey = pixels_HWC.shape[2] == 1
-            picture = Image.fromarray((pixels_HWC[:, :, 0] if grey else pixels_HWC).numpy())
+            picture = Image.fromarray(pixels_HWC.squeeze(2).numpy())  # grey without channels
             picture.save(place / f"{index:05d}-{int(batch.y_B[0])}.png")

@@ -263,15 +263,15 @@ class Instance(nn.Module):
 def test_an_affine_normalisation_joins_the_noise_step(batch):
     net = settled(Normalised(Affine()))
     network = decompose(net, batch, 5)
-    assert network.scale_C == pytest.approx((5, 4, 10 / 3))
-    assert network.shift_C == pytest.approx((-2, -2, -2))
+    assert network.encoding.scale_C == pytest.approx((5, 4, 10 / 3))
+    assert network.encoding.shift_C == pytest.approx((-2, -2, -2))
     torch.testing.assert_close(logits_of(plain(network, 8), batch), sum(net(batch)), rtol=1e-4, atol=1e-4)
 
 
 def test_another_normalisation_stays_in_the_trunk(batch):
     net = settled(Normalised(Instance()))
     network = decompose(net, batch, 5)
-    assert network.scale_C == (1, 1, 1)
+    assert network.encoding.scale_C == (1, 1, 1)
     torch.testing.assert_close(logits_of(plain(network, 8), batch), sum(net(batch)), rtol=1e-4, atol=1e-4)
 
 

@@ -13,8 +13,7 @@ from typing import cast
 import torch
 from torch import Tensor, fx, nn
 
-from spacte_core.classifier import Classifier
-from spacte_core.forms import Encoding, Form, Part, logits_of
+from spacte_core.forms import Classifier, Encoding, Form, Part, logits_of
 from spacte_core.kernel_switch import kernels_enabled
 
 from .cpu.amx import amx_library, floats_to_amx
@@ -47,7 +46,7 @@ class Plan:
 
     def encoding(self, dtype: torch.dtype | None = None) -> Encoding:
         """Of the trunk's input, in the precision's dtype unless another is named."""
-        return Encoding(self.classifier.scale_C, self.classifier.shift_C, dtype or _DTYPES[self.precision])
+        return replace(self.classifier.encoding, dtype=dtype or _DTYPES[self.precision])
 
     def form(self, name: str, parts: list[fx.GraphModule]) -> Form:
         """The form of trunk and heads."""
@@ -55,7 +54,7 @@ class Plan:
 
     def with_inputs(self, graphs: list[fx.GraphModule], encoding: Encoding) -> list[tuple[fx.GraphModule, Tensor]]:
         """Trunk and heads, each with a few rows of its input."""
-        some_rows = encoding(self.rows_NCHW[:2]).contiguous(memory_format=torch.channels_last)
+        some_rows = encoding(self.rows_NCHW[:2])
         features = graphs[0](some_rows)
         return [(graphs[0], some_rows), *((head, features) for head in graphs[1:])]
 

@@ -8,7 +8,7 @@ computes all logits, and heads that pick theirs.
 import torch
 from torch import Tensor, nn
 
-from spacte_core.classifier import Classifier
+from spacte_core.forms import Classifier, Encoding
 from spacte_core.models.multihead import Pick
 
 from .errors import EngineError
@@ -78,7 +78,7 @@ def decompose(module: nn.Module, example_BCHW: Tensor, num_classes: int) -> Clas
 
 def _unencoded(trunk: nn.Module, heads: tuple[nn.Module, ...], example_BCHW: Tensor) -> Classifier:
     channels = example_BCHW.shape[1]
-    return Classifier((1.0,) * channels, (0.0,) * channels, trunk, heads)
+    return Classifier(Encoding((1.0,) * channels, (0.0,) * channels), trunk, heads)
 
 
 def _encoded(
@@ -98,4 +98,4 @@ def _encoded(
         affine = x * scale_C[:, None, None] + shift_C[:, None, None]
         if not torch.allclose(normalize(x), affine, rtol=1e-4, atol=1e-5):
             return together
-    return Classifier(tuple(scale_C.tolist()), tuple(shift_C.tolist()), backbone, heads)
+    return Classifier(Encoding(tuple(scale_C.tolist()), tuple(shift_C.tolist())), backbone, heads)

@@ -5,8 +5,7 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
-from spacte_core.classifier import Classifier
-from spacte_core.forms import Form, plain
+from spacte_core.forms import Classifier, Form, plain
 from spacte_core.kernel_switch import kernels_enabled
 
 _PLAIN_DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
@@ -15,14 +14,9 @@ _PLAIN_DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 def forms(
     classifier: Classifier, precision: str, batch: int, rows_NCHW: Tensor, *, only: str | None = None
 ) -> Iterator[Form]:
-    """Forms of one precision, fastest first; without kernels the plain one alone.
+    """Forms of one precision, fastest first; without kernels the plain one alone, and none in int8.
 
-    Args:
-        classifier: on its device, in eval mode, float32.
-        precision: `fp32`, `bf16` or `int8`, which needs kernels.
-        batch: rows of each call.
-        rows_NCHW: calibration rows, pixels in [0, 1] plus noise; int8 takes its scales from them.
-        only: a form's name, if no other is wanted.
+    The arguments are those of `spacte_core.kernels.optimized_forms`.
     """
     kernels = kernels_enabled()
     if kernels:

@@ -16,8 +16,7 @@ import torch
 from torch import Tensor
 
 from spacte_client.types import Precision
-from spacte_core.classifier import Classifier
-from spacte_core.forms import Form, encoded, logits_of, plain, whole_batches
+from spacte_core.forms import Classifier, Form, logits_of, plain, whole_batches
 
 from .calibration import Calibration
 from .errors import EngineError, NoSuchKernelsError
@@ -157,7 +156,7 @@ def default_batch(classifier: Classifier, rows_NCHW: Tensor) -> int:
 
 def rows_per_second(form: Form, rows_NCHW: Tensor, seconds: float = 0.2) -> float:
     """Median rate of the form on full batches; it has run before."""
-    x_BCHW = encoded(form, whole_batches(rows_NCHW, form.batch)[: form.batch])
+    x_BCHW = form.encoding(whole_batches(rows_NCHW, form.batch)[: form.batch])
     times: list[float] = []
     while len(times) < 2 or (sum(times) < seconds and len(times) < 20):
         synchronize(x_BCHW.device)

@@ -7,7 +7,7 @@ batch, on its neighbours or on the run is none, and is refused.
 import torch
 from torch import Tensor
 
-from spacte_core.forms import Form, encoded, logits_of, whole_batches
+from spacte_core.forms import Form, logits_of, whole_batches
 
 ROUNDING = 2.0**-6
 """By how much a row's logits may differ between batches, as part of what rows differ by. Chosen: a few roundings of
@@ -33,9 +33,8 @@ def is_one_function(form: Form, rows_NCHW: Tensor) -> bool:
     batch_BCHW = whole_batches(rows_NCHW, form.batch)[: form.batch]
     shift = form.batch // 2 + 1 if form.batch > 2 else form.batch - 1
     moved_BCHW = batch_BCHW[torch.arange(shift, shift + form.batch).clamp(max=form.batch - 1)]
-    first_BK, again_BK, moved_BK = (
-        form.logits(encoded(form, x_BCHW)) for x_BCHW in (batch_BCHW, batch_BCHW, moved_BCHW)
-    )
+    batches = (batch_BCHW, batch_BCHW, moved_BCHW)
+    first_BK, again_BK, moved_BK = (form.logits(form.encoding(x_BCHW)) for x_BCHW in batches)
     allowed = ROUNDING * (first_BK - first_BK.mean(0)).abs().max()
 
     def same(a_NK: Tensor, b_NK: Tensor) -> bool:

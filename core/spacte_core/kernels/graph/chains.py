@@ -64,7 +64,7 @@ def assign_buffers(operands: Sequence[Operands], shapes: Sequence[Shape], inputs
         inputs: how many inputs the chain has.
 
     Returns:
-        The number of each value's buffer (inputs, the chain's result, then those inside), and the shapes of those inside.
+        Each value's buffer (inputs, the chain's result, then those inside), and the shapes of those inside.
     """
     last_use = {value: i for i, read in enumerate(operands) for value in read}
     buffer, inner, free = list(range(inputs)), list[Shape](), list[int]()

@@ -6,8 +6,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, fx
 
-from spacte_core.classifier import Classifier
-from spacte_core.forms import Encoding, Form
+from spacte_core.forms import Classifier, Encoding, Form
 from spacte_core.kernels.cpu.amx import codes_to_amx
 from spacte_core.kernels.graph.fusing import fused_convs
 
@@ -39,13 +38,12 @@ class Fit:
 
 def fit_codes(classifier: Classifier, graphs: list[fx.GraphModule], rows_NCHW: Tensor) -> Fit:
     """Fit codes to calibration rows, pixels in [0, 1] plus noise."""
-    encoding = Encoding(classifier.scale_C, classifier.shift_C)
     observers, rounders = list(map(RangeObserver, graphs)), list(map(WeightRounder, graphs))
     for x_NCHW in rows_NCHW.split(_ROWS):
-        features = observers[0].run(encoding(x_NCHW).contiguous(memory_format=torch.channels_last))
+        features = observers[0].run(classifier.encoding(x_NCHW))
         for head in observers[1:]:
             head.run(features)
-    features = rounders[0].round(encoding(rows_NCHW))
+    features = rounders[0].round(classifier.encoding(rows_NCHW))
     for head in rounders[1:]:
         head.round(features)
     ranges, rounded = [part.ranges() for part in observers], [part.rounded for part in rounders]
@@ -62,15 +60,15 @@ def int8_form(classifier: Classifier, graphs: list[fx.GraphModule], batch: int, 
         fit: to calibration rows.
         amx: whether our kernel for AMX computes the steps that it can; oneDNN computes the rest.
     """
-    encoding = Encoding(classifier.scale_C, classifier.shift_C)
+    encoding = classifier.encoding
     trunk, *heads = graphs
     pixels = next(node for node in trunk.graph.nodes if node.op == "placeholder")
     codes: Codes | None = None
     if pixels.users and set(pixels.users) <= {node for node, _ in fused_convs(trunk)}:
         codes = codes_for(fit.ranges[0][pixels.name].low, fit.ranges[0][pixels.name].high)
         encoding = Encoding(
-            tuple(scale / codes.scale for scale in classifier.scale_C),
-            tuple(shift / codes.scale + codes.zero for shift in classifier.shift_C),
+            tuple(scale / codes.scale for scale in encoding.scale_C),
+            tuple(shift / codes.scale + codes.zero for shift in encoding.shift_C),
             torch.uint8,
         )
     trunk, between = Quantiser(trunk, fit.ranges[0], codes, batch, fit.rounded[0]).run()
