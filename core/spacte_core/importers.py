@@ -80,7 +80,7 @@ def read_state(file: Path, layout: Layout) -> dict[str, Tensor]:
     except (RuntimeError, EOFError, ValueError, KeyError, AttributeError, TypeError, IndexError) as error:
         raise CheckpointError(f"{file} is not a file of torch.save, or is damaged: copy it again.") from error
     key = "net" if layout == "macer" else "state_dict"
-    state = content.get(key) if isinstance(content, dict) else None
+    state = content.get(key, content) if isinstance(content, dict) else None  # a bare state dict is one, too
     if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):
         raise CheckpointError(f"{file} has no {key!r} with weights in it: choose the --format that it was saved in.")
     return state
@@ -99,6 +99,9 @@ def import_state(
     config = _infer(weights, layout, normalization or ("none" if layout == "macer" else "standard"), dataset)
     net = build(config).to(torch.promote_types(weights["conv1.weight"].dtype, torch.float32))
     names = {key: reference_name(key, config, multihead=layout == "spacte") for key in net.state_dict()}
+    for key, name in names.items():  # not written before PyTorch 0.4.1, and of no effect in eval mode
+        if key.endswith("num_batches_tracked"):
+            weights.setdefault(name, torch.tensor(0))
     if differing := sorted(set(names.values()) ^ set(weights)):
         raise CheckpointError(
             f"{len(differing)} weights are missing or too many for {config.arch} (first "

@@ -15,6 +15,8 @@ from numpy.typing import NDArray
 from PIL import Image as Pillow
 from PIL import UnidentifiedImageError
 
+from spacte_core.transparency import has_transparent_pixels
+
 from .shards import Image
 
 MAX_PIXELS = 1 << 24
@@ -148,7 +150,7 @@ def _read_picture(
         raise BadImageError("The bytes are no image that is read here: send a PNG, JPEG, WebP or npy file.") from None
     except (Pillow.DecompressionBombError, Pillow.DecompressionBombWarning):
         raise BadImageError(f"The image is too large to decode: send at most {max_pixels} pixels.") from None
-    except (OSError, ValueError, SyntaxError) as error:
+    except Exception as error:
         raise BadImageError("The image's header cannot be read: save the image again.") from error
     if picture.width * picture.height > max_pixels:
         raise BadImageError(
@@ -157,9 +159,14 @@ def _read_picture(
         )
     try:
         picture.load()
-    except (OSError, ValueError, SyntaxError, EOFError) as error:
+        if has_transparent_pixels(picture, data):
+            raise BadImageError("The image has transparent pixels: flatten it onto a background first.")
+        plain = _plain(picture)
+    except BadImageError:
+        raise
+    except Exception as error:
         raise BadImageError("The image is truncated or damaged: save or upload it again.") from error
-    return _fit(_plain(picture), expected, resize, convert_channels)
+    return _fit(plain, expected, resize, convert_channels)
 
 
 def _fit(picture: Pillow.Image, expected: tuple[int, ...], resize: bool, convert_channels: bool) -> NDArray[Any]:
@@ -180,7 +187,7 @@ def _fit(picture: Pillow.Image, expected: tuple[int, ...], resize: bool, convert
 
 
 def _plain(picture: Pillow.Image) -> Pillow.Image:
-    """Grey or RGB, 8 bits: palettes are looked up, a fully opaque alpha band is dropped."""
+    """Grey or RGB, 8 bits: palettes are looked up, an alpha band is dropped."""
     if picture.mode in ("L", "RGB"):
         return picture
     if picture.mode == "1":
@@ -188,8 +195,6 @@ def _plain(picture: Pillow.Image) -> Pillow.Image:
     if picture.mode in ("P", "PA"):
         picture = picture.convert("RGBA")
     if picture.mode in ("LA", "RGBA"):
-        if picture.getchannel("A").getextrema() != (255, 255):
-            raise BadImageError("The image has transparent pixels: flatten it onto a background first.")
         return picture.convert("L" if picture.mode == "LA" else "RGB")
     if picture.mode in ("CMYK", "YCbCr"):
         return picture.convert("RGB")

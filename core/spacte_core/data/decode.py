@@ -6,7 +6,9 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
+
+from spacte_core.transparency import has_transparent_pixels
 
 from .base import DataConfig, DataError, check_classes, check_unreadable
 from .memory import MemoryData
@@ -21,18 +23,25 @@ class UnreadableImageError(Exception):
 
 def open_image(data: bytes) -> Image.Image:
     """The decoded image in mode L (grey) or RGB; raises UnreadableImageError."""
-    bombs = (Image.DecompressionBombError, Image.DecompressionBombWarning)
     try:
         image = Image.open(io.BytesIO(data))
         if Image.MAX_IMAGE_PIXELS and image.width * image.height > Image.MAX_IMAGE_PIXELS:
             raise UnreadableImageError(f"{image.width} x {image.height} pixels are more than are decoded")
         image.load()
-    except (UnidentifiedImageError, OSError, SyntaxError, ValueError, *bombs) as error:
+        if has_transparent_pixels(image, data):
+            raise UnreadableImageError("it has transparent pixels: flatten it onto a background first")
+        return _plain(image)
+    except UnreadableImageError:
+        raise
+    except Exception as error:
         raise UnreadableImageError(str(error)) from error
+
+
+def _plain(image: Image.Image) -> Image.Image:
     if image.mode in GREY_MODES:
         return image.convert("L")
-    if image.mode in COLOUR_MODES:
-        return image.convert("RGB")
+    if image.mode in COLOUR_MODES:  # a palette may have opacities, which a direct conversion warns of
+        return (image.convert("RGBA") if image.mode == "P" else image).convert("RGB")
     raise UnreadableImageError(f"pixel format {image.mode} is not 8-bit grey or colour")
 
 
@@ -56,12 +65,11 @@ def resize_and_crop(image: Image.Image, size: int) -> Image.Image:
     return image.crop((left, top, left + size, top + size))
 
 
-class Gatherer:
+class ImageCollector:
     """Collects decoded images of one set; `finish` gives the set or raises DataError."""
 
     def __init__(self, config: DataConfig, where: str) -> None:
-        self.config = config
-        self.where = where
+        self.config, self.where = config, where
         self.images: list[NDArray[np.uint8]] = []
         self.labels: list[int] = []
         self.skipped: list[str] = []

@@ -6,8 +6,8 @@ PATH/cat/1.png                                 without: every tenth image of eac
 
 from pathlib import Path
 
-from .base import DataConfig, DataError, Split, hold_out
-from .decode import Gatherer
+from .base import DataConfig, DataError, Split
+from .decode import ImageCollector
 from .memory import MemoryData
 
 EXTENSIONS = {".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".ppm", ".pgm", ".tif", ".tiff"}
@@ -30,16 +30,25 @@ def split_folder(path: Path, split: Split) -> Path | None:
 
 def class_files(path: Path) -> dict[str, list[Path]]:
     """The image files of each class folder, both by name; raises DataError for an empty class."""
-    folders = sorted(entry for entry in path.iterdir() if entry.is_dir())
+    folders = sorted(entry for entry in path.iterdir() if entry.is_dir() and not _is_hidden(entry.name))
     if not folders:
         raise DataError(f"{path} has no class folders: put the images of each class into a folder of its own.")
     found = {}
     for folder in folders:
-        files = sorted(entry for entry in folder.rglob("*") if entry.suffix.lower() in EXTENSIONS)
+        files = sorted(
+            entry
+            for entry in folder.rglob("*")
+            if entry.suffix.lower() in EXTENSIONS and not any(map(_is_hidden, entry.relative_to(folder).parts))
+        )
         if not files:
             raise DataError(f"Class folder {folder} has no image: add some or remove the folder.")
         found[folder.name] = files
     return found
+
+
+def _is_hidden(name: str) -> bool:
+    """What notebooks, archivers and editors leave beside the images: `.ipynb_checkpoints`, `__MACOSX`, `._1.png`."""
+    return name.startswith(".") or name in ("__MACOSX", "__pycache__")
 
 
 def class_names_of(path: Path) -> list[str]:
@@ -50,16 +59,12 @@ def class_names_of(path: Path) -> list[str]:
 def load(config: DataConfig, split: Split) -> MemoryData:
     """One split of the folder, decoded."""
     own = split_folder(config.path, split)
-    class_names = class_names_of(config.path)
-    data = _read(config, own or config.path, class_names)
-    if own is None:
-        kept = hold_out(data.labels_N, split)
-        data.images_NCHW, data.labels_N = data.images_NCHW[kept], data.labels_N[kept]
-    return data
+    data = _read(config, own or config.path, class_names_of(config.path))
+    return data.part(split) if own is None else data
 
 
 def _read(config: DataConfig, path: Path, class_names: list[str]) -> MemoryData:
-    gatherer = Gatherer(config, str(path))
+    collector = ImageCollector(config, str(path))
     for name, files in class_files(path).items():
         if name not in class_names:
             raise DataError(f"{path} has a class {name!r} that the training split lacks: add it there too.")
@@ -67,7 +72,7 @@ def _read(config: DataConfig, path: Path, class_names: list[str]) -> MemoryData:
             try:
                 data = file.read_bytes()
             except OSError:
-                gatherer.skipped.append(str(file.relative_to(path)))
+                collector.skipped.append(str(file.relative_to(path)))
             else:
-                gatherer.add(str(file.relative_to(path)), data, class_names.index(name))
-    return gatherer.finish(class_names)
+                collector.add(str(file.relative_to(path)), data, class_names.index(name))
+    return collector.finish(class_names)

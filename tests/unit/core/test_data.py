@@ -162,6 +162,17 @@ def test_folder_with_splits(tmp_path: Path):
     assert batch.y_B.tolist() == [0, 0, 1, 1]
 
 
+def test_what_notebooks_and_archivers_leave_is_passed_over(tmp_path: Path):
+    write_classes(tmp_path, count=12)
+    for hidden in (tmp_path / ".ipynb_checkpoints", tmp_path / "__MACOSX", tmp_path / "cat" / ".ipynb_checkpoints"):
+        hidden.mkdir()
+        (hidden / "000-checkpoint.png").write_bytes(png(random_image(7)))
+    (tmp_path / "cat" / "._000.png").write_bytes(b"resource fork")
+    data = load_data(DataConfig(source=f"folder:{tmp_path}"), "train")
+    assert tuple(data.class_names) == ("cat", "dog")
+    assert len(data) == 22  # of each class every tenth image is held out
+
+
 def test_folder_without_splits_holds_out_every_tenth(tmp_path: Path):
     write_classes(tmp_path, count=12)
     config = DataConfig(source=f"folder:{tmp_path}")

@@ -175,3 +175,14 @@ def test_files_that_are_none_are_said(tmp_path: Path) -> None:
         assert name in str(caught.value)
     with pytest.raises(CheckpointError, match="10 classes"):
         import_checkpoint(tmp_path / "good.pth", "cohen", sigma=0.25, class_names=("a", "b"))
+
+
+def test_files_without_a_wrapper_or_batch_counters_are_read(tmp_path: Path) -> None:
+    """A bare state dict, and a file of PyTorch before 0.4.1, which had no num_batches_tracked."""
+    net = original()
+    weights = layout(net, "1.", multihead=False)
+    old = {key: value for key, value in weights.items() if not key.endswith("num_batches_tracked")}
+    for name, content in {"bare": weights, "old": {"state_dict": old}}.items():
+        torch.save(content, tmp_path / f"{name}.pth")
+        found, _ = import_checkpoint(tmp_path / f"{name}.pth", "cohen", sigma=0.25)
+        assert same(found, net)
