@@ -7,14 +7,9 @@ ResNet-20, which cost a quarter to a half of the throughput (benchmarks/results/
 import ctypes
 import sys
 
-_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD, _M_ARENA_MAX = -1, -3, -8
-"""Parameters of `mallopt`, from glibc's <malloc.h>."""
-
-_THRESHOLD = 1 << 30
-"""Bytes: larger than any feature map of a batch."""
-
-_LARGEST_MMAP_THRESHOLD = 32 << 20
-"""HEAP_MAX_SIZE / 2, the most that glibc versions accept which check the value."""
+_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD, _M_ARENA_MAX = -1, -3, -8  # parameters of `mallopt`, from glibc's <malloc.h>
+_THRESHOLD = 1 << 30  # bytes: larger than any feature map of a batch
+_LARGEST_MMAP_THRESHOLD = 32 << 20  # HEAP_MAX_SIZE / 2, the most that glibc versions accept which check the value
 
 
 def keep_freed_memory() -> bool:

@@ -2,8 +2,7 @@
 
 import os
 
-SPINS = 10_000
-"""Some tens of microseconds: most gaps between two parallel operations of a training step are shorter."""
+SPINS = 10_000  # some tens of microseconds: most gaps between two parallel operations of a training step are shorter
 
 
 def set_wait_policy() -> None:

@@ -11,8 +11,7 @@ from PIL import Image
 from .data import ImageData
 
 FOLDER = "samples"
-COUNT = 20
-"""Chosen: two a class of ten."""
+COUNT = 20  # chosen: two a class of ten
 
 
 def write_samples(folder: Path, data: ImageData, count: int = COUNT) -> None:

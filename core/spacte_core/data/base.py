@@ -15,7 +15,7 @@ from spacte_core.errors import UserError
 Split = Literal["train", "test"]
 
 MAX_UNREADABLE = 0.01
-"""The share of unreadable images above which a data set is refused."""
+"""The share of unreadable images above which a data set is refused. Chosen: more is a damaged set, not a few files."""
 
 
 class DataError(UserError):
@@ -70,30 +70,27 @@ class Batch:
 
 
 class ImageData(Protocol):
-    """One split of a labelled image set."""
+    """One split of a labelled image set.
+
+    Attributes:
+        input_shape: (channels, height, width) of every image that `batches` yields.
+        skipped: names of images that could not be read and were left out.
+    """
 
     @property
     def class_names(self) -> Sequence[str]: ...
-
     @property
-    def input_shape(self) -> tuple[int, int, int]:
-        """(channels, height, width) of every image that `batches` yields."""
-        ...
-
+    def input_shape(self) -> tuple[int, int, int]: ...
     @property
-    def skipped(self) -> Sequence[str]:
-        """Names of images that could not be read and were left out."""
-        ...
-
+    def skipped(self) -> Sequence[str]: ...
     def __len__(self) -> int: ...
 
     def batches(
         self, plan: Sequence[Tensor], device: torch.device, augment: torch.Generator | None = None
     ) -> Iterator[Batch]:
-        """One batch for each tensor of indices in `plan`; augmented where a generator is given.
+        """One batch for each tensor of indices in `plan`; augmented where a generator, on `device`, is given.
 
-        The generator must live on `device` for sets held in memory; the same plan and generator state give
-        the same batches.
+        The same plan and generator state give the same batches.
         """
         ...
 
@@ -101,10 +98,9 @@ class ImageData(Protocol):
 def stream(
     seed: int, *, epoch: int, purpose: str, rank: int = 0, device: torch.device | str = "cpu"
 ) -> torch.Generator:
-    """A random generator that depends on nothing but its arguments.
+    """A random generator that depends on nothing but its arguments; workers of one run differ in `rank`.
 
-    Every epoch draws from streams of its own, so an epoch that was interrupted can be done over and come out
-    the same: there is no generator state to save. Workers of one run differ in `rank`.
+    Every epoch draws from streams of its own, so that an interrupted one can be repeated: no generator state is saved.
     """
     entropy = [seed, epoch, rank, *purpose.encode()]
     state = np.random.SeedSequence(entropy).generate_state(2, np.uint32)
@@ -114,17 +110,13 @@ def stream(
 def shuffled(size: int, batch: int, *, seed: int, epoch: int, rank: int = 0, world: int = 1) -> list[Tensor]:
     """The index batches of a training epoch, shuffled, with the last partial batch kept.
 
-    With `world` workers, each global batch is cut into `world` equal slices and this is slice `rank` of each:
-    together the workers see the same global batches as one worker would, save the at most `world - 1` last
-    samples that cannot be shared out evenly.
+    With `world` workers, each global batch is cut into `world` equal slices and this is slice `rank` of each: together
+    the workers see the same global batches as one worker would, save the at most `world - 1` last samples that cannot
+    be shared evenly.
     """
     order = torch.randperm(size, generator=stream(seed, epoch=epoch, purpose="order"))
-    plan = []
-    for whole in order.split(batch):
-        share = len(whole) // world
-        if share:
-            plan.append(whole[rank * share : (rank + 1) * share])
-    return plan
+    shares = [(whole, len(whole) // world) for whole in order.split(batch)]
+    return [whole[rank * share : (rank + 1) * share] for whole, share in shares if share]
 
 
 def in_order(size: int, batch: int) -> list[Tensor]:
@@ -135,8 +127,7 @@ def in_order(size: int, batch: int) -> list[Tensor]:
 def hold_out(labels_N: Tensor, split: Split) -> Tensor:
     """Indices of a split of a set that has no splits: every tenth image of each class is for testing.
 
-    Raises:
-        DataError: the test split would be empty.
+    Raises DataError where the test split would be empty.
     """
     test = torch.zeros(len(labels_N), dtype=torch.bool)
     for label in labels_N.unique():
@@ -155,8 +146,7 @@ def check_unreadable(skipped: Sequence[str], seen: int, where: str) -> None:
 
 def check_classes(labels_N: Tensor, class_names: Sequence[str], where: str) -> None:
     """Raise DataError where a class has no image or a label has no class."""
-    highest = int(labels_N.max()) if len(labels_N) else -1
-    lowest = int(labels_N.min()) if len(labels_N) else 0
+    lowest, highest = (int(bound) for bound in labels_N.aminmax()) if len(labels_N) else (0, -1)
     if lowest < 0 or highest >= len(class_names):
         raise DataError(
             f"{where} has labels from {lowest} to {highest}, but there are {len(class_names)} classes: "

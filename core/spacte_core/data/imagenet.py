@@ -20,7 +20,7 @@ from .base import Batch, DataConfig, DataError, Split, check_unreadable
 from .decode import UnreadableImageError, open_image
 from .folder import class_files, class_names_of, split_folder
 
-SIZE = 224
+SIZE = 224  # with 256 below, the sizes of METHODS section 2
 TRAIN: Callable[[Image.Image], Tensor] = transforms.Compose(
     [transforms.RandomResizedCrop(SIZE), transforms.RandomHorizontalFlip(), transforms.PILToTensor()]
 )
@@ -34,8 +34,7 @@ class _Files(Dataset[tuple[int, Tensor | None]]):
 
     def __init__(self, files: Sequence[Path], seed: int | None) -> None:
         """With a seed: the training transforms, a function of it and of the index. Without: the test ones."""
-        self.files = files
-        self.seed = seed
+        self.files, self.seed = files, seed
 
     def __getitem__(self, index: int) -> tuple[int, Tensor | None]:
         try:
@@ -91,10 +90,8 @@ class FileData:
     def _note(self, unreadable: list[int], seen: int) -> None:
         """Count what could not be read; more than 1 % of at least 1,000 images (or of all) is a DataError."""
         self.seen += seen
-        for index in unreadable:
-            name = str(self.files[index])
-            if name not in self.skipped:
-                self.skipped.append(name)
+        names = (str(self.files[index]) for index in unreadable)
+        self.skipped += [name for name in names if name not in self.skipped]
         if self.seen >= min(1_000, len(self.files)):
             check_unreadable(self.skipped, min(self.seen, len(self.files)), self.where)
 
@@ -105,14 +102,9 @@ def load(config: DataConfig, split: Split) -> FileData:
     if folder is None:
         raise DataError(f"{config.path} has no train folder: it needs train/CLASS/ and val/CLASS/ folders.")
     class_names = class_names_of(config.path)
-    files = class_files(folder)
-    if list(files) != class_names:
+    found = class_files(folder)
+    if list(found) != class_names:
         raise DataError(f"{folder} and the training split have different class folders: make them the same.")
-    labels = [label for label, name in enumerate(class_names) for _ in files[name]]
-    return FileData(
-        [file for name in class_names for file in files[name]],
-        torch.tensor(labels),
-        class_names,
-        config.loader_processes,
-        str(folder),
-    )
+    labels_N = torch.tensor([label for label, files in enumerate(found.values()) for _ in files])
+    files = [file for files in found.values() for file in files]
+    return FileData(files, labels_N, class_names, config.loader_processes, str(folder))

@@ -1,24 +1,20 @@
 """Image sets that lie in memory, on the device that trains: a batch costs one gather and no copy."""
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor
 
-from .base import Batch
+from .base import Batch, Split, hold_out
 
 ON_DEVICE_BYTES = 4 << 30
-"""Sets above this size stay in main memory and are copied batch by batch."""
+"""Sets above this size stay in main memory and are copied batch by batch. Chosen: a small part of a GPU's memory."""
 
 
 @dataclass
 class MemoryData:
-    """Images [N, C, H, W], uint8, with labels [N], int64, and how to augment them.
-
-    crop: zero pixels padded on each side before a random crop back to H x W, 0 for none.
-    flip: mirror each image left to right with probability one half.
-    """
+    """Images [N, C, H, W], uint8, with labels [N], int64; `crop` and `flip` are those of `DataConfig`."""
 
     images_NCHW: Tensor
     labels_N: Tensor
@@ -34,6 +30,11 @@ class MemoryData:
 
     def __len__(self) -> int:
         return len(self.images_NCHW)
+
+    def part(self, split: Split) -> "MemoryData":
+        """A split of a set that has none, see `hold_out`."""
+        kept_N = hold_out(self.labels_N, split)
+        return replace(self, images_NCHW=self.images_NCHW[kept_N], labels_N=self.labels_N[kept_N])
 
     def batches(
         self, plan: Sequence[Tensor], device: torch.device, augment: torch.Generator | None = None

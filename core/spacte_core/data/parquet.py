@@ -12,8 +12,8 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from .base import DataConfig, DataError, Split, hold_out
-from .decode import Gatherer
+from .base import DataConfig, DataError, Split
+from .decode import ImageCollector
 from .memory import MemoryData
 
 IMAGE_COLUMNS = ("img", "image")
@@ -39,18 +39,15 @@ def load(config: DataConfig, split: Split) -> MemoryData:
     files = split_files(path, split)
     tables = [(file, *_open(file)) for file in files]
     class_names = _class_names(split_files(path, "train"))
-    gatherer = Gatherer(config, str(path))
+    collector = ImageCollector(config, str(path))
     for file, table, image_column in tables:
         for row, (image, label) in enumerate(zip(table.column(image_column), table.column("label"), strict=True)):
             data, number = image.as_py(), label.as_py()
             if data is None or data["bytes"] is None:
                 raise DataError(f"Row {row} of {file.name} has no image: remove the row.")
-            gatherer.add(f"{file.name}[{row}]", data["bytes"], number)
-    found = gatherer.finish(class_names)
-    if path.is_file():
-        kept = hold_out(found.labels_N, split)
-        found.images_NCHW, found.labels_N = found.images_NCHW[kept], found.labels_N[kept]
-    return found
+            collector.add(f"{file.name}[{row}]", data["bytes"], number)
+    found = collector.finish(class_names)
+    return found.part(split) if path.is_file() else found
 
 
 def _open(file: Path) -> tuple[Any, str]:
@@ -89,11 +86,10 @@ def _class_names(files: list[Path]) -> list[str]:
     labels = [_read(file, columns=["label"]) for file in files]
     metadata = labels[0].schema.metadata or {}
     if b"huggingface" in metadata:
-        features = json.loads(metadata[b"huggingface"])["info"]["features"]
-        names = features["label"].get("names")
+        names = json.loads(metadata[b"huggingface"])["info"]["features"]["label"].get("names")
         if names:
             return names
     for file, table in zip(files, labels, strict=True):
         _check_labels(file, table)
-    highest = max((max(table.column("label").to_pylist(), default=-1) for table in labels), default=-1)
+    highest = max((number for table in labels for number in table.column("label").to_pylist()), default=-1)
     return [str(number) for number in range(highest + 1)]

@@ -19,11 +19,8 @@ from spacte_core.hardware import cpu_flags, cpu_name
 _log = logging.getLogger(__name__)
 
 FLAGS = ("-O3", "-std=c++17", "-shared", "-fPIC")
-COMPILE_SECONDS = 120
-"""Chosen: thirty times what the slowest kernel takes (4 s on an AMD EPYC with both cores busy)."""
-
-LOGGED_LINES = 3
-"""Chosen: the first error of a compiler, with the line of source that it quotes."""
+COMPILE_SECONDS = 120  # chosen: thirty times what the slowest kernel takes (4 s on an AMD EPYC with both cores busy)
+LOGGED_LINES = 3  # chosen: the first error of a compiler, with the line of source that it quotes
 
 
 @cache

@@ -4,8 +4,7 @@ from torch import nn
 
 from .multihead import Head
 
-WIDTH = 32
-"""Channels. Chosen: such a network trains in half a minute on a CPU (benchmarks/results/digits.md)."""
+WIDTH = 32  # channels. Chosen: such a network trains in half a minute on a CPU (benchmarks/results/digits.md)
 
 
 def backbone(channels: int) -> nn.Module:

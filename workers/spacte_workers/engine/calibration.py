@@ -20,11 +20,8 @@ from torch.nn import functional
 _FITTED, _COMPARED = 256, 512
 """Rows of each kind. Chosen: the standard error of an agreement of .98 on 512 rows is .006."""
 
-_MAX_VALUES = 1 << 25
-"""Values of all rows. Chosen: 128 MB of float32; larger images get fewer rows."""
-
-_SEED = 20_260_101
-"""Of rows that every sampler draws alike. Chosen: any would do."""
+_MAX_VALUES = 1 << 25  # values of all rows. Chosen: 128 MB of float32; larger images get fewer rows
+_SEED = 20_260_101  # of rows that every sampler draws alike. Chosen: any would do
 
 
 @dataclass(frozen=True)

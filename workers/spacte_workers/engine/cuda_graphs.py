@@ -15,8 +15,7 @@ from .counting import Counts, ShardRows
 from .noise_step import NoiseStep
 
 _log = logging.getLogger(__name__)
-_MOST_SHARDS = 32
-"""Chosen: as many images, of ImageNet's size, are 10 MB; larger calls run without a graph."""
+_MOST_SHARDS = 32  # chosen: as many images, of ImageNet's size, are 10 MB; larger calls run without a graph
 
 
 class GraphedBatch:

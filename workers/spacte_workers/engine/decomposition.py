@@ -13,9 +13,7 @@ from spacte_core.models.multihead import Pick
 
 from .errors import EngineError
 
-_PROBES = 5
-"""Random inputs on which a normalisation must be affine. Chosen: no other function passes them by chance."""
-
+_PROBES = 5  # random inputs on which a normalisation must be affine. Chosen: no other function passes them by chance
 _FAILURES = (RuntimeError, TypeError, ValueError, AttributeError)
 """What a module's own code raises on an input that it does not expect."""
 

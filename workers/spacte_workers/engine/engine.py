@@ -34,9 +34,7 @@ from .selection import WantedPrecision, select_form
 if TYPE_CHECKING:
     from spacte_core.checkpoint import Checkpoint
 
-_DEFAULT_SIGMA = 0.25
-"""Where neither the caller nor the model names one. Chosen: the smallest that papers train for."""
-
+_DEFAULT_SIGMA = 0.25  # where neither the caller nor the model names one. Chosen: the smallest that papers train for
 _RATE_SOURCE = NoiseSource("5eed" * 8, 0, _DEFAULT_SIGMA, "grid")
 """Of noise that is drawn to measure rates. Chosen: any seed would do."""
 

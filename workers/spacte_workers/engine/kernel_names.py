@@ -17,9 +17,7 @@ from .errors import NoSuchKernelsError
 _EXTENSIONS = ("amx_int8", "avx512_fp16", "avx512_bf16", "avx512_vnni", "avx512f", "avx_vnni", "avx2")
 """Instruction sets by which libraries choose kernels, the most recent first."""
 
-_LIMIT = "ONEDNN_MAX_CPU_ISA"
-"""oneDNN's variable that keeps it from instruction sets."""
-
+_LIMIT = "ONEDNN_MAX_CPU_ISA"  # oneDNN's variable that keeps it from instruction sets
 _USUAL: dict[str, str] = {"fp32": "winograd", "bf16": "onednn", "int8": "int8"}
 
 

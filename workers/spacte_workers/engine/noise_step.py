@@ -22,11 +22,8 @@ from spacte_workers.shards import Image
 if TYPE_CHECKING:
     from spacte_core.kernels.cpu.grid_noise import GridNoiseKernel
 
-_STEPS = 255
-"""Of an 8-bit pixel."""
-
-_CHECKED_ROWS = 3
-"""Rows on which the kernel's bits are compared. Chosen: every pixel and lane occurs in each."""
+_STEPS = 255  # of an 8-bit pixel
+_CHECKED_ROWS = 3  # rows on which the kernel's bits are compared. Chosen: every pixel and lane occurs in each
 
 
 class NoiseStep:

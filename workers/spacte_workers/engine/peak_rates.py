@@ -25,9 +25,7 @@ _CONVOLUTIONS = {"cpu": ((32, 128, 32), (16, 512, 28)), "cuda": ((256, 128, 32),
 _PROBE = {"cpu": 512, "cuda": 4096}
 """Side of the square product of `probe`. Chosen: a smaller one would time a GPU's launches."""
 
-_COPIED = {"cpu": 1 << 24, "cuda": 1 << 28}
-"""Float32 values of the copy. Chosen: more than any cache holds."""
-
+_COPIED = {"cpu": 1 << 24, "cuda": 1 << 28}  # float32 values of the copy. Chosen: more than any cache holds
 _REPEATS = 5
 _AMX = {"bf16": torch.bfloat16, "int8": torch.uint8}
 

@@ -33,21 +33,13 @@ _VALUES_IN_FLIGHT = {"cpu": 1 << 21, "cuda": 1 << 28}
 _BATCHES = {"cpu": (8, 2048), "cuda": (64, 8192)}
 """Smallest and largest batch. Chosen: 8,192 is what benchmarks/results/gpu.md measured."""
 
-_QUICK_SECONDS = 0.1
-"""A batch that takes longer is not tried in other sizes. Chosen: loading must not take minutes."""
-
-_GAIN = 1.1
-"""Another batch size must be faster by that much to be used. Chosen: above the noise of the timing."""
-
+_QUICK_SECONDS = 0.1  # A batch that takes longer is not tried in other sizes. Chosen: loading must not take minutes
+_GAIN = 1.1  # another batch size must be faster by that much to be used. Chosen: above the noise of the timing
 _OWN_UNITS = 1.4
 """bf16 takes half of float32's time where there are units for it, more than all of it elsewhere: chosen in between."""
 
-_PROBES = 3
-"""Turns of each precision. Chosen: the best of three is rarely disturbed by other work."""
-
-_SMALL = 8
-"""A large batch's rows over those of a small one. Chosen: looks at few samples cost an eighth."""
-
+_PROBES = 3  # turns of each precision. Chosen: the best of three is rarely disturbed by other work
+_SMALL = 8  # A large batch's rows over those of a small one. Chosen: looks at few samples cost an eighth
 _NOT_ONE_FUNCTION = (
     "The module's votes change from run to run or with the rest of the batch: switch off dropout and batch "
     "statistics in eval mode, so that it is one fixed function."

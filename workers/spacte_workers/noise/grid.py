@@ -18,12 +18,8 @@ from .table import COLUMN_BITS, NoiseTable
 
 _log = logging.getLogger(__name__)
 
-_LANES = 8
-"""16-bit draws from the four 32-bit words of one Philox block."""
-
-_SHARED_BLOCKS = 1 << 31
-"""Blocks from here on decide between the values of shared columns, one block a pixel."""
-
+_LANES = 8  # 16-bit draws from the four 32-bit words of one Philox block
+_SHARED_BLOCKS = 1 << 31  # blocks from here on decide between the values of shared columns, one block a pixel
 _SIGN = 1 << 63
 _CHECKED_ROWS = 3
 """Rows on which compiled noise is compared with the plain one. Chosen: every pixel and lane occurs in each."""

@@ -16,9 +16,7 @@ from torch import Tensor
 
 from spacte_workers.shards import NoiseSource, Phase
 
-ROW_WORDS = 5
-"""int64 entries that name a row: two key words, two counter words and the sample number."""
-
+ROW_WORDS = 5  # int64 entries that name a row: two key words, two counter words and the sample number
 _DOMAIN = b"spacte noise 1"
 _MASK = 0xFFFFFFFF
 _MULTIPLIERS = (0xD2511F53, 0xCD9E8D57)

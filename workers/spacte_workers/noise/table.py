@@ -23,9 +23,7 @@ MASS_BITS = COLUMN_BITS + THRESHOLD_BITS
 MIN_SIGMA = 0.001
 """Smallest sigma in units of [0, 1] pixels: below it the cdf's series would need more digits, soon without end."""
 
-MAX_SIGMA = 12.0
-"""Largest sigma in units of [0, 1] pixels: beyond it the values would not fit the table's columns."""
-
+MAX_SIGMA = 12.0  # largest sigma in units of [0, 1] pixels: beyond it the values would not fit the table's columns
 _COLUMNS = 1 << COLUMN_BITS
 _COLUMN_MASS = 1 << THRESHOLD_BITS
 _TAIL_SDS = 9  # the mass beyond nine standard deviations, 2.3e-19, is lumped onto the outermost values

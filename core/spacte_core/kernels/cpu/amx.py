@@ -30,9 +30,7 @@ _SOURCE = Path(__file__).with_name("amx_kernel.cpp")
 _LANES, _LINE, _IMAGES = 16, 64, 16
 """A tile (Intel's manual, "AMX"): float32 values of a row, bytes of a row, rows, each of which is another image."""
 
-_FOUR, _FOUR_IN_PAIRS, _TWO_WIDE = range(3)
-"""Of the kernel: what the four tiles of a block of sums are."""
-
+_FOUR, _FOUR_IN_PAIRS, _TWO_WIDE = range(3)  # of the kernel: what the four tiles of a block of sums are
 _PRODUCTS, _PARTS_EACH = 4096, 64
 """Of `bare_products`. Chosen: some milliseconds of work, in parts small enough for threads that lose their cores."""
 

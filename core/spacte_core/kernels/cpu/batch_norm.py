@@ -16,8 +16,7 @@ from spacte_core.kernels.graph.folding import add_layer, is_add, is_relu, layer_
 
 SOURCE = Path(__file__).with_name("batch_norm_kernel.cpp")
 OPTIONS = ("-march=native", "-fopenmp")
-TILE = 64
-"""Values that the kernel reads at once, as there; the channels fill tiles, or a tile holds all of them."""
+TILE = 64  # values that the kernel reads at once, as there; the channels fill tiles, or a tile holds all of them
 
 
 class FusedBatchNorm(nn.Module):

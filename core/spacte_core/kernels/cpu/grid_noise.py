@@ -12,8 +12,7 @@ from spacte_core.kernels.compiler import call, compile_library
 
 SOURCE = Path(__file__).with_name("grid_noise_kernel.cpp")
 OPTIONS = ("-ffp-contract=off",)
-_RESULT_TYPES = {torch.int16: 0, torch.float32: 1, torch.bfloat16: 2, torch.uint8: 3}
-"""The kernel's numbers of them."""
+_RESULT_TYPES = {torch.int16: 0, torch.float32: 1, torch.bfloat16: 2, torch.uint8: 3}  # the kernel's numbers of them
 
 
 class _Table(ctypes.Structure):

@@ -32,8 +32,7 @@ GROUPS: dict[tuple[int, int, int], int] = {(3, 16, 1): 2, (16, 16, 1): 2, (32, 3
 """(channels in, channels out, stride) -> the group that is fastest there with packed weights, where that is not 1."""
 
 GRADIENT = {"BLOCK": 128, "num_warps": 4, "num_stages": 1}
-PROGRAMS = 132
-"""Of a weight gradient and a filter row, at most: one for each multiprocessor of an H200."""
+PROGRAMS = 132  # of a weight gradient and a filter row, at most: one for each multiprocessor of an H200
 
 
 @dataclass(frozen=True)

@@ -14,8 +14,7 @@ from spacte_core.kernels.graph.fusing import FusedConv
 
 from .rounding import Rounded
 
-MOST = 255
-"""The greatest code."""
+MOST = 255  # the greatest code
 
 
 @dataclass(frozen=True)

@@ -16,12 +16,8 @@ from torch.nn import functional
 
 from spacte_core.kernels.graph.fusing import FusedConv
 
-_CODES = 127
-"""Codes are -127..127: symmetric, as oneDNN wants weights."""
-
-_DAMPING = 0.01
-"""Share of the mean second moment that is added to all of them: GPTQ's own."""
-
+_CODES = 127  # codes are -127..127: symmetric, as oneDNN wants weights
+_DAMPING = 0.01  # share of the mean second moment that is added to all of them: GPTQ's own
 _ROWS, _PATCHES, _MOST_VALUES = 32, 2048, 1 << 24
 """Calibration rows, patches of a layer, and values unfolded at a time. Chosen: more patches than `_MOST_WEIGHTS`, and
 128 MB of float64."""
