@@ -59,7 +59,8 @@ class Form:
     """One way to compute a classifier.
 
     Attributes:
-        name: for reports: `plain`, `folded`, `onednn`, `winograd`, `amx`, `int8`, `fused`, `compiled`.
+        name: for reports: `plain`, `folded`, `onednn`, `winograd`, `amx`, `chain_avx512` and its like, `int8`, `fused`,
+            `compiled`.
         precision: the arithmetic, part of the function that is certified.
         batch: rows of each call; every call has exactly this many.
         encoding: of the trunk's input.

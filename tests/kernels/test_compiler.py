@@ -37,6 +37,16 @@ def test_a_library_is_compiled_once_and_called(source: Path, monkeypatch: pytest
     assert compile_library.__wrapped__(source, "-DFIRST") is not None
 
 
+def test_a_changed_header_makes_another_library(source: Path) -> None:
+    source.write_text('#include "factor.h"\nextern "C" int factor() { return FACTOR; }\n')
+    for factor in (2, 3):
+        source.with_name("factor.h").write_text(f"#define FACTOR {factor}\n")
+        library = compile_library.__wrapped__(source)
+        if library is None:
+            pytest.skip("there is no C++ compiler on this machine")
+        assert library.factor() == factor
+
+
 def test_errors_of_the_compiler_are_logged(source: Path, caplog: pytest.LogCaptureFixture) -> None:
     source.write_text("no C++")
     with caplog.at_level(logging.WARNING):

@@ -6,6 +6,7 @@ from torch import nn
 
 from spacte_core.forms import logits_of, plain
 from spacte_core.kernels.cpu.onednn import to_onednn
+from spacte_core.kernels.cpu.targets import target_for
 from spacte_core.kernels.graph.folding import fold_batch_norm, trace
 from spacte_core.kernels.graph.fusing import FusedConv, fuse, fused_convs
 from spacte_core.kernels.int8.layers import Codes, Decode, Encode, codes_for
@@ -296,7 +297,9 @@ def test_every_form_is_one_function_close_to_the_plain_one(precision, whole):
     network = decompose(module, rows[:2], 5)
     reference = logits_of(plain(network, 16), rows)
     made = list(forms(network, precision, 16, rows))
-    assert {form.name for form in made} == {
+    target = target_for({"bf16": torch.bfloat16}.get(precision, torch.uint8))
+    chains = {target.form} if precision != "fp32" and target is not None and target.multiple <= 8 else set()
+    assert {form.name for form in made} - chains == {
         "fp32": {"onednn", "folded", "plain"},
         "bf16": {"onednn", "folded"},
         "int8": {"int8"},

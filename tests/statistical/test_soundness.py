@@ -15,7 +15,7 @@ from scipy.stats import binomtest
 from torch import nn
 
 from spacte_core.forms import logits_of
-from spacte_core.kernels.cpu.amx import amx_library
+from spacte_core.kernels.cpu.targets import target_for
 from spacte_core.kernels.cpu.winograd import winograd_library
 from spacte_workers import LocalCertifier
 
@@ -142,7 +142,9 @@ def fastest(precision):
     """The kernels that this machine has for a precision."""
     if precision == "fp32":
         return "winograd" if winograd_library() else "onednn"
-    return "amx" if amx_library() else {"bf16": "onednn", "int8": "int8"}[precision]
+    dtype, library = {"bf16": (torch.bfloat16, "onednn"), "int8": (torch.uint8, "int8")}[precision]
+    target = target_for(dtype)
+    return library if target is None else target.form
 
 
 @pytest.fixture(scope="module")

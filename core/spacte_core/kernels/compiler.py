@@ -30,7 +30,7 @@ def compile_library(source: Path, *options: str, needs: tuple[str, ...] = ()) ->
     With `-fopenmp`, OpenMP's library has the name of the one that PyTorch has loaded, so that both share their threads.
 
     Args:
-        source: one C++ file.
+        source: one C++ file, which may include headers of its folder.
         options: of the compiler, besides `FLAGS`.
         needs: instruction sets, as Linux spells them, without which there is no use in compiling.
 
@@ -46,7 +46,8 @@ def compile_library(source: Path, *options: str, needs: tuple[str, ...] = ()) ->
         # A home folder that several machines share keeps a library for each kind of processor, which is what
         # -march=native compiles for.
         processor = f"{platform.machine()} {cpu_name()} {' '.join(sorted(cpu_flags()))}"
-        key = hashlib.sha256(source.read_bytes() + " ".join((*command, processor)).encode()).hexdigest()[:16]
+        sources = b"".join(path.read_bytes() for path in (source, *sorted(source.parent.glob("*.h"))))
+        key = hashlib.sha256(sources + " ".join((*command, processor)).encode()).hexdigest()[:16]
         folder = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "spacte"
         library = folder / f"{source.stem}_{key}.so"
         if not library.exists():

@@ -1,4 +1,4 @@
-"""A classifier's fast forms: folded for any device; oneDNN, Winograd, AMX, int8 for CPUs; fused, compiled for GPUs.
+"""A classifier's fast forms: folded for any device; oneDNN, Winograd, chains, int8 for CPUs; fused, compiled for GPUs.
 
 A form that a backend cannot make (a private call that this version of PyTorch lacks, no compiler) is not offered. A
 module that cannot be traced has none.
@@ -16,8 +16,10 @@ from torch import Tensor, fx, nn
 from spacte_core.forms import Classifier, Form, logits_of
 from spacte_core.kernel_switch import kernels_enabled
 
-from .cpu.amx import amx_library, floats_to_amx
+from .cpu.chain import floats_to_chains
 from .cpu.onednn import to_onednn
+from .cpu.row_by_row import logits_row_by_row
+from .cpu.targets import DTYPES, TARGETS, Target, target_for
 from .cpu.winograd import to_winograd
 from .gpu.fused_conv import fused_kernels, mostly_narrow
 from .graph.folding import fold_batch_norm, layer_of, recompile, trace
@@ -28,13 +30,15 @@ _log = logging.getLogger(__name__)
 
 _FORMS: dict[tuple[str, str], dict[str, tuple[str, ...]]] = {
     ("cpu", "fp32"): {"winograd": ("winograd",), "onednn": ("onednn",), "folded": ("folding",)},
-    ("cpu", "bf16"): {"amx": ("amx",), "onednn": ("onednn",), "folded": ("folding",)},
-    ("cpu", "int8"): {"amx": ("amx", "int8"), "int8": ("int8",)},
+    ("cpu", "bf16"): {"onednn": ("onednn",), "folded": ("folding",)},
+    ("cpu", "int8"): {"int8": ("int8",)},
     ("cuda", "fp32"): {"compiled": ("folding",), "folded": ("folding",)},
     ("cuda", "bf16"): {"fused": ("triton_conv",), "compiled": ("folding",), "folded": ("folding",)},
     ("cuda", "int8"): {},
 }
-"""Device and precision -> forms, fastest first, each with the names in `SPACTE_KERNELS` that it needs."""
+"""Device and precision -> forms, fastest first, each with the names in `SPACTE_KERNELS` that it needs.
+
+On a CPU with a target for chains, the form of that comes before these."""
 
 
 def optimized_forms(
@@ -50,17 +54,31 @@ def optimized_forms(
         only: a form's name, if no other is wanted.
     """
     offered = _FORMS["cuda" if rows_NCHW.is_cuda else "cpu", precision]
+    target = None if rows_NCHW.is_cuda else _chain_target(precision, only)
+    if target is not None:
+        offered = {target.form: (), **offered}
     names = [name for name in offered if only in (None, name) and all(map(kernels_enabled, offered[name]))]
     graphs = [trace(part) for part in (classifier.trunk, *classifier.heads)] if names else []
     folded = [fold_batch_norm(graph) for graph in graphs if graph is not None]
     for name in names if len(folded) == len(graphs) else ():
         try:
-            form = getattr(FormMaker(classifier, precision, batch, rows_NCHW, copy.deepcopy(folded)), name)()
+            maker = FormMaker(classifier, precision, batch, rows_NCHW, copy.deepcopy(folded))
+            form = maker.chains(target) if target is not None and name == target.form else getattr(maker, name)()
         except (RuntimeError, TypeError, ValueError, AttributeError, NotImplementedError) as error:
             _log.warning("the %s form of the classifier cannot be made here: %s", name, error)
             continue
         if form is not None:
             yield form
+
+
+def _chain_target(precision: str, only: str | None) -> Target | None:
+    """The best target for chains in this precision, or that of the form asked for; None where it is switched off."""
+    names = {None, *(target.form for target in TARGETS)}
+    if precision not in DTYPES or only not in names or not kernels_enabled("chain"):
+        return None
+    target = target_for(DTYPES[precision], only)
+    switches = [name for name in ("amx", "int8") if target is not None and name in (target.form, precision)]
+    return target if all(map(kernels_enabled, switches)) else None
 
 
 @dataclass(frozen=True)
@@ -118,22 +136,24 @@ class FormMaker:
         replaced = [to_winograd(graph, rows) for graph, rows in self._with_inputs(graphs, torch.float32)]
         return self._by_onednn("winograd", graphs) if any(replaced) else None
 
-    def amx(self) -> Form | None:
-        """The form of oneDNN in bfloat16 or int8, except for the convolutions that the kernel for AMX computes."""
+    def chains(self, target: Target) -> Form | None:
+        """The form of oneDNN in bfloat16 or int8, except for the chains that the target computes."""
         if self.precision == "int8":
-            return None if amx_library() is None else self.int8(amx=True)
+            return self.int8(target)
         graphs = self._fuse()
-        replaced = [floats_to_amx(graph, rows) for graph, rows in self._with_inputs(graphs, torch.float32)]
-        return self._by_onednn("amx", graphs) if any(replaced) else None
+        replaced = [floats_to_chains(graph, rows, target) for graph, rows in self._with_inputs(graphs, torch.float32)]
+        if not any(replaced):
+            return None
+        return self._by_onednn(target.form, [logits_row_by_row(graph, target, self.dtype) for graph in graphs])
 
-    def int8(self, *, amx: bool = False) -> Form | None:
+    def int8(self, target: Target | None = None) -> Form | None:
         """Convolutions on 8-bit codes."""
         graphs, fitted = self._fuse(), self.classifier.fitted
         if not any(map(fused_convs, graphs)):
             return None
         if "int8" not in fitted or fitted["int8"].rows_NCHW is not self.rows_NCHW:
             fitted["int8"] = fit_codes(self.classifier, graphs, self.rows_NCHW)
-        return int8_form(self.classifier, graphs, self.batch, fitted["int8"], amx=amx)
+        return int8_form(self.classifier, graphs, self.batch, fitted["int8"], target)
 
     def _fuse(self) -> list[fx.GraphModule]:
         return [fuse(graph) for graph in self.graphs]

@@ -1,9 +1,9 @@
 """What this machine can do at most: multiply-adds per second in each precision, and bytes moved.
 
 A ceiling is the best that the library behind the forms reaches on a few large products of different shape, and on CPUs
-with matrix units (AMX) the rate of products of tiles without a load or a store. One shape is not enough: those units
-need tall products or convolutions to be kept busy, and reach less than half of their rate in a square product that
-would fill a vector unit (benchmarks/results/engine_cpu.md).
+the rate of products of tiles or vectors without a load or a store. One shape is not enough: matrix units need tall
+products or convolutions to be kept busy, and reach less than half of their rate in a square product that would fill a
+vector unit (benchmarks/results/engine_cpu.md).
 """
 
 import statistics
@@ -22,28 +22,19 @@ _LINEAR = {"cpu": ((1024, 1024, 1024), (4096, 1024, 1024)), "cuda": ((8192, 8192
 _CONVOLUTIONS = {"cpu": ((32, 128, 32), (16, 512, 28)), "cuda": ((256, 128, 32),)}
 """Images, channels in and out, and side of the 3 x 3 convolutions, with few channels and with many."""
 
-_PROBE = {"cpu": 512, "cuda": 4096}
-"""Side of the square product of `probe`. Chosen: a smaller one would time a GPU's launches."""
-
 _COPIED = {"cpu": 1 << 24, "cuda": 1 << 28}  # float32 values of the copy. Chosen: more than any cache holds
 _REPEATS = 5
-_AMX = {"bf16": torch.bfloat16, "int8": torch.uint8}
+_BARE = {"bf16": torch.bfloat16, "int8": torch.uint8}
 
 
 def multiply_adds_per_second(precision: str, device: torch.device) -> float:
-    """The best median rate over large products, and over those of matrix units alone.
+    """The best median rate over large products, and on CPUs over those without loads and stores.
 
     Args:
         precision: `fp32`, `bf16` or `int8` (CPU only).
         device: where.
     """
     return max(_rate(product, work, device) for product, work in _products(precision, device))
-
-
-def probe(precision: str, device: torch.device) -> float:
-    """A quick look at the rate, of one square product: enough to see which precisions a machine has units for."""
-    size = _PROBE[device.type]
-    return _rate(_linear(precision, device, size, size, size), size**3, device)
 
 
 def bytes_per_second(device: torch.device) -> float:
@@ -74,12 +65,12 @@ def _rate(task: Callable[[], object], work: float, device: torch.device) -> floa
 
 def _products(precision: str, device: torch.device) -> Iterator[tuple[Callable[[], object], int]]:
     """Products with their multiply-adds."""
-    if device.type == "cpu" and precision in _AMX and kernels_enabled("amx"):
-        from spacte_core.kernels.cpu.amx import bare_products
+    if device.type == "cpu" and precision in _BARE and kernels_enabled("chain"):
+        from spacte_core.kernels.cpu.chain import bare_products
 
-        bare = bare_products(_AMX[precision])
+        bare = bare_products(_BARE[precision])
         if bare is not None:
-            yield bare
+            yield bare, bare()
     for rows, inputs, outputs in _LINEAR[device.type]:
         yield _linear(precision, device, rows, inputs, outputs), rows * inputs * outputs
     if precision != "int8":

@@ -1,9 +1,9 @@
 """Which form, precision and batch size: decided when a classifier is loaded, then fixed.
 
 What is part of the function that votes must not depend on how busy the machine was at that time: a server that is
-restarted has to count as it did before. So `auto` ranks precisions by the machine's arithmetic units, whose rates lie
-far apart, and not by timing the classifier; and another batch size, which is chosen by timing, has to give the very
-same logits.
+restarted has to count as it did before. So `auto` ranks precisions by a table of their measured rates on this kind of
+machine, and not by timing the classifier; and another batch size, which is chosen by timing, has to give the very same
+logits.
 """
 
 import statistics
@@ -17,11 +17,13 @@ from torch import Tensor
 
 from spacte_client.types import Precision
 from spacte_core.forms import Classifier, Form, logits_of, plain, whole_batches
+from spacte_core.hardware import has_bf16
+from spacte_core.kernel_switch import kernels_enabled
 
 from .calibration import Calibration
 from .errors import EngineError, NoSuchKernelsError
 from .forms import forms
-from .peak_rates import probe, synchronize
+from .peak_rates import synchronize
 from .self_checks import agreement, is_one_function
 
 WantedPrecision = Precision | Literal["auto"]
@@ -34,11 +36,13 @@ _BATCHES = {"cpu": (8, 2048), "cuda": (64, 8192)}
 """Smallest and largest batch. Chosen: 8,192 is what benchmarks/results/gpu.md measured."""
 
 _QUICK_SECONDS = 0.1  # A batch that takes longer is not tried in other sizes. Chosen: loading must not take minutes
-_GAIN = 1.1  # another batch size must be faster by that much to be used. Chosen: above the noise of the timing
-_OWN_UNITS = 1.4
-"""bf16 takes half of float32's time where there are units for it, more than all of it elsewhere: chosen in between."""
+_GAIN = 1.1
+"""Another precision or batch size must be faster by that much to be used. Chosen: above the noise of the timing."""
 
-_PROBES = 3  # turns of each precision. Chosen: the best of three is rarely disturbed by other work
+_BF16_RATE = 2.0
+"""Of bf16 where there are units for it and no kernels, float32's being 1: GPUs multiply at least twice as fast by them,
+AMD's CPUs with AVX-512 BF16 1.8 times (benchmarks/results/engine_cpu.md)."""
+
 _SMALL = 8  # A large batch's rows over those of a small one. Chosen: looks at few samples cost an eighth
 _NOT_ONE_FUNCTION = (
     "The module's votes change from run to run or with the rest of the batch: switch off dropout and batch "
@@ -89,7 +93,7 @@ def select_form(
     reference = plain(classifier, size)
     votes_N = logits_of(reference, rows.compared).argmax(1)
     tried: dict[str, float] = {}
-    for name in [precision] if precision != "auto" else candidate_precisions(rows.compared.device, allow_int8):
+    for name in [precision] if precision != "auto" else _candidates(classifier, rows.compared, allow_int8):
         candidates = forms(classifier, name, size, rows.fitted, only=form_name)
         found = _best_form(candidates, rows.compared, votes_N, min_agreement)
         if found is None:
@@ -109,22 +113,28 @@ def select_form(
     return SelectedForm(form, _small_form(classifier, form, rows, logits_NK), tried[form.precision])
 
 
-def candidate_precisions(device: torch.device, allow_int8: bool) -> list[Precision]:
-    """Precisions worth trying, the fastest first: those with units of their own on this machine, and float32.
+def candidate_precisions(device: torch.device, allow_int8: bool, winograd_share: float = 1.0) -> list[Precision]:
+    """Precisions worth trying, the fastest first: those that are clearly faster than float32 here, and float32.
 
-    The machine is busy or idle alike for all of them, because their probes take turns; what counts is each one's best
-    turn.
+    Args:
+        device: where they would run.
+        allow_int8: whether int8 may be tried.
+        winograd_share: of the classifier's multiply-adds, those that Winograd's kernels can compute.
     """
     lower: list[Precision] = ["int8", "bf16"] if allow_int8 and device.type == "cpu" else ["bf16"]
-    best: dict[Precision, float] = {"fp32": 0.0, **dict.fromkeys(lower, 0.0)}
-    for _ in range(_PROBES):
-        for name, rate in best.items():
-            try:
-                best[name] = max(rate, probe(name, device))
-            except (RuntimeError, AttributeError, NotImplementedError):  # not on this machine, or not in this PyTorch
-                continue
-    found: list[Precision] = [name for name in lower if best[name] > _OWN_UNITS * best["fp32"]]
-    return [*found, "fp32"]
+    names: list[Precision] = [*lower, "fp32"]
+    rates = {name: precision_rate(name, device, winograd_share) for name in names}
+    faster: list[Precision] = [name for name in lower if rates[name] > _GAIN * rates["fp32"]]
+    return [*sorted(faster, key=lambda name: -rates[name]), "fp32"]
+
+
+def precision_rate(precision: Precision, device: torch.device, winograd_share: float) -> float:
+    """How fast a precision is on this kind of device, to be compared with another's; 0 where that is not known."""
+    if device.type == "cpu" and kernels_enabled():
+        from spacte_core.kernels.rates import cpu_rate
+
+        return cpu_rate(precision, winograd_share)
+    return {"fp32": 1.0, "bf16": _BF16_RATE if has_bf16(device) else 0.0}.get(precision, 0.0)
 
 
 def default_batch(classifier: Classifier, rows_NCHW: Tensor) -> int:
@@ -157,6 +167,16 @@ def rows_per_second(form: Form, rows_NCHW: Tensor, seconds: float = 0.2) -> floa
         synchronize(x_BCHW.device)
         times.append(time.perf_counter() - started)
     return form.batch / statistics.median(times)
+
+
+def _candidates(classifier: Classifier, rows_NCHW: Tensor, allow_int8: bool) -> list[Precision]:
+    """The precisions that `auto` tries for this classifier, in this order."""
+    share = 1.0
+    if rows_NCHW.device.type == "cpu" and kernels_enabled():
+        from spacte_core.kernels.rates import winograd_share
+
+        share = winograd_share(classifier, rows_NCHW[:2])
+    return candidate_precisions(rows_NCHW.device, allow_int8, share)
 
 
 def _best_form(

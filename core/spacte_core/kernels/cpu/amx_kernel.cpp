@@ -1,6 +1,6 @@
-// Convolutions of 8-bit codes or of bfloat16 maps by the matrix units of recent CPUs (AMX), several layers at a time.
+// The back end of a chain for the matrix units of recent CPUs (AMX).
 //
-// Sixteen images go through all layers together, whose maps then stay in the second-level cache. The sixteen rows of
+// The sixteen rows of
 // a tile are one pixel of sixteen images: a row holds 64 bytes of that pixel and of those to its right, which is what
 // a filter's line covers, so that every shape, stride and border is the same case. A map of the sixteen
 // lies as [height + 2][16 images][width + 2][channels] with a border that stands for zeros. Rows of a tile never meet: an image's result
@@ -14,39 +14,14 @@
 #endif
 
 #include <immintrin.h>
-#include <omp.h>
 #include <sys/syscall.h>
 #include <unistd.h>
 
-#include <algorithm>
-#include <cstdint>
-#include <cstring>
-
-extern "C" {
-
-// relu?(convolution of `source` * scale + bias + `other` * other_scale?) into `target`, with `kernel` x `kernel` weights
-// (1 or 3) and as much padding as keeps the size at stride 1. The three are numbers of maps, `other` may be -1 and may
-// be the target. `height` and `width` are the result's. Codes are clamped to 0..255, which is their ReLU.
-// With kernel 0 it is the average over `height` x `width` places, the sum times `other_scale`, in float32 into an outer map.
-struct Layer {
-  const char* weight;  // tiles of [channels / 16][kernel][chunks] * 1,024 bytes, a chunk being 64 bytes of a line
-  const float* scale;  // [channels], of codes
-  const float* bias;   // [channels]
-  double other_scale;
-  int64_t channels, height, width, kernel, stride, relu, shape, source, other, target;
-};
-
-// A map of one image. With data it lies outside as [batch, height, width, channels], else in the scratch memory.
-struct Map {
-  char* data;
-  int64_t channels, height, width;
-  int64_t border;  // the code of zero
-};
-}
+#include "chain_walk.h"
 
 namespace {
 
-constexpr int64_t kImages = 16, kLine = 64, kTileBytes = 1024, kLanes = 16;
+constexpr int64_t kTileBytes = 1024, kLanes = 16;
 
 inline int64_t rounded_up(int64_t bytes) { return (bytes + kLine - 1) / kLine * kLine; }
 
@@ -64,18 +39,12 @@ int64_t row_bytes(const Map& map) {
   return rounded_up((map.width + 2) * map.channels * sizeof(typename Kind::Value) + kLine - 1) | kLine;
 }
 
-template <class Kind>
-int64_t map_bytes(const Map& map) {
-  return (map.height + 2) * kImages * row_bytes<Kind>(map);
-}
-
 // What the four tiles of a block of sums are: four places of 16 channels, or two places of 32. With one place to a row of
 // the matrix unit, a filter's line has to be loaded for each. Where the 64 bytes hold the line of the next place, too, one
 // load serves both: they are told apart by their weights, which the second has moved along by a place.
 enum Shape { kFour, kFourInPairs, kTwoWide };
 
 #define SPACTE_ALL_WRITTEN asm volatile("" ::: "memory")
-#define SPACTE_ALWAYS inline __attribute__((always_inline))
 
 // One step: a chunk of a filter's line, for four tiles of sums.
 #define SPACTE_STEP(KIND, PRODUCT)                                                                        \
@@ -198,25 +167,14 @@ struct Place {
   char* at(int64_t y, int64_t x) const { return base + y * line + x * pixel; }
 };
 
-template <class Kind>
-Place place(const Map& map, char* inner, int64_t first) {
-  const int64_t pixel = map.channels * sizeof(typename Kind::Value);
-  if (map.data) {
-    const int64_t line = map.width * pixel, image = map.height * line;
-    return {map.data + first * image, line, image, pixel};
-  }
-  const int64_t row = row_bytes<Kind>(map);
-  return {inner + kImages * row + pixel, kImages * row, row, pixel};  // past the border
-}
-
 template <class Kind, Shape SHAPE, bool OTHER>
-void convolve(const Layer& layer, const Place& source, const Place& other, const Place& target, int64_t images,
-              char* scratch) {
+void by_blocks(const Layer& layer, const Place& source, const Place& other, const Place& target, int64_t images,
+               char* scratch) {
   SPACTE_ALL_WRITTEN;  // the compiler does not know that tiles are loaded from memory
   constexpr int64_t across = SHAPE == kTwoWide ? 2 : 4, deep = SHAPE == kTwoWide ? 2 : 1;
   constexpr int64_t loads = SHAPE == kFour ? 4 : 2;
   const int64_t chunks = rounded_up(layer.kernel * source.pixel) / kLine, steps = layer.kernel * chunks;
-  const int64_t border = layer.kernel / 2, share = (kImages + steps - 1) / steps;
+  const int64_t border = layer.kernel / 2, share = (kLanes + steps - 1) / steps;
   const int64_t weights = steps * kTileBytes * (SHAPE == kFour ? 1 : 2);
   for (int64_t tile = 0; tile < layer.channels / kLanes; tile += deep) {
     const char* const weight = layer.weight + tile / deep * weights;
@@ -257,7 +215,7 @@ void convolve(const Layer& layer, const Place& source, const Place& other, const
 
 // Averages are left simple: they are one in a hundred of the work. Sums of codes are whole numbers that float32 holds.
 template <class Kind>
-void average(const Layer& layer, const Place& source, float* target, int64_t images) {
+void average_of(const Layer& layer, const Place& source, float* target, int64_t images) {
   const __m512 scale = _mm512_set1_ps(float(layer.other_scale));
   for (int64_t n = 0; n < images; ++n)
     for (int64_t c = 0; c < layer.channels; c += kLanes) {
@@ -297,57 +255,44 @@ class Tiles {
 };
 
 template <class Kind>
-int64_t scratch_bytes(const Map* maps, int64_t map_count) {
-  int64_t total = 2 * 4 * kTileBytes + kLine;
-  for (int64_t i = 0; i < map_count; ++i) total += maps[i].data ? 0 : map_bytes<Kind>(maps[i]);
-  return total;
-}
+struct MatrixUnits {
+  static constexpr int64_t kImages = kLanes, kWorkBytes = 2 * 4 * kTileBytes;
 
-template <class Kind>
-void run(const Layer* layers, int64_t layer_count, const Map* maps, int64_t map_count, const int64_t* copies,
-         int64_t copy_count, int64_t images, int64_t threads, char* scratch) {
-  const int64_t each = scratch_bytes<Kind>(maps, map_count), groups = (images + kImages - 1) / kImages;
-#pragma omp parallel num_threads(threads)
-  {
-    char* const mine = scratch + omp_get_thread_num() * each;
-    char* const sums = mine + (kLine - reinterpret_cast<uintptr_t>(mine) % kLine) % kLine;
-    const Tiles tiles;
-    const auto inner = [&](int64_t number) {
-      char* at = sums + 2 * 4 * kTileBytes;
-      for (int64_t i = 0; i < number; ++i) at += maps[i].data ? 0 : map_bytes<Kind>(maps[i]);
-      return at;
-    };
-    for (int64_t i = 0; i < map_count; ++i)
-      if (!maps[i].data) std::memset(inner(i), int(maps[i].border), map_bytes<Kind>(maps[i]));
-#pragma omp for schedule(dynamic)
-    for (int64_t g = 0; g < groups; ++g) {
-      const int64_t first = g * kImages, here = std::min(images - first, kImages);
-      for (int64_t i = 0; i < copy_count; ++i) {  // pairs: an outer map, and the inner one that it is copied to
-        const Map &from_map = maps[copies[2 * i]], &to_map = maps[copies[2 * i + 1]];
-        const Place from = place<Kind>(from_map, nullptr, first), to = place<Kind>(to_map, inner(copies[2 * i + 1]), 0);
-        for (int64_t y = 0; y < to_map.height; ++y)
-          for (int64_t n = 0; n < here; ++n)
-            std::memcpy(to.at(y, 0) + n * to.image, from.at(y, 0) + n * from.image, from.line);
-      }
-      for (int64_t i = 0; i < layer_count; ++i) {
-        const Layer& layer = layers[i];
-        const auto at = [&](int64_t number) { return place<Kind>(maps[number], inner(number), first); };
-        const Place source = at(layer.source);
-        if (!layer.kernel) {
-          average<Kind>(layer, source, reinterpret_cast<float*>(maps[layer.target].data) + first * layer.channels, here);
-          continue;
-        }
-        const bool has_other = layer.other >= 0;
-        const auto by_shape = layer.shape == kTwoWide
-                                  ? (has_other ? convolve<Kind, kTwoWide, true> : convolve<Kind, kTwoWide, false>)
-                              : layer.shape == kFourInPairs
-                                  ? (has_other ? convolve<Kind, kFourInPairs, true> : convolve<Kind, kFourInPairs, false>)
-                                  : (has_other ? convolve<Kind, kFour, true> : convolve<Kind, kFour, false>);
-        by_shape(layer, source, has_other ? at(layer.other) : Place{}, at(layer.target), here, sums);
-      }
+  typedef Tiles Session;
+
+  static int64_t map_bytes(const Map& map) { return (map.height + 2) * kImages * row_bytes<Kind>(map); }
+
+  static Place place(const Map& map, char* inner, int64_t first) {
+    const int64_t pixel = map.channels * sizeof(typename Kind::Value);
+    if (map.data) {
+      const int64_t line = map.width * pixel, image = map.height * line;
+      return {map.data + first * image, line, image, pixel};
     }
+    const int64_t row = row_bytes<Kind>(map);
+    return {inner + kImages * row + pixel, kImages * row, row, pixel};  // past the border
   }
-}
+
+  static void fill(const Map& map, char* inner) { std::memset(inner, int(map.border), map_bytes(map)); }
+
+  static void copy_in(const Map& map, const Place& from, const Place& to, int64_t images) {
+    for (int64_t y = 0; y < map.height; ++y)
+      for (int64_t n = 0; n < images; ++n) std::memcpy(to.at(y, 0) + n * to.image, from.at(y, 0) + n * from.image, from.line);
+  }
+
+  static void copy_out(const Map&, const Place&, const Place&, int64_t) {}  // layers write to outer maps themselves
+
+  static void convolve(const Layer& layer, const Place& source, const Place* other, const Place& target, int64_t images,
+                       char* work) {
+    const auto by_shape = layer.shape == kTwoWide       ? (other ? by_blocks<Kind, kTwoWide, true> : by_blocks<Kind, kTwoWide, false>)
+                          : layer.shape == kFourInPairs ? (other ? by_blocks<Kind, kFourInPairs, true> : by_blocks<Kind, kFourInPairs, false>)
+                                                        : (other ? by_blocks<Kind, kFour, true> : by_blocks<Kind, kFour, false>);
+    by_shape(layer, source, other ? *other : Place{}, target, images, work);
+  }
+
+  static void average(const Layer& layer, const Place& source, float* target, int64_t images) {
+    average_of<Kind>(layer, source, target, images);
+  }
+};
 
 }  // namespace
 
@@ -359,8 +304,8 @@ int spacte_amx_allowed() {
   return syscall(SYS_arch_prctl, kAskForState, kTileData) == 0;
 }
 
-// `parts` times `each` products of tiles that are there already: what the matrix units can do at most.
-void spacte_amx_products(int64_t each, int64_t parts, int64_t threads, int64_t is_float) {
+// `parts` times `each` products of tiles that are there already, and their multiply-adds: what the matrix units can do.
+int64_t spacte_chain_products(int64_t each, int64_t parts, int64_t threads, int64_t is_float) {
 #pragma omp parallel num_threads(threads)
   {
     const Tiles tiles;
@@ -381,17 +326,19 @@ void spacte_amx_products(int64_t each, int64_t parts, int64_t threads, int64_t i
           _tile_dpbusd(3, 4, 6);
         }
   }
+  return parts * each * kLanes * kLanes * (is_float ? kLine / 2 : kLine);
 }
 
 // Bytes of scratch memory that a thread needs.
-int64_t spacte_amx_scratch(const Map* maps, int64_t map_count, int64_t is_float) {
-  return is_float ? scratch_bytes<Floats>(maps, map_count) : scratch_bytes<Codes>(maps, map_count);
+int64_t spacte_chain_scratch(const Map* maps, int64_t map_count, int64_t is_float) {
+  const auto by_kind = is_float ? Scratch<MatrixUnits<Floats>>::bytes : Scratch<MatrixUnits<Codes>>::bytes;
+  return by_kind(maps, map_count);
 }
 
 // The layers, in this order, for all images.
-void spacte_amx(const Layer* layers, int64_t layer_count, const Map* maps, int64_t map_count, const int64_t* copies,
-                int64_t copy_count, int64_t images, int64_t threads, char* scratch, int64_t is_float) {
-  const auto by_kind = is_float ? run<Floats> : run<Codes>;
-  by_kind(layers, layer_count, maps, map_count, copies, copy_count, images, threads, scratch);
+void spacte_chain(const Layer* layers, int64_t layer_count, const Map* maps, int64_t map_count, const int64_t* copies,
+                  int64_t copies_in, int64_t copies_out, int64_t images, int64_t threads, char* scratch, int64_t is_float) {
+  const auto by_kind = is_float ? run<MatrixUnits<Floats>> : run<MatrixUnits<Codes>>;
+  by_kind(layers, layer_count, maps, map_count, copies, copies_in, copies_out, images, threads, scratch);
 }
 }

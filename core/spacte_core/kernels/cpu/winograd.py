@@ -1,4 +1,4 @@
-"""3 x 3 convolutions of a float32 network in a quarter of the multiplications, on CPUs with AVX-512.
+"""3 x 3 convolutions of a float32 network in a quarter of the multiplications, on CPUs with AVX-512 or AVX2.
 
 Winograd's F(4 x 4, 3 x 3) with the points 0, +-5/8, +-3/2 and infinity (Lavin and Gray 2016 use +-1 and +-2). Its
 rounding errors have 2.5 times the standard deviation of a direct convolution's in float32, 5e-7 of the values' own
@@ -14,10 +14,13 @@ from typing import cast
 import torch
 from torch import Tensor, fx, nn
 
+from spacte_core.hardware import cpu_flags
 from spacte_core.kernels.compiler import call, compile_library
 from spacte_core.kernels.graph.chains import Chain, Operands, assign_buffers, replace_chains
 from spacte_core.kernels.graph.folding import layer_of
 from spacte_core.kernels.graph.fusing import FusedConv, shapes
+
+from .targets import forced
 
 POINTS = (0.0, 0.625, -0.625, 1.5, -1.5)
 """Where the polynomials behind the transforms are evaluated, besides infinity; the kernel knows the same."""
@@ -94,8 +97,10 @@ class WinogradChain(nn.Module):
 
 
 def winograd_library() -> ctypes.CDLL | None:
-    """The compiled kernel; None on a machine without AVX-512 or without a compiler."""
-    return compile_library(_SOURCE, "-march=native", "-fopenmp", "-ffp-contract=off", needs=("avx512f",))
+    """The compiled kernel, of the same bits with AVX-512 and AVX2; None on a machine with neither, or no compiler."""
+    narrow = forced() in ("avx2", "avx_vnni") or not {"avx512f", "avx512bw"} <= cpu_flags()
+    options = ("-mavx2", "-mfma", "-mtune=native") if narrow else ("-march=native",)
+    return compile_library(_SOURCE, *options, "-fopenmp", "-ffp-contract=off", needs=("avx2", "fma"))
 
 
 def to_winograd(graph_module: fx.GraphModule, some_rows: Tensor) -> bool:
@@ -130,13 +135,16 @@ def transform(weight_OIHW: Tensor) -> Tensor:
 
 def fits(step: nn.Module | None, shape_BCHW: torch.Size) -> bool:
     """Whether the kernel computes this step for inputs of this shape."""
-    if not isinstance(step, FusedConv) or step.conv.weight.dtype != torch.float32:
-        return False
-    conv = step.conv
+    return isinstance(step, FusedConv) and fits_conv(step.conv, shape_BCHW)
+
+
+def fits_conv(conv: nn.Conv2d, shape_BCHW: torch.Size) -> bool:
+    """Whether the kernel computes this convolution for inputs of this shape."""
     geometry = (conv.kernel_size, conv.stride, conv.padding, conv.dilation, conv.groups)
     return (
         geometry == ((3, 3), (1, 1), (1, 1), (1, 1), 1)
         and conv.in_channels % _LANES == 0
         and conv.out_channels in _CHANNELS
+        and conv.weight.dtype == torch.float32
         and all(side % _TILE == 0 for side in shape_BCHW[2:])
     )

@@ -10,8 +10,10 @@
 // its place in a group or block, so that a row's result is its own.
 // Compile without contraction into fused multiply-adds: those that are wanted are written out.
 
-#ifndef __AVX512F__
-#error "this kernel is written for AVX-512"
+// With AVX-512 and with AVX2 a value comes of the same operations in the same order: the bits are the same.
+
+#if !defined(__AVX2__) || !defined(__FMA__)
+#error "this kernel is written for AVX-512, or AVX2 with FMA"
 #endif
 
 #include <immintrin.h>
@@ -23,21 +25,40 @@
 
 namespace {
 
+#ifdef __AVX512F__
 typedef __m512 Floats;
-
 constexpr int64_t kLanes = 16;
-constexpr int64_t kBlockValues = 768;  // tiles of a block times channels: a block's products stay near the core
-constexpr int64_t kTile = 4, kSide = 6, kProducts = kSide * kSide;
-constexpr float kA = 0.625f, kB = 1.5f;  // the points, besides 0 and infinity, with either sign
-constexpr float kA2 = kA * kA, kB2 = kB * kB, kA3 = kA2 * kA, kB3 = kB2 * kB;
+constexpr int kVectors = 4;  // of the results whose sums are kept in registers at a time: all that a layer has
 
 inline Floats all(float value) { return _mm512_set1_ps(value); }
 inline Floats load(const float* from) { return _mm512_loadu_ps(from); }
 inline void store(float* to, Floats value) { _mm512_storeu_ps(to, value); }
 inline Floats plus(Floats a, Floats b) { return _mm512_add_ps(a, b); }
 inline Floats minus(Floats a, Floats b) { return _mm512_sub_ps(a, b); }
+inline Floats times(Floats a, Floats b) { return _mm512_mul_ps(a, b); }
+inline Floats larger(Floats a, Floats b) { return _mm512_max_ps(a, b); }
 inline Floats plus_product(Floats c, Floats a, Floats b) { return _mm512_fmadd_ps(a, b, c); }
 inline Floats minus_product(Floats c, Floats a, Floats b) { return _mm512_fnmadd_ps(a, b, c); }
+#else
+typedef __m256 Floats;
+constexpr int64_t kLanes = 8;
+constexpr int kVectors = 2;
+
+inline Floats all(float value) { return _mm256_set1_ps(value); }
+inline Floats load(const float* from) { return _mm256_loadu_ps(from); }
+inline void store(float* to, Floats value) { _mm256_storeu_ps(to, value); }
+inline Floats plus(Floats a, Floats b) { return _mm256_add_ps(a, b); }
+inline Floats minus(Floats a, Floats b) { return _mm256_sub_ps(a, b); }
+inline Floats times(Floats a, Floats b) { return _mm256_mul_ps(a, b); }
+inline Floats larger(Floats a, Floats b) { return _mm256_max_ps(a, b); }
+inline Floats plus_product(Floats c, Floats a, Floats b) { return _mm256_fmadd_ps(a, b, c); }
+inline Floats minus_product(Floats c, Floats a, Floats b) { return _mm256_fnmadd_ps(a, b, c); }
+#endif
+
+constexpr int64_t kBlockValues = 768;  // tiles of a block times channels: a block's products stay near the core
+constexpr int64_t kTile = 4, kSide = 6, kProducts = kSide * kSide;
+constexpr float kA = 0.625f, kB = 1.5f;  // the points, besides 0 and infinity, with either sign
+constexpr float kA2 = kA * kA, kB2 = kB * kB, kA3 = kA2 * kA, kB3 = kB2 * kB;
 
 // B^T d
 inline __attribute__((always_inline)) void into(const Floats d[kSide], Floats y[kSide]) {
@@ -56,37 +77,47 @@ inline __attribute__((always_inline)) void out_of(const Floats m[kSide], Floats 
   const Floats a_sum = plus(m[1], m[2]), a_difference = minus(m[1], m[2]);
   const Floats b_sum = plus(m[3], m[4]), b_difference = minus(m[3], m[4]);
   y[0] = plus(plus(m[0], a_sum), b_sum);
-  y[1] = plus_product(_mm512_mul_ps(all(kA), a_difference), all(kB), b_difference);
-  y[2] = plus_product(_mm512_mul_ps(all(kA2), a_sum), all(kB2), b_sum);
+  y[1] = plus_product(times(all(kA), a_difference), all(kB), b_difference);
+  y[2] = plus_product(times(all(kA2), a_sum), all(kB2), b_sum);
   y[3] = plus_product(plus_product(m[5], all(kB3), b_difference), all(kA3), a_difference);
 }
 
-// One of the 36 products, for ROWS tiles and all VECTORS * 16 channels, in the place of its first factor: panels of 16
-// channels, each [tiles, 16], `stride` values from one to the next.
+// One of the 36 products, for ROWS tiles and all VECTORS * kLanes channels, in the place of its first factor: panels of
+// kLanes channels, each [tiles, kLanes], `stride` values from one to the next. Some of the channels' sums at a time.
 template <int ROWS, int VECTORS>
 inline void multiply_rows(int64_t panels, const float* weight, float* values, int64_t stride) {
-  Floats sum[ROWS][VECTORS];
+  constexpr int kSome = VECTORS < kVectors ? VECTORS : kVectors;
+  float made[VECTORS > kSome ? VECTORS : 1][ROWS * kLanes];
+#pragma GCC unroll 1
+  for (int first = 0; first < VECTORS; first += kSome) {
+    Floats sum[ROWS][kSome];
 #pragma GCC unroll 32
-  for (int r = 0; r < ROWS; ++r)
+    for (int r = 0; r < ROWS; ++r)
 #pragma GCC unroll 4
-    for (int i = 0; i < VECTORS; ++i) sum[r][i] = _mm512_setzero_ps();
-  for (int64_t panel = 0; panel < panels; ++panel)
+      for (int i = 0; i < kSome; ++i) sum[r][i] = all(0.0f);
+    const float* from = weight + first * kLanes;
+    for (int64_t panel = 0; panel < panels; ++panel)
 #pragma GCC unroll 4
-    for (int k = 0; k < kLanes; ++k, weight += VECTORS * kLanes) {
-      Floats w[VECTORS];
+      for (int k = 0; k < kLanes; ++k, from += VECTORS * kLanes) {
+        Floats w[kSome];
 #pragma GCC unroll 4
-      for (int i = 0; i < VECTORS; ++i) w[i] = load(weight + i * kLanes);
+        for (int i = 0; i < kSome; ++i) w[i] = load(from + i * kLanes);
 #pragma GCC unroll 32
-      for (int r = 0; r < ROWS; ++r) {
-        const Floats value = all(values[panel * stride + r * kLanes + k]);
+        for (int r = 0; r < ROWS; ++r) {
+          const Floats value = all(values[panel * stride + r * kLanes + k]);
 #pragma GCC unroll 4
-        for (int i = 0; i < VECTORS; ++i) sum[r][i] = plus_product(sum[r][i], value, w[i]);
+          for (int i = 0; i < kSome; ++i) sum[r][i] = plus_product(sum[r][i], value, w[i]);
+        }
       }
-    }
 #pragma GCC unroll 32
-  for (int r = 0; r < ROWS; ++r)
+    for (int r = 0; r < ROWS; ++r)
 #pragma GCC unroll 4
-    for (int i = 0; i < VECTORS; ++i) store(values + i * stride + r * kLanes, sum[r][i]);
+      for (int i = 0; i < kSome; ++i)
+        store(VECTORS > kSome ? made[first + i] + r * kLanes : values + i * stride + r * kLanes, sum[r][i]);
+  }
+  if constexpr (VECTORS > kSome)  // the last sums have read the values
+    for (int i = 0; i < VECTORS; ++i)
+      for (int r = 0; r < ROWS; ++r) store(values + i * stride + r * kLanes, load(made[i] + r * kLanes));
 }
 
 // The tiles that are left over are taken by halves.
@@ -122,7 +153,7 @@ namespace {
 
 // Tiles that are worked on together. A product takes the place of what it was made from.
 struct Block {
-  int64_t rows, tiles, panel, stride;  // `panel`: values of 16 channels; `stride`: of one of the 36 products
+  int64_t rows, tiles, panel, stride;  // `panel`: values of kLanes channels; `stride`: of one of the 36 products
 
   explicit Block(const Layer& layer) {
     const int64_t across = layer.width / kTile, widest = std::max(layer.channels_in, layer.channels);
@@ -139,7 +170,7 @@ int64_t working_values(const Layer& layer) {
   return layer.width * layer.channels_in + kSide * padded(layer) + kProducts * Block(layer).stride;
 }
 
-// B^T d B of a row of tiles, to v + product * block.stride + panel * block.panel + tile * 16.
+// B^T d B of a row of tiles, to v + product * block.stride + panel * block.panel + tile * kLanes.
 void row_into(const Layer& layer, const Block& block, const float* image, int64_t tile_row, const float* zeros,
               float* halves, float* v) {
   const int64_t row = layer.width * layer.channels_in, line = padded(layer);
@@ -196,7 +227,7 @@ void row_out_of(const Layer& layer, const Block& block, const float* m, const fl
         for (int j = 0; j < kTile; ++j) {
           Floats value = plus(y[j], bias);
           if (OTHER) value = plus(value, load(other + at + j * channels));
-          if (RELU) value = _mm512_max_ps(_mm512_setzero_ps(), value);  // no number stays none
+          if (RELU) value = larger(all(0.0f), value);  // no number stays none
           store(image + at + j * channels, value);
         }
       }
@@ -205,7 +236,10 @@ void row_out_of(const Layer& layer, const Block& block, const float* m, const fl
 }
 
 void multiply(const Layer& layer, const Block& block, int64_t tiles, float* products) {
-  const auto by_rows = layer.channels == 64 ? multiply<6, 4> : layer.channels == 32 ? multiply<12, 2> : multiply<16, 1>;
+  constexpr bool kWide = kLanes == 16;
+  const auto by_rows = layer.channels == 64   ? multiply<6, 64 / kLanes>
+                       : layer.channels == 32 ? multiply<kWide ? 12 : 6, 32 / kLanes>
+                                              : multiply<kWide ? 16 : 6, 16 / kLanes>;
   for (int64_t p = 0; p < kProducts; ++p)
     by_rows(tiles, layer.channels_in / kLanes, layer.weight + p * layer.channels_in * layer.channels,
             products + p * block.stride, block.panel);

@@ -62,6 +62,16 @@ def is_last_linear(graph_module: fx.GraphModule, node: fx.Node) -> bool:
     return isinstance(layer_of(graph_module, node), nn.Linear) and all(user.op == "output" for user in node.users)
 
 
+def ends_in_linear(graph_module: fx.GraphModule, node: fx.Node) -> bool:
+    """Whether the node is a linear layer after which no other layer comes: its result are logits."""
+
+    def no_layer_follows(node: fx.Node) -> bool:
+        functions = ("output", "call_function", "call_method")
+        return all(user.op in functions and no_layer_follows(user) for user in node.users)
+
+    return isinstance(layer_of(graph_module, node), nn.Linear) and no_layer_follows(node)
+
+
 def shapes(graph_module: fx.GraphModule, x: Tensor) -> dict[fx.Node, torch.Size]:
     """The shape of each node's tensor for an input like `x`."""
     ShapeProp(graph_module).propagate(x)

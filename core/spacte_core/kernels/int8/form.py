@@ -7,7 +7,9 @@ import torch
 from torch import Tensor, fx
 
 from spacte_core.forms import Classifier, Encoding, Form
-from spacte_core.kernels.cpu.amx import codes_to_amx
+from spacte_core.kernels.cpu.chain import codes_to_chains
+from spacte_core.kernels.cpu.row_by_row import logits_row_by_row
+from spacte_core.kernels.cpu.targets import Target
 from spacte_core.kernels.graph.fusing import fused_convs
 
 from .layers import Codes, codes_for, round_up
@@ -50,15 +52,17 @@ def fit_codes(classifier: Classifier, graphs: list[fx.GraphModule], rows_NCHW: T
     return Fit(ranges, rounded, _digest(ranges, rounded), rows_NCHW)
 
 
-def int8_form(classifier: Classifier, graphs: list[fx.GraphModule], batch: int, fit: Fit, *, amx: bool) -> Form | None:
-    """The int8 form; None where the kernel asked for computes nothing of it.
+def int8_form(
+    classifier: Classifier, graphs: list[fx.GraphModule], batch: int, fit: Fit, target: Target | None
+) -> Form | None:
+    """The int8 form; None where the target computes nothing of it.
 
     Args:
         classifier: what is computed.
         graphs: its trunk and heads as fused graphs, in float32.
         batch: rows of each later call.
         fit: to calibration rows.
-        amx: whether our kernel for AMX computes the steps that it can; oneDNN computes the rest.
+        target: computes chains of the steps that it can, oneDNN the rest; None leaves all to oneDNN.
     """
     encoding = classifier.encoding
     trunk, *heads = graphs
@@ -76,9 +80,14 @@ def int8_form(classifier: Classifier, graphs: list[fx.GraphModule], batch: int, 
         Quantiser(head, ranges, between, batch, rounded).run()[0]
         for head, ranges, rounded in zip(heads, fit.ranges[1:], fit.rounded[1:], strict=True)
     ]
-    if amx and not any(list(map(codes_to_amx, (trunk, *heads)))):
-        return None
-    return Form("amx" if amx else "int8", "int8", batch, encoding, trunk, heads, fit.digest)
+    name = "int8"
+    if target is not None:
+        name = target.form
+        replaced = [codes_to_chains(graph, target) for graph in (trunk, *heads)]
+        if not any(replaced):
+            return None
+        trunk, *heads = (logits_row_by_row(graph, target, torch.uint8) for graph in (trunk, *heads))
+    return Form(name, "int8", batch, encoding, trunk, heads, fit.digest)
 
 
 def _digest(ranges: list[dict[str, Range]], rounded: list[dict[str, Rounded]]) -> str:

@@ -72,7 +72,7 @@ def test_every_image_in_three_files(checkpoint: Path, data: Path, tmp_path: Path
 def test_what_auto_may_choose(checkpoint: Path, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     agreed = {"fp32": 1.0, "bf16": 0.95, "int8": 0.91}
     monkeypatch.setattr(choice, "agreement", lambda form, *_: agreed[form.precision])
-    monkeypatch.setattr(choice, "probe", lambda name, *_: {"fp32": 1, "bf16": 2, "int8": 9}[name])
+    monkeypatch.setattr(choice, "precision_rate", lambda name, *_: {"fp32": 1, "bf16": 2, "int8": 9}[name])
     for options, chosen in (
         ([], "fp32"),
         (["--min-agreement", ".9"], "bf16"),

@@ -10,6 +10,7 @@ import torch
 from tests.small_engine import CLASSES, SHAPE, SOURCE, an_image, engine_of, heads_net, on_threads
 from torch import nn
 
+from spacte_core.hardware import has_bf16
 from spacte_workers.engine import EngineError
 from spacte_workers.engine.errors import NoSuchKernelsError
 from spacte_workers.images import BadImageError, from_array
@@ -151,13 +152,61 @@ def test_int8_needs_convolutions():
 def test_auto_takes_int8_only_where_it_is_allowed(net, monkeypatch):
     from spacte_workers.engine import selection as choice
 
-    monkeypatch.setattr(choice, "probe", lambda name, *_: {"fp32": 1, "bf16": 2, "int8": 9}[name])
+    monkeypatch.setattr(choice, "precision_rate", lambda name, *_: {"fp32": 1, "bf16": 2, "int8": 9}[name])
     # How fast the classifier itself happens to run, on a machine that may be busy, decides nothing.
     monkeypatch.setattr(choice, "rows_per_second", lambda form, *_: {"fp32": 9.0}.get(form.precision, 1.0))
     assert engine_of(net, precision="auto", min_agreement=0.9).precision == "bf16"
     assert engine_of(net, precision="auto", min_agreement=0.9, allow_int8=True).precision == "int8"
     fallback = engine_of(net, precision="auto", min_agreement=1.0, allow_int8=True)
     assert fallback.vote_agreement == 1.0
+
+
+@pytest.mark.parametrize(
+    ("target", "share", "precisions"),
+    [
+        ("avx512", 0.95, ["int8", "fp32"]), ("avx512", 0.1, ["int8", "bf16", "fp32"]), ("avx512bw", 0.95, ["fp32"]),
+        ("avx512bw", 0, ["int8", "fp32"]), ("avx_vnni", 0.95, ["int8", "fp32"]), ("avx2", 0.95, ["fp32"]),
+    ],
+)  # fmt: skip
+def test_auto_never_tries_a_slower_and_less_exact_precision_first(monkeypatch, target, share, precisions):
+    """Where Winograd takes most of a network's layers, float32 is as fast as bf16 is without."""
+    from spacte_core.kernels.cpu.targets import TARGETS, VARIABLE, runs
+    from spacte_workers.engine.selection import candidate_precisions
+
+    if not any(runs(known) and known.name == target for known in TARGETS):
+        pytest.skip(f"no {target} here")
+    monkeypatch.setenv(VARIABLE, target)
+    cpu = torch.device("cpu")
+    expected = [name for name in precisions if name != "bf16" or has_bf16(cpu)]
+    assert candidate_precisions(cpu, allow_int8=True, winograd_share=share) == expected
+    assert candidate_precisions(cpu, allow_int8=False, winograd_share=share) == [
+        name for name in expected if name != "int8"
+    ]
+
+
+@pytest.mark.parametrize(("channels", "stride", "share"), [(16, 1, 2304 / 2448), (16, 2, 0), (8, 1, 0)])
+def test_the_share_of_winograd(channels, stride, share):
+    """A 3 x 3 convolution of 16 channels is taken, one of 1 x 1 or of other channels is not."""
+    from spacte_core.kernels.rates import winograd_share
+    from spacte_workers.engine.decomposition import decompose
+
+    conv, mixing = nn.Conv2d(16, channels, 3, stride, 1), nn.Conv2d(channels, 9, 1)
+    net = nn.Sequential(conv, mixing, nn.Flatten()).eval()
+    rows = torch.rand(2, 16, 8, 8)
+    with torch.inference_mode():
+        classifier = decompose(net, rows, 9 * 64 // stride**2)
+        assert winograd_share(classifier, rows) == pytest.approx(share)
+
+
+def test_without_kernels_auto_goes_by_units_alone(monkeypatch):
+    from spacte_workers.engine import selection as choice
+
+    monkeypatch.setenv("SPACTE_KERNELS", "off")
+    for units in (True, False):
+        monkeypatch.setattr(choice, "has_bf16", lambda _, units=units: units)
+        assert choice.candidate_precisions(torch.device("cpu"), allow_int8=True) == (
+            ["bf16", "fp32"] if units else ["fp32"]
+        )
 
 
 def test_batch_size_is_measured_and_then_fixed(net):

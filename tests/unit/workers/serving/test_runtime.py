@@ -193,7 +193,7 @@ async def test_what_an_operator_allows_auto_to_choose(
 ) -> None:
     agreed = {"fp32": 1.0, "bf16": 0.95, "int8": 0.91}
     monkeypatch.setattr(choice, "agreement", lambda form, *_: agreed[form.precision])
-    monkeypatch.setattr(choice, "probe", lambda name, *_: {"fp32": 1, "bf16": 2, "int8": 9}[name])
+    monkeypatch.setattr(choice, "precision_rate", lambda name, *_: {"fp32": 1, "bf16": 2, "int8": 9}[name])
     async with running(folder, precision="auto", rule=rule) as runtime:
         assert (await runtime.certify(an_image(), ask(), request_id="req_1")).precision == chosen
 

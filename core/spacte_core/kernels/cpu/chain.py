@@ -1,41 +1,44 @@
-"""Convolutions of 8-bit codes and of bfloat16 maps on the matrix units of recent CPUs (AMX).
+"""Convolutions of 8-bit codes and of bfloat16 maps, many layers at a time, on the units of CPUs that are best at them.
 
-oneDNN's kernels take a whole batch through one layer, and every map goes out to memory and back. Here sixteen images go
-through all layers that follow one another, a chain, and their maps stay in the cache; `amx_kernel.cpp` says how.
+oneDNN's kernels take a whole batch through one layer, and every map goes out to memory and back. Here a few images go
+through all layers that follow one another, a chain, and their maps stay in the cache; `chain_walk.h` says how.
 """
 
 import ctypes
-import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, cast
 
 import torch
 from torch import Tensor, fx, nn
 from torch.nn import functional
 
-from spacte_core.kernels.compiler import call, compile_library
+from spacte_core.kernels.compiler import call
 from spacte_core.kernels.graph.chains import Chain, Operands, assign_buffers, replace_chains
 from spacte_core.kernels.graph.folding import layer_of
-from spacte_core.kernels.graph.fusing import FusedConv, is_global_average, is_last_linear, shapes
+from spacte_core.kernels.graph.fusing import FusedConv, ends_in_linear, is_global_average, is_last_linear, shapes
 from spacte_core.kernels.int8.layers import Int8Conv, MeanOfCodes
 
-_log = logging.getLogger(__name__)
+from .targets import Target, target_for
 
 Shape = tuple[int, int, int]
 """Channels, height and width."""
 
-_SOURCE = Path(__file__).with_name("amx_kernel.cpp")
-_LANES, _LINE, _IMAGES = 16, 64, 16
-"""A tile (Intel's manual, "AMX"): float32 values of a row, bytes of a row, rows, each of which is another image."""
+_LANES, _LINE = 16, 64
+"""A tile (Intel's manual, "AMX"): rows, each of which is another image, and float32 values of a row; bytes of a row."""
 
-_FOUR, _FOUR_IN_PAIRS, _TWO_WIDE = range(3)  # of the kernel: what the four tiles of a block of sums are
-_PRODUCTS, _PARTS_EACH = 4096, 64
+_FOUR, _FOUR_IN_PAIRS, _TWO_WIDE = range(3)  # of the kernel for matrix units: the four tiles of a block of sums
+_FILTERS = 4  # of a block of the kernel for vector units
+_PRODUCTS, _PARTS_EACH = 1 << 16, 128
 """Of `bare_products`. Chosen: some milliseconds of work, in parts small enough for threads that lose their cores."""
 
 _MOST_BYTES = 1 << 20
-"""Of a map of sixteen images: with two or three of them a core's second-level cache of 2 MB is full."""
+"""Of a map of sixteen images, for matrix units: two or three of them fill a core's second-level cache of 2 MB."""
+
+_MOST_BYTES_OF_VECTORS = 1 << 24
+"""The same for vector units, which products keep busy enough: .92 of the bare products' rate with maps of 5 MB (64
+channels at 56 x 56), .95 with 1 MB on an AMD EPYC (benchmarks/results/engine_cpu.md). Chosen: a thread's maps stay
+below 100 MB."""
 
 
 class _Layer(ctypes.Structure):
@@ -80,7 +83,7 @@ class Layer:
     border: int = 0
 
 
-class AmxChain(nn.Module):
+class ChainKernel(nn.Module):
     """Layers one after the other, the last one's result is the chain's; its inputs are left as they are.
 
     Args:
@@ -88,7 +91,7 @@ class AmxChain(nn.Module):
         operands: the values that each of them reads.
         inputs: shapes of the chain's inputs.
         dtype: uint8 for codes, else bfloat16.
-        library: the compiled kernel.
+        target: what computes it.
     """
 
     def __init__(
@@ -97,11 +100,12 @@ class AmxChain(nn.Module):
         operands: Sequence[Operands],
         inputs: Sequence[Shape],
         dtype: torch.dtype,
-        library: ctypes.CDLL,
+        target: Target,
     ) -> None:
         super().__init__()
-        library.spacte_amx_scratch.restype = ctypes.c_int64
-        library.spacte_amx.restype = None
+        library = target.library(dtype)
+        if library is None:
+            raise ValueError(f"this machine does not compute {dtype} by {target.name}")
         border = _borders(layers, operands, len(inputs))
         self.library, self.dtype, self.shape = library, dtype, layers[-1].shape
         self.averaged = layers[-1].weight_OIKK is None
@@ -110,20 +114,29 @@ class AmxChain(nn.Module):
         self.outer: list[Shape] = [*inputs, self.shape]
         self.inner = [_Map(None, *shape, 0) for shape in inner]
         self.inner += [_Map(None, *shape, border.get(i, 0)) for i, shape in enumerate(inputs)]
-        # The kernel reads inputs from copies with a border, which are the last of the buffers inside.
+        # The kernel reads inputs from copies with a border, which follow the buffers inside.
         copies = [(i, len(self.outer) + len(inner) + i) for i in range(len(inputs))]
-        self.copies = (ctypes.c_int64 * (2 * len(copies)))(*(number for pair in copies for number in pair))
         inside = dict(copies)
+        if target.unit is not None and not self.averaged:  # inside, the result lies in the order of the vector units
+            self.inner.append(_Map(None, *self.shape, 0))
+            inside[len(inputs)] = len(self.outer) + len(self.inner) - 1
+            copies.append((inside[len(inputs)], len(inputs)))
+        self.copies_in, self.copies_out = len(inputs), len(copies) - len(inputs)
+        self.copies = (ctypes.c_int64 * (2 * len(copies)))(*(number for pair in copies for number in pair))
         self.layers = (_Layer * len(layers))()
         for i, (layer, (source, other)) in enumerate(zip(layers, operands, strict=True)):
             weight, block, kernel, shape = None, 0, 0, layer.source_shape
             if layer.weight_OIKK is not None:
-                weight, block = _tiles(layer.weight_OIKK, layer.stride)
                 kernel, shape = layer.weight_OIKK.shape[-1], layer.shape
+                if target.unit is None:
+                    weight, block = _tiles(layer.weight_OIKK, layer.stride)
+                else:
+                    weight = _cells(layer.weight_OIKK, target.unit[dtype])
             pointers = map(self._address, (weight, layer.scale_O, layer.bias_O))
-            buffers = [-1 if value is None else inside.get(buffer[value], buffer[value]) for value in (source, other)]
+            values = (source, other, len(inputs) + i)
+            buffers = [-1 if value is None else inside.get(buffer[value], buffer[value]) for value in values]
             geometry = (*shape, kernel, layer.stride, layer.relu, block)
-            self.layers[i] = _Layer(*pointers, layer.other_scale, *geometry, *buffers, buffer[len(inputs) + i])
+            self.layers[i] = _Layer(*pointers, layer.other_scale, *geometry, *buffers)
 
     def forward(self, *inputs_BCHW: Tensor) -> Tensor:
         """The last layer's result: [B, C, H, W] in channels_last order, or float32 averages [B, C]."""
@@ -139,10 +152,10 @@ class AmxChain(nn.Module):
         outer = [_Map(x.data_ptr(), *shape, 0) for x, shape in zip((*inputs, result), self.outer, strict=True)]
         maps = (_Map * (len(outer) + len(self.inner)))(*outer, *self.inner)
         is_float = self.dtype == torch.bfloat16
-        each = call(self.library.spacte_amx_scratch, maps, len(maps), is_float)
+        each = call(self.library.spacte_chain_scratch, maps, len(maps), is_float)
         scratch = torch.empty(threads * each, dtype=torch.uint8)
-        chain = (self.layers, len(self.layers), maps, len(maps), self.copies, len(inputs))
-        call(self.library.spacte_amx, *chain, batch, threads, scratch, is_float)
+        chain = (self.layers, len(self.layers), maps, len(maps), self.copies, self.copies_in, self.copies_out)
+        call(self.library.spacte_chain, *chain, batch, threads, scratch, is_float)
         return result
 
     def _address(self, part: Tensor | None) -> int | None:
@@ -152,56 +165,49 @@ class AmxChain(nn.Module):
         return self.kept[-1].data_ptr()
 
 
-def amx_library() -> ctypes.CDLL | None:
-    """The compiled kernel; None on a machine without AMX or a compiler, or where the system refuses the tiles."""
-    needs = ("amx_int8", "amx_bf16", "avx512_bf16", "avx512bw")
-    library = compile_library(_SOURCE, "-march=native", "-fopenmp", "-ffp-contract=off", needs=needs)
-    if library is not None and not library.spacte_amx_allowed():
-        # It does where a thread has a stack for signals that could not hold them.
-        _log.warning("the system refuses this process the tiles of AMX: a signal stack may be too small for them")
-        return None
-    return library
+def bare_products(dtype: torch.dtype) -> Callable[[], int] | None:
+    """Products of uint8 or bfloat16 with operands in registers, on all threads; returns their multiply-adds.
 
-
-def bare_products(dtype: torch.dtype) -> tuple[Callable[[], None], int] | None:
-    """Products of uint8 or bfloat16 in the matrix units alone, on all threads, and their multiply-adds.
-
-    No kernel can be faster. None on a machine without such units.
+    No kernel can be faster. None where there is no target for such maps.
     """
-    library, threads = amx_library(), torch.get_num_threads()
+    target, threads = target_for(dtype), torch.get_num_threads()
+    library = None if target is None else target.library(dtype)
     if library is None:
         return None
-    parts = _PARTS_EACH * threads
-    library.spacte_amx_products.restype = None
-    multiply_adds = parts * _PRODUCTS * _LANES * _IMAGES * (_LINE // dtype.itemsize)
-    arguments = (_PRODUCTS, parts, threads, dtype == torch.bfloat16)
-    return lambda: call(library.spacte_amx_products, *arguments), multiply_adds
+    arguments = (_PRODUCTS, _PARTS_EACH * threads, threads, dtype == torch.bfloat16)
+    return lambda: call(library.spacte_chain_products, *arguments)
 
 
-def codes_to_amx(graph_module: fx.GraphModule) -> bool:
-    """Replace the steps of a graph on codes that the kernel computes by chains; whether there were any."""
-    return _replace(graph_module, lambda node: layer_of_codes(graph_module, node), torch.uint8)
+def codes_to_chains(graph_module: fx.GraphModule, target: Target) -> bool:
+    """Replace the steps of a graph on codes that the target computes by chains; whether there were any."""
+    return _replace(graph_module, lambda node: layer_of_codes(graph_module, node, target), torch.uint8, target)
 
 
-def floats_to_amx(graph_module: fx.GraphModule, some_rows: Tensor) -> bool:
+def floats_to_chains(graph_module: fx.GraphModule, some_rows: Tensor, target: Target) -> bool:
     """Replace the steps of a fused float32 graph, for inputs like `some_rows`, by chains in bfloat16; as above."""
     seen = shapes(graph_module, some_rows)
-    return _replace(graph_module, lambda node: layer_of_floats(graph_module, node, seen), torch.bfloat16)
+
+    def describe(node: fx.Node) -> Layer | None:
+        return layer_of_floats(graph_module, node, seen, target)
+
+    return _replace(graph_module, describe, torch.bfloat16, target)
 
 
-def layer_of_codes(graph_module: fx.GraphModule, node: fx.Node) -> Layer | None:
-    """What a step on codes is for the kernel; None if it cannot compute it."""
+def layer_of_codes(graph_module: fx.GraphModule, node: fx.Node, target: Target) -> Layer | None:
+    """What a step on codes is for the kernel; None if the target cannot compute it."""
     step = layer_of(graph_module, node)
     if isinstance(step, MeanOfCodes):
         conv = layer_of(graph_module, node.args[0])
-        shape = _result_shape(conv, conv.codes, conv.source_shape) if isinstance(conv, Int8Conv) else None
-        return None if shape is None or not node.users else _average(shape, step.scale, torch.uint8)
+        if not isinstance(conv, Int8Conv) or not node.users:
+            return None
+        shape = _result_shape(conv, conv.codes, conv.source_shape, target.multiple)
+        return None if shape is None else _average(shape, step.scale, torch.uint8, target)
     if not isinstance(step, Int8Conv) or step.result is None or step.result.zero:
         return None
     if (len(node.args) == 2) != (step.other is not None):
         return None
-    shape = _result_shape(step, step.codes, step.source_shape)
-    if shape is None or not _both_small(step.source_shape, shape, torch.uint8):
+    shape = _result_shape(step, step.codes, step.source_shape, target.multiple)
+    if shape is None or not _both_small(step.source_shape, shape, torch.uint8, target):
         return None
     unit, scale_O = step.result.scale, step.scale_O * step.source.scale
     bias_O = step.bias - step.source.zero * step.codes.sum((1, 2, 3)) * scale_O
@@ -213,29 +219,31 @@ def layer_of_codes(graph_module: fx.GraphModule, node: fx.Node) -> Layer | None:
     return Layer(step.codes, *after, step.stride[0], True, step.source_shape, shape, step.source.zero)
 
 
-def layer_of_floats(graph_module: fx.GraphModule, node: fx.Node, seen: dict[fx.Node, torch.Size]) -> Layer | None:
-    """What a step of a fused graph is for the kernel in bfloat16; None if it cannot compute it."""
+def layer_of_floats(
+    graph_module: fx.GraphModule, node: fx.Node, seen: dict[fx.Node, torch.Size], target: Target
+) -> Layer | None:
+    """What a step of a fused graph is for the kernel in bfloat16; None if the target cannot compute it."""
     step, source = layer_of(graph_module, node), node.args[0] if node.args else None
     if not isinstance(source, fx.Node) or len(seen.get(source, ())) != 4:
         return None
     source_shape = cast(Shape, tuple(seen[source][1:]))
-    if is_global_average(node) and node.users and all(is_last_linear(graph_module, user) for user in node.users):
-        return _average(source_shape, 1.0, torch.bfloat16)
+    is_last = is_last_linear if target.unit is None else ends_in_linear
+    if is_global_average(node) and node.users and all(is_last(graph_module, user) for user in node.users):
+        return _average(source_shape, 1.0, torch.bfloat16, target)
     if not isinstance(step, FusedConv):
         return None
     conv = step.conv
-    shape = _result_shape(conv, conv.weight, source_shape)
-    if shape is None or not _both_small(source_shape, shape, torch.bfloat16):
+    shape = _result_shape(conv, conv.weight, source_shape, target.multiple)
+    if shape is None or not _both_small(source_shape, shape, torch.bfloat16, target):
         return None
     bias_O = torch.zeros(conv.out_channels) if conv.bias is None else conv.bias.float()
     weight = conv.weight.to(torch.bfloat16)
     return Layer(weight, None, bias_O, 1.0, conv.stride[0], step.relu, source_shape, shape)
 
 
-def _replace(graph_module: fx.GraphModule, describe: Callable[[fx.Node], Layer | None], dtype: torch.dtype) -> bool:
-    library = amx_library()
-    if library is None:
-        return False
+def _replace(
+    graph_module: fx.GraphModule, describe: Callable[[fx.Node], Layer | None], dtype: torch.dtype, target: Target
+) -> bool:
     described = {node: layer for node in graph_module.graph.nodes if (layer := describe(node)) is not None}
 
     def kernel(chain: Chain) -> nn.Module:
@@ -245,7 +253,7 @@ def _replace(graph_module: fx.GraphModule, describe: Callable[[fx.Node], Layer |
             if other is not None:
                 shape_of[other] = layer.shape
         inputs = [shape_of[number] for number in range(len(chain.inputs))]
-        return AmxChain(layers, chain.operands, inputs, dtype, library)
+        return ChainKernel(layers, chain.operands, inputs, dtype, target)
 
     return replace_chains(graph_module, described.__contains__, kernel)
 
@@ -263,27 +271,31 @@ def _borders(layers: Sequence[Layer], operands: Sequence[Operands], inputs: int)
     return border
 
 
-def _average(source_shape: Shape, scale: float, dtype: torch.dtype) -> Layer | None:
+def _average(source_shape: Shape, scale: float, dtype: torch.dtype, target: Target) -> Layer | None:
     channels, height, width = source_shape
-    if channels % _LANES or not _both_small(source_shape, source_shape, dtype):
+    if channels % target.multiple or not _both_small(source_shape, source_shape, dtype, target):
         return None
     return Layer(None, None, None, scale / (height * width), 1, False, source_shape, (channels, 1, 1))
 
 
-def _result_shape(geometry: Any, weight_OIKK: Tensor, source_shape: Shape) -> Shape | None:
-    """The shape of the result of a convolution with such geometry; None if the kernel does not know it."""
+def _result_shape(geometry: Any, weight_OIKK: Tensor, source_shape: Shape, multiple: int) -> Shape | None:
+    """The shape of the result of a convolution with such geometry; None if the kernel does not know it.
+
+    Its channels have to be a multiple of `multiple`.
+    """
     channels, _, *kernel = weight_OIKK.shape
     stride, padding = list(geometry.stride), list(geometry.padding)
     known = kernel in ([1, 1], [3, 3]) and padding == [side // 2 for side in kernel] and stride[0] == stride[1]
-    if not known or geometry.groups != 1 or list(geometry.dilation) != [1, 1] or channels % _LANES:
+    if not known or geometry.groups != 1 or list(geometry.dilation) != [1, 1] or channels % multiple:
         return None
     height, width = ((side - 1) // stride[0] + 1 for side in source_shape[1:])
     return channels, height, width
 
 
-def _both_small(source_shape: Shape, shape: Shape, dtype: torch.dtype) -> bool:
+def _both_small(source_shape: Shape, shape: Shape, dtype: torch.dtype, target: Target) -> bool:
+    most = _MOST_BYTES if target.unit is None else _MOST_BYTES_OF_VECTORS
     return all(
-        (height + 2) * _IMAGES * ((width + 2) * channels * dtype.itemsize + 2 * _LINE) <= _MOST_BYTES
+        (height + 2) * _LANES * ((width + 2) * channels * dtype.itemsize + 2 * _LINE) <= most
         for channels, height, width in (source_shape, shape)
     )
 
@@ -310,3 +322,11 @@ def _tiles(weight_OIKK: Tensor, stride: int) -> tuple[Tensor, int]:
         lines = torch.stack([lines, lines.roll(along, -1)]).view(2, -1, _LANES, kernel, width).transpose(0, 1)
     parts = lines.reshape(-1, _LANES, kernel, chunks, chunk // unit, unit)
     return parts.permute(0, 2, 3, 4, 1, 5).contiguous(), shape
+
+
+def _cells(weight_OIKK: Tensor, unit: int) -> Tensor:
+    """Weights as the blocks of vector units read them: [O / 4][K][K][cells][4 filters][unit], a cell's 4 bytes."""
+    channels, inputs, kernel, _ = weight_OIKK.shape
+    filled = functional.pad(weight_OIKK, (0, 0, 0, 0, 0, -inputs % unit))
+    parts = filled.reshape(channels // _FILTERS, _FILTERS, -1, unit, kernel, kernel).permute(0, 4, 5, 2, 1, 3)
+    return (parts.to(torch.int16) if unit * weight_OIKK.itemsize < 4 else parts).contiguous()

@@ -1,0 +1,126 @@
+// Vectors of 16 lanes (AVX-512) and of 8 (AVX2), with the operations that the chain kernel's vector units need.
+#pragma once
+
+#include <immintrin.h>
+
+#include <cstdint>
+
+#include "chain_walk.h"
+
+#define SPACTE_UNROLL _Pragma("GCC unroll 16")
+
+namespace {
+
+#ifdef __AVX512BW__
+// Vectors of 16 lanes.
+struct Wide {
+  typedef __m512i Integers;
+  typedef __m512 Reals;
+  static constexpr int64_t kLanes = 16;
+  static constexpr int kPixels = 4;  // sums that 32 registers hold beside the operands, and enough to wait for none
+
+  static SPACTE_ALWAYS Integers load(const char* from) { return _mm512_loadu_si512(from); }
+  static SPACTE_ALWAYS void store(char* to, Integers value) { _mm512_storeu_si512(to, value); }
+  static SPACTE_ALWAYS void store(float* to, Reals value) { _mm512_storeu_ps(to, value); }
+  static SPACTE_ALWAYS Integers all(int32_t value) { return _mm512_set1_epi32(value); }
+  static SPACTE_ALWAYS Reals all(float value) { return _mm512_set1_ps(value); }
+  static SPACTE_ALWAYS Reals reals(Integers a) { return _mm512_cvtepi32_ps(a); }
+  static SPACTE_ALWAYS Integers rounded(Reals a) { return _mm512_cvtps_epi32(a); }
+  static SPACTE_ALWAYS Reals plus_product(Reals c, Reals a, Reals b) { return _mm512_fmadd_ps(a, b, c); }
+  static SPACTE_ALWAYS Reals plus(Reals a, Reals b) { return _mm512_add_ps(a, b); }
+  static SPACTE_ALWAYS Integers plus(Integers a, Integers b) { return _mm512_add_epi32(a, b); }
+  static SPACTE_ALWAYS Integers products_of_words(Integers a, Integers b) { return _mm512_madd_epi16(a, b); }
+  static SPACTE_ALWAYS Integers both(Integers a, Integers b) { return _mm512_and_si512(a, b); }
+  static SPACTE_ALWAYS Integers right(Integers a, int bits) { return _mm512_srli_epi32(a, bits); }
+  static SPACTE_ALWAYS Integers words(Integers a, Integers b) { return _mm512_packs_epi32(a, b); }
+  static SPACTE_ALWAYS Integers bytes(Integers a, Integers b) { return _mm512_packus_epi16(a, b); }
+  static SPACTE_ALWAYS Integers clamped_words(Integers a) {
+    return _mm512_min_epi16(_mm512_max_epi16(a, _mm512_setzero_si512()), _mm512_set1_epi16(255));
+  }
+  static SPACTE_ALWAYS Integers shuffled(Integers a, __m128i order) {
+    return _mm512_shuffle_epi8(a, _mm512_broadcast_i32x4(order));
+  }
+  static SPACTE_ALWAYS Integers widened(const char* from) {
+    return _mm512_cvtepu8_epi16(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(from)));
+  }
+  static SPACTE_ALWAYS void store_narrowed(char* to, Integers words) {
+    _mm256_storeu_si256(reinterpret_cast<__m256i*>(to), _mm512_cvtepi16_epi8(words));
+  }
+
+  static SPACTE_ALWAYS void transpose(Integers r[16]) {
+    Integers t[16];
+    SPACTE_UNROLL for (int i = 0; i < 16; i += 2) {
+      t[i] = _mm512_unpacklo_epi32(r[i], r[i + 1]);
+      t[i + 1] = _mm512_unpackhi_epi32(r[i], r[i + 1]);
+    }
+    SPACTE_UNROLL for (int i = 0; i < 16; i += 4) SPACTE_UNROLL for (int j = 0; j < 2; ++j) {
+      r[i + 2 * j] = _mm512_unpacklo_epi64(t[i + j], t[i + j + 2]);
+      r[i + 2 * j + 1] = _mm512_unpackhi_epi64(t[i + j], t[i + j + 2]);
+    }
+    SPACTE_UNROLL for (int j = 0; j < 4; ++j) {  // four by four of four
+      const Integers even[2] = {_mm512_shuffle_i32x4(r[j], r[4 + j], 0x88), _mm512_shuffle_i32x4(r[8 + j], r[12 + j], 0x88)};
+      const Integers odd[2] = {_mm512_shuffle_i32x4(r[j], r[4 + j], 0xdd), _mm512_shuffle_i32x4(r[8 + j], r[12 + j], 0xdd)};
+      r[j] = _mm512_shuffle_i32x4(even[0], even[1], 0x88);
+      r[4 + j] = _mm512_shuffle_i32x4(odd[0], odd[1], 0x88);
+      r[8 + j] = _mm512_shuffle_i32x4(even[0], even[1], 0xdd);
+      r[12 + j] = _mm512_shuffle_i32x4(odd[0], odd[1], 0xdd);
+    }
+  }
+};
+#endif
+
+// Vectors of 8 lanes.
+struct Narrow {
+  typedef __m256i Integers;
+  typedef __m256 Reals;
+  static constexpr int64_t kLanes = 8;
+  static constexpr int kPixels = 3;
+
+  static SPACTE_ALWAYS Integers load(const char* from) { return _mm256_loadu_si256(reinterpret_cast<const __m256i*>(from)); }
+  static SPACTE_ALWAYS void store(char* to, Integers value) { _mm256_storeu_si256(reinterpret_cast<__m256i*>(to), value); }
+  static SPACTE_ALWAYS void store(float* to, Reals value) { _mm256_storeu_ps(to, value); }
+  static SPACTE_ALWAYS Integers all(int32_t value) { return _mm256_set1_epi32(value); }
+  static SPACTE_ALWAYS Reals all(float value) { return _mm256_set1_ps(value); }
+  static SPACTE_ALWAYS Reals reals(Integers a) { return _mm256_cvtepi32_ps(a); }
+  static SPACTE_ALWAYS Integers rounded(Reals a) { return _mm256_cvtps_epi32(a); }
+  static SPACTE_ALWAYS Reals plus_product(Reals c, Reals a, Reals b) { return _mm256_fmadd_ps(a, b, c); }
+  static SPACTE_ALWAYS Reals plus(Reals a, Reals b) { return _mm256_add_ps(a, b); }
+  static SPACTE_ALWAYS Integers plus(Integers a, Integers b) { return _mm256_add_epi32(a, b); }
+  static SPACTE_ALWAYS Integers products_of_words(Integers a, Integers b) { return _mm256_madd_epi16(a, b); }
+  static SPACTE_ALWAYS Integers both(Integers a, Integers b) { return _mm256_and_si256(a, b); }
+  static SPACTE_ALWAYS Integers right(Integers a, int bits) { return _mm256_srli_epi32(a, bits); }
+  static SPACTE_ALWAYS Integers words(Integers a, Integers b) { return _mm256_packs_epi32(a, b); }
+  static SPACTE_ALWAYS Integers bytes(Integers a, Integers b) { return _mm256_packus_epi16(a, b); }
+  static SPACTE_ALWAYS Integers clamped_words(Integers a) {
+    return _mm256_min_epi16(_mm256_max_epi16(a, _mm256_setzero_si256()), _mm256_set1_epi16(255));
+  }
+  static SPACTE_ALWAYS Integers shuffled(Integers a, __m128i order) {
+    return _mm256_shuffle_epi8(a, _mm256_broadcastsi128_si256(order));
+  }
+  static SPACTE_ALWAYS Integers widened(const char* from) {
+    return _mm256_cvtepu8_epi16(_mm_loadu_si128(reinterpret_cast<const __m128i*>(from)));
+  }
+  static SPACTE_ALWAYS void store_narrowed(char* to, Integers words) {
+    _mm_storeu_si128(reinterpret_cast<__m128i*>(to),
+                     _mm_packus_epi16(_mm256_castsi256_si128(words), _mm256_extracti128_si256(words, 1)));
+  }
+
+  static SPACTE_ALWAYS void transpose(Integers r[8]) {
+    Integers t[8];
+    SPACTE_UNROLL for (int i = 0; i < 8; i += 2) {
+      t[i] = _mm256_unpacklo_epi32(r[i], r[i + 1]);
+      t[i + 1] = _mm256_unpackhi_epi32(r[i], r[i + 1]);
+    }
+    SPACTE_UNROLL for (int i = 0; i < 8; i += 4) SPACTE_UNROLL for (int j = 0; j < 2; ++j) {
+      r[i + 2 * j] = _mm256_unpacklo_epi64(t[i + j], t[i + j + 2]);
+      r[i + 2 * j + 1] = _mm256_unpackhi_epi64(t[i + j], t[i + j + 2]);
+    }
+    SPACTE_UNROLL for (int j = 0; j < 4; ++j) {
+      const Integers low = _mm256_permute2x128_si256(r[j], r[4 + j], 0x20);
+      r[4 + j] = _mm256_permute2x128_si256(r[j], r[4 + j], 0x31);
+      r[j] = low;
+    }
+  }
+};
+
+}  // namespace

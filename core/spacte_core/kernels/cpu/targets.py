@@ -1,0 +1,138 @@
+"""Instruction targets of the chain kernel, and which of them this machine has.
+
+A chain's layers give the same codes on every target, for sums of codes are exact; bfloat16 is rounded in each
+target's own order.
+"""
+
+import ctypes
+import logging
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+
+import torch
+
+from spacte_core.errors import UserError
+from spacte_core.hardware import cpu_flags
+from spacte_core.kernels.compiler import compile_library
+
+DTYPES = {"bf16": torch.bfloat16, "int8": torch.uint8}
+"""Of a chain's maps, by precision."""
+
+VARIABLE = "SPACTE_CPU"
+"""A target's name: the only one that kernels may use. Unset, the best that the machine has."""
+
+_log = logging.getLogger(__name__)
+_FOLDER = Path(__file__).parent
+_BASE = ("-fopenmp", "-ffp-contract=off")
+
+
+class CpuTargetError(UserError):
+    """`SPACTE_CPU` names no target, or one that this machine has not."""
+
+
+@dataclass(frozen=True)
+class Target:
+    """Instructions that a chain can be computed with.
+
+    Attributes:
+        name: as in `SPACTE_CPU`.
+        form: the name of a form whose chains it computes.
+        needs: for each kind of maps that it knows, what the processor must have, as Linux spells it.
+        images: of a group.
+        multiple: what the number of a result's channels has to be a multiple of.
+        unit: for each kind of maps, how many channels lie together; None where the matrix units want tiles.
+        source: the kernel's file.
+        options: of the compiler.
+    """
+
+    name: str
+    form: str
+    needs: Mapping[torch.dtype, frozenset[str]]
+    images: int
+    multiple: int
+    unit: Mapping[torch.dtype, int] | None
+    source: str = "chain_kernel.cpp"
+    options: tuple[str, ...] = ()
+
+    def library(self, dtype: torch.dtype) -> ctypes.CDLL | None:
+        """The compiled kernel; None where it does not run, or knows no such maps.
+
+        A system refuses the tiles of AMX to a process of which a thread has a stack for signals that could not hold
+        them.
+        """
+        if not self.needs.get(dtype, frozenset({"no such maps"})) <= cpu_flags():
+            return None
+        library = compile_library(_FOLDER / self.source, *_BASE, *self.options)
+        if library is None:
+            return None
+        if self.unit is None and not library.spacte_amx_allowed():
+            _log.warning("the system refuses this process the tiles of AMX: a signal stack may be too small for them")
+            return None
+        library.spacte_chain_scratch.restype = library.spacte_chain_products.restype = ctypes.c_int64
+        library.spacte_chain.restype = None
+        return library
+
+
+def _needs(codes: str, floats: str = "") -> dict[torch.dtype, frozenset[str]]:
+    kinds = {torch.uint8: codes, torch.bfloat16: floats}
+    return {dtype: frozenset(flags.split()) for dtype, flags in kinds.items() if flags}
+
+
+_AVX512 = ("-mavx512f", "-mavx512bw", "-mavx512vl", "-mfma")
+_AVX2 = ("-mavx2", "-mfma")
+_AMX, _VNNI = "amx_int8 amx_bf16 avx512_bf16", "avx512bw avx512vl avx512_vnni"
+_BYTES = {torch.uint8: 4, torch.bfloat16: 2}
+_WORDS = {torch.uint8: 2}
+
+TARGETS = (
+    Target("amx", "amx", _needs(_AMX, _AMX), 16, 16, None, "amx_kernel.cpp", ("-march=native",)),
+    Target("avx512", "chain_avx512", _needs(_VNNI, _VNNI + " avx512_bf16"), 16, 4, _BYTES,
+           options=(*_AVX512, "-mavx512vnni", "-mavx512bf16")),
+    Target("avx512bw", "chain_avx512bw", _needs("avx512bw avx512vl"), 16, 4, _WORDS, options=_AVX512),
+    Target("avx_vnni", "chain_avx_vnni", _needs("avx2 fma avx_vnni"), 8, 4, _BYTES, options=(*_AVX2, "-mavxvnni")),
+    Target("avx2", "chain_avx2", _needs("avx2 fma"), 8, 4, _WORDS, options=_AVX2),
+)  # fmt: skip
+"""The fastest first."""
+
+
+def forced() -> str | None:
+    """The target that `SPACTE_CPU` names; None where it is not set.
+
+    Raises:
+        CpuTargetError: there is no such target, or not here.
+    """
+    name = os.environ.get(VARIABLE, "").strip().lower()
+    if not name:
+        return None
+    named = {target.name: target for target in TARGETS}
+    if name not in named or not runs(named[name]):
+        raise CpuTargetError(f"{VARIABLE} is {name!r}: on this machine use one of {', '.join(_here()) or 'none'}.")
+    return name
+
+
+def target_for(dtype: torch.dtype, form: str | None = None) -> Target | None:
+    """The best target for maps of a kind; None where there is none.
+
+    Args:
+        dtype: uint8 for codes, or bfloat16.
+        form: the name of a form, if only its target will do.
+    """
+    only = forced()
+    for target in TARGETS:
+        wanted = only in (None, target.name) and form in (None, target.form)
+        if wanted and target.library(dtype) is not None:
+            return target
+    return None
+
+
+def runs(target: Target) -> bool:
+    """Whether this machine has the target's instructions."""
+    return any(flags <= cpu_flags() for flags in target.needs.values())
+
+
+@cache
+def _here() -> list[str]:
+    return [target.name for target in TARGETS if runs(target)]
