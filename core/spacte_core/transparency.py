@@ -20,8 +20,6 @@ def has_transparent_pixels(image: Image.Image, data: bytes) -> bool:
         depth = data[_BIT_DEPTH_AT] if data.startswith(_PNG) else 8
         shown = image.convert("L")
         return shown.histogram()[min(transparent * 255 // ((1 << depth) - 1), 255)] > 0
-    if transparent is not None and image.mode in ("RGB", "P", "PA"):
-        image = image.convert("RGBA")
-    if image.mode == "PA":
+    if transparent is not None or image.mode == "PA":
         image = image.convert("RGBA")
     return "A" in image.getbands() and image.getchannel("A").getextrema() != (255, 255)

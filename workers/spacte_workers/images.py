@@ -150,7 +150,7 @@ def _read_picture(
         raise BadImageError("The bytes are no image that is read here: send a PNG, JPEG, WebP or npy file.") from None
     except (Pillow.DecompressionBombError, Pillow.DecompressionBombWarning):
         raise BadImageError(f"The image is too large to decode: send at most {max_pixels} pixels.") from None
-    except Exception as error:
+    except Exception as error:  # a decoder fails in any way it likes on a damaged file
         raise BadImageError("The image's header cannot be read: save the image again.") from error
     if picture.width * picture.height > max_pixels:
         raise BadImageError(
@@ -164,7 +164,7 @@ def _read_picture(
         plain = _plain(picture)
     except BadImageError:
         raise
-    except Exception as error:
+    except Exception as error:  # a decoder fails in any way it likes on a damaged file
         raise BadImageError("The image is truncated or damaged: save or upload it again.") from error
     return _fit(plain, expected, resize, convert_channels)
 

@@ -33,7 +33,7 @@ def open_image(data: bytes) -> Image.Image:
         return _plain(image)
     except UnreadableImageError:
         raise
-    except Exception as error:
+    except Exception as error:  # a decoder fails in any way it likes on a damaged file
         raise UnreadableImageError(str(error)) from error
 
 
