@@ -1,6 +1,6 @@
 """Makes the workers' runtime from the gateway's settings: samplers on Ray, or threads of this process."""
 
-from spacte_workers.engine.precision import PrecisionRule
+from spacte_workers.engine.precision_rule import PrecisionRule
 from spacte_workers.scheduling.observers import Observer
 from spacte_workers.serving.runtime import Runtime
 

@@ -12,7 +12,7 @@ from spacte_client.types import Bound, Certificate, CertifyParams, Noise, Precis
 from spacte_workers.certification.algorithm import Certification, CertifySpec
 from spacte_workers.certification.prediction import PredictionRun, PredictSpec
 from spacte_workers.certification.sampling_run import SamplingRun
-from spacte_workers.engine.precision import MIN_AGREEMENT
+from spacte_workers.engine.precision_rule import MIN_AGREEMENT
 from spacte_workers.seeds import fresh_seed
 
 from .certification import certificates

@@ -4,7 +4,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from spacte_workers.engine.precision import MIN_AGREEMENT
+from spacte_workers.engine.precision_rule import MIN_AGREEMENT
 
 from .group import CountOrNone, Group
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 from typer import Option
 
-from spacte_workers.engine.precision import MIN_AGREEMENT, PrecisionRule
+from spacte_workers.engine.precision_rule import MIN_AGREEMENT, PrecisionRule
 
 if TYPE_CHECKING:
     from spacte_client.types import CertifyParams

@@ -21,7 +21,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from spacte_workers.engine.precision import MIN_AGREEMENT, PrecisionRule
+from spacte_workers.engine.precision_rule import MIN_AGREEMENT, PrecisionRule
 from spacte_workers.errors import RuntimeFault
 from spacte_workers.serving.device_shares import BATCH_SHARE
 

@@ -22,13 +22,14 @@ from spacte_workers.noise.philox import row_names
 from spacte_workers.shards import Image, NoiseSource, Phase, Shard, Votes
 
 from .calibration import calibration_rows
-from .counting import Counts, ShardRows, count_all_heads, count_consensus
+from .consensus import count_consensus
+from .counting import Counts, ShardRows, count_all_heads
 from .decomposition import decompose
 from .errors import EngineError, NoSuchKernelsError
 from .kernel_names import form_in, kernels_name
 from .noise_step import NoiseStep
 from .peak_rates import synchronize
-from .precision import MIN_AGREEMENT
+from .precision_rule import MIN_AGREEMENT
 from .selection import WantedPrecision, select_form
 
 if TYPE_CHECKING:

@@ -13,15 +13,13 @@ from typing import Any, TypeVar
 from spacte_workers.certification.algorithm import Certification, CertifySpec, Outcome, Progress
 from spacte_workers.certification.prediction import PredictionRun, PredictOutcome, PredictSpec
 from spacte_workers.deadlines import Deadline
-from spacte_workers.errors import DeadlineExceededError, NoWorkersError, RuntimeFault
+from spacte_workers.errors import DeadlineExceededError, NoWorkersError
 from spacte_workers.shards import Image, Sampler, SamplerLostError, Votes
 
+from .lost_shards import draw_again
 from .observers import Observer, RetryReason, SampleCounters
 from .queues import FairQueue, Priority, Queues, Request
 from .slots import Call, Slot, Slots
-
-MAX_LOSSES = 4
-"""A shard that lost so many samplers is taken for the cause. Chosen: a failing node may take a few samplers."""
 
 DEADLINE_CALLS = 8
 """A request with a deadline gets calls short enough for so many, one after the other, to fit in its time. Chosen: at
@@ -34,10 +32,6 @@ PROGRESS_SECONDS = 0.1
 """Progress of a request is told no more often than this. Chosen: a display that moves ten times a second is smooth."""
 
 OutcomeT = TypeVar("OutcomeT")
-
-
-class BrokenRequestError(RuntimeFault):
-    """Drawing the noises of this request brought down one sampler after another."""
 
 
 class Coordinator:
@@ -299,33 +293,19 @@ class Coordinator:
             return
         for request in requests:
             request.isolated = True
-        self._retry(call, "error")
+        draw_again(call, "error", self._queues, self._observer)
 
     def _drop(self, slot: Slot, reason: RetryReason) -> None:
         """Forget a sampler and have its shards drawn elsewhere."""
         self._slots.remove(slot)
         for call in slot.calls:
             call.dropped = True
-            self._retry(call, reason)
+            draw_again(call, reason, self._queues, self._observer)
         slot.calls.clear()
         if reason == "lost" and self._on_lost:
             self._on_lost(slot.sampler.id)
         self._fill_soon()
         self._watch_samplers()
-
-    def _retry(self, call: Call, reason: RetryReason) -> None:
-        self._observer.retried(sum(len(shards) for _, shards in call.parts), reason)
-        for request, shard in ((request, shard) for request, shards in call.parts for shard in shards):
-            request.run.lost(shard)
-            if reason == "lost":
-                request.losses[shard.phase, shard.start] += 1
-                losses = request.losses[shard.phase, shard.start]
-                request.isolated |= losses > 1
-                if losses >= MAX_LOSSES:
-                    lost = f"{losses} samplers in a row went down with this image"
-                    request.fail(BrokenRequestError(f"{lost}: check the model and the samplers' memory."))
-            if not request.over:
-                self._queues.push(request)
 
 
 def _shutting_down() -> NoWorkersError:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Literal, Protocol
 
 from spacte_client.types import Precision
 from spacte_core.allocator import keep_freed_memory
-from spacte_workers.engine.precision import PrecisionRule
+from spacte_workers.engine.precision_rule import PrecisionRule
 from spacte_workers.errors import ModelLoadError, NoWorkersError
 from spacte_workers.shards import Sampler, SamplerLostError, SampleTask, Votes, traces_of
 from spacte_workers.tracing import drawing

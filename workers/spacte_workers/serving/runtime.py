@@ -17,7 +17,7 @@ from spacte_workers.certification import certificates
 from spacte_workers.certification.algorithm import CertifySpec, Outcome, Progress
 from spacte_workers.certification.prediction import PredictSpec
 from spacte_workers.deadlines import Deadline
-from spacte_workers.engine.precision import PrecisionRule
+from spacte_workers.engine.precision_rule import PrecisionRule
 from spacte_workers.errors import BadParameterError, ModelLoadError
 from spacte_workers.images import MAX_PIXELS, decode_image, image_sha256
 from spacte_workers.scheduling.coordinator import Coordinator

@@ -1,8 +1,8 @@
 // A chain of layers on maps of 8-bit codes or of bfloat16: what all instruction targets have in common.
 //
 // A few images, a group, go through all layers together, whose maps then stay in the second-level cache. A back end
-// says how a map of a group lies there, and computes the layers; `amx_kernel.cpp` has the one for matrix units,
-// `chain_kernel.cpp` those for vector units. Images never meet: a result is its image's own, whatever its place in
+// says how a map of a group lies there, and computes the layers; `chain_amx.cpp` has the one for matrix units,
+// `chain_avx.cpp` those for vector units. Images never meet: a result is its image's own, whatever its place in
 // the batch, its neighbours and the number of threads.
 #pragma once
 

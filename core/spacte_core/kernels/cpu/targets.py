@@ -54,7 +54,7 @@ class Target:
     images: int
     multiple: int
     unit: Mapping[torch.dtype, int] | None
-    source: str = "chain_kernel.cpp"
+    source: str = "chain_avx.cpp"
     options: tuple[str, ...] = ()
 
     def library(self, dtype: torch.dtype) -> ctypes.CDLL | None:
@@ -88,7 +88,7 @@ _BYTES = {torch.uint8: 4, torch.bfloat16: 2}
 _WORDS = {torch.uint8: 2}
 
 TARGETS = (
-    Target("amx", "amx", _needs(_AMX, _AMX), 16, 16, None, "amx_kernel.cpp", ("-march=native",)),
+    Target("amx", "amx", _needs(_AMX, _AMX), 16, 16, None, "chain_amx.cpp", ("-march=native",)),
     Target("avx512", "chain_avx512", _needs(_VNNI, _VNNI + " avx512_bf16"), 16, 4, _BYTES,
            options=(*_AVX512, "-mavx512vnni", "-mavx512bf16")),
     Target("avx512bw", "chain_avx512bw", _needs("avx512bw avx512vl"), 16, 4, _WORDS, options=_AVX512),

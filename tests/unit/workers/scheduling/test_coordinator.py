@@ -12,7 +12,8 @@ from spacte_workers.certification.algorithm import Certification, CertifySpec, O
 from spacte_workers.certification.prediction import PredictSpec
 from spacte_workers.deadlines import Deadline
 from spacte_workers.errors import DeadlineExceededError, NoWorkersError
-from spacte_workers.scheduling.coordinator import MAX_LOSSES, BrokenRequestError, Coordinator
+from spacte_workers.scheduling.coordinator import Coordinator
+from spacte_workers.scheduling.lost_shards import MAX_LOSSES, BrokenRequestError
 from spacte_workers.scheduling.observers import SampleCounters
 from spacte_workers.scheduling.slots import MAX_IN_FLIGHT
 from spacte_workers.shards import SamplerLostError, SampleTask, Votes

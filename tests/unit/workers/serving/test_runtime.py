@@ -15,7 +15,7 @@ from PIL import Image as Pillow
 
 from spacte_client.types import CertifyParams, PredictParams
 from spacte_workers.engine import selection as choice
-from spacte_workers.engine.precision import PrecisionRule
+from spacte_workers.engine.precision_rule import PrecisionRule
 from spacte_workers.errors import (
     BadParameterError,
     DeadlineExceededError,
