@@ -45,7 +45,7 @@ test: $(STAMPS)/dev  ## the test suite: minutes
 	$(BIN)/python -m pytest
 
 test-fast: $(STAMPS)/dev  ## the tests that take seconds: no Ray, no server, no training
-	$(BIN)/python -m pytest -m "not slow and not ray and not postgres and not long and not cluster"
+	$(BIN)/python -m pytest -n 2 --dist loadscope -m "not slow and not ray and not postgres and not long and not cluster"
 
 test-all: $(STAMPS)/dev  ## with the long statistical, fuzz, fault and browser suites
 	$(BIN)/python -m pytest -m "not cluster"

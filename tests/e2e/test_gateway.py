@@ -20,6 +20,8 @@ import pytest
 
 from spacte_client.types import Certificate, Problem
 
+pytestmark = pytest.mark.slow
+
 SPACTE = Path(sys.executable).with_name("spacte")
 START_S = 240
 FAST = ("--log-format", "json", "--precision", "fp32")
@@ -251,7 +253,6 @@ def test_a_deadline_is_kept_with_what_is_proven_by_then(gateway: Gateway) -> Non
 
 
 @pytest.mark.long
-@pytest.mark.slow
 def test_sigterm_finishes_what_is_in_flight_and_refuses_the_rest(start: Callable[..., Gateway]) -> None:
     gateway = start()
     with concurrent.futures.ThreadPoolExecutor() as pool:
@@ -272,7 +273,6 @@ def test_sigterm_finishes_what_is_in_flight_and_refuses_the_rest(start: Callable
 
 
 @pytest.mark.long
-@pytest.mark.slow
 def test_what_takes_too_long_to_drain_is_told_so(start: Callable[..., Gateway]) -> None:
     gateway = start("--drain-timeout-s", "0.5")
     with concurrent.futures.ThreadPoolExecutor() as pool:
@@ -285,7 +285,6 @@ def test_what_takes_too_long_to_drain_is_told_so(start: Callable[..., Gateway]) 
 
 
 @pytest.mark.long
-@pytest.mark.slow
 def test_the_second_signal_ends_at_once(start: Callable[..., Gateway]) -> None:
     gateway = start()
     with concurrent.futures.ThreadPoolExecutor() as pool:

@@ -228,6 +228,7 @@ def test_inputs_of_another_kind_are_refused(target):
         chain(torch.zeros(2, 16, 4, 5, dtype=torch.uint8))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("precision", "dtype"), [("int8", torch.uint8), ("bf16", torch.bfloat16)])
 def test_no_product_of_the_library_is_faster_than_the_bare_ones(precision, dtype, monkeypatch):
     bare = chain_module.bare_products(dtype)

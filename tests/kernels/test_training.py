@@ -42,6 +42,7 @@ def learned(net: nn.Module, weights: MultiHeadNet, x_BCHW: Tensor) -> tuple[Tens
     return logits.detach().double(), *joined
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("arch", CONFIGS)
 def test_it_shares_its_weights_with_the_network_which_stays_plain(arch: str) -> None:
     net = network(arch)
@@ -61,6 +62,7 @@ def test_it_shares_its_weights_with_the_network_which_stays_plain(arch: str) -> 
     assert not any(step.training for step in twin.modules())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("arch", CONFIGS)
 def test_it_learns_what_the_plain_network_learns(arch: str) -> None:
     """As near to float64 as PyTorch's own operations are; a deep network amplifies roundings."""

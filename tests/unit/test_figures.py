@@ -4,11 +4,14 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 from spacte_core.checkpoint import read_config
 
 ROOT = Path(__file__).parents[2]
 
 
+@pytest.mark.slow
 def test_the_quoted_figures_are_those_of_the_results() -> None:
     """`python -m benchmarks.readme` has been run since anything changed."""
     command = [sys.executable, "-m", "benchmarks.readme", "--check"]

@@ -311,6 +311,7 @@ def test_names_keep_their_numbers(tmp_path: Path) -> None:
     assert [log_name(tmp_path / name) for name in ("sigma_0.12", "sigma_0.25.log")] == ["sigma_0.12", "sigma_0.25"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("variable", "value", "arguments", "status"),
     [("MPLBACKEND", "module://nowhere", "plot", 0), ("ALL_PROXY", "socks://127.0.0.1:1080", "models", 1)],

@@ -149,7 +149,7 @@ class Terminal:
         from spacte_client import Client
 
         self.file = io.StringIO()
-        console = Console(file=self.file, force_terminal=True, width=120, highlight=False)
+        console = Console(file=self.file, force_terminal=True, width=250, highlight=False)
         client = Client(transport=httpx2.MockTransport(handler))
         self.ask = images.ImageCertifier(client, {"n": 1000}, console)
 

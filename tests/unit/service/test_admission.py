@@ -211,6 +211,7 @@ async def test_the_mean_follows_what_was_timed() -> None:
     assert admission.retry_after.mean_s == pytest.approx(1.0, abs=1e-3)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("seed", range(5))
 async def test_no_permit_is_lost_or_made_up_under_load(seed: int) -> None:
     import random

@@ -220,6 +220,7 @@ async def test_a_gateway_that_drains_reads_no_upload(serving):
     assert (answer.status_code, answer.json()["code"], body.taken) == (503, "draining", 0)
 
 
+@pytest.mark.slow
 async def test_an_upload_may_take_long_but_not_stand_still(serving, until):
     """It counts as work in flight, which a gateway that shuts down waits for."""
     gateway, http = serving(body_timeout_s=1.0)

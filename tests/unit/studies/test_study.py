@@ -26,6 +26,8 @@ from spacte_trainer.runs import TRAINING
 from spacte_trainer.state import STATE_FILE, StateError
 from spacte_workers.engine import EngineError
 
+pytestmark = pytest.mark.slow
+
 SMALL = replace(DIGITS, every=80, n=200)
 """Five of the 397 held-out digits."""
 
@@ -68,6 +70,7 @@ def figures(place: Path) -> dict[str, object]:
     return {key: value for key, value in asdict(cell).items() if "seconds" not in key}
 
 
+@pytest.mark.slow
 def test_slices_come_to_what_one_run_comes_to(whole: Path, tmp_path: Path) -> None:
     slices = 0
     while True:

@@ -51,6 +51,7 @@ def two_processes(check: str, folder: Path) -> list[dict[str, torch.Tensor]]:
     return [torch.load(out, weights_only=True) for out in outs]
 
 
+@pytest.mark.slow
 def test_batch_norm_is_that_of_the_whole_batch(script: ModuleType, tmp_path: Path):
     """Outputs, input gradients, summed parameter gradients and running statistics equal PyTorch's on one process."""
     parts = two_processes("batch_norm", tmp_path)

@@ -67,6 +67,7 @@ def same(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> bool:
 # Learning
 
 
+@pytest.mark.slow
 def test_it_learns_the_digits_under_noise(tmp_path: Path):
     """Six short epochs take the loss below half and noisy accuracy above 60 % (chance is 10 %)."""
     recorder = Recorder()
@@ -138,6 +139,7 @@ def test_one_step_is_sgd_on_the_loss_of_the_objective():
 # Repetition and resumption
 
 
+@pytest.mark.slow
 def test_a_run_is_a_function_of_its_seed(tmp_path: Path):
     first = trained(small(), tmp_path / "a")
     assert same(first, trained(small(), tmp_path / "b"))
@@ -156,6 +158,7 @@ class Killer(Recorder):
             raise InterruptedRunError
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("recipe", ["digits-spacte-gaussian", "digits-smoothmix"])
 def test_an_interrupted_epoch_is_done_over_and_comes_out_the_same(recipe: str, tmp_path: Path):
     config = small(recipe, epochs=3)
@@ -262,6 +265,7 @@ def test_naive_ensemble_is_its_members_and_resumes_by_member(tmp_path: Path):
     assert same(load_checkpoint(folder).net.state_dict(), ensemble.state_dict())
 
 
+@pytest.mark.slow
 def test_drt_goes_on_from_its_pretrained_members(tmp_path: Path):
     changes = {"pretrain.epochs": 1, "pretrain.batch": 512, "pretrain.validate_every": 0}
     config = small("digits-drt-gaussian", **{**changes, "optimizer.lr": 1e-9})

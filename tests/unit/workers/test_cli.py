@@ -108,6 +108,7 @@ def test_an_odd_certificate_is_a_finding(tmp_path, certificate, odd):
     assert result.output.startswith(f"{next(iter(odd))}: ")
 
 
+@pytest.mark.slow
 def test_a_replay(tmp_path):
     """A genuine certificate replays; where votes moved, the sentences say what that may come from and comes to."""
     from spacte_workers import LocalCertifier
@@ -157,6 +158,7 @@ def replayed(tmp_path, change, **options):
     return verify(file, "--replay", checkpoint, "--image", tmp_path / "image.npy", "--device", "cpu")
 
 
+@pytest.mark.slow
 def test_a_replay_of_a_certificate_that_names_no_kernels(tmp_path, monkeypatch):
     """Those of its time draw the votes again, not faster ones that came later."""
 
@@ -170,6 +172,7 @@ def test_a_replay_of_a_certificate_that_names_no_kernels(tmp_path, monkeypatch):
     assert result.exit_code == 0, result.output
 
 
+@pytest.mark.slow
 def test_a_replay_asks_for_no_agreement(tmp_path, monkeypatch):
     """What was allowed to vote is settled: the replay is about which votes there were."""
     from spacte_workers.engine import selection as choice
@@ -199,6 +202,7 @@ def digits_checkpoint(folder, dataset="digits"):
     return str(folder)
 
 
+@pytest.mark.slow
 def test_bench_samples_of_real_images(tmp_path):
     options = ["samples", "--runs", "2", "--n", "2000", "--images", "3", "--json", "--checkpoint"]
     result = CliRunner().invoke(bench_app, [*options, digits_checkpoint(tmp_path / "digits")])

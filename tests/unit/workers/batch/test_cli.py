@@ -69,6 +69,7 @@ def test_every_image_in_three_files(checkpoint: Path, data: Path, tmp_path: Path
     assert at_zero["low"] <= at_zero["value"] <= at_zero["high"]
 
 
+@pytest.mark.slow
 def test_what_auto_may_choose(checkpoint: Path, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     agreed = {"fp32": 1.0, "bf16": 0.95, "int8": 0.91}
     monkeypatch.setattr(choice, "agreement", lambda form, *_: agreed[form.precision])
@@ -97,6 +98,7 @@ def test_what_may_be_claimed_of_all_images_together(checkpoint: Path, data: Path
     assert f"at most {most} are false with probability at least 0.99" in summary["statement"]
 
 
+@pytest.mark.slow
 def test_the_same_command_again_carries_on(checkpoint: Path, data: Path, tmp_path: Path) -> None:
     whole, out = tmp_path / "whole", tmp_path / "out"
     run(checkpoint, data, whole)
@@ -125,6 +127,7 @@ def test_data_that_is_not_there_makes_no_folder(checkpoint: Path, tmp_path: Path
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.slow
 def test_a_set_that_lies_elsewhere_is_fetched_once(checkpoint: Path, data: Path, tmp_path: Path) -> None:
     system = fsspec.filesystem("memory")
     system.pipe("/elsewhere/set.npz", data.read_bytes())

@@ -88,12 +88,14 @@ async def test_every_image_once_with_its_true_class(undisturbed):
     assert len({tuple(record["selection_counts"]) for record in undisturbed.values()}) > 1
 
 
+@pytest.mark.slow
 async def test_the_number_of_samplers_changes_nothing(tmp_path, checkpoint, undisturbed):
     folder = a_folder(tmp_path, a_spec(checkpoint))
     await run_folder(folder, LocalPool(3))
     assert without_times(folder) == undisturbed
 
 
+@pytest.mark.slow
 async def test_an_image_is_certified_as_the_same_image_alone(checkpoint, undisturbed):
     from spacte_core.data.digits import load_digits
     from spacte_workers import LocalCertifier
@@ -238,6 +240,7 @@ async def test_a_driver_that_waits_for_another_one_hears_when_it_is_to_stop(tmp_
     assert folder.progress() == {}  # which are the other one's words
 
 
+@pytest.mark.slow
 async def test_bad_rows_are_results_with_their_reason(tmp_path, checkpoint):
     images = np.random.default_rng(1).random((4, 1, 8, 8)).astype(np.float32)
     images[1] = 7.0
@@ -297,6 +300,7 @@ async def test_a_cancel_file_stops_it_and_the_rest_can_be_read(tmp_path, checkpo
     folder.cancel_file.unlink()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("changes", "error", "sentence"),
     [

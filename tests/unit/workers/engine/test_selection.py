@@ -218,6 +218,7 @@ def test_batch_size_is_measured_and_then_fixed(net):
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("precision", ["fp32", "bf16", "int8"])
 @pytest.mark.parametrize("size", [64, 128, 256])
 def test_another_sampler_loads_what_the_first_one_chose(net, monkeypatch, precision, size):

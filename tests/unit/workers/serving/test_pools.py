@@ -65,6 +65,7 @@ async def test_samplers_register_once_the_first_model_is_loaded(model: ModelFile
     await pool.stop()
 
 
+@pytest.mark.slow
 async def test_every_sampler_gives_the_same_votes_however_shards_are_cut(model: ModelFiles) -> None:
     pool, register = LocalPool(2), Register()
     await pool.start(register)

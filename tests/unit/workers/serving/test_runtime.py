@@ -32,7 +32,7 @@ from spacte_workers.shards import Image
 SEED = "00112233445566778899aabbccddeeff"
 
 
-pytestmark = pytest.mark.asyncio(loop_scope="module")
+pytestmark = [pytest.mark.asyncio(loop_scope="module"), pytest.mark.slow]
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
