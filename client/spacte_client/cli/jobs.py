@@ -38,6 +38,9 @@ def submit(
     split: Annotated[str | None, typer.Option(help="Of a data set; test where none is given.")] = None,
     stride: Annotated[int | None, typer.Option(min=1, help="Of a data set: every so many images.")] = None,
     limit: Annotated[int | None, typer.Option(min=1, help="Of a data set: at most so many images.")] = None,
+    label_column: Annotated[
+        str | None, typer.Option(help="Column of the true class [label, fine_label and the like].")
+    ] = None,
     model: opt.ModelName = None,
     n0: opt.SelectionNoises = None,
     n: opt.Noises = None,
@@ -56,12 +59,13 @@ def submit(
 ) -> None:
     """Submit a job: a certificate for every image of SOURCE."""
     selection = opt.provided(split=split, stride=stride, limit=limit)
+    columns = opt.provided(label_column=label_column)
     options = opt.provided(
         model=model, n0=n0, n=n, alpha=alpha, sigma=sigma, noise=noise, k_consensus=k_consensus, resize=resize
     )
     options |= opt.provided(bound=bound, target_radius=target_radius, tolerance=tolerance)
     with opt.connect(base_url, api_key) as client:
-        job = client.jobs.create(job_input(client, source, selection), **options)
+        job = client.jobs.create(job_input(client, source, selection, columns), **options)
         if not wait_for_it:
             show_job(job, as_json=as_json)
             return
@@ -197,20 +201,20 @@ def summary(job_id: JobId, as_json: AsJson = False, base_url: BaseUrl = None, ap
         typer.echo(found.statement)
 
 
-def job_input(client: "Client", source: str, selection: dict[str, Any]) -> Any:
+def job_input(client: "Client", source: str, selection: dict[str, Any], columns: dict[str, Any]) -> Any:
     """What SOURCE names: a file here, a file there, a URI or a data set."""
     upload = Path(source)
     if selection and (upload.is_file() or source.startswith("file_") or "://" in source):
         raise typer.BadParameter("go with a data set's name only.", param_hint="--split, --stride and --limit")
     if upload.is_file():
-        return client.files.upload(upload)
+        return {"type": "file", "file_id": client.files.upload(upload).id, **columns}
     if source.startswith("file_"):
-        return {"type": "file", "file_id": source}
+        return {"type": "file", "file_id": source, **columns}
     if "://" in source:
-        return {"type": "uri", "uri": source}
+        return {"type": "uri", "uri": source, **columns}
     if upload.suffix in (".npz", ".zip", ".parquet"):
         raise typer.TyperException(f"Cannot read {source}: there is no such file; check the path.")
-    return {"type": "dataset", "name": source, **selection}
+    return {"type": "dataset", "name": source, **selection, **columns}
 
 
 def show_job(job: "Job", *, as_json: bool) -> None:

@@ -37,11 +37,22 @@ RESUMABLE_STATES: frozenset[JobState] = frozenset({"failed", "cancelled", "inter
 """The states from which `resume` is allowed."""
 
 
+LabelColumn = Annotated[
+    str | None,
+    Field(
+        min_length=1,
+        max_length=200,
+        description="Column, array or field of the true class; null looks for `label`, `fine_label` and the like.",
+    ),
+]
+
+
 class FileInput(RequestModel):
     """Images uploaded before with `POST /v1/files`."""
 
     type: Literal["file"] = Field(default="file", description="An uploaded file.")
     file_id: str = Field(min_length=1, description="The id of an uploaded npz, zip or parquet file, `file_...`.")
+    label_column: LabelColumn = None
 
 
 class UriInput(RequestModel):
@@ -52,6 +63,7 @@ class UriInput(RequestModel):
         min_length=1,
         description="Of an npz, zip or parquet file, e.g. `file:///data/test.npz` or `s3://bucket/test.parquet`.",
     )
+    label_column: LabelColumn = None
 
 
 class DatasetInput(RequestModel):
@@ -62,6 +74,7 @@ class DatasetInput(RequestModel):
     split: str = Field(default="test", description="Which part of it.")
     stride: int = Field(default=1, ge=1, description="Certify every so many images: indices 0, stride, 2 stride, ...")
     limit: int | None = Field(default=None, ge=1, description="Certify at most so many images.")
+    label_column: LabelColumn = None
 
 
 JobInput = Annotated[FileInput | UriInput | DatasetInput, Field(discriminator="type")]
@@ -180,6 +193,7 @@ class JobSummary(AnswerModel):
     abstained: int = Field(ge=0, description="Those on which the smoothed classifier abstains.")
     errored: int = Field(default=0, ge=0, description="Images without a certificate; not counted in `images`.")
     labelled: int = Field(default=0, ge=0, description="Images with a true class: what `acr` and the rows are over.")
+    labels: str | None = Field(default=None, description="Where some images have no true class: how many, a sentence.")
     acr: float | None = Field(default=None, description="Average certified radius: the mean of correct x radius.")
     certified_accuracy: list[CertifiedAccuracy] = Field(
         default_factory=list[CertifiedAccuracy], description="At a grid of radii; empty without true classes."

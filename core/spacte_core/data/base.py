@@ -43,6 +43,9 @@ class DataConfig(BaseModel):
     channels: Literal[1, 3] | None = Field(
         default=None, description="folder and parquet: convert every image to grey (1) or RGB (3)."
     )
+    label_column: str | None = Field(
+        default=None, description="parquet: the column of the class [label, or what hubs call it, such as fine_label]."
+    )
     loader_processes: int = Field(
         default=4, ge=0, description="imagenet: processes that read and decode images; 0: none but our own."
     )
@@ -74,8 +77,11 @@ class ImageData(Protocol):
 
     Attributes:
         input_shape: (channels, height, width) of every image that `batches` yields.
+        labels_N: the class of every image, int64.
         skipped: names of images that could not be read and were left out.
     """
+
+    labels_N: Tensor
 
     @property
     def class_names(self) -> Sequence[str]: ...

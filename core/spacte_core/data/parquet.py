@@ -1,8 +1,9 @@
-"""`parquet:PATH`: an `img` or `image` struct with the encoded file in `bytes`, and an integer `label`.
+"""`parquet:PATH`: an `img` or `image` with the encoded file in it, and an integer column of labels.
 
-PATH is a folder of `train-*.parquet` and `test-*.parquet` files, the layout in which hubs publish image sets,
-or one file, of which every tenth image of each class is then held out. Class names are taken from the file's
-metadata where the publisher wrote them, else the classes are called by their numbers.
+PATH is a folder of `train-*.parquet` and `test-*.parquet` files, the layout in which hubs publish image sets, in it, in
+its `data` folder or in its only other one; or one file, of which every tenth image of each class is then held out.
+Class names are taken from the file's metadata where the publisher wrote them, else the classes are called by their
+numbers.
 """
 
 import json
@@ -17,52 +18,97 @@ from .decode import ImageCollector
 from .memory import MemoryData
 
 IMAGE_COLUMNS = ("img", "image")
+LABEL_COLUMNS = ("label", "labels", "fine_label", "target", "class")
+"""What published sets call the class, in the order in which they are looked for; CIFAR-100 has no `label`."""
+
 PREFIXES = {"train": ("train",), "test": ("test", "val")}
 
 
-def split_files(path: Path, split: Split) -> list[Path]:
-    """The files of a split; raises DataError where there are none."""
+def split_files(path: Path, split: Split, label_column: str | None = None) -> list[Path]:
+    """The files of a split; raises DataError where there are none.
+
+    Test files without a single label, as hubs publish those of competitions, give way to validation files.
+    """
     if path.is_file():
         return [path]
     if not path.is_dir():
         raise DataError(f"There is no file or folder {path}: check the path after the colon.")
-    for prefix in PREFIXES[split]:
-        files = sorted(path.glob(f"{prefix}*.parquet"))
-        if files:
-            return files
-    raise DataError(f"{path} holds no {PREFIXES[split][0]}-*.parquet file: name the {split} files so.")
+    folder = _published_folder(path)
+    found = [files for prefix in PREFIXES[split] if (files := sorted(folder.glob(f"{prefix}*.parquet")))]
+    if not found:
+        raise DataError(f"{path} holds no {PREFIXES[split][0]}-*.parquet file: name the {split} files so.")
+    if len(found) > 1 and not any(_has_labels(file, label_column) for file in found[0]):
+        return found[1]
+    return found[0]
+
+
+def image_column(schema: Any) -> str | None:
+    """The column with encoded image files, plain or in the field `bytes` of a struct; None where there is none."""
+    for name in IMAGE_COLUMNS:
+        if name in schema.names:
+            kind = schema.field(name).type
+            encoded = pa.types.is_struct(kind) and kind.get_field_index("bytes") >= 0
+            if encoded or pa.types.is_binary(kind) or pa.types.is_large_binary(kind):
+                return name
+    return None
+
+
+def label_column(schema: Any, wanted: str | None) -> str | None:
+    """The column of the true class; None where none is named and none is called as such columns usually are.
+
+    Raises:
+        DataError: the one that is named is not there.
+    """
+    if wanted is not None and wanted not in schema.names:
+        there = ", ".join(schema.names)[:200]
+        raise DataError(f"There is no column {wanted[:60]!r} among {there}: name one of them with --label-column.")
+    return wanted or next((name for name in LABEL_COLUMNS if name in schema.names), None)
 
 
 def load(config: DataConfig, split: Split) -> MemoryData:
     """One split, decoded."""
     path = config.path
-    files = split_files(path, split)
-    tables = [(file, *_open(file)) for file in files]
-    class_names = _class_names(split_files(path, "train"))
+    files = split_files(path, split, config.label_column)
+    tables = [(file, *_open(file, config)) for file in files]
+    class_names = _class_names(split_files(path, "train", config.label_column), config)
     collector = ImageCollector(config, str(path))
-    for file, table, image_column in tables:
-        for row, (image, label) in enumerate(zip(table.column(image_column), table.column("label"), strict=True)):
+    for file, images, labels in tables:
+        for row, (image, label) in enumerate(zip(images, labels, strict=True)):
             data, number = image.as_py(), label.as_py()
-            if data is None or data["bytes"] is None:
+            data = data["bytes"] if isinstance(data, dict) else data
+            if data is None:
                 raise DataError(f"Row {row} of {file.name} has no image: remove the row.")
-            collector.add(f"{file.name}[{row}]", data["bytes"], number)
+            collector.add(f"{file.name}[{row}]", data, number)
     found = collector.finish(class_names)
     return found.part(split) if path.is_file() else found
 
 
-def _open(file: Path) -> tuple[Any, str]:
-    """The table and the name of its image column; raises DataError where the layout is another."""
+def _published_folder(path: Path) -> Path:
+    """Where a hub's clone has its parquet files: PATH itself, its `data`, or its only folder with such files."""
+    for folder in (path, path / "data"):
+        if any(folder.glob("*.parquet")):
+            return folder
+    inside = sorted({file.parent for file in path.glob("*/*.parquet")})
+    if len(inside) > 1:
+        names = ", ".join(folder.name for folder in inside[:8])
+        raise DataError(f"{path} holds several sets ({names}): name the folder of one after the colon.")
+    return inside[0] if inside else path
+
+
+def _open(file: Path, config: DataConfig) -> tuple[Any, Any]:
+    """The columns of images and of labels; raises DataError where the layout is another."""
     table = _read(file)
-    for column in IMAGE_COLUMNS:
-        if column in table.column_names and "label" in table.column_names:
-            kind = table.schema.field(column).type
-            if pa.types.is_struct(kind) and kind.get_field_index("bytes") >= 0:
-                _check_labels(file, table)
-                return table.select([column, "label"]), column
-    raise DataError(
-        f"{file} has columns {', '.join(table.column_names)}: "
-        "it needs an img or image struct with a bytes field, and a label."
-    )
+    images = image_column(table.schema)
+    labels = label_column(table.schema, config.label_column)
+    there = ", ".join(table.column_names)
+    if images is None:
+        raise DataError(
+            f"{file} has columns {there}: it needs an img or image, a struct with the bytes of an image file."
+        )
+    if labels is None:
+        raise DataError(f"{file} has columns {there}, and no label: name the class's with --label-column.")
+    _check_labels(file, table, labels)
+    return table.column(images), table.column(labels)
 
 
 def _read(file: Path, columns: list[str] | None = None) -> Any:
@@ -72,24 +118,46 @@ def _read(file: Path, columns: list[str] | None = None) -> Any:
         raise DataError(f"{file} is not a parquet file that can be read ({error}): replace it.") from error
 
 
-def _check_labels(file: Path, table: Any) -> None:
+def _read_labels(file: Path, wanted: str | None) -> tuple[Any, str | None]:
+    """The table of the label column alone, and its name."""
+    try:
+        name = label_column(pq.read_schema(file), wanted)
+    except (pa.ArrowInvalid, OSError) as error:
+        raise DataError(f"{file} is not a parquet file that can be read ({error}): replace it.") from error
+    return _read(file, columns=[name] if name else []), name
+
+
+def _has_labels(file: Path, wanted: str | None) -> bool:
+    """Whether a file has any label; hubs write -1 for a hidden one."""
+    table, name = _read_labels(file, wanted)
+    if name is None:
+        return False
+    labels = table.column(name)
+    return not pa.types.is_integer(labels.type) or any((label or 0) >= 0 for label in labels.unique().to_pylist())
+
+
+def _check_labels(file: Path, table: Any, name: str) -> None:
     """Raise DataError where the labels are no integers, or some are missing."""
-    labels = table.column("label")
+    labels = table.column(name)
     if not pa.types.is_integer(labels.type):
         raise DataError(f"The labels in {file} are of type {labels.type}: number the classes from 0.")
-    if labels.null_count:
-        raise DataError(f"{labels.null_count} rows of {file} have no label: remove them.")
+    if missing := labels.null_count + sum(label is not None and label < 0 for label in labels.to_pylist()):
+        raise DataError(f"{missing} rows of {file} have no label (none, or one below 0): remove them.")
 
 
-def _class_names(files: list[Path]) -> list[str]:
+def _class_names(files: list[Path], config: DataConfig) -> list[str]:
     """Names from the hub's metadata, else "0" .. "K-1" up to the largest label of the training files."""
-    labels = [_read(file, columns=["label"]) for file in files]
-    metadata = labels[0].schema.metadata or {}
-    if b"huggingface" in metadata:
-        names = json.loads(metadata[b"huggingface"])["info"]["features"]["label"].get("names")
-        if names:
-            return names
-    for file, table in zip(files, labels, strict=True):
-        _check_labels(file, table)
-    highest = max((number for table in labels for number in table.column("label").to_pylist()), default=-1)
+    labels = [(file, *_read_labels(file, config.label_column)) for file in files]
+    _, first, name = labels[0]
+    metadata = first.schema.metadata or {}
+    if b"huggingface" in metadata and name is not None:
+        feature = json.loads(metadata[b"huggingface"])["info"]["features"].get(name, {})
+        if feature.get("names"):
+            return feature["names"]
+    highest = -1
+    for file, table, column in labels:
+        if column is None:
+            raise DataError(f"{file} has no label: name the class's column with --label-column.")
+        _check_labels(file, table, column)
+        highest = max([highest, *table.column(column).unique().to_pylist()])
     return [str(number) for number in range(highest + 1)]

@@ -1,6 +1,6 @@
 """From the input that a caller names to what the driver opens: resolved, opened once, and counted."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -35,7 +35,8 @@ def count_input(source: JobInput, model: Model, settings: JobSettings, uploads: 
 
     try:
         spec = _resolve(source, settings, uploads, fetched)
-        opened = open_source(spec, model.input_shape)
+        spec = replace(spec, label_column=source.label_column)
+        opened = open_source(spec, model.input_shape, class_names=model.class_names)
     except InputError as error:
         raise field_error("/input", str(error)) from None
     total = len(opened.indices)

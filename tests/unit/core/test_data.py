@@ -245,11 +245,14 @@ def test_an_image_that_pillow_warns_of_is_unreadable(monkeypatch: pytest.MonkeyP
 # Parquet files
 
 
-def write_parquet(file: Path, labels: list[Any], column: str = "img", names: list[str] | None = None) -> None:
+def write_parquet(
+    file: Path, labels: list[Any], column: str = "img", names: list[str] | None = None, label: str = "label"
+) -> None:
+    file.parent.mkdir(parents=True, exist_ok=True)
     rows = [{"bytes": png(random_image(i)), "path": f"{i}.png"} for i in range(len(labels))]
-    table = pa.table({column: rows, "label": labels})
+    table = pa.table({column: rows, "coarse_label": [0] * len(labels), label: labels})
     if names:
-        info = {"info": {"features": {"label": {"names": names, "_type": "ClassLabel"}}}}
+        info = {"info": {"features": {label: {"names": names, "_type": "ClassLabel"}}}}
         table = table.replace_schema_metadata({"huggingface": json.dumps(info)})
     pq.write_table(table, file)
 
@@ -283,11 +286,37 @@ def test_parquet_errors_name_the_remedy(tmp_path: Path):
     write_parquet(tmp_path / "train-0.parquet", [0, 2, 2])
     assert "no image of class '1'" in parquet_error(tmp_path)
     write_parquet(tmp_path / "train-0.parquet", [-1, 0])
-    assert "labels from -1" in parquet_error(tmp_path)
+    assert "1 rows of" in parquet_error(tmp_path)
     write_parquet(tmp_path / "train-0.parquet", [0, None])
     assert "1 rows of" in parquet_error(tmp_path)
     write_parquet(tmp_path / "train-0.parquet", ["cat", "dog"])
     assert "of type string: number the classes" in parquet_error(tmp_path)
+
+
+def test_columns_as_hubs_name_them_and_any_other_by_name(tmp_path: Path):
+    write_parquet(tmp_path / "train-0.parquet", [0, 1], names=["no", "yes"], label="fine_label")
+    train = load_data(DataConfig(source=f"parquet:{tmp_path}"), "train")
+    assert (list(train.class_names), train.labels_N.tolist()) == (["no", "yes"], [0, 1])
+    write_parquet(tmp_path / "train-0.parquet", [1, 0], label="genus")
+    assert "columns img, coarse_label, genus, and no label" in parquet_error(tmp_path)
+    named = load_data(DataConfig(source=f"parquet:{tmp_path}", label_column="genus"), "train")
+    assert named.labels_N.tolist() == [1, 0]
+    with pytest.raises(DataError, match="no column 'species' among img, coarse_label, genus"):
+        load_data(DataConfig(source=f"parquet:{tmp_path}", label_column="species"), "train")
+
+
+def test_a_clone_of_a_hub_and_its_hidden_test_labels(tmp_path: Path):
+    write_parquet(tmp_path / "data" / "train-0.parquet", [0, 1])
+    write_parquet(tmp_path / "data" / "test-0.parquet", [-1, -1])
+    config = DataConfig(source=f"parquet:{tmp_path}")
+    assert load_data(config, "train").labels_N.tolist() == [0, 1]
+    assert "2 rows of" in parquet_error(tmp_path, "test")
+    write_parquet(tmp_path / "data" / "validation-0.parquet", [1, 0])
+    assert load_data(config, "test").labels_N.tolist() == [1, 0]
+    (tmp_path / "data").rename(tmp_path / "plain")
+    assert load_data(config, "train").labels_N.tolist() == [0, 1]
+    write_parquet(tmp_path / "other" / "train-0.parquet", [0, 1])
+    assert "several sets (other, plain)" in parquet_error(tmp_path)
 
 
 @pytest.mark.shared

@@ -30,6 +30,9 @@ def train(
         str | None,
         typer.Option(help="digits, cifar10, cifar100, mnist, svhn, imagenet:PATH, folder:PATH or parquet:PATH."),
     ] = None,
+    label_column: Annotated[
+        str | None, typer.Option(help="Column of the class in parquet files [label, fine_label ...].")
+    ] = None,
     device: Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1 ... [cuda where there is one]")] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Carry on the run in --out.")] = False,
     settings: Annotated[
@@ -56,6 +59,7 @@ def train(
     from spacte_trainer.runs import run
 
     named = {"model.heads": heads, "epochs": epochs, "seed": seed, "data.source": data}
+    named["data.label_column"] = label_column
     with one_sentence():
         config = configure(recipe, sigma, {key: value for key, value in named.items() if value is not None}, settings)
         folder = out or Path("runs") / recipe

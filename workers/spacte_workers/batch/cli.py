@@ -45,6 +45,9 @@ MinAgreement = Annotated[
     float, Option(min=0, max=1, help="Smallest share of noisy images on which a precision must vote as float32 does.")
 ]
 Seed = Annotated[str | None, Option(help="128-bit seed in hex; drawn by default, and kept in job.json.")]
+LabelColumn = Annotated[
+    str | None, Option(help="Column of the true class in parquet, npz and labels.csv [label, fine_label ...].")
+]
 DataRoot = Annotated[Path, Option(help="Where downloaded data sets are kept.")]
 Address = Annotated[str | None, Option(help="Ray cluster; default RAY_ADDRESS, else a Ray of this command's own.")]
 Local = Annotated[bool, Option("--local", help="Draw in this process, without Ray.")]
@@ -73,6 +76,7 @@ def certify_dataset(
     allow_int8: AllowInt8 = False,
     min_agreement: MinAgreement = MIN_AGREEMENT,
     seed: Seed = None,
+    label_column: LabelColumn = None,
     data_root: DataRoot = Path("data"),
     address: Address = None,
     local: Local = False,
@@ -81,7 +85,8 @@ def certify_dataset(
 ) -> None:
     """Certify a data set: results.ndjson, results.tsv and summary.json in --out, resumable at any time.
 
-    Exit status 0: every image is finished; 1: it failed; 130: stopped, and to be carried on.
+    Exit status 0: every image is finished; 1: it failed, or no image could be certified; 130: stopped, and to be
+    carried on.
     """
     from .job_folder import JobFolder
 
@@ -89,11 +94,13 @@ def certify_dataset(
     options |= {"target_radius": target_radius, "tolerance": tolerance, "resize": resize, "seed": seed}
     params = _params(options)
     folder = JobFolder(out.resolve())
-    source = _input(data, split, stride, limit, data_root, folder.path)
+    source = _input(data, split, stride, limit, label_column, data_root, folder.path)
     spec = _spec(checkpoint, source, params, precision)
     pool = ("local" if local else "ray", address, samplers)
     state = _run(folder, spec, seed is not None, pool, PrecisionRule(allow_int8, min_agreement))
     _report(folder, as_json)
+    if why := _same_error(folder):
+        raise typer.TyperException(f"No image could be certified: {why}")
     if state != "succeeded":
         typer.echo("Stopped; the same command carries on.", err=True)
         raise typer.Exit(STOPPED)
@@ -112,14 +119,17 @@ def _params(options: dict[str, Any]) -> "CertifyParams":
         raise typer.TyperException(f"--{name}: {first['msg']}.") from None
 
 
-def _input(data: str, split: str, stride: int, limit: int | None, data_root: Path, out: Path) -> "InputSpec":
+def _input(
+    data: str, split: str, stride: int, limit: int | None, label_column: str | None, data_root: Path, out: Path
+) -> "InputSpec":
     from .inputs import InputSpec
 
     if "://" in data:
         data = str(_fetched(data, out))
     kind: Literal["file", "dataset"] = "file" if Path(data).is_file() else "dataset"
     location = str(Path(data).resolve()) if kind == "file" else _absolute(data)
-    return InputSpec(kind, location, split, stride, limit, data_root=str(data_root.resolve()))
+    root = str(data_root.resolve())
+    return InputSpec(kind, location, split, stride, limit, data_root=root, label_column=label_column)
 
 
 def _fetched(uri: str, out: Path) -> Path:
@@ -155,6 +165,7 @@ def _spec(checkpoint: Path, source: "InputSpec", params: "CertifyParams", precis
     import secrets
 
     from spacte_core.checkpoint import CheckpointError, read_config
+    from spacte_workers.errors import BadParameterError, check_consensus
     from spacte_workers.seeds import fresh_seed
 
     from .inputs import InputError, open_source
@@ -162,9 +173,13 @@ def _spec(checkpoint: Path, source: "InputSpec", params: "CertifyParams", precis
 
     try:
         config, version = read_config(checkpoint)
-        open_source(source, config.model.input_shape).close()  # before anything is made
-    except (CheckpointError, InputError) as error:
+        check_consensus(params.k_consensus, config.model.heads)
+        opened = open_source(source, config.model.input_shape, class_names=config.class_names)
+    except (BadParameterError, CheckpointError, InputError) as error:
         raise typer.TyperException(str(error)) from None
+    opened.close()  # nothing has been made yet
+    if opened.remark:
+        typer.echo(opened.remark, err=True)
     checkpoint = checkpoint.resolve()
     if params.seed is None:
         params = params.model_copy(update={"seed": fresh_seed()})
@@ -215,6 +230,18 @@ def _run(
         raise typer.TyperException(str(error)) from None
 
 
+def _same_error(folder: "JobFolder") -> str:
+    """The error of an image where none has a certificate; empty otherwise."""
+    from .results import read_results
+
+    first = ""
+    for record in read_results(folder.results_file):
+        if record["outcome"] != "errored":
+            return ""
+        first = first or record["error"]["detail"]
+    return first
+
+
 def _report(folder: "JobFolder", as_json: bool) -> None:
     from .results import read_results
     from .summary import summarize
@@ -230,6 +257,8 @@ def _report(folder: "JobFolder", as_json: bool) -> None:
     for row in summary.certified_accuracy:
         if round(row.radius * 100) % 25 == 0:
             typer.echo(f"{row.radius:6.2f}  {row.value:.3f} ({row.low:.3f} to {row.high:.3f})")
+    if summary.labels:
+        typer.echo(summary.labels)
     if summary.statement:
         typer.echo(summary.statement)
     typer.echo(f"{folder.results_file}\n{folder.tsv_file}\n{folder.summary_file}")

@@ -33,6 +33,7 @@ from .results import OUTCOMES
 from .summary import export
 
 if TYPE_CHECKING:
+    from spacte_core.checkpoint import CheckpointConfig
     from spacte_workers.serving.pools import Pool
     from spacte_workers.serving.runtime import Runtime
 
@@ -163,8 +164,10 @@ async def _certify(
     try:
         if not await _started(runtime, stop):
             return _report(folder, attempt, folder.stopped_state())
-        spec, shape = await asyncio.to_thread(_settle_model, runtime, folder, spec)
-        with closing(await asyncio.to_thread(open_source, spec.input, shape)) as source:
+        spec, model = await asyncio.to_thread(_settle_model, runtime, folder, spec)
+        shape = model.model.input_shape
+        opening = asyncio.to_thread(open_source, spec.input, shape, class_names=model.class_names)
+        with closing(await opening) as source:
             driver = Driver(
                 folder,
                 spec,
@@ -194,8 +197,8 @@ async def _started(runtime: "Runtime", stop: asyncio.Event) -> bool:
     return started
 
 
-def _settle_model(runtime: "Runtime", folder: JobFolder, spec: JobSpec) -> tuple[JobSpec, tuple[int, int, int]]:
-    """The spec with the precision that all attempts keep to, and the model's input shape."""
+def _settle_model(runtime: "Runtime", folder: JobFolder, spec: JobSpec) -> tuple[JobSpec, "CheckpointConfig"]:
+    """The spec with the precision that all attempts keep to, and what the model says of itself."""
     served = runtime.model(spec.model)
     if served.version != spec.model_version:
         raise JobFolderError(
@@ -205,7 +208,7 @@ def _settle_model(runtime: "Runtime", folder: JobFolder, spec: JobSpec) -> tuple
     if spec.precision == "auto":
         spec = replace(spec, precision=served.precision)
         write_json(folder.spec_file, spec.to_json())
-    return spec, served.config.model.input_shape
+    return spec, served.config
 
 
 def _report(folder: JobFolder, attempt: int, state: State, error: Exception | None = None) -> State:

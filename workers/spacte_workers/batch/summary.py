@@ -47,6 +47,7 @@ def summarize(records: Iterable[Record]) -> JobSummary:
         abstained=abstained,
         errored=errored,
         labelled=len(correct),
+        labels=_about_labels(len(correct), images),
         acr=average_certified_radius(correct, radii) if correct else None,
         certified_accuracy=certified_accuracy(correct, radii, _grid(sigma, radii)) if correct else [],
         sigma=sigma,
@@ -59,6 +60,12 @@ def summarize(records: Iterable[Record]) -> JobSummary:
             f"{1 - alpha:g}."
         ),
     )
+
+
+def _about_labels(labelled: int, images: int) -> str | None:
+    if labelled == images:
+        return None
+    return f"{images - labelled:,} of {images:,} images have no true class, so they count for no accuracy."
 
 
 def _grid(sigma: float, radii: list[float]) -> list[float]:

@@ -148,7 +148,7 @@ def elsewhere():
 
 async def test_a_uri_of_another_machine_is_copied_for_the_job(make_world, elsewhere, tmp_path):
     world = make_world(input_roots=f"{tmp_path},memory://sets")
-    source = {"type": "uri", "uri": "memory://sets/set.npz"}
+    source = {"type": "uri", "uri": "memory://sets/set.npz", "label_column": None}
     jobs = [(await world.create(input=source)).json() for _ in range(2)]
     assert [(job["counts"]["total"], job["input"]) for job in jobs] == [(2, source)] * 2
     fetched = world.settings.data_dir / "fetched"

@@ -142,3 +142,27 @@ def test_a_set_that_lies_elsewhere_is_fetched_once(checkpoint: Path, data: Path,
     assert gone.exit_code == 1
     assert "There is no file 'memory://elsewhere/set.npz'." in str(gone.exception)
     assert not (tmp_path / "new").exists()
+
+
+def test_labels_that_no_model_has_are_never_wrong_answers(checkpoint: Path, tmp_path: Path) -> None:
+    images = np.zeros((2, 1, 8, 8), np.uint8)
+    np.savez(tmp_path / "hidden.npz", images=images, labels=np.array([-1, -1]))
+    result = run(checkpoint, tmp_path / "hidden.npz", tmp_path / "out")
+    assert result.exit_code == 0, result.output
+    assert "2 of 2 images have a label below 0" in result.stderr
+    assert "2 of 2 images have no true class" in result.stdout
+    assert "certified accuracy" not in result.stdout
+    np.savez(tmp_path / "large.npz", images=images, labels=np.array([1, 108]))
+    result = run(checkpoint, tmp_path / "large.npz", tmp_path / "none")
+    assert (result.exit_code, (tmp_path / "none").exists()) == (1, False)
+    assert "Row 1 has label 108" in str(result.exception)
+
+
+def test_what_fails_for_every_image_fails_as_a_whole(checkpoint: Path, data: Path, tmp_path: Path) -> None:
+    result = run(checkpoint, data, tmp_path / "none", "--k-consensus", "9")
+    assert (result.exit_code, (tmp_path / "none").exists()) == (1, False)
+    assert "heads" in str(result.exception)
+    np.savez(tmp_path / "grid.npz", images=np.full((2, 1, 8, 8), 0.3), labels=np.array([0, 1]))
+    result = run(checkpoint, tmp_path / "grid.npz", tmp_path / "out")
+    assert result.exit_code == 1
+    assert "No image could be certified: Grid noise is for 8-bit images" in str(result.exception)

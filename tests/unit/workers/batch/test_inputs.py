@@ -4,6 +4,7 @@ import io
 import os
 import stat
 import zipfile
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -27,6 +28,12 @@ def png(image_CHW: np.ndarray) -> bytes:
     buffer = io.BytesIO()
     pixels = image_CHW[0] if len(image_CHW) == 1 else image_CHW.transpose(1, 2, 0)
     Image.fromarray(pixels).save(buffer, format="PNG")
+    return buffer.getvalue()
+
+
+def npy(array: np.ndarray) -> bytes:
+    buffer = io.BytesIO()
+    np.save(buffer, array)
     return buffer.getvalue()
 
 
@@ -197,7 +204,8 @@ class TestParquet:
         [
             (pa.table({"pixels": [1], "class": [2]}), "has columns pixels, class: it needs `img` or `image`"),
             (pa.table({"img": ["a.png"], "label": [2]}), "it needs `img` or `image`"),
-            (pa.table({"img": [{"bytes": b"x"}], "label": ["cat"]}), "no whole number"),
+            (pa.table({"img": [{"bytes": b"x"}], "label": ["cat"]}), "name the class 'cat'"),
+            (pa.table({"img": [{"bytes": b"x"}], "label": [0.5]}), "no whole number"),
             (pa.table({"img": pa.array([], pa.binary()), "label": pa.array([], pa.int64())}), "holds no image"),
         ],
     )
@@ -251,7 +259,7 @@ class TestParquet:
             if index > 150:
                 with pytest.raises(BadImageError, match=f"Row {index} lies in a damaged part"):
                     source.read(index)
-                assert source.about(index) == (None, None)
+                assert source.about(index) == (index, None)
             else:
                 assert source.read(index).content == images[index]
 
@@ -283,6 +291,73 @@ class TestDataset:
     def test_what_it_refuses(self, spec, shape, sentence):
         with pytest.raises(InputError, match=sentence):
             open_source(spec, shape)
+
+
+class TestLabels:
+    """Labels that are no class of the model are never counted as wrong answers."""
+
+    NAMES = ("one", "two", "three")
+
+    def stored(self, path: Path, kind: str, labels: list[int], name: str = "label") -> InputSpec:
+        images = pictures(len(labels))
+        match kind:
+            case "parquet":
+                rows = [{"bytes": png(image)} for image in images]
+                pq.write_table(pa.table({"image": rows, name: labels}), path / "set")
+            case "npz":
+                np.savez(path / "set.npz", images=images, **{name: np.array(labels)})
+                (path / "set.npz").rename(path / "set")
+            case "npy in zip" | "packed folder":
+                folder = "pictures/" if kind == "packed folder" else ""
+                table = f"name,{name}\n" + "".join(f"{i}.npy,{label}\n" for i, label in enumerate(labels))
+                members = {f"{folder}{i}.npy": npy(image) for i, image in enumerate(images)}
+                zipped(path / "set", members | {f"{folder}labels.csv": table.encode()})
+            case "arrays packed by hand":
+                arrays = {"images": npy(images), name: npy(np.array(labels))}
+                zipped(path / "set", {f"set/{key}.npy": value for key, value in arrays.items()})
+        return on_file(path / "set")
+
+    @pytest.mark.parametrize("kind", ["parquet", "npz", "npy in zip", "packed folder", "arrays packed by hand"])
+    def test_minus_one_is_none_and_one_too_large_is_refused(self, tmp_path, kind):
+        some = open_source(self.stored(tmp_path, kind, [-1, 2]), COLOUR, class_names=self.NAMES)
+        assert [some.read(i).label for i in (0, 1)] == [None, 2]
+        assert some.remark.startswith("1 of 2 images have a label below 0")
+        none = open_source(self.stored(tmp_path, kind, [-1, -100]), COLOUR, class_names=self.NAMES)
+        assert none.about(1)[0] is None
+        assert none.remark.endswith("so no accuracy is measured.")
+        assert open_source(self.stored(tmp_path, kind, [0, 2]), COLOUR, class_names=self.NAMES).remark == ""
+        with pytest.raises(InputError, match="Row 1 has label 3, but the model has the classes 0 to 2, and 1 of 2"):
+            open_source(self.stored(tmp_path, kind, [0, 3]), COLOUR, class_names=self.NAMES)
+
+    @pytest.mark.parametrize("kind", ["parquet", "npz", "npy in zip"])
+    def test_a_column_of_another_name(self, tmp_path, kind):
+        spec = self.stored(tmp_path, kind, [1, 2], name="genus")
+        if kind == "npy in zip":
+            with pytest.raises(InputError, match="write the columns"):
+                open_source(spec, COLOUR, class_names=self.NAMES)
+        else:
+            without = open_source(spec, COLOUR, class_names=self.NAMES)
+            assert (without.read(1).label, "genus" in without.remark) == (None, True)
+        named = open_source(replace(spec, label_column="genus"), COLOUR, class_names=self.NAMES)
+        assert (named.read(1).label, named.remark) == (2, "")
+        with pytest.raises(InputError, match="species"):
+            open_source(replace(spec, label_column="species"), COLOUR, class_names=self.NAMES)
+
+    def test_class_folders_count_by_name(self, tmp_path):
+        members = {"set/two/a.png": png(pictures(1)[0]), "set/three/b.png": png(pictures(1)[0])}
+        source = open_source(on_file(zipped(tmp_path / "set.zip", members)), COLOUR, class_names=self.NAMES)
+        assert [source.read(i).label for i in (0, 1)] == [2, 1]
+        for name in ("two", "three"):
+            for i in range(10):
+                file = tmp_path / "set" / name / f"{i}.png"
+                file.parent.mkdir(parents=True, exist_ok=True)
+                file.write_bytes(png(pictures(1)[0]))
+        folder = InputSpec("dataset", f"folder:{tmp_path / 'set'}")
+        found = open_source(folder, COLOUR, class_names=self.NAMES)
+        assert [found.read(i).label for i in (0, 1)] == [2, 1]
+        (tmp_path / "set" / "two").rename(tmp_path / "set" / "zwei")
+        with pytest.raises(InputError, match=r"has 2 classes \(three, zwei\), but the model 3"):
+            open_source(folder, COLOUR, class_names=self.NAMES)
 
 
 class TestUri:

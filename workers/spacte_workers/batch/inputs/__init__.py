@@ -26,17 +26,22 @@ __all__ = [
 ]
 
 
-def open_source(spec: InputSpec, input_shape: Sequence[int], limits: Limits | None = None) -> Source:
-    """Open an input for a model that takes images of `input_shape` (C, H, W).
+def open_source(
+    spec: InputSpec, input_shape: Sequence[int], limits: Limits | None = None, *, class_names: Sequence[str] = ()
+) -> Source:
+    """Open an input for a model that takes images of `input_shape` (C, H, W) and has classes of these names.
+
+    Without `class_names` labels are not looked at.
 
     Raises:
-        InputError: it is missing, damaged, empty, of another shape, or would unpack to too much.
+        InputError: it is missing, damaged, empty, of another shape, has labels of another model, or would unpack to too
+            much.
     """
     limits = limits or Limits()
     if spec.kind == "dataset":
         from .dataset import open_dataset
 
-        return open_dataset(spec, input_shape, limits)
+        return open_dataset(spec, input_shape, limits, class_names)
     path = Path(spec.location)
     if spec.roots:
         path = resolve_uri(spec.location, [Path(root) for root in spec.roots])
@@ -46,14 +51,14 @@ def open_source(spec: InputSpec, input_shape: Sequence[int], limits: Limits | No
         case "npz":
             from .npz import NpzSource
 
-            return NpzSource(path, spec, input_shape, limits)
+            return NpzSource(path, spec, input_shape, limits, class_names)
         case "zip":
             from .archive import ZipSource
 
-            return ZipSource(path, spec, limits)
+            return ZipSource(path, spec, limits, class_names)
         case "parquet":
             from .parquet import ParquetSource
 
-            return ParquetSource([path], spec, limits)
+            return ParquetSource([path], spec, limits, class_names)
         case _:
             raise InputError("The file is none of npz, zip of images and parquet: send one of these.")

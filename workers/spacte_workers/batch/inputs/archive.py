@@ -1,5 +1,7 @@
-"""zip: image files in the order of their names; classes from `labels.csv` (`name,label`) where it is in.
+"""zip: image files in the order of their names.
 
+Classes are those of `labels.csv` (`name,label`) or `metadata.csv` (`file_name,label`) beside them, or of the folders
+that the images lie in, where these are called like the model's classes. All of it may lie in a folder.
 Members are read one at a time and never written to disk.
 """
 
@@ -9,14 +11,22 @@ import stat
 import threading
 import zipfile
 import zlib
+from collections.abc import Sequence
 from pathlib import Path, PurePosixPath
 
+import numpy as np
+
+from spacte_core.data.parquet import LABEL_COLUMNS
 from spacte_workers.images import BadImageError
 
-from .base import InputError, InputSpec, Limits, Row, Source
+from .archive_names import is_hidden
+from .base import NO_LABEL, InputError, InputSpec, Labels, Limits, Row, Source, named_labels
 
 IMAGE_SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".webp", ".npy"})
-LABELS = "labels.csv"
+TABLES = ("labels.csv", "metadata.csv")
+"""Files that name the class of each image; the second is what hubs expect beside a folder of images."""
+
+NAME_COLUMNS = ("name", "file_name", "filename")
 
 
 class ZipSource(Source):
@@ -26,17 +36,15 @@ class ZipSource(Source):
         InputError: it is no zip, or one that looks like an attack.
     """
 
-    def __init__(self, path: Path, spec: InputSpec, limits: Limits) -> None:
+    def __init__(self, path: Path, spec: InputSpec, limits: Limits, class_names: Sequence[str] = ()) -> None:
         try:
             self._archive = zipfile.ZipFile(path)
         except (zipfile.BadZipFile, OSError, ValueError, NotImplementedError) as error:
             raise InputError("The zip file is damaged: pack it anew.") from error
         try:
             self._members = _images(self._archive, limits)
-            self._labels = _labels(self._archive, limits)
-            super().__init__(len(self._members), spec)
-            if self._labels is not None:
-                _check_complete(self._members, self._labels)
+            labels = _labels(self._archive, self._members, limits, spec.label_column, class_names)
+            super().__init__(len(self._members), spec, labels, len(class_names) or None)
         except BaseException:
             self._archive.close()
             raise
@@ -56,10 +64,9 @@ class ZipSource(Source):
             raise BadImageError(f"{info.filename[:200]} is damaged inside the zip: pack it anew.") from error
         return Row(content, *self.about(index))
 
-    def about(self, index: int) -> tuple[int | None, str | None]:
-        """The image's true class, and its name in the zip."""
-        name = self._members[index].filename
-        return (None if self._labels is None else self._labels[name]), name
+    def custom_id(self, index: int) -> str | None:
+        """The image's name in the zip."""
+        return self._members[index].filename
 
     def close(self) -> None:
         """Close the file."""
@@ -71,13 +78,13 @@ def _images(archive: zipfile.ZipFile, limits: Limits) -> list[zipfile.ZipInfo]:
     for info in archive.infolist():
         name = info.filename[:200]
         path = PurePosixPath(info.filename)
-        if path.is_absolute() or ".." in path.parts or "\\" in info.filename or ":" in path.parts[0]:
+        if path.is_absolute() or ".." in path.parts or "\\" in info.filename or ":" in info.filename.split("/")[0]:
             raise InputError(f"The zip file names {name!r}, outside itself: pack it with plain names.")
         if stat.S_ISLNK(info.external_attr >> 16):
             raise InputError(f"{name!r} in the zip file is a link: pack the image itself.")
         if info.flag_bits & 1:
             raise InputError("The zip file is encrypted: send it without a password.")
-        if info.is_dir() or path.suffix.lower() not in IMAGE_SUFFIXES or _hidden(path):
+        if info.is_dir() or path.suffix.lower() not in IMAGE_SUFFIXES or is_hidden(path):
             continue
         _check_size(info, limits)
         if info.filename in members:
@@ -90,11 +97,6 @@ def _images(archive: zipfile.ZipFile, limits: Limits) -> list[zipfile.ZipInfo]:
     return [members[name] for name in sorted(members)]
 
 
-def _hidden(path: PurePosixPath) -> bool:
-    """Files that desktop systems add when they pack."""
-    return any(part.startswith(".") or part == "__MACOSX" for part in path.parts)
-
-
 def _check_size(info: zipfile.ZipInfo, limits: Limits) -> None:
     """Refuse bombs, by the declared size: zipfile never yields more bytes than that."""
     bomb = info.file_size > limits.ratio_floor and info.file_size > limits.ratio * info.compress_size
@@ -105,22 +107,57 @@ def _check_size(info: zipfile.ZipInfo, limits: Limits) -> None:
         )
 
 
-def _labels(archive: zipfile.ZipFile, limits: Limits) -> dict[str, int] | None:
+def _labels(
+    archive: zipfile.ZipFile,
+    members: Sequence[zipfile.ZipInfo],
+    limits: Limits,
+    wanted: str | None,
+    class_names: Sequence[str],
+) -> Labels:
+    tables = [info for info in archive.infolist() if PurePosixPath(info.filename).name in TABLES]
+    tables = [info for info in tables if not is_hidden(PurePosixPath(info.filename))]
+    if tables:
+        table = min(tables, key=lambda info: info.filename.count("/"))
+        _check_size(table, limits)
+        given = _table(archive, table, wanted)
+        values = [_label_of(info, given, table) for info in members]
+        if all(_is_number(value) for value in values):
+            return Labels(np.array([int(value or NO_LABEL) for value in values], dtype=np.int64))
+        return Labels(
+            named_labels([value or None for value in values], class_names, f"Labels of {table.filename[:60]}")
+        )
+    folders = [PurePosixPath(info.filename).parent.name for info in members]
+    if set(folders) <= set(class_names):
+        return Labels(named_labels(folders, class_names, "The folders of the zip file"))
+    sentence = (
+        "The zip file has no labels.csv (`name,label`), and its folders are not called like the model's classes, so"
+    )
+    return Labels(missing=f"{sentence} no accuracy is measured.")
+
+
+def _table(archive: zipfile.ZipFile, info: zipfile.ZipInfo, wanted: str | None) -> dict[str, str]:
+    """The text of the label of each name in a table."""
     try:
-        info = archive.getinfo(LABELS)
-    except KeyError:
-        return None
-    _check_size(info, limits)
-    try:
-        rows = list(csv.DictReader(io.StringIO(archive.read(info).decode("utf-8-sig"))))
-        return {row["name"]: int(row["label"]) for row in rows}
-    except (KeyError, TypeError, ValueError, csv.Error, zipfile.BadZipFile, zlib.error) as error:
-        sentence = f"{LABELS} cannot be read: write the columns `name,label`, with class numbers."
+        rows = csv.DictReader(io.StringIO(archive.read(info).decode("utf-8-sig")))
+        columns = list(rows.fieldnames or ())
+        name = next(column for column in NAME_COLUMNS if column in columns)
+        label = next(column for column in ((wanted,) if wanted else LABEL_COLUMNS) if column in columns)
+        return {row[name]: (row[label] or "").strip() for row in rows}
+    except (StopIteration, TypeError, ValueError, csv.Error, zipfile.BadZipFile, zlib.error) as error:
+        column = wanted or "label"
+        sentence = f"{info.filename[:200]} cannot be read: write the columns `name,{column[:60]}`, with class numbers."
         raise InputError(sentence) from error
 
 
-def _check_complete(members: list[zipfile.ZipInfo], labels: dict[str, int]) -> None:
-    missing = next((info.filename for info in members if info.filename not in labels), None)
-    if missing is not None:
-        sentence = f"{LABELS} has no row for {missing[:200]!r}: list every image, or leave the file out."
+def _label_of(image: zipfile.ZipInfo, labels: dict[str, str], table: zipfile.ZipInfo) -> str:
+    """The label of an image, which a table names from the top of the zip, or from the table's own folder."""
+    beside = image.filename.removeprefix(table.filename.removesuffix(PurePosixPath(table.filename).name))
+    found = labels.get(image.filename, labels.get(beside))
+    if found is None:
+        sentence = f"{table.filename[:200]} has no row for {image.filename[:200]!r}: list every image, or leave it out."
         raise InputError(sentence)
+    return found
+
+
+def _is_number(text: str) -> bool:
+    return not text or text.removeprefix("-").isdecimal()

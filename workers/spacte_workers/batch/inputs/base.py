@@ -1,10 +1,15 @@
 """Which images are certified, what every open input offers the driver, and what may be wrong with one."""
 
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
+import numpy as np
 from numpy.typing import NDArray
+
+NO_LABEL = -1
+"""In an array of labels: the row has none. Hubs write it where the labels of a test set are hidden."""
 
 
 class InputError(Exception):
@@ -23,6 +28,7 @@ class InputSpec:
         limit: at most so many rows.
         roots: folders that the file must still lie in when it is opened; none where that was not asked.
         data_root: where downloaded data sets are kept.
+        label_column: the column, array or field of the true class; None looks for the usual names.
     """
 
     kind: Literal["file", "dataset"]
@@ -32,6 +38,7 @@ class InputSpec:
     limit: int | None = None
     roots: tuple[str, ...] = ()
     data_root: str = "data"
+    label_column: str | None = None
 
     def to_json(self) -> dict[str, Any]:
         """As plain JSON."""
@@ -49,8 +56,7 @@ class Row:
     """One image of an input.
 
     Attributes:
-        content: the bytes of an image file (PNG, JPEG, WebP, npy), or an array [C, H, W] of uint8 or of
-            floating point in [0, 1].
+        content: the bytes of an image file, or an array [C, H, W] of uint8 or of floating point in [0, 1].
         label, custom_id: the true class and the caller's name for the row, where the input has one.
     """
 
@@ -59,24 +65,65 @@ class Row:
     custom_id: str | None = None
 
 
+@dataclass(frozen=True, slots=True)
+class Labels:
+    """The true classes of all rows of an input.
+
+    Attributes:
+        values_N: whole numbers; below 0: that row has none. None where the input has no labels at all.
+        missing: why there are none, one sentence.
+    """
+
+    values_N: NDArray[np.int64] | None = None
+    missing: str = ""
+
+
 class Source(ABC):
     """An input that is open.
 
     Args:
         total: rows of the whole input.
         spec: which of them to certify.
+        labels: of all rows.
+        num_classes: of the model; None where labels are not looked at.
 
     Attributes:
         indices: the rows to certify, ascending, by their position in the whole input.
+        remark: what should be known of the labels before anything is certified, one sentence; empty where all is well.
 
     Raises:
-        InputError: there are none.
+        InputError: there are no rows, or a label is not among the model's classes.
     """
 
-    def __init__(self, total: int, spec: InputSpec) -> None:
+    def __init__(self, total: int, spec: InputSpec, labels: Labels, num_classes: int | None) -> None:
         self.indices = range(0, total, spec.stride)[: spec.limit]
         if not self.indices:
             raise InputError("The input holds no image: send at least one.")
+        self._labels_N = labels.values_N
+        self.remark = labels.missing
+        if self._labels_N is not None and num_classes is not None:
+            self.remark = self._check_labels(self._labels_N, num_classes)
+
+    def _check_labels(self, labels_N: NDArray[np.int64], num_classes: int) -> str:
+        """The remark on the labels of the rows to certify."""
+        chosen = labels_N[np.asarray(self.indices)]
+        if beyond := np.flatnonzero(chosen >= num_classes).tolist():
+            row = self.indices[beyond[0]]
+            raise InputError(
+                f"Row {row} has label {labels_N[row]}, but the model has the classes 0 to {num_classes - 1}, and "
+                f"{len(beyond):,} of {len(chosen):,} rows have none of these: take the labels that it was trained on, "
+                "or name their column."
+            )
+        hidden = int((chosen < 0).sum())
+        if not hidden:
+            return ""
+        rest = "accuracy is that of the others" if hidden < len(chosen) else "so no accuracy is measured"
+        return f"{hidden:,} of {len(chosen):,} images have a label below 0, which means that they have none: {rest}."
+
+    def about(self, index: int) -> tuple[int | None, str | None]:
+        """The true class and the custom id of a row, also where its image cannot be read."""
+        label = NO_LABEL if self._labels_N is None else int(self._labels_N[index])
+        return (label if label >= 0 else None), self.custom_id(index)
 
     @abstractmethod
     def read(self, index: int) -> Row:
@@ -86,9 +133,9 @@ class Source(ABC):
             BadImageError: this row cannot be read; the others may.
         """
 
-    def about(self, index: int) -> tuple[int | None, str | None]:  # noqa: ARG002  most inputs look it up
-        """Label and custom id of a row whose image cannot be read, as far as they are known nevertheless."""
-        return None, None
+    def custom_id(self, index: int) -> str | None:  # noqa: ARG002  some inputs look it up
+        """The caller's name for a row, where the input has one."""
+        return None
 
     def close(self) -> None:  # noqa: B027  not every input holds files open
         """Close files."""
@@ -111,3 +158,17 @@ class Limits:
     unpacked_bytes: int = 64 << 30
     ratio: int = 100
     ratio_floor: int = 16 << 20
+
+
+def named_labels(names: Sequence[str | None], class_names: Sequence[str], where: str) -> NDArray[np.int64]:
+    """Labels from the names of classes; None is no label.
+
+    Raises:
+        InputError: a name is none of the model's.
+    """
+    numbers = {name: number for number, name in enumerate(class_names)}
+    unknown = next((name for name in names if name is not None and name not in numbers), None)
+    if unknown is not None:
+        there = ", ".join(class_names)[:200]
+        raise InputError(f"{where} name the class {unknown[:60]!r}, which the model has not ({there}): use its names.")
+    return np.array([NO_LABEL if name is None else numbers[name] for name in names], dtype=np.int64)

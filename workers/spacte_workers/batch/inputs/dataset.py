@@ -3,13 +3,14 @@
 import threading
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
+from numpy.typing import NDArray
 
 from spacte_workers.images import BadImageError
 
-from .base import InputError, InputSpec, Limits, Row, Source
+from .base import InputError, InputSpec, Labels, Limits, Row, Source
 
 
 class DatasetSource(Source):
@@ -19,12 +20,19 @@ class DatasetSource(Source):
         InputError: there is no such set, or its images are not for this model.
     """
 
-    def __init__(self, spec: InputSpec, split: Literal["train", "test"], input_shape: Sequence[int]) -> None:
+    def __init__(
+        self,
+        spec: InputSpec,
+        split: Literal["train", "test"],
+        input_shape: Sequence[int],
+        class_names: Sequence[str] = (),
+    ) -> None:
         import torch
 
         from spacte_core.data import DataConfig, DataError, load_data
 
-        name, config = spec.location, DataConfig(source=spec.location, root=Path(spec.data_root), loader_processes=0)
+        name = spec.location
+        config = DataConfig(source=name, root=Path(spec.data_root), label_column=spec.label_column, loader_processes=0)
         try:
             self._data = load_data(config, split)
         except DataError as error:
@@ -40,7 +48,8 @@ class DatasetSource(Source):
             )
         self._cpu = torch.device("cpu")
         self._lock = threading.Lock()
-        super().__init__(len(self._data), spec)
+        labels = Labels(_numbers(self._data.labels_N.numpy(), self._data.class_names, class_names))
+        super().__init__(len(self._data), spec, labels, len(class_names) or None)
 
     def read(self, index: int) -> Row:
         """One image [C, H, W], float32 in [0, 1], and its class.
@@ -57,10 +66,26 @@ class DatasetSource(Source):
                 batch = next(iter(self._data.batches([torch.tensor([index])], self._cpu)))
         except (DataError, OSError) as error:
             raise BadImageError(f"Image {index} of the data set cannot be read: {error}") from error
-        return Row(np.asarray(batch.x_BCHW[0]), int(batch.y_B[0]))
+        return Row(np.asarray(batch.x_BCHW[0]), *self.about(index))
 
 
-def open_dataset(spec: InputSpec, input_shape: Sequence[int], limits: Limits) -> Source:
+def _numbers(labels_N: NDArray[Any], names: Sequence[str], model_names: Sequence[str]) -> NDArray[np.int64]:
+    """The labels as the model numbers its classes: by name where it has all names, else as they are.
+
+    Raises:
+        InputError: the set has names of its own, and not as many as the model, so that its numbers mean other classes.
+    """
+    if set(names) <= set(model_names):
+        return np.array([model_names.index(name) for name in names], dtype=np.int64)[labels_N]
+    if model_names and len(names) != len(model_names) and not all(name.isdecimal() for name in names):
+        ours, theirs = (", ".join(each)[:100] for each in (names, model_names))
+        raise InputError(
+            f"The set has {len(names)} classes ({ours}), but the model {len(model_names)} ({theirs}): name them alike."
+        )
+    return labels_N.astype(np.int64)
+
+
+def open_dataset(spec: InputSpec, input_shape: Sequence[int], limits: Limits, class_names: Sequence[str]) -> Source:
     """One split of a data set; published parquet sets row by row, so that a damaged row costs only itself.
 
     Raises:
@@ -70,13 +95,13 @@ def open_dataset(spec: InputSpec, input_shape: Sequence[int], limits: Limits) ->
         raise InputError(f"There is no split {spec.split[:40]!r}: use `train` or `test`.")
     kind, _, path = spec.location.partition(":")
     if kind != "parquet" or not Path(path).is_dir():
-        return DatasetSource(spec, spec.split, input_shape)
+        return DatasetSource(spec, spec.split, input_shape, class_names)
     from spacte_core.data import DataError
     from spacte_core.data.parquet import split_files
 
     from .parquet import ParquetSource
 
     try:
-        return ParquetSource(split_files(Path(path), spec.split), spec, limits)
+        return ParquetSource(split_files(Path(path), spec.split, spec.label_column), spec, limits, class_names)
     except DataError as error:
         raise InputError(str(error)) from error

@@ -1,8 +1,11 @@
 """What a file is, told from its bytes and not from its name."""
 
 import zipfile
-from pathlib import Path
+from collections.abc import Sequence
+from pathlib import Path, PurePosixPath
 from typing import Literal
+
+from .archive_names import is_hidden
 
 Kind = Literal["npz", "zip", "parquet", "image"]
 
@@ -23,10 +26,12 @@ def kind_of(path: Path) -> Kind | None:
                 names = archive.namelist()
         except (zipfile.BadZipFile, OSError, ValueError, NotImplementedError):
             return "zip"  # the reader says what is wrong with it
-        return "npz" if "images.npy" in names or (names and all(_is_array(name) for name in names)) else "zip"
+        return "npz" if _are_arrays([path for path in map(PurePosixPath, names) if not is_hidden(path)]) else "zip"
     return None
 
 
-def _is_array(name: str) -> bool:
-    """Whether a member can be one of numpy.savez: those lie at the top."""
-    return name.endswith(".npy") and "/" not in name
+def _are_arrays(paths: Sequence[PurePosixPath]) -> bool:
+    """Whether the members can be arrays of numpy.savez, which lie at the top, or `images.npy` packed by hand."""
+    if any(path.name == "images.npy" for path in paths):
+        return True
+    return bool(paths) and all(path.suffix == ".npy" and len(path.parts) == 1 for path in paths)

@@ -1,5 +1,7 @@
 """npz: `images` as one array [N, C, H, W] or [N, H, W, C], and `labels` [N] where there are any.
 
+An archive that was packed by hand from `images.npy` and `labels.npy` is the same, also with their folder in it.
+
 The array stays on disk: an uncompressed one is mapped where it lies, a compressed one is unpacked once into
 an unnamed temporary file and mapped there. Nothing is unpickled.
 """
@@ -9,7 +11,7 @@ import tempfile
 import zipfile
 import zlib
 from collections.abc import Sequence
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from shutil import copyfileobj
 from typing import IO, Any
 
@@ -18,7 +20,11 @@ from numpy.typing import NDArray
 
 from spacte_workers.images import read_npy_header
 
-from .base import InputError, InputSpec, Limits, Row, Source
+from .archive_names import is_hidden
+from .base import InputError, InputSpec, Labels, Limits, Row, Source
+
+LABEL_ARRAYS = ("labels", "label", "targets", "y")
+"""What files of arrays call the true classes, in the order in which they are looked for. Chosen: what is in use."""
 
 _LOCAL_HEADER = struct.Struct("<26xHH")  # PKZIP APPNOTE, 4.3.7: lengths of name and extra field at its end
 
@@ -32,40 +38,61 @@ class NpzSource(Source):
         InputError: it is no such file, or not for this model.
     """
 
-    def __init__(self, path: Path, spec: InputSpec, input_shape: Sequence[int], limits: Limits) -> None:
+    def __init__(
+        self, path: Path, spec: InputSpec, input_shape: Sequence[int], limits: Limits, class_names: Sequence[str] = ()
+    ) -> None:
         try:
             with zipfile.ZipFile(path) as archive:
-                members = {info.filename.removesuffix(".npy"): info for info in archive.infolist()}
+                members = _members(archive)
                 if "images" not in members:
                     there = ", ".join(sorted(members)) or "nothing"
                     raise InputError(f"The npz file holds {there[:200]}: it needs an array named `images`.")
                 for info in members.values():
                     _check_size(info, limits)
                 images = _map(path, archive, members["images"])
-                labels = _map(path, archive, members["labels"]) if "labels" in members else None
+                name = _label_array(members, spec.label_column)
+                labels = None if name is None else _map(path, archive, members[name])
         except (zipfile.BadZipFile, zlib.error, OSError, ValueError, EOFError, NotImplementedError) as error:
             raise InputError("The npz file is damaged: write it anew with numpy.savez.") from error
         self._images_NCHW = _channels_first(images, tuple(input_shape))
         total = len(images)
+        if labels is not None and labels.shape == (total, 1):
+            labels = labels[:, 0]
         if labels is not None and (labels.shape != (total,) or labels.dtype.kind not in "iu"):
             about = f"shape {list(labels.shape)} and type {labels.dtype}"
-            raise InputError(f"`labels` has {about}: it must hold {total} whole numbers.")
+            raise InputError(f"`{name}` has {about}: it must hold {total} whole numbers.")
         if total > limits.images:
             raise InputError(f"The npz file holds {total:,} images: send at most {limits.images:,}.")
-        self._labels = None if labels is None else np.asarray(labels)
-        super().__init__(total, spec)
+        super().__init__(total, spec, _labels(labels, members), len(class_names) or None)
 
     def read(self, index: int) -> Row:
         """The pixels of one row, copied out of the file."""
         return Row(np.array(self._images_NCHW[index]), *self.about(index))
 
-    def about(self, index: int) -> tuple[int | None, str | None]:
-        """The row's true class; arrays carry no names."""
-        return (None if self._labels is None else int(self._labels[index])), None
-
     def close(self) -> None:
         """The mapping ends with the last reference to it."""
         del self._images_NCHW
+
+
+def _members(archive: zipfile.ZipFile) -> dict[str, zipfile.ZipInfo]:
+    """The arrays by name, without the folder that they may lie in."""
+    files = [info for info in archive.infolist() if not is_hidden(PurePosixPath(info.filename)) and not info.is_dir()]
+    return {PurePosixPath(info.filename).name.removesuffix(".npy"): info for info in files}
+
+
+def _label_array(members: dict[str, zipfile.ZipInfo], wanted: str | None) -> str | None:
+    """The name of the array of labels, where there is one."""
+    if wanted is not None and wanted not in members:
+        there = ", ".join(sorted(members))[:200]
+        raise InputError(f"There is no array {wanted[:60]!r} in the npz file, but {there}: name one of these.")
+    return wanted or next((name for name in LABEL_ARRAYS if name in members), None)
+
+
+def _labels(values: NDArray[Any] | None, members: dict[str, zipfile.ZipInfo]) -> Labels:
+    if values is not None:
+        return Labels(np.minimum(values, np.iinfo(np.int64).max).astype(np.int64))
+    there = ", ".join(sorted(members))[:200]
+    return Labels(missing=f"The npz file has no array `labels` (it holds {there}), so no accuracy is measured.")
 
 
 def _check_size(info: zipfile.ZipInfo, limits: Limits) -> None:

@@ -1,4 +1,4 @@
-"""parquet: `img` or `image` with an encoded image file, `label` where there is one; a few rows at a time.
+"""parquet: `img` or `image` with an encoded image file, a column of labels where there is one; a few rows at a time.
 
 A row group is decoded from its start on, never as a whole: a few kilobytes can stand for any number of copies of one
 image, and a file does not say how large its rows are.
@@ -12,14 +12,17 @@ from itertools import accumulate
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
+from numpy.typing import NDArray
 
+from spacte_core.data import DataError
+from spacte_core.data.parquet import image_column, label_column
 from spacte_workers.images import BadImageError
 
-from .base import InputError, InputSpec, Limits, Row, Source
+from .base import NO_LABEL, InputError, InputSpec, Labels, Limits, Row, Source, named_labels
 
-IMAGE_COLUMNS = ("img", "image")
 KEPT_BYTES, KEPT_CHUNKS = 256 << 20, 64
 """Decoded rows held in memory. Chosen: rows are read nearly in order, so few are asked for again later."""
 
@@ -42,7 +45,7 @@ class ParquetSource(Source):
         InputError: a file is damaged, or has other columns.
     """
 
-    def __init__(self, paths: Sequence[Path], spec: InputSpec, limits: Limits) -> None:
+    def __init__(self, paths: Sequence[Path], spec: InputSpec, limits: Limits, class_names: Sequence[str] = ()) -> None:
         self._files = [_open(path) for path in paths]
         self._columns = [_columns(file.schema_arrow) for file in self._files]
         self._groups: list[tuple[int, int]] = []
@@ -58,7 +61,8 @@ class ParquetSource(Source):
         total = self._ends[-1] if self._ends else 0
         if total > limits.images:
             raise InputError(f"The parquet file holds {total:,} rows: send at most {limits.images:,}.")
-        super().__init__(total, spec)
+        labels = _labels(self._files, spec.label_column, class_names)
+        super().__init__(total, spec, labels, len(class_names) or None)
         self._limits = limits
         self._chunk_rows = max(1, min(CHUNK_ROWS, KEPT_BYTES // min(largest, limits.member_bytes)))
         self._lock = threading.Lock()
@@ -83,14 +87,15 @@ class ParquetSource(Source):
             raise BadImageError(
                 f"The image of row {index} has {len(image):,} bytes: send at most {self._limits.member_bytes:,}."
             )
-        return Row(image, *_about(values))
+        return Row(image, *self.about(index))
 
-    def about(self, index: int) -> tuple[int | None, str | None]:
-        """The row's true class and custom id, unless its part of the file is damaged."""
+    def custom_id(self, index: int) -> str | None:
+        """The row's custom id, unless its part of the file is damaged."""
         try:
-            return _about(self._row(index)[1])
+            found = self._row(index)[1].get("custom_id")
         except BadImageError:
-            return None, None
+            return None
+        return None if found is None else str(found)
 
     def close(self) -> None:
         """Close the files."""
@@ -162,23 +167,43 @@ def _image_bytes(group: Any, column: str, limits: Limits) -> int:
 
 
 def _columns(schema: Any) -> list[str]:
-    """The columns used, the image first."""
-    names = set(schema.names)
-    for name in IMAGE_COLUMNS:
-        if name in names:
-            kind = schema.field(name).type
-            encoded = pa.types.is_struct(kind) and kind.get_field_index("bytes") >= 0
-            if encoded or pa.types.is_binary(kind) or pa.types.is_large_binary(kind):
-                if "label" in names and not pa.types.is_integer(schema.field("label").type):
-                    raise InputError("The parquet file's `label` is no whole number: number the classes from 0.")
-                return [name, *(other for other in ("label", "custom_id") if other in names)]
-    there = ", ".join(schema.names)[:200] or "none"
-    raise InputError(
-        f"The parquet file has columns {there}: it needs `img` or `image`, a struct with the `bytes` of "
-        "an image file, and `label`."
-    )
+    """The columns that are read row by row, the image first."""
+    image = image_column(schema)
+    if image is None:
+        there = ", ".join(schema.names)[:200] or "none"
+        raise InputError(
+            f"The parquet file has columns {there}: it needs `img` or `image`, a struct with the `bytes` of "
+            "an image file, and `label`."
+        )
+    return [image, "custom_id"] if "custom_id" in schema.names else [image]
 
 
-def _about(values: dict[str, Any]) -> tuple[int | None, str | None]:
-    label, custom_id = values.get("label"), values.get("custom_id")
-    return (None if label is None else int(label)), (None if custom_id is None else str(custom_id))
+def _labels(files: Sequence[pq.ParquetFile], wanted: str | None, class_names: Sequence[str]) -> Labels:
+    """The labels of all rows of the files, whose columns are those of the first."""
+    schema = files[0].schema_arrow
+    try:
+        name = label_column(schema, wanted)
+    except DataError as error:
+        raise InputError(str(error)) from error
+    if name is None:
+        there = ", ".join(schema.names)[:200]
+        return Labels(
+            missing=f"No column `label` was found among {there}, so no accuracy is measured: name it (--label-column)."
+        )
+    parts = [
+        _group_labels(file, group, name, class_names) for file in files for group in range(file.metadata.num_row_groups)
+    ]
+    return Labels(np.concatenate(parts) if parts else np.empty(0, np.int64))
+
+
+def _group_labels(file: pq.ParquetFile, group: int, name: str, class_names: Sequence[str]) -> NDArray[np.int64]:
+    """The labels of one row group; where it is damaged it has none."""
+    try:
+        column = file.read_row_group(group, columns=[name]).column(name)
+    except (pa.ArrowException, OSError):
+        return np.full(file.metadata.row_group(group).num_rows, NO_LABEL)
+    if pa.types.is_string(column.type) or pa.types.is_large_string(column.type):
+        return named_labels(column.to_pylist(), class_names, f"The values of `{name}`")
+    if not pa.types.is_integer(column.type):
+        raise InputError(f"The parquet file's `{name}` is no whole number: number the classes from 0.")
+    return column.fill_null(NO_LABEL).to_numpy().astype(np.int64)
