@@ -17,8 +17,7 @@ from torch import Tensor
 
 from .checkpoint import CheckpointConfig, CheckpointError
 from .models import ModelConfig, MultiHeadNet, Normalization, build
-from .models.exported import Program
-from .models.program_archive import ProgramError
+from .programs import network_of
 
 Layout = Literal["spacte", "cohen", "macer"]
 Format = Literal["spacte", "cohen", "macer", "torch-export"]
@@ -141,37 +140,17 @@ def import_program(
     Raises:
         CheckpointError: the file cannot be read, holds more than a classifier needs, or takes or returns other things.
     """
-    program = Program()
     try:
-        program.load_archive(file.read_bytes())
+        archive = file.read_bytes()
     except OSError as error:
         raise CheckpointError(f"{file} cannot be read ({error.strerror}): name a file that can.") from error
-    except ProgramError as error:
-        raise CheckpointError(
-            f"{file} is not taken for a classifier, since {error}: export the plain network again."
-        ) from error
-    shape = program.input_shape
-    if shape is None or len(shape) != 3:
-        raise CheckpointError(f"{file} does not take one batch of images: export a network with one 4-d input.")
-    try:
-        _, logits = (program.logits(torch.zeros(batch, *shape)) for batch in (2, 3))
-    except (RuntimeError, AssertionError, ValueError) as error:
-        raise CheckpointError(
-            f"{file} does not run on batches of 2 and 3: export it with a dynamic first dimension."
-        ) from error
-    shapes = {tuple(z_BK.shape) for z_BK in logits}
-    if len(shapes) != 1 or len(first := shapes.pop()) != 2 or first[0] != 3 or first[1] < 2:
-        raise CheckpointError(f"{file} does not return logits: export a network that returns one [batch, classes].")
-    config = ModelConfig(
-        arch="exported",
-        heads=len(logits),
-        num_classes=first[1],
-        input_shape=shape,
-        normalization=_constants(first[1], normalization, dataset),
-    )
-    net = build(config)
-    net.backbone.load_state_dict(program.state_dict())
-    return net, config
+    net, config = network_of(archive, file, Normalization())
+    if normalization == "none":
+        return net, config
+    config = config.model_copy(update={"normalization": _constants(config.num_classes, normalization, dataset)})
+    normalized = build(config)
+    normalized.load_state_dict(net.state_dict())
+    return normalized, config
 
 
 def _prefix(state: Mapping[str, Tensor]) -> str:

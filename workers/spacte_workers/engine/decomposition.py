@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from spacte_core.forms import Classifier, Encoding
+from spacte_core.models.adapters import WHAT_TO_RETURN, is_logits
 from spacte_core.models.multihead import Pick
 
 from .errors import EngineError
@@ -51,10 +52,17 @@ def decompose(module: nn.Module, example_BCHW: Tensor, num_classes: int) -> Clas
     """
     try:
         logits = module(example_BCHW)
+    except _FAILURES as error:
+        raise _fails(example_BCHW, error) from error
+    if not is_logits(logits):
+        raise EngineError(
+            f"The module returns a {type(logits).__name__}: {WHAT_TO_RETURN}, or wrap the module in LogitsOf(module)."
+        )
+    try:
         whole = AllLogits(module, None if isinstance(logits, Tensor) else len(logits))
         logits_BLK = whole(example_BCHW)
     except _FAILURES as error:
-        raise EngineError(f"The module fails on a batch of shape {list(example_BCHW.shape)}: {error}") from error
+        raise _fails(example_BCHW, error) from error
     wanted = (len(example_BCHW), num_classes)
     if logits_BLK.dim() != 3 or (logits_BLK.shape[0], logits_BLK.shape[2]) != wanted:
         raise EngineError(
@@ -72,6 +80,10 @@ def decompose(module: nn.Module, example_BCHW: Tensor, num_classes: int) -> Clas
         except _FAILURES:
             pass  # its parts are called in another way: it is used as a whole
     return _unencoded(whole, tuple(map(Pick, range(logits_BLK.shape[1]))), example_BCHW)
+
+
+def _fails(example_BCHW: Tensor, error: Exception) -> EngineError:
+    return EngineError(f"The module fails on a batch of shape {list(example_BCHW.shape)}: {error}")
 
 
 def _unencoded(trunk: nn.Module, heads: tuple[nn.Module, ...], example_BCHW: Tensor) -> Classifier:

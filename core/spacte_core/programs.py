@@ -1,0 +1,139 @@
+"""Any module as a `torch.export` program, and any such program as a network."""
+
+import copy
+import io
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from .checkpoint import CheckpointError
+from .models import ModelConfig, MultiHeadNet, Normalization, build
+from .models.adapters import LogitsOf
+from .models.exported import Program
+from .models.program_archive import ProgramError
+
+MOST_DIFFERENCE = 1e-4
+"""By how much a program's logits may differ from the module's, as part of the largest. Chosen: float32's rounding in a
+deep network, a thousandth of what a wrong operator would change."""
+
+_CHECKED_ROWS = 5  # on which a program is compared. Chosen: another batch size than the two it was traced with
+
+
+def program_network(
+    module: nn.Module, input_shape: Sequence[int], normalization: Normalization | None = None
+) -> tuple[MultiHeadNet, ModelConfig]:
+    """A module in eval mode as a network that a checkpoint can hold: its code comes along as a program.
+
+    Args:
+        module: x_BCHW float32 -> logits_BK, a list of L of them, or either as `.logits` or under "logits".
+        input_shape: (C, H, W).
+        normalization: of the pixels in [0, 1] before the module; None: none.
+
+    Raises:
+        CheckpointError: it cannot be exported, is not one fixed function, or returns something else.
+    """
+    channels, height, width = input_shape
+    classifier = LogitsOf(copy.deepcopy(module)).eval().cpu().requires_grad_(requires_grad=False)
+    x_BCHW = torch.rand(_CHECKED_ROWS, channels, height, width, generator=torch.Generator().manual_seed(0))
+    x_BCHW = x_BCHW.to(next((p.dtype for p in classifier.parameters() if p.is_floating_point()), torch.float32))
+    expected = _heads_of(classifier, x_BCHW)
+    net, model = network_of(exported(classifier, x_BCHW[:2]), "The module", normalization or Normalization())
+    found = net.backbone(x_BCHW).unbind(1)
+    most = MOST_DIFFERENCE * max(float(z_BK.abs().max()) for z_BK in expected)
+    if any(float((a - b).abs().max()) > most for a, b in zip(found, expected, strict=True)):
+        raise CheckpointError(
+            "The exported module answers otherwise than the module itself: let its answer depend on the images alone, "
+            "and not on chance, on dropout in eval mode, or on Python's state."
+        )
+    return net, model
+
+
+def exported(classifier: nn.Module, x_BCHW: Tensor) -> bytes:
+    """The archive of a module's program, for batches of any size.
+
+    Raises:
+        CheckpointError: torch cannot export it.
+    """
+    archive = io.BytesIO()
+    try:
+        with torch.no_grad():
+            batch = torch.export.Dim("batch")
+            program = torch.export.export(classifier, (x_BCHW,), dynamic_shapes=({0: batch},))
+        torch.export.save(program, archive)
+    except Exception as error:  # the module's own code, traced, fails in any way it likes
+        first = str(error).strip().partition("\n")[0].partition(" For more information")[0].rstrip(".:!")
+        raise CheckpointError(
+            f"The module cannot be exported for batches of any size ({type(error).__name__}: {first[:200]}): keep "
+            "Python branches on values and fixed batch sizes out of its forward, or certify it with LocalCertifier."
+        ) from error
+    return archive.getvalue()
+
+
+def network_of(archive: bytes, name: Path | str, normalization: Normalization) -> tuple[MultiHeadNet, ModelConfig]:
+    """The classifier in the bytes that `torch.export.save` wrote: x_BCHW -> logits_BK, or a list of them, one a head.
+
+    Args:
+        archive: the bytes.
+        name: what sentences call it.
+        normalization: of the pixels in [0, 1] before it.
+
+    Raises:
+        CheckpointError: it holds more than a classifier needs, or takes or returns other things.
+    """
+    program = Program()
+    try:
+        program.load_archive(archive)
+    except ProgramError as error:
+        raise CheckpointError(
+            f"{name} is not taken for a classifier, since {error}: export the plain network again."
+        ) from error
+    shape = program.input_shape
+    if shape is None or len(shape) != 3:
+        raise CheckpointError(f"{name} does not take one batch of images: export a network with one 4-d input.")
+    try:
+        _, logits = (program.logits(torch.zeros(batch, *shape)) for batch in (2, 3))
+    except (RuntimeError, AssertionError, ValueError) as error:
+        raise CheckpointError(
+            f"{name} does not run on batches of 2 and 3: export it with a dynamic first dimension."
+        ) from error
+    num_classes = classes_of(logits, name)
+    if normalization.mean and len(normalization.mean) != shape[0]:
+        raise CheckpointError(f"{name} takes {shape[0]} channels: give as many means, not {len(normalization.mean)}.")
+    heads: dict[str, Any] = {"heads": len(logits), "num_classes": num_classes}
+    config = ModelConfig(arch="exported", input_shape=shape, normalization=normalization, **heads)
+    net = build(config)
+    net.backbone.load_state_dict(program.state_dict())
+    return net.eval(), config
+
+
+def classes_of(logits: Sequence[Tensor], name: Path | str, batch: int = 3) -> int:
+    """How many classes the heads' logits have.
+
+    Raises:
+        CheckpointError: they are not logits of `batch` rows.
+    """
+    shapes = {tuple(z_BK.shape) for z_BK in logits}
+    if len(shapes) != 1 or len(first := shapes.pop()) != 2 or first[0] != batch or first[1] < 2:
+        raise CheckpointError(f"{name} does not return logits: let it return one [batch, classes].")
+    return first[1]
+
+
+def _heads_of(classifier: nn.Module, x_BCHW: Tensor) -> list[Tensor]:
+    """What the module returns, as one tensor a head."""
+    try:
+        with torch.no_grad():
+            output = classifier(x_BCHW)
+    except Exception as error:  # the module's own code fails in any way it likes
+        if isinstance(error, TypeError) and "logits" in str(error):
+            raise CheckpointError(str(error)) from error
+        raise CheckpointError(
+            f"The module fails on a batch of shape {list(x_BCHW.shape)} ({error}): correct input_shape or the module."
+        ) from error
+    logits = [output] if isinstance(output, Tensor) else list(output)
+    classes_of(logits, "The module", len(x_BCHW))
+    if not all(bool(z_BK.isfinite().all()) for z_BK in logits):
+        raise CheckpointError("The module gives NaN or infinite logits: train it, or load its weights.")
+    return logits

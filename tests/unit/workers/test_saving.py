@@ -1,0 +1,120 @@
+"""Promise: any module becomes a checkpoint in one call, or one sentence says what it should return."""
+
+from collections import namedtuple
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from spacte_core.checkpoint import CheckpointError, load_checkpoint
+from spacte_core.models import Normalization
+from spacte_workers import EngineError, LocalCertifier, LogitsOf, save_model
+
+SHAPE = (3, 8, 8)
+
+
+class Returning(nn.Module):
+    """A classifier of 4 classes that returns its logits in one way or another."""
+
+    def __init__(self, output, features=192):
+        super().__init__()
+        torch.manual_seed(0)
+        self.f, self.output = nn.Linear(features, 4), output
+
+    def forward(self, x):
+        return self.output(self.f(x.flatten(1)))
+
+
+Output = namedtuple("Output", "logits hidden")
+TAKEN = {
+    "tensor": lambda z: z,
+    "list of heads": lambda z: [z, 2 * z],
+    "tuple of heads": lambda z: (z, 2 * z),
+    "dict": lambda z: {"loss": None, "logits": z},
+    "object": lambda z: SimpleNamespace(logits=z),
+    "named tuple": lambda z: Output(z, None),
+}
+REFUSED = {
+    "dict without": lambda z: {"scores": z},
+    "nothing": lambda z: None,
+    "text": lambda z: "cat",
+    "empty list": lambda z: [],
+    "list of lists": lambda z: [[z]],
+}
+
+
+@pytest.mark.parametrize("kind", TAKEN)
+def test_a_module_is_saved_and_votes_as_before(kind, tmp_path):
+    module = Returning(TAKEN[kind])
+    names = ("cat", "dog", "emu", "fox")
+    version = save_model(module, tmp_path / "m", sigma=0.25, input_shape=SHAPE, class_names=names)
+    checkpoint = load_checkpoint(tmp_path / "m")
+    assert (checkpoint.version, checkpoint.config.class_names, checkpoint.config.sigma) == (version, names, 0.25)
+    image = np.random.default_rng(0).integers(0, 256, SHAPE, dtype=np.uint8)
+    options = {"n0": 10, "n": 200, "seed": "0a" * 16}
+    saved = LocalCertifier(tmp_path / "m", device="cpu").certify(image, **options)
+    bare = LocalCertifier(LogitsOf(module), sigma=0.25, num_classes=4, input_shape=SHAPE, device="cpu")
+    assert bare.certify(image, **options).counts == saved.counts
+    assert saved.label_name in names
+
+
+@pytest.mark.parametrize("kind", REFUSED)
+def test_what_is_no_logits_is_one_sentence(kind, tmp_path):
+    with pytest.raises(CheckpointError, match="return the logits tensor") as caught:
+        save_model(Returning(REFUSED[kind]), tmp_path / "m", sigma=0.25, input_shape=SHAPE)
+    assert "\n" not in str(caught.value)
+    assert not (tmp_path / "m").exists()
+
+
+@pytest.mark.parametrize("kind", [*REFUSED, "dict", "object"])
+def test_a_certifier_names_what_to_return_and_the_adapter(kind):
+    with pytest.raises(EngineError, match=r"return the logits tensor, e\.g\. output\.logits.*LogitsOf"):
+        LocalCertifier(Returning((TAKEN | REFUSED)[kind]), sigma=0.25, num_classes=4, input_shape=SHAPE)
+
+
+def test_mean_and_sd_go_before_the_module(tmp_path):
+    module = Returning(TAKEN["tensor"])
+    before = Normalization(kind="standard", mean=(0.5, 0.4, 0.3), sd=(0.2, 0.3, 0.4))
+    save_model(module, tmp_path / "m", sigma=0.25, input_shape=SHAPE, preprocessing=before)
+    x = torch.rand(7, *SHAPE)
+    assert torch.equal(load_checkpoint(tmp_path / "m").net(x)[0], module(before.build()(x)))
+
+
+class Branching(nn.Module):
+    def forward(self, x):
+        return x.flatten(1)[:, :4] if x.sum() > 0 else x.flatten(1)[:, 4:8]
+
+
+class FixedBatch(nn.Module):
+    def forward(self, x):
+        return x.reshape(5, -1)[:, :4]
+
+
+class Chance(nn.Module):
+    def forward(self, x):
+        z = x.flatten(1)[:, :4]
+        return z + torch.rand_like(z)
+
+
+@pytest.mark.parametrize(
+    ("module", "options", "words"),
+    [
+        (Branching(), {}, "cannot be exported.*Python branches"),
+        (FixedBatch(), {}, "cannot be exported|batches of 2 and 3|fails on a batch"),
+        (Chance(), {}, "answers otherwise"),
+        (Returning(TAKEN["tensor"], 100), {}, "correct input_shape or the module"),
+        (Returning(lambda z: z / 0), {}, "NaN or infinite"),
+        (Returning(lambda z: z[:, :1]), {}, "does not return logits"),
+        (Returning(TAKEN["tensor"]), {"class_names": ["one"]}, "4 classes"),
+        (Returning(TAKEN["tensor"]), {"sigma": -1}, "sigma"),
+        (Returning(TAKEN["tensor"]), {"input_shape": (8, 8)}, "channels, height, width"),
+        (Returning(TAKEN["tensor"]), {"preprocessing": Normalization(kind="center", mean=(0.5,))}, "3 channels"),
+    ],
+)
+def test_what_cannot_be_saved_is_one_sentence(module, options, words, tmp_path):
+    with pytest.raises(CheckpointError, match=words) as caught:
+        save_model(module, tmp_path / "m", **({"sigma": 0.25, "input_shape": SHAPE} | options))
+    assert "\n" not in str(caught.value)
+    assert not (tmp_path / "m").exists()

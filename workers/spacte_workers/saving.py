@@ -1,0 +1,59 @@
+"""`save_model`: a checkpoint folder, which can be served, from any module."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from pydantic import ValidationError
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from spacte_core.models import Normalization
+
+
+def save_model(
+    module: "nn.Module",
+    folder: Path | str,
+    *,
+    sigma: float,
+    input_shape: Sequence[int],
+    class_names: Sequence[str] | None = None,
+    preprocessing: "Normalization | None" = None,
+) -> str:
+    """Write any classifier as a checkpoint folder, replacing one that is there, and return its version.
+
+    The module is stored as a `torch.export` program for batches of any size, so that its code is not needed again.
+
+    Args:
+        module: maps float32 [B, C, H, W] (pixels in [0, 1] plus noise) to logits [B, K], to a list of L such tensors
+            whose sum decides, or to a dict or an object that has either as "logits". A copy is put in eval mode.
+        folder: made if missing; its name is the model's.
+        sigma: noise sd it was trained at, in units of [0, 1] pixels; certificates are drawn at it.
+        input_shape: (C, H, W).
+        class_names: one a class; None numbers them.
+        preprocessing: mean and sd that are taken off the pixels before the module; None where it does that itself.
+
+    Raises:
+        CheckpointError: the module cannot be exported or returns something else; one sentence that says what to do.
+    """
+    from spacte_core.checkpoint import CheckpointConfig, CheckpointError, save_checkpoint
+    from spacte_core.programs import program_network
+    from spacte_core.versions import installed_version
+
+    if len(input_shape) != 3:
+        raise CheckpointError(f"input_shape is {list(input_shape)}: give (channels, height, width).")
+    net, model = program_network(module, input_shape, preprocessing)
+    names = tuple(map(str, range(model.num_classes)) if class_names is None else class_names)
+    if len(names) != model.num_classes:
+        raise CheckpointError(
+            f"The module has {model.num_classes} classes: give as many class_names, not {len(names)}."
+        )
+    versions = {name: installed_version(name) for name in ("spacte-workers", "torch")}
+    fields: dict[str, Any] = {"model": model, "class_names": names, "sigma": sigma, "method": type(module).__name__}
+    try:
+        config = CheckpointConfig(**fields, versions=versions)
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        raise CheckpointError(f"{'.'.join(map(str, first['loc']))}: {first['msg']}, not {first['input']!r}.") from error
+    return save_checkpoint(folder, net, config)
