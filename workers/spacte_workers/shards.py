@@ -7,11 +7,18 @@ draws the same shard again and gets the same votes.
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from enum import IntEnum
-from typing import Protocol
+from typing import TYPE_CHECKING, Literal, Protocol
 
 from spacte_client.types import Noise
 
 from .tracing import Trace
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+Output = Literal["counts", "logits", "gradient"]
+"""What a sampler gives of a shard: votes alone, or with the logits of each row, or with the gradient for an attack."""
 
 
 class Phase(IntEnum):
@@ -20,6 +27,9 @@ class Phase(IntEnum):
     SELECTION = 0
     ESTIMATION = 1
     PREDICTION = 2
+    SCORES = 3
+    ATTACK = 4
+    DISAGREEMENT = 5
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,6 +57,8 @@ class NoiseSource:
         sigma: noise sd in units of [0, 1] pixels.
         noise: `grid` (integer noise on the 1/255 grid) or `float`.
         k_consensus: heads that must agree for a vote without the others; None runs all heads.
+        output: what is wanted of each shard; not part of the noise.
+        label: the class whose probability the gradient is of.
     """
 
     seed: str
@@ -54,6 +66,13 @@ class NoiseSource:
     sigma: float
     noise: Noise
     k_consensus: int | None = None
+    output: Output = "counts"
+    label: int | None = None
+
+    @property
+    def kind(self) -> tuple[Noise, float, int | None, Output, int | None]:
+        """What all rows of a batch have in common."""
+        return self.noise, self.sigma, self.k_consensus, self.output, self.label
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,10 +92,17 @@ class Shard:
 
 @dataclass(frozen=True, slots=True)
 class Votes:
-    """Votes of a shard: one count per class, summing to the shard's size, and how long the sampler took."""
+    """Votes of a shard: one count per class, summing to the shard's size, and how long the sampler took.
+
+    Attributes:
+        logits_NK: of each row, float32, where the output is `logits`.
+        gradient_CHW: of the summed probability of the source's label, float32, where the output is `gradient`.
+    """
 
     counts: tuple[int, ...]
     seconds: float
+    logits_NK: "NDArray[np.float32] | None" = None
+    gradient_CHW: "NDArray[np.float32] | None" = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,6 +16,7 @@ from torch import nn
 
 from spacte_client.types import Precision
 from spacte_core.allocator import keep_freed_memory
+from spacte_core.forms import Encoding
 from spacte_core.kernel_switch import kernels_enabled
 from spacte_workers.images import wrong_shape
 from spacte_workers.noise.philox import row_names
@@ -26,7 +27,9 @@ from .consensus import count_consensus
 from .counting import Counts, ShardRows, count_all_heads
 from .decomposition import decompose
 from .errors import EngineError, NoSuchKernelsError
+from .gradients import probability_gradient
 from .kernel_names import form_in, kernels_name
+from .logits import logits_of_shards
 from .noise_step import NoiseStep
 from .peak_rates import synchronize
 from .precision_rule import MIN_AGREEMENT
@@ -99,7 +102,7 @@ class Engine:
         else:  # fp32 is to mean float32, and every run the same kernels
             torch.backends.cudnn.allow_tf32 = False
             torch.backends.cudnn.deterministic = True
-        frozen = copy.deepcopy(module).eval().requires_grad_(requires_grad=False).to(self.device)
+        self._module = frozen = copy.deepcopy(module).eval().requires_grad_(requires_grad=False).to(self.device)
         rows = calibration_rows(self.input_shape, sigma, examples, self.device)
         with torch.inference_mode():
             classifier = decompose(frozen, rows.compared[:2], num_classes)
@@ -164,18 +167,18 @@ class Engine:
 
         Each shard's `seconds` is its share, by size, of the time that its batches took.
         """
-        alike: dict[tuple[str, float, int | None], list[int]] = defaultdict(list)  # what a batch has in common
+        alike: dict[Any, list[int]] = defaultdict(list)
         for i, (_, shard) in enumerate(shards):
-            alike[shard.source.noise, shard.source.sigma, shard.source.k_consensus].append(i)
+            alike[shard.source.kind].append(i)
         votes: dict[int, Votes] = {}
-        with self._busy, torch.inference_mode():
+        with self._busy:
             for indices in alike.values():
                 started = time.perf_counter()
-                lists = self._count([shards[i] for i in indices])
+                found = self._draw([shards[i] for i in indices])
                 seconds = time.perf_counter() - started
                 rows = sum(shards[i][1].size for i in indices)
-                for i, counts in zip(indices, lists, strict=True):
-                    votes[i] = Votes(tuple(counts), seconds * shards[i][1].size / max(rows, 1))
+                for i, vote in zip(indices, found, strict=True):
+                    votes[i] = replace(vote, seconds=seconds * shards[i][1].size / max(rows, 1))
         return [votes[i] for i in range(len(shards))]
 
     def breakdown(self, sigma: float, repeats: int = 5) -> tuple[float, float, float]:
@@ -205,8 +208,8 @@ class Engine:
     def _black(self) -> Image:
         return Image(bytes(math.prod(self.input_shape)), self.input_shape, "uint8")
 
-    def _count(self, shards: list[tuple[Image, Shard]]) -> list[list[int]]:
-        """Counts of shards that share kind of noise, sigma and k: one list of K for each."""
+    def _draw(self, shards: list[tuple[Image, Shard]]) -> list[Votes]:
+        """Votes of shards whose sources are of one kind, without times."""
         for image, _ in shards:
             if image.shape != self.input_shape:
                 raise wrong_shape(image.shape, self.input_shape)
@@ -214,21 +217,30 @@ class Engine:
         k = source.k_consensus
         if k is not None and not 1 <= k <= self.heads:
             raise EngineError(f"k_consensus is {k}, but the model has {self.heads} heads: ask for 1 to {self.heads}.")
-        step = self._noise_step(source.noise, source.sigma)
-        rows = ShardRows(
-            step.pixels_of([image for image, _ in shards]),
-            torch.cat([row_names(s.source, s.phase, s.start, s.stop) for _, s in shards]).to(self.device),
-            torch.repeat_interleave(torch.tensor([shard.size for _, shard in shards])).to(self.device),
-        )
-        counts = Counts(len(shards), self.num_classes, self.device)
-        graph = self._graph(step) if k is None and self._graph else None
-        if k is not None:
-            count_consensus(self.forms, step, rows, counts, k)
-        elif graph is not None and len(shards) <= graph.most_shards:
-            graph.count(rows, counts)
-        else:
-            count_all_heads(self.forms, step, rows, counts)
-        return counts.lists()
+        if source.output == "gradient":
+            return [self._gradient(image, shard) for image, shard in shards]
+        with torch.inference_mode():
+            step = self._noise_step(source.noise, source.sigma)
+            rows = _rows_of(shards, step)
+            counts = Counts(len(shards), self.num_classes, self.device)
+            if source.output == "logits":
+                return logits_of_shards(self.forms, step, rows, counts)
+            graph = self._graph(step) if k is None and self._graph else None
+            if k is not None:
+                count_consensus(self.forms, step, rows, counts, k)
+            elif graph is not None and len(shards) <= graph.most_shards:
+                graph.count(rows, counts)
+            else:
+                count_all_heads(self.forms, step, rows, counts)
+            return [Votes(tuple(votes), 0.0) for votes in counts.lists()]
+
+    def _gradient(self, image: Image, shard: Shard) -> Votes:
+        """The gradient of a shard, by the module as it came, in float32."""
+        channels = self.input_shape[0]
+        unit = Encoding((1.0,) * channels, (0.0,) * channels)
+        step = NoiseStep(self.input_shape, unit, self.device, shard.source.noise, shard.source.sigma)
+        rows = _rows_of([(image, shard)], step)
+        return probability_gradient(self._module, step, rows, shard.source.label or 0, self.batch, self.num_classes)
 
     def _measure(self, sigma: float) -> float:
         """Samples per second over two full batches, after one to warm up."""
@@ -236,3 +248,12 @@ class Engine:
         self.votes(self._black(), Shard(source, Phase.SELECTION, 0, self.batch))
         timed = self.votes(self._black(), Shard(source, Phase.SELECTION, 0, 2 * self.batch))
         return 2 * self.batch / timed.seconds
+
+
+def _rows_of(shards: list[tuple[Image, Shard]], step: NoiseStep) -> ShardRows:
+    """The rows of shards, on the step's device."""
+    return ShardRows(
+        step.pixels_of([image for image, _ in shards]),
+        torch.cat([row_names(s.source, s.phase, s.start, s.stop) for _, s in shards]).to(step.device),
+        torch.repeat_interleave(torch.tensor([shard.size for _, shard in shards])).to(step.device),
+    )

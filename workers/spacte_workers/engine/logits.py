@@ -1,0 +1,24 @@
+"""From noisy rows to their logits, for scores and for comparing two models row by row. Suffixes as in `counting.py`."""
+
+from collections.abc import Sequence
+
+import torch
+
+from spacte_core.forms import Form
+from spacte_workers.shards import Votes
+
+from .counting import Counts, ShardRows
+from .noise_step import NoiseStep
+
+
+def logits_of_shards(forms: Sequence[Form], step: NoiseStep, rows: ShardRows, counts: Counts) -> list[Votes]:
+    """Votes with the mean over heads of the logits of each row, float32, as the form computes them."""
+    parts: list[torch.Tensor] = []
+    for batch in rows.batches(forms):
+        logits_BK = batch.form.logits(step.add_noise(rows.pixels_SP, batch.shard_B, batch.rows_B5))
+        counts.add(batch.shard_B[: batch.size], logits_BK[: batch.size].argmax(1))
+        parts.append(logits_BK[: batch.size] / len(batch.form.heads))
+    logits_NK = torch.cat(parts).float().cpu().numpy()
+    lists = counts.lists()
+    shard_N = rows.shard_N.cpu().numpy()
+    return [Votes(tuple(votes), 0.0, logits_NK=logits_NK[shard_N == shard]) for shard, votes in enumerate(lists)]
