@@ -27,6 +27,7 @@ from spacte_client.types import (
     PredictRequest,
 )
 
+from .callers import Caller
 from .forms import parse_form
 from .problems import ProblemError, field_error, validation_failed
 from .settings import LimitSettings
@@ -49,7 +50,7 @@ class ParsedBody(Generic[P, I]):
     is_list: bool = False  # whether the caller sent a list, and so expects one
 
 
-Uploaded = Callable[[str, int], Awaitable[bytes]]
+Uploaded = Callable[[Caller, str, int], Awaitable[bytes]]
 """Gives the bytes of an image that was uploaded before, by its file's id, if they are not more than a limit."""
 
 
@@ -64,18 +65,18 @@ class BodyReader:
     _threads: CapacityLimiter
     _uploaded: Uploaded
 
-    async def certify(self, request: Request) -> ParsedBody[CertifyParams, bytes]:
+    async def certify(self, request: Request, caller: Caller) -> ParsedBody[CertifyParams, bytes]:
         """The body of a certify request. Raises ProblemError: it cannot be read, or a field is not as it should be."""
         from_form = partial(_from_form, params=CertifyParams, several=False)
-        return await self._images_of(await self._read(request, _certify_json, from_form))
+        return await self._images_of(await self._read(request, _certify_json, from_form), caller)
 
-    async def predict(self, request: Request) -> ParsedBody[PredictParams, bytes]:
+    async def predict(self, request: Request, caller: Caller) -> ParsedBody[PredictParams, bytes]:
         """The body of a predict request, with one image or with several.
 
         Raises ProblemError: it cannot be read, or a field is not as it should be.
         """
         from_form = partial(_from_form, params=PredictParams, several=True)
-        body = await self._images_of(await self._read(request, _predict_json, from_form))
+        body = await self._images_of(await self._read(request, _predict_json, from_form), caller)
         if len(body.images) > self._limits.most_images:
             raise field_error("/images", f"Send at most {self._limits.most_images} images in one request.")
         if body.is_list and body.params.seed is not None:
@@ -109,7 +110,7 @@ class BodyReader:
         finally:
             await form.close()
 
-    async def _images_of(self, body: ParsedBody[P, bytes | FileImage]) -> ParsedBody[P, bytes]:
+    async def _images_of(self, body: ParsedBody[P, bytes | FileImage], caller: Caller) -> ParsedBody[P, bytes]:
         """The body with the bytes of all its images."""
         found: dict[str, bytes] = {}
         images: list[bytes] = []
@@ -117,7 +118,7 @@ class BodyReader:
             if isinstance(image, FileImage):
                 if image.file_id not in found:
                     left = self._limits.max_body_bytes - sum(map(len, found.values()))
-                    found[image.file_id] = await self._uploaded(image.file_id, left)
+                    found[image.file_id] = await self._uploaded(caller, image.file_id, left)
                 image = found[image.file_id]
             images.append(image)
         self._check_limits(body.params)

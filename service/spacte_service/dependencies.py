@@ -19,6 +19,8 @@ from .jobs.batch_jobs import BatchJobs, OpenJobs
 from .keys import KeyRing
 from .metrics import Metrics
 from .models import Models
+from .open_streams import OpenStreams
+from .quotas import QuotaCounts
 from .settings import LimitSettings, Settings
 
 
@@ -42,7 +44,9 @@ TheKeys = Annotated[KeyRing | None, part("keys")]
 TheLimits = Annotated[LimitSettings, part("settings")]
 TheMetrics = Annotated[Metrics, part("metrics")]
 TheModels = Annotated[Models, part("models")]
+TheQuotas = Annotated[QuotaCounts, part("quotas")]
 TheSettings = Annotated[Settings, part("settings")]
+TheStreams = Annotated[OpenStreams, part("streams")]
 TheTasks = Annotated[RequestTasks, part("tasks")]
 
 

@@ -15,6 +15,8 @@ from .jobs.batch_jobs import BatchJobs
 from .keys import KeyRing
 from .metrics import Metrics
 from .models import Models
+from .open_streams import OpenStreams
+from .quotas import QuotaCounts
 from .settings import Settings
 
 
@@ -34,10 +36,12 @@ class Gateway:
         self.tasks = RequestTasks()
         self.models = Models(backend)
         self.image_requests = ImageRequests(backend, self.admission, metrics, threads)
-        self.jobs = BatchJobs(settings, backend, metrics, self.drain)
+        self.quotas = QuotaCounts()
+        self.jobs = BatchJobs(settings, backend, metrics, self.drain, self.quotas)
         self.bodies = BodyReader(settings, threads, self.jobs.image)
         self.certificates = IdempotentAnswers(Certificate, self.jobs.stored_answers)
         self.keys = KeyRing(settings.fixed_keys, settings.keys_file) if settings.has_keys else None
+        self.streams = OpenStreams(self.keys)
 
     async def start(self) -> None:
         """Start the workers; returns once requests can be answered. Where that fails, nothing runs on."""

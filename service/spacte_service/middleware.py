@@ -1,5 +1,6 @@
 """What surrounds every request: its id, log line and security headers, and an answer when all else fails."""
 
+import asyncio
 import re
 import time
 from collections.abc import Mapping
@@ -14,6 +15,7 @@ from spacte_workers import tracing
 from .disconnects import ClientDisconnectedError
 from .ids import new_id
 from .metrics import Metrics
+from .open_streams import OpenStream
 from .problems import ProblemError, ProblemResponse, internal
 
 log = structlog.stdlib.get_logger("spacte.http")
@@ -72,6 +74,12 @@ class RequestContext:
                 await self.app(scope, receive, send_named)
             except ClientDisconnectedError:
                 status = CLIENT_CLOSED_REQUEST
+            except asyncio.CancelledError:
+                stream: OpenStream | None = scope["state"].get("stream")
+                if not (stream and stream.revoked):
+                    raise
+                stream.request.uncancel()  # the connection is closed before the answer is whole
+                log.info("a stream ended with its key", path=scope["path"])
             except Exception:
                 log.exception("request failed", method=scope["method"], path=scope["path"])
                 if status:

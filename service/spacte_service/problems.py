@@ -59,6 +59,7 @@ class ProblemError(HTTPException):
         detail: one sentence that names the remedy.
         errors: the fields that are wrong, where the problem lies in fields.
         retry_after_s: when to try again, in seconds; also sent as `Retry-After`, in whole seconds.
+        quota: the quota that is used up, where that is the reason.
     """
 
     def __init__(
@@ -69,12 +70,16 @@ class ProblemError(HTTPException):
         errors: Sequence[FieldProblem] = (),
         retry_after_s: float | None = None,
         headers: Mapping[str, str] | None = None,
+        quota: str | None = None,
     ) -> None:
         status, self.title = PROBLEMS[code]
         super().__init__(status, detail, dict(headers or {}))
         self.code: ProblemCode = code
         self.errors = tuple(errors)
         self.retry_after_s = retry_after_s
+        self.quota = quota
+        if quota is not None:
+            self.title = "A quota is used up"
 
 
 def internal() -> ProblemError:
@@ -98,6 +103,7 @@ def to_problem(error: HTTPException, request_id: str | None) -> Problem:
             code=error.code,
             errors=list(error.errors),
             retry_after_s=error.retry_after_s,
+            quota=error.quota,
         )
     code = DEFAULT_CODES.get(error.status_code, "bad_request" if error.status_code < 500 else "internal")
     phrase = HTTPStatus(error.status_code).phrase

@@ -11,14 +11,17 @@ from typing import IO, TYPE_CHECKING
 
 from spacte_client.types import File, FileList
 
+from .callers import Caller
 from .content_files import keep, received
 from .ids import new_id, page_info
 from .problems import ProblemError
+from .quotas import over_quota, quotas_as_problems
 
 if TYPE_CHECKING:
     from spacte_service.store import Store
     from spacte_service.store.schema import FileRow
 
+FORM_BYTES = 4096  # of a body that are not the file's; chosen: more than a form of one part has
 PIECE_BYTES = 1 << 20  # chosen: hashing and writing cost more than the calls
 NAME_LENGTH = 255  # as the column of the store, and as file systems
 
@@ -30,10 +33,16 @@ class Uploads:
     _store: "Store"
     _folder: Path
 
-    def add(self, content: IO[bytes], filename: str | None) -> File:
-        """Keep a file; the same bytes sent again are the same file.
+    def check_quota(self, caller: Caller, declared: int) -> None:
+        """Refuse an upload that is declared to have more bytes than its caller may keep. Raises ProblemError: 429."""
+        most = caller.quotas.upload_bytes
+        if most is not None and self._store.files.bytes_of(caller.id) + declared > most + FORM_BYTES:
+            raise over_quota("upload_bytes", most)
 
-        Raises ProblemError: 415, it is nothing that is certified here; 400, it is empty.
+    def add(self, content: IO[bytes], filename: str | None, caller: Caller) -> File:
+        """Keep a file; the same bytes sent again by the same owner are the same file.
+
+        Raises ProblemError: 415, it is nothing that is certified here; 400, it is empty; 429, the quota is used up.
         """
         from spacte_service.store.schema import FileRow
         from spacte_workers.batch.inputs import kind_of
@@ -48,33 +57,36 @@ class Uploads:
             keep(file, self.path(file.sha256))
             row = FileRow(
                 id=new_id("file"),
+                owner=caller.owner,
+                caller=caller.id,
                 sha256=file.sha256,
                 bytes=file.bytes,
                 kind=kind,
                 filename=(filename or "")[-NAME_LENGTH:] or None,
                 created_at=datetime.now(UTC),
             )
-            row = self._store.files.add(row)
+            with quotas_as_problems():
+                row = self._store.files.add(row, caller.quotas.upload_bytes)
             keep(file, self.path(file.sha256))  # where the same file was deleted meanwhile
         return _to_wire(row)
 
-    def row(self, file_id: str) -> "FileRow":
+    def row(self, file_id: str, caller: Caller) -> "FileRow":
         """One file's row. Raises ProblemError: 404."""
-        row = self._store.files.get(file_id)
+        row = self._store.files.get(file_id, caller.sees)
         if row is None:
             raise _missing(file_id)
         return row
 
-    def get(self, file_id: str) -> File:
+    def get(self, file_id: str, caller: Caller) -> File:
         """One file. Raises ProblemError: 404."""
-        return _to_wire(self.row(file_id))
+        return _to_wire(self.row(file_id, caller))
 
-    def image(self, file_id: str, max_bytes: int) -> bytes:
+    def image(self, caller: Caller, file_id: str, max_bytes: int) -> bytes:
         """The bytes of an image.
 
         Raises ProblemError: 404; 415, the file is no image; 413, it is larger than `max_bytes`.
         """
-        row = self.row(file_id)
+        row = self.row(file_id, caller)
         if row.kind != "image":
             sentence = f"{file_id} is of kind {row.kind}; name an image here, or make a job of this file."
             raise ProblemError("unsupported_media_type", sentence)
@@ -86,22 +98,24 @@ class Uploads:
         except FileNotFoundError:  # deleted just now
             raise _missing(file_id) from None
 
-    def page(self, limit: int, after: str | None) -> FileList:
-        """Files, newest first. Raises ProblemError: 404, there is no file `after`."""
+    def page(self, limit: int, after: str | None, caller: Caller) -> FileList:
+        """Files that the caller sees, newest first. Raises ProblemError: 404, there is no file `after`."""
         from spacte_service.store.sessions import CursorError
 
         try:
-            rows, more = self._store.files.page(limit, after)
+            rows, more = self._store.files.page(limit, after, caller.sees)
         except CursorError:
             raise _missing(after or "") from None
         return FileList(data=[_to_wire(row) for row in rows], **page_info(rows, more))
 
-    def remove(self, file_id: str) -> None:
+    def remove(self, file_id: str, caller: Caller) -> None:
         """Delete a file. Raises ProblemError: 404; 409, a job needs it."""
         from spacte_service.store.files import FileInUseError
 
         try:
-            row = self._store.files.remove(file_id, lambda row: self.path(row.sha256).unlink(missing_ok=True))
+            row = self._store.files.remove(
+                file_id, lambda row: self.path(row.sha256).unlink(missing_ok=True), caller.sees
+            )
         except FileInUseError as error:
             sentence = f"{error.args[0]} reads this file; wait for the job to end, or cancel it."
             raise ProblemError("file_in_use", sentence) from None

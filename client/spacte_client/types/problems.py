@@ -54,3 +54,4 @@ class Problem(AnswerModel):
         default_factory=list[FieldProblem], description="Each field that is wrong, for `validation_failed`."
     )
     retry_after_s: float | None = Field(default=None, description="Seconds until a retry is worth while.")
+    quota: str | None = Field(default=None, description="The quota that is used up, where that is the reason.")

@@ -10,8 +10,10 @@ from typing import TYPE_CHECKING, TypeVar, TypeVarTuple
 from anyio import CapacityLimiter, to_thread
 
 from spacte_service.backend import Backend
+from spacte_service.callers import Caller
 from spacte_service.drain import Drain
 from spacte_service.metrics import Metrics
+from spacte_service.quotas import QuotaCounts
 from spacte_service.settings import Settings
 
 from .data_folder import DataFolder
@@ -60,6 +62,7 @@ class BatchJobs:
     _backend: Backend
     _metrics: Metrics
     _drain: Drain
+    _quotas: QuotaCounts
     _opening: asyncio.Lock = field(default_factory=asyncio.Lock)
     _opened: OpenJobs | None = None
 
@@ -92,13 +95,13 @@ class BatchJobs:
                 self._opened = await self._open()
             return self._opened
 
-    async def image(self, file_id: str, max_bytes: int) -> bytes:
+    async def image(self, caller: Caller, file_id: str, max_bytes: int) -> bytes:
         """The bytes of an uploaded image.
 
         Raises ProblemError: 404; 415, the file is no image; 413, it is larger than that.
         """
         opened = await self.opened()
-        return await opened.in_thread(opened.uploads.image, file_id, max_bytes)
+        return await opened.in_thread(opened.uploads.image, caller, file_id, max_bytes)
 
     async def stored_answers(self) -> "Idempotency | None":
         """The store's part in idempotency; None where no job or file has made a store yet."""
@@ -125,7 +128,7 @@ class BatchJobs:
         return OpenJobs(
             store,
             uploads,
-            JobService(settings, settings.models, self._backend, store, uploads, folder),
+            JobService(settings, settings.models, self._backend, store, uploads, folder, self._quotas),
             JobReader(store, folder, self._drain),
             JobImages(),
             reconciler,

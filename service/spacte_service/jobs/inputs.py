@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from spacte_client.types import DatasetInput, FileInput, JobInput, Model
+from spacte_service.callers import Caller
 from spacte_service.problems import field_error
 from spacte_service.settings import JobSettings
 from spacte_service.uploads import Uploads
@@ -24,7 +25,9 @@ class CountedInput:
     file_id: str | None  # of the uploaded file, if it is one
 
 
-def count_input(source: JobInput, model: Model, settings: JobSettings, uploads: Uploads, fetched: Path) -> CountedInput:
+def count_input(
+    source: JobInput, model: Model, settings: JobSettings, uploads: Uploads, fetched: Path, caller: Caller
+) -> CountedInput:
     """Resolve an input, open it for the model, and count its images. It reads files: call it in a thread.
 
     What is on another machine is copied into the folder `fetched` first.
@@ -34,7 +37,7 @@ def count_input(source: JobInput, model: Model, settings: JobSettings, uploads: 
     from spacte_workers.batch.inputs import InputError, open_source
 
     try:
-        spec = _resolve(source, settings, uploads, fetched)
+        spec = _resolve(source, settings, uploads, fetched, caller)
         spec = replace(spec, label_column=source.label_column)
         opened = open_source(spec, model.input_shape, class_names=model.class_names)
     except InputError as error:
@@ -44,11 +47,11 @@ def count_input(source: JobInput, model: Model, settings: JobSettings, uploads: 
     return CountedInput(spec, total, source.file_id if isinstance(source, FileInput) else None)
 
 
-def _resolve(source: JobInput, settings: JobSettings, uploads: Uploads, fetched: Path) -> "InputSpec":
+def _resolve(source: JobInput, settings: JobSettings, uploads: Uploads, fetched: Path, caller: Caller) -> "InputSpec":
     from spacte_workers.batch.inputs import InputError, InputSpec, resolve_uri, scheme_of
 
     if isinstance(source, FileInput):
-        return InputSpec("file", str(uploads.path(uploads.row(source.file_id).sha256)))
+        return InputSpec("file", str(uploads.path(uploads.row(source.file_id, caller).sha256)))
     if isinstance(source, DatasetInput):
         return _dataset(source, settings)
     scheme, remote = scheme_of(source.uri) or "file", settings.remote_roots

@@ -13,6 +13,7 @@ from fastapi.sse import ServerSentEvent
 
 from spacte_client.types import TERMINAL_STATES, JobSummary
 from spacte_service.drain import Drain
+from spacte_service.open_streams import OpenStream
 from spacte_service.problems import field_error
 
 from .data_folder import DataFolder
@@ -27,7 +28,7 @@ SUMMARIES_KEPT = 64  # chosen: more than the page of jobs compares
 
 @dataclass(frozen=True)
 class JobReader:
-    """What is read of jobs; a shutdown ends what is followed."""
+    """What is read of jobs; a shutdown ends what is followed, and so does the end of the caller's key."""
 
     _store: "Store"
     _folder: DataFolder
@@ -48,7 +49,7 @@ class JobReader:
                         return file.tell()
         raise field_error("/after", f"Image {after} of {job_id} has no result; give the last index you have.")
 
-    async def results(self, job_id: str, start: int, *, follow: bool) -> AsyncGenerator[bytes]:
+    async def results(self, job_id: str, start: int, stream: OpenStream, *, follow: bool) -> AsyncGenerator[bytes]:
         """Whole lines of the results log from an offset on; with `follow`, until the job is at its end.
 
         Records come in the order in which the images were finished.
@@ -59,18 +60,18 @@ class JobReader:
             while lines := await to_thread.run_sync(_whole_lines, path, start):
                 start += len(lines)
                 yield lines
-            if ended or self._drain.begun:
+            if ended or self._drain.begun or stream.revoked:
                 return
             await asyncio.sleep(POLL_S)
 
-    async def events(self, job_id: str, after: int) -> AsyncGenerator[ServerSentEvent]:
+    async def events(self, job_id: str, after: int, stream: OpenStream) -> AsyncGenerator[ServerSentEvent]:
         """Events with a number above `after`, until the job is at its end."""
         while True:
             over = await to_thread.run_sync(self._is_over, job_id)
             for row in await to_thread.run_sync(self._store.jobs.events, job_id, after):
                 after = row.seq
                 yield ServerSentEvent(event=row.event, id=str(row.seq), data=row.data)
-            if over or self._drain.begun:
+            if over or self._drain.begun or stream.revoked:
                 return
             await asyncio.sleep(POLL_S)
 

@@ -18,9 +18,11 @@ from spacte_client.types import (
     Model,
 )
 from spacte_service.backend import Backend
+from spacte_service.callers import Caller
 from spacte_service.idempotency import in_progress, mismatch
 from spacte_service.ids import new_id, page_info
 from spacte_service.problems import ProblemError, field_error
+from spacte_service.quotas import QuotaCounts, quotas_as_problems
 from spacte_service.settings import JobSettings
 from spacte_service.uploads import Uploads
 from spacte_service.worker_errors import RETRY_AFTER_S
@@ -48,43 +50,44 @@ class JobService:
     _store: "Store"
     _uploads: Uploads
     _folder: DataFolder
+    _quotas: QuotaCounts
 
-    def create(self, request: JobRequest, caller: str, key: str | None) -> tuple[Job, bool]:
+    def create(self, request: JobRequest, caller: Caller, key: str | None) -> tuple[Job, bool]:
         """A new job, or the one that an earlier request of the caller with the same key made; and whether it is that.
 
         Raises ProblemError: something about the request cannot be; nothing is made then.
         """
-        claim = None if key is None else self._claim(request, caller, key)
+        claim = None if key is None else self._claim(request, caller.id, key)
         if isinstance(claim, dict):
             return Job.model_validate(claim), True
         try:
-            return self._create(request, claim), False
+            return self._create(request, caller, claim), False
         except BaseException:
             if claim is not None:
                 self._store.idempotency.drop(claim)
             raise
 
-    def get(self, job_id: str) -> "JobRow":
-        """One job. Raises ProblemError: 404."""
-        row = self._store.jobs.get(job_id)
+    def get(self, job_id: str, caller: Caller) -> "JobRow":
+        """One job. Raises ProblemError: 404, there is none that the caller sees."""
+        row = self._store.jobs.get(job_id, caller.sees)
         if row is None:
             raise _missing(job_id)
         return row
 
-    def page(self, limit: int, after: str | None, state: JobState | None) -> JobList:
-        """Jobs, newest first. Raises ProblemError: 404, there is no job `after`."""
+    def page(self, limit: int, after: str | None, state: JobState | None, caller: Caller) -> JobList:
+        """Jobs that the caller sees, newest first. Raises ProblemError: 404, there is no job `after`."""
         from spacte_service.store.sessions import CursorError
 
         try:
-            rows, more = self._store.jobs.page(limit, after, state)
+            rows, more = self._store.jobs.page(limit, after, state, caller.sees)
         except CursorError:
             raise _missing(after or "") from None
         return JobList(data=[job_of(row) for row in rows], **page_info(rows, more))
 
-    def cancel(self, job_id: str) -> Job:
+    def cancel(self, job_id: str, caller: Caller) -> Job:
         """Ask a job to stop; what it finished stays. Raises ProblemError: 404; 409, it is at its end."""
         while True:
-            row = self.get(job_id)
+            row = self.get(job_id, caller)
             if row.state in TERMINAL_STATES:
                 raise ProblemError("job_state", f"{job_id} has {row.state}; there is nothing to cancel.")
             folder = self._folder.job(job_id)
@@ -96,25 +99,28 @@ class JobService:
             if moved is not None:
                 return job_of(moved)
 
-    def resume(self, job_id: str) -> Job:
+    def resume(self, job_id: str, caller: Caller) -> Job:
         """Carry on with a job where it stopped; its finished images are not certified again.
 
-        Raises ProblemError: 404; 409, it is not stopped, or what it needs is gone.
+        Raises ProblemError: 404; 409, it is not stopped, or what it needs is gone; 429, the quota is used up.
         """
         while True:
-            row = self.get(job_id)
+            row = self.get(job_id, caller)
             if row.state not in RESUMABLE_STATES:
                 sentence = f"{job_id} is {row.state}; only one that failed, was cancelled or interrupted is resumed."
                 raise ProblemError("job_state", sentence)
             self._check_input(row)
-            moved = self._store.jobs.move(row, "queued", **next_attempt(row))
+            # An interrupted one counts already.
+            most = caller.quotas.jobs if row.caller == caller.id and row.state in TERMINAL_STATES else None
+            with quotas_as_problems():
+                moved = self._store.jobs.move(row, "queued", most_active=most, **next_attempt(row))
             if moved is not None:
                 return job_of(moved)
 
-    def remove(self, job_id: str) -> None:
+    def remove(self, job_id: str, caller: Caller) -> None:
         """Delete a job with its results. Raises ProblemError: 404; 409, it is not at its end."""
-        if not self._store.jobs.remove(job_id):
-            row = self.get(job_id)
+        if not self._store.jobs.remove(job_id, caller.sees):
+            row = self.get(job_id, caller)
             raise ProblemError("job_state", f"{job_id} is {row.state}; cancel it first.")
         shutil.rmtree(self._folder.job(job_id).path, ignore_errors=True)
 
@@ -129,18 +135,21 @@ class JobService:
         except MismatchError:
             raise mismatch() from None
 
-    def _create(self, request: JobRequest, claim: "Claim | None") -> Job:
+    def _create(self, request: JobRequest, caller: Caller, claim: "Claim | None") -> Job:
         from spacte_service.store.idempotency import InProgressError
         from spacte_service.store.jobs import FileGoneError
 
         model = self._model(request.model)
         _check_params(request.params, model)
-        counted = count_input(request.input, model, self._settings, self._uploads, self._folder.fetched)
+        counted = count_input(request.input, model, self._settings, self._uploads, self._folder.fetched, caller)
         checkpoint = self._folder.checkpoint(model.name, model.version)
         keep_checkpoint(self._models, model.name, model.version, checkpoint)
-        row = _row(request, model, counted, str(checkpoint))
+        row = _row(request, model, counted, str(checkpoint), caller)
+        noises = counted.total * (request.params.n0 + request.params.n)
         try:
-            self._store.jobs.add(row, claim, job_of(row).model_dump(mode="json"))
+            with self._quotas.noises(caller.id, caller.quotas, noises), quotas_as_problems():
+                answer = job_of(row).model_dump(mode="json")
+                self._store.jobs.add(row, claim, answer, most_active=caller.quotas.jobs)
         except FileGoneError:
             raise field_error("/input/file_id", "The file was deleted just now; upload it again.") from None
         except InProgressError:
@@ -209,13 +218,15 @@ def _check_params(params: CertifyParams, model: Model) -> None:
         raise field_error("/params/k_consensus", str(error)) from None
 
 
-def _row(request: JobRequest, model: Model, counted: CountedInput, checkpoint: str) -> "JobRow":
+def _row(request: JobRequest, model: Model, counted: CountedInput, checkpoint: str, caller: Caller) -> "JobRow":
     from spacte_service.store.schema import JobRow
 
     job_id = new_id("job")
     now = datetime.now(UTC)
     return JobRow(
         id=job_id,
+        owner=caller.owner,
+        caller=caller.id,
         state="queued",
         model=model.name,
         model_version=model.version,

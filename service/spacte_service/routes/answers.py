@@ -25,6 +25,7 @@ from spacte_service.dependencies import (
     TheBodies,
     TheCertificates,
     TheImageRequests,
+    TheQuotas,
     TheTasks,
 )
 from spacte_service.idempotency import fingerprint
@@ -49,6 +50,7 @@ async def certify(
     bodies: TheBodies,
     images: TheImageRequests,
     tasks: TheTasks,
+    quotas: TheQuotas,
     certificates: TheCertificates,
     idempotency_key: Annotated[
         IdempotencyKey,
@@ -65,11 +67,14 @@ async def certify(
     arrival = admission.arrival(caller.id, idempotency_key)
     if idempotency_key is None:  # an answer that is stored needs no permit
         admission.refuse_early(arrival)
-    body = await bodies.certify(request)
+    body = await bodies.certify(request, caller)
     image_request = ImageRequest(body.images[0], body.params, arrival, request.state.arrived)
 
     async def make() -> Certificate:
-        return await tasks.run(request, images.certify(image_request))
+        with quotas.noises(caller.id, caller.quotas, body.params.n0 + body.params.n) as noises:
+            certificate = await tasks.run(request, images.certify(image_request))
+            noises.drawn = certificate.n0 + certificate.n
+            return certificate
 
     if idempotency_key is None:
         return await make()
@@ -103,18 +108,22 @@ async def predict(
     arrival: Annotated[Arrival, Depends(arrive)],
     bodies: TheBodies,
     images: TheImageRequests,
+    caller: TheCaller,
     tasks: TheTasks,
+    quotas: TheQuotas,
 ) -> Prediction | PredictionList:
     """Classify an image by the smoothed classifier, or several (`images`), each with noises of its own.
 
     Each label is wrong with probability at most `alpha`; -1 where the noises did not decide.
     """
-    body = await bodies.predict(request)
+    body = await bodies.predict(request, caller)
     parts = (
         images.predict(ImageRequest(image, body.params, arrival, request.state.arrived, pointer))
         for image, pointer in zip(body.images, body.pointers, strict=True)
     )
-    answers = await tasks.run(request, all_or_none(parts))
+    with quotas.noises(caller.id, caller.quotas, body.params.n * len(body.images)) as noises:
+        answers = await tasks.run(request, all_or_none(parts))
+        noises.drawn = sum(answer.n for answer in answers)
     return PredictionList(data=answers) if body.is_list else answers[0]
 
 

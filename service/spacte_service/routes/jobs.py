@@ -10,15 +10,16 @@ from fastapi.responses import StreamingResponse
 from fastapi.sse import EventSourceResponse, ServerSentEvent
 
 from spacte_client.types import TERMINAL_STATES, Job, JobList, JobRequest, JobState, JobSummary
-from spacte_service.auth import TheCaller, identify
+from spacte_service.auth import TheCaller, TheStream, identify
 from spacte_service.dependencies import IdempotencyKey, InFlight, TheBodies, TheJobs, TheOpenJobs
 from spacte_service.jobs.reading import JobReader
 from spacte_service.jobs.wire import job_of
+from spacte_service.open_streams import OpenStream
 from spacte_service.problems import field_error
 
 from .descriptions import json_body, problems
 
-router = APIRouter(prefix="/v1/jobs", tags=["jobs"], dependencies=[Depends(identify)], responses=problems(401))
+router = APIRouter(prefix="/v1/jobs", tags=["jobs"], dependencies=[Depends(identify)], responses=problems(401, 429))
 
 NDJSON = "application/x-ndjson"
 TSV = "text/tab-separated-values"
@@ -53,7 +54,7 @@ async def create_job(
     """
     body = await bodies.job(request)
     opened = await jobs.opened()
-    job, replayed = await opened.in_thread(opened.service.create, body, caller.id, idempotency_key)
+    job, replayed = await opened.in_thread(opened.service.create, body, caller, idempotency_key)
     opened.reconciler.wake()
     response.headers["Location"] = f"/v1/jobs/{job.id}"
     if replayed:
@@ -64,12 +65,13 @@ async def create_job(
 @router.get("", responses=problems(404, 422))
 async def list_jobs(
     jobs: TheOpenJobs,
+    caller: TheCaller,
     limit: Annotated[int, Query(ge=1, le=100, description="Entries in one page.")] = 20,
     after: Annotated[str | None, Query(description="The last id of the page before.")] = None,
     state: Annotated[JobState | None, Query(description="Only jobs in this state.")] = None,
 ) -> JobList:
-    """Jobs, newest first."""
-    return await jobs.in_thread(jobs.service.page, limit, after, state)
+    """Jobs, newest first: those of the key's project, else those of the key; of an admin key, all."""
+    return await jobs.in_thread(jobs.service.page, limit, after, state, caller)
 
 
 @router.get("/{job_id}", responses={304: {"description": "It is as it was."}} | problems(404))
@@ -77,10 +79,11 @@ async def get_job(
     job_id: str,
     response: Response,
     jobs: TheOpenJobs,
+    caller: TheCaller,
     if_none_match: Annotated[str | None, Header(description="The `ETag` of an earlier answer.")] = None,
 ) -> Any:
     """A job's state and counts."""
-    row = await jobs.in_thread(jobs.service.get, job_id)
+    row = await jobs.in_thread(jobs.service.get, job_id, caller)
     headers = {"ETag": f'W/"{row.seq}"'}
     if row.state not in TERMINAL_STATES:
         headers["Retry-After"] = POLL_AFTER_S
@@ -91,31 +94,33 @@ async def get_job(
 
 
 @router.post("/{job_id}/cancel", responses=problems(404, 409))
-async def cancel_job(job_id: str, jobs: TheOpenJobs) -> Job:
+async def cancel_job(job_id: str, jobs: TheOpenJobs, caller: TheCaller) -> Job:
     """Stop a job between images; what it finished stays. Asking twice does no harm."""
-    job = await jobs.in_thread(jobs.service.cancel, job_id)
+    job = await jobs.in_thread(jobs.service.cancel, job_id, caller)
     jobs.reconciler.wake()
     return job
 
 
 @router.post("/{job_id}/resume", responses=problems(404, 409, 503))
-async def resume_job(job_id: str, _: InFlight, jobs: TheOpenJobs) -> Job:
+async def resume_job(job_id: str, _: InFlight, jobs: TheOpenJobs, caller: TheCaller) -> Job:
     """Carry on with a job that failed, was cancelled or interrupted; finished images are not done again."""
-    job = await jobs.in_thread(jobs.service.resume, job_id)
+    job = await jobs.in_thread(jobs.service.resume, job_id, caller)
     jobs.reconciler.wake()
     return job
 
 
 @router.delete("/{job_id}", status_code=204, responses=problems(404, 409))
-async def delete_job(job_id: str, jobs: TheOpenJobs) -> None:
+async def delete_job(job_id: str, jobs: TheOpenJobs, caller: TheCaller) -> None:
     """Delete a job that is at its end, with its results."""
-    await jobs.in_thread(jobs.service.remove, job_id)
+    await jobs.in_thread(jobs.service.remove, job_id, caller)
 
 
 @router.get("/{job_id}/results", response_class=StreamingResponse, responses=LINES | problems(404, 422))
 async def job_results(
     job_id: str,
     jobs: TheOpenJobs,
+    caller: TheCaller,
+    stream: TheStream,
     after: Annotated[
         int | None, Query(ge=0, description="Go on behind the record of this image, the last one you have.")
     ] = None,
@@ -125,17 +130,17 @@ async def job_results(
     ] = "ndjson",
 ) -> StreamingResponse:
     """The finished images, in the order in which they were finished; also of a job that failed or runs."""
-    await jobs.in_thread(jobs.service.get, job_id)
+    await jobs.in_thread(jobs.service.get, job_id, caller)
     if format == "tsv":
         return StreamingResponse(await jobs.in_thread(jobs.reader.tsv, job_id), media_type=TSV)
     start = await jobs.in_thread(jobs.reader.start_of, job_id, after)
-    return StreamingResponse(jobs.reader.results(job_id, start, follow=follow), media_type=NDJSON)
+    return StreamingResponse(jobs.reader.results(job_id, start, stream, follow=follow), media_type=NDJSON)
 
 
 @router.get("/{job_id}/summary", responses=problems(404))
-async def job_summary(job_id: str, jobs: TheOpenJobs) -> JobSummary:
+async def job_summary(job_id: str, jobs: TheOpenJobs, caller: TheCaller) -> JobSummary:
     """Certified accuracy with its intervals, ACR, and what may be claimed of all certificates together."""
-    await jobs.in_thread(jobs.service.get, job_id)
+    await jobs.in_thread(jobs.service.get, job_id, caller)
     return await jobs.in_thread(jobs.reader.summary, job_id)
 
 
@@ -144,9 +149,10 @@ async def job_image(
     job_id: str,
     index: Annotated[int, Path(ge=0, description="The image's position in the input, as in its record.")],
     jobs: TheOpenJobs,
+    caller: TheCaller,
 ) -> Response:
     """One image of a job's input, in the size and channels in which the model saw it, without noise."""
-    row = await jobs.in_thread(jobs.service.get, job_id)
+    row = await jobs.in_thread(jobs.service.get, job_id, caller)
     return Response(await jobs.in_thread(jobs.images.png, row, index), media_type=PNG, headers=PNG_CACHE)
 
 
@@ -157,11 +163,14 @@ class EventsRequest:
     reader: JobReader
     job_id: str
     after: int
+    stream: OpenStream
 
 
 async def find_events(
     job_id: str,
     jobs: TheOpenJobs,
+    caller: TheCaller,
+    stream: TheStream,
     last_event_id: Annotated[str | None, Header(description="The id of the last event you have.")] = None,
 ) -> EventsRequest:
     """Find the job, so that what is wrong is answered with its own status.
@@ -170,8 +179,8 @@ async def find_events(
     """
     if last_event_id is not None and not EVENT_ID.fullmatch(last_event_id):
         raise field_error("", "`Last-Event-ID` is the number of the last event you have; leave it out at first.")
-    await jobs.in_thread(jobs.service.get, job_id)
-    return EventsRequest(jobs.reader, job_id, -1 if last_event_id is None else int(last_event_id))
+    await jobs.in_thread(jobs.service.get, job_id, caller)
+    return EventsRequest(jobs.reader, job_id, -1 if last_event_id is None else int(last_event_id), stream)
 
 
 @router.get("/{job_id}/events", response_class=EventSourceResponse, responses=problems(404, 422))
@@ -180,5 +189,5 @@ async def job_events(events: Annotated[EventsRequest, Depends(find_events)]) -> 
 
     Events have numbers as their ids; whoever was away sends the last one as `Last-Event-ID`.
     """
-    async for event in events.reader.events(events.job_id, events.after):
+    async for event in events.reader.events(events.job_id, events.after, events.stream):
         yield event

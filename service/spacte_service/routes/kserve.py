@@ -28,7 +28,7 @@ async def ready(checks: Readiness) -> JSONResponse:
     return JSONResponse({"ready": is_ready(checks)}, 200 if is_ready(checks) else 503)
 
 
-@router.get("/models/{name}", dependencies=[Depends(identify)], responses=problems(401, 404))
+@router.get("/models/{name}", dependencies=[Depends(identify)], responses=problems(401, 404, 429))
 async def metadata(name: str, models: TheModels) -> dict[str, Any]:
     """A model's tensors, as one noisy sample has them."""
     model = models.get(name)
@@ -44,7 +44,7 @@ async def metadata(name: str, models: TheModels) -> dict[str, Any]:
 @router.get(
     "/models/{name}/ready",
     dependencies=[Depends(identify)],
-    responses=problems(401, 404) | NOT_READY,
+    responses=problems(401, 404, 429) | NOT_READY,
     response_model=dict[str, Any],
 )
 async def model_ready(name: str, models: TheModels) -> JSONResponse:

@@ -3,14 +3,14 @@
 from fastapi import APIRouter, Depends
 
 from spacte_client.types import Info, Model, ModelList, SampleList
-from spacte_service.auth import identify, require_admin
+from spacte_service.auth import TheCaller, identify, require_admin
 from spacte_service.dependencies import TheBackend, TheModels, TheSettings
 from spacte_service.version import VERSION
 from spacte_service.worker_errors import worker_errors_as_problems
 
 from .descriptions import problems
 
-router = APIRouter(prefix="/v1", tags=["models"], dependencies=[Depends(identify)], responses=problems(401))
+router = APIRouter(prefix="/v1", tags=["models"], dependencies=[Depends(identify)], responses=problems(401, 429))
 
 
 @router.get("/models")
@@ -60,7 +60,8 @@ async def unload_model(name: str, models: TheModels) -> Model:
 
 
 @router.get("/info")
-async def info(backend: TheBackend, settings: TheSettings) -> Info:
-    """The service's version, its samplers, and every limit that a request can trip over."""
+async def info(backend: TheBackend, settings: TheSettings, caller: TheCaller) -> Info:
+    """The service's version, its samplers, and every limit that a request can trip over, with the key's quotas."""
     pool = backend.pool_status()
-    return Info(version=VERSION, limits=settings.limits(), samplers=pool.ready, device=pool.device)
+    quotas = {f"quota_{name}": most for name, most in caller.quotas if most is not None}
+    return Info(version=VERSION, limits=settings.limits() | quotas, samplers=pool.ready, device=pool.device)

@@ -13,10 +13,13 @@ from fastapi.sse import EventSourceResponse, ServerSentEvent
 
 from spacte_client.types import Certificate, CertifyParams, CertifyRequest, Problem, ProgressEvent, StartedEvent
 from spacte_service.admission import Arrival, Permit
-from spacte_service.dependencies import TheBodies, TheImageRequests, TheLimits, TheModels, TheTasks
+from spacte_service.auth import TheCaller, TheStream, revoked
+from spacte_service.dependencies import TheBodies, TheImageRequests, TheLimits, TheModels, TheQuotas, TheTasks
 from spacte_service.disconnects import shut_down
 from spacte_service.image_requests import ImageRequest
+from spacte_service.open_streams import OpenStream
 from spacte_service.problems import ProblemError, internal, request_id_of, to_problem
+from spacte_service.quotas import Noises
 
 from .answers import arrive
 from .descriptions import described, either_body, problems
@@ -41,28 +44,34 @@ class AcceptedStream:
     request: ImageRequest[CertifyParams]
     image: "Image"
     permit: Permit
+    noises: Noises
+    open: OpenStream
     request_id: str
 
 
 async def accept_stream(
     request: Request,
+    caller: TheCaller,
+    stream: TheStream,
     arrival: Annotated[Arrival, Depends(arrive)],
     bodies: TheBodies,
     images: TheImageRequests,
     tasks: TheTasks,
     limits: TheLimits,
+    quotas: TheQuotas,
 ) -> AsyncGenerator[AcceptedStream]:
     """Read the request and take a permit for it, so that what is wrong is answered with its own status.
 
     Raises ProblemError: as for `POST /v1/certify`.
     """
-    body = await bodies.certify(request)
+    body = await bodies.certify(request, caller)
     params = with_stopping_rule(body.params, limits.deadline_ms_max)
     image_request = ImageRequest(body.images[0], params, arrival, request.state.arrived)
     async with AsyncExitStack() as stack:
+        noises = stack.enter_context(quotas.noises(caller.id, caller.quotas, params.n0 + params.n))
         permit = await tasks.run(request, stack.enter_async_context(images.permit(image_request)))
         image = await images.decode(image_request)
-        yield AcceptedStream(image_request, image, permit, request_id_of(request.scope) or "")
+        yield AcceptedStream(image_request, image, permit, noises, stream, request_id_of(request.scope) or "")
 
 
 def with_stopping_rule(params: CertifyParams, deadline_ms: int) -> CertifyParams:
@@ -93,6 +102,7 @@ async def certify_stream(
 
     latest = _LatestProgress()
     work = tasks.start(images.certify_decoded(stream.request, stream.image, stream.permit, latest.tell))
+    stream.open.work = work
     params = stream.request.params
     try:
         yield _event(
@@ -105,9 +115,16 @@ async def certify_stream(
             ),
         )
         async for progress in latest.until_done(work):
+            stream.noises.drawn = params.n0 + progress.samples
             yield _event("progress", progress)
-        yield _event("result", _result(work))
+        if stream.open.revoked:
+            raise revoked()
+        certificate = _result(work)
+        stream.noises.drawn = certificate.n0 + certificate.n
+        yield _event("result", certificate)
     except ProblemError as error:
+        if not stream.open.revoked:
+            stream.noises.drawn = 0
         problem = to_problem(error, stream.request_id)
         yield ServerSentEvent(event="error", data=problem.model_dump(mode="json", exclude_none=True))
     finally:

@@ -1,4 +1,4 @@
-"""API keys."""
+"""API keys, and how much one may take."""
 
 from pathlib import Path
 from typing import Self
@@ -6,8 +6,9 @@ from typing import Self
 from pydantic import field_validator, model_validator
 
 from spacte_service.keys import Key, keys_from_text
+from spacte_service.quotas import Quotas
 
-from .group import Group
+from .group import CountOrNone, Group
 
 
 class AccessSettings(Group):
@@ -16,9 +17,22 @@ class AccessSettings(Group):
     keys_file: Path | None = None
     """File of API keys, made by `spacte keys create`; with it every caller needs a key."""
     api_keys: str | None = None
-    """API keys as name:scope:sha256, separated by commas, where no file can be mounted."""
+    """API keys as name:scope:sha256 or name:scope:sha256:project, separated by commas, where no file
+    can be mounted."""
     allow_anonymous: bool = False
     """Let anyone who can reach the port use the service and administer it, without a key."""
+
+    quota_requests: CountOrNone = None
+    """Requests that one key (or address) may send in a minute; by default any number, as for the
+    following. A key in --keys-file may have quotas of its own."""
+    quota_noises: CountOrNone = None
+    """Noises that one key may have drawn in an hour; a job counts when it is made, with all it may draw."""
+    quota_upload_bytes: CountOrNone = None
+    """Bytes of uploaded files that one key may keep."""
+    quota_jobs: CountOrNone = None
+    """Jobs of one key that may be unfinished at the same time."""
+    quota_streams: CountOrNone = None
+    """Streams that one key may have open: proofs, results and events of jobs."""
 
     @field_validator("api_keys")
     @classmethod
@@ -36,6 +50,11 @@ class AccessSettings(Group):
     def has_keys(self) -> bool:
         """Whether the operator gave API keys."""
         return bool(self.keys_file or self.api_keys)
+
+    @property
+    def quotas(self) -> Quotas:
+        """The quotas of keys that have none of their own."""
+        return Quotas(**{name: getattr(self, f"quota_{name}") for name in Quotas.model_fields})
 
     @property
     def fixed_keys(self) -> list[Key]:

@@ -40,7 +40,7 @@ def open_engine(url: str) -> Engine:
     if sqlite:
         _configure_sqlite(engine)
     try:
-        with _one_at_a_time(engine), engine.connect() as connection:
+        with _one_at_a_time(engine), engine.connect() as connection, _without_foreign_keys(connection):
             _migrate(connection)
     except OperationalError as error:
         engine.dispose()
@@ -105,6 +105,21 @@ def _one_at_a_time(engine: Engine) -> Generator[None]:
                 yield
             finally:
                 connection.execute(text("SELECT pg_advisory_unlock(:n)"), {"n": MIGRATION_LOCK})
+
+
+@contextmanager
+def _without_foreign_keys(connection: Connection) -> Generator[None]:
+    """Let SQLite make a table anew without touching the rows that refer to the old one."""
+    raw: Any = connection.connection.driver_connection
+    if connection.dialect.name != "sqlite":
+        yield
+        return
+    raw.execute("PRAGMA foreign_keys = OFF").close()
+    try:
+        yield
+    finally:
+        connection.rollback()  # the switch is without effect within a transaction
+        raw.execute("PRAGMA foreign_keys = ON").close()
 
 
 def migrations_config(connection: Connection | None = None) -> Config:

@@ -9,10 +9,11 @@ from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 
 from spacte_client.types import TERMINAL_STATES
+from spacte_service.quotas import QuotaReachedError
 
 from .idempotency import Claim
 from .schema import EventRow, FileRow, JobRow
-from .sessions import Table, page_of
+from .sessions import Table, lock, of, page_of
 
 CLAIM = timedelta(seconds=30)
 """A gateway that claimed a job has so long to submit it. Chosen: above the 20 s that the runner waits for Ray."""
@@ -25,15 +26,24 @@ class FileGoneError(Exception):
 class Jobs(Table):
     """The tables of jobs and events."""
 
-    def add(self, row: JobRow, claim: Claim | None = None, answer: dict[str, Any] | None = None) -> None:
+    def add(
+        self,
+        row: JobRow,
+        claim: Claim | None = None,
+        answer: dict[str, Any] | None = None,
+        *,
+        most_active: int | None = None,
+    ) -> None:
         """Store a job, and with it the answer to its idempotent request.
 
         Raises:
             FileGoneError: its file is not there any more.
             InProgressError: another gateway has taken over the request.
+            QuotaReachedError: its caller has `most_active` jobs that are not at their end.
         """
         try:
             with self._writing() as session:
+                _check_active(session, row.caller, most_active)
                 if row.file_id is not None:
                     # Kept from being deleted until this transaction is over.
                     here = select(FileRow.id).where(FileRow.id == row.file_id).with_for_update(key_share=True)
@@ -47,16 +57,18 @@ class Jobs(Table):
         except IntegrityError as error:
             raise FileGoneError(row.file_id) from error
 
-    def get(self, job_id: str) -> JobRow | None:
-        """One job, or None."""
+    def get(self, job_id: str, owners: Collection[str] | None = None) -> JobRow | None:
+        """One job of these owners, or None."""
         with self._reading() as session:
-            return session.scalars(select(JobRow).where(JobRow.id == job_id)).one_or_none()
+            return session.scalars(select(JobRow).where(JobRow.id == job_id, *of(JobRow, owners))).one_or_none()
 
-    def page(self, limit: int, after: str | None, state: str | None) -> tuple[Sequence[JobRow], bool]:
+    def page(
+        self, limit: int, after: str | None, state: str | None, owners: Collection[str] | None = None
+    ) -> tuple[Sequence[JobRow], bool]:
         """Jobs, newest first, and whether there are more. Raises CursorError: there is no job `after`."""
         which = [] if state is None else [JobRow.state == state]
         with self._reading() as session:
-            return page_of(session, JobRow, limit, after, *which)
+            return page_of(session, JobRow, limit, after, owners, *which)
 
     def active(self) -> Sequence[JobRow]:
         """Jobs that are not at their end, oldest first."""
@@ -64,16 +76,26 @@ class Jobs(Table):
         with self._reading() as session:
             return session.scalars(query).all()
 
-    def move(self, row: JobRow, to: str, *, error: tuple[str, str] | None = None, **changes: Any) -> JobRow | None:
+    def move(
+        self,
+        row: JobRow,
+        to: str,
+        *,
+        error: tuple[str, str] | None = None,
+        most_active: int | None = None,
+        **changes: Any,
+    ) -> JobRow | None:
         """Change a job's state from the one in `row`, as it was read; None where another gateway was first.
 
         `error` is code and sentence, and cleared otherwise; `changes` are other columns.
+        Raises QuotaReachedError: its caller has `most_active` jobs that are not at their end.
         """
         now = datetime.now(UTC)
         code, detail = error or (None, None)
         ended = now if to in TERMINAL_STATES else None
         values = {"state": to, "changed_at": now, "ended_at": ended, "error_code": code, "error_detail": detail}
         with self._writing() as session:
+            _check_active(session, row.caller, most_active)
             changed = session.scalars(
                 update(JobRow)
                 .where(JobRow.id == row.id, JobRow.state == row.state, JobRow.attempt == row.attempt)
@@ -133,11 +155,11 @@ class Jobs(Table):
         with self._reading() as session:
             return session.scalars(query).all()
 
-    def remove(self, job_id: str, states: Collection[str] = TERMINAL_STATES) -> bool:
-        """Delete a job that is in one of the states, with its events."""
+    def remove(self, job_id: str, owners: Collection[str] | None = None) -> bool:
+        """Delete a job of these owners that is at its end, with its events."""
         with self._writing() as session:
-            query = delete(JobRow).where(JobRow.id == job_id, JobRow.state.in_(states)).returning(JobRow.id)
-            return session.scalar(query) is not None
+            ended = (JobRow.id == job_id, JobRow.state.in_(TERMINAL_STATES), *of(JobRow, owners))
+            return session.scalar(delete(JobRow).where(*ended).returning(JobRow.id)) is not None
 
     def checkpoints(self) -> set[str]:
         """The checkpoints of all jobs."""
@@ -154,6 +176,16 @@ class Jobs(Table):
         with self._reading() as session:
             found = session.execute(select(JobRow.state, func.count()).group_by(JobRow.state))
             return {row[0]: row[1] for row in found}
+
+
+def _check_active(session: Session, caller: str, most: int | None) -> None:
+    """See that a caller may have one more job that is not at its end. Raises QuotaReachedError."""
+    if most is None:
+        return
+    lock(session, caller)
+    active = select(func.count()).where(JobRow.caller == caller, JobRow.state.not_in(TERMINAL_STATES))
+    if (session.scalar(active) or 0) >= most:
+        raise QuotaReachedError("jobs", most)
 
 
 def _state_event(state: str, at: datetime, code: str | None = None, detail: str | None = None) -> dict[str, Any]:

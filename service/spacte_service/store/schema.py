@@ -3,7 +3,18 @@
 from datetime import UTC, datetime
 from typing import Any
 
-from sqlalchemy import JSON, BigInteger, DateTime, Dialect, ForeignKey, Index, Integer, String, TypeDecorator
+from sqlalchemy import (
+    JSON,
+    BigInteger,
+    DateTime,
+    Dialect,
+    ForeignKey,
+    Index,
+    Integer,
+    String,
+    TypeDecorator,
+    UniqueConstraint,
+)
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
 Number = BigInteger().with_variant(Integer, "sqlite")
@@ -30,13 +41,19 @@ class Base(DeclarativeBase):
 
 
 class FileRow(Base):
-    """An uploaded file; its bytes are in the data folder under their SHA-256."""
+    """An uploaded file; its bytes are in the data folder under their SHA-256, once for all owners.
+
+    `owner` is a project or a key, whose holders see it; `caller` is the one who made it. So it is with jobs.
+    """
 
     __tablename__ = "files"
+    __table_args__ = (UniqueConstraint("owner", "sha256", name="files_owner_sha256"), Index("files_sha256", "sha256"))
 
     number: Mapped[int] = mapped_column(Number, primary_key=True, autoincrement=True)
     id: Mapped[str] = mapped_column(String(40), unique=True)
-    sha256: Mapped[str] = mapped_column(String(64), unique=True)
+    owner: Mapped[str] = mapped_column(String(80))
+    caller: Mapped[str] = mapped_column(String(255))
+    sha256: Mapped[str] = mapped_column(String(64))
     bytes: Mapped[int] = mapped_column(BigInteger)
     kind: Mapped[str] = mapped_column(String(16))
     filename: Mapped[str | None] = mapped_column(String(255))
@@ -51,10 +68,17 @@ class JobRow(Base):
     """
 
     __tablename__ = "jobs"
-    __table_args__ = (Index("jobs_state", "state"), Index("jobs_file", "file_id"))
+    __table_args__ = (
+        Index("jobs_state", "state"),
+        Index("jobs_file", "file_id"),
+        Index("jobs_owner", "owner"),
+        Index("jobs_caller", "caller"),
+    )
 
     number: Mapped[int] = mapped_column(Number, primary_key=True, autoincrement=True)
     id: Mapped[str] = mapped_column(String(40), unique=True)
+    owner: Mapped[str] = mapped_column(String(80))
+    caller: Mapped[str] = mapped_column(String(255))
     state: Mapped[str] = mapped_column(String(16))
     model: Mapped[str] = mapped_column(String(255))
     model_version: Mapped[str] = mapped_column(String(64))

@@ -10,9 +10,13 @@ import numpy as np
 import pytest
 
 from spacte_service import Settings, create_app
+from spacte_service.callers import anonymous
 from spacte_service.problems import ProblemError
+from spacte_service.quotas import Quotas
 from spacte_service.store import Store
 from spacte_service.uploads import Uploads
+
+NOBODY = anonymous("127.0.0.1", Quotas())
 
 
 def npz(count=3, seed=0, **arrays):
@@ -101,16 +105,16 @@ def test_a_file_deleted_while_it_comes_again_is_there_in_the_end(tmp_path):
     uploads = Uploads(store, tmp_path / "files")
     for round_ in range(10):
         data = npz(seed=round_)
-        first = uploads.add(io.BytesIO(data), "a")
+        first = uploads.add(io.BytesIO(data), "a", NOBODY)
         barrier = threading.Barrier(2)
 
         def delete(first=first, barrier=barrier):
             barrier.wait()
-            uploads.remove(first.id)
+            uploads.remove(first.id, NOBODY)
 
         def add(data=data, barrier=barrier):
             barrier.wait()
-            return uploads.add(io.BytesIO(data), "b")
+            return uploads.add(io.BytesIO(data), "b", NOBODY)
 
         with ThreadPoolExecutor(2) as threads:
             deleted, added = threads.submit(delete), threads.submit(add)
@@ -118,9 +122,9 @@ def test_a_file_deleted_while_it_comes_again_is_there_in_the_end(tmp_path):
             second = added.result()
         if second.id == first.id:  # it came before the deletion
             with pytest.raises(ProblemError):
-                uploads.get(first.id)
+                uploads.get(first.id, NOBODY)
         else:
-            assert uploads.path(uploads.get(second.id).sha256).read_bytes() == data
+            assert uploads.path(uploads.get(second.id, NOBODY).sha256).read_bytes() == data
     store.close()
 
 

@@ -35,6 +35,8 @@ def other(url, store):
 def a_job(number=0, **changes):
     values = {
         "id": f"job_{number}",
+        "owner": "anonymous",
+        "caller": "address:127.0.0.1",
         "state": "queued",
         "model": "digits",
         "model_version": "0" * 64,
@@ -59,5 +61,15 @@ def a_job(number=0, **changes):
     return JobRow(**(values | changes))
 
 
-def a_file(number=0):
-    return FileRow(id=f"file_{number}", sha256=f"{number:064}", bytes=5, kind="npz", filename=None, created_at=NOW)
+def a_file(number=0, **changes):
+    values = {
+        "id": f"file_{number}",
+        "owner": "anonymous",
+        "caller": "address:127.0.0.1",
+        "sha256": f"{number:064}",
+        "bytes": 5,
+        "kind": "npz",
+        "filename": None,
+        "created_at": NOW,
+    }
+    return FileRow(**(values | changes))

@@ -10,7 +10,7 @@ from spacte_service.store import Store, StoreError
 from spacte_service.store.engine import migrations_config, open_engine
 from spacte_service.store.schema import Base
 
-from .conftest import a_job
+from .conftest import NOW, a_job
 
 
 def test_the_migrations_make_the_schema_that_the_code_uses(url):
@@ -32,6 +32,37 @@ def test_migrations_can_be_undone_and_done_again(url):
     engine.dispose()
     store = Store.open(url)
     store.jobs.add(a_job())
+    store.close()
+
+
+def test_a_store_without_owners_gets_them(url):
+    """What is in it stays; a job of a kept answer is its key's, and everything else the administrators'."""
+    import sqlalchemy as sa
+    from alembic import command
+
+    engine = open_engine(url)
+    with engine.connect() as connection:
+        command.downgrade(migrations_config(connection), "base")
+        command.upgrade(migrations_config(connection), "0001")
+    tables = sa.MetaData()
+    tables.reflect(engine)
+    job = {name: value for name, value in a_job().__dict__.items() if name in tables.tables["jobs"].columns}
+    stored = {"id": "file_0", "sha256": "0" * 64, "bytes": 5, "kind": "npz", "created_at": NOW}
+    answer = {"caller": "key_alice", "key": "k", "fingerprint": "f", "token": "", "created_at": NOW}
+    with engine.begin() as connection:
+        connection.execute(tables.tables["files"].insert().values(stored))
+        for name in ("job_0", "job_1"):
+            connection.execute(tables.tables["jobs"].insert().values(job | {"id": name, "file_id": "file_0"}))
+        connection.execute(tables.tables["idempotency"].insert().values(answer | {"answer": {"id": "job_1"}}))
+    engine.dispose()
+    store = Store.open(url)
+    assert [row.owner for row in store.jobs.page(9, None, None)[0]] == ["key_alice", "anonymous"]
+    assert {row.file_id for row in store.jobs.page(9, None, None)[0]} == {"file_0"}
+    assert store.files.get("file_0").owner == "anonymous"
+    assert store.files.get("file_0", {"key_alice"}) is None
+    assert [row.id for row in store.jobs.page(9, None, None, {"key_alice"})[0]] == ["job_1"]
+    with store.writing() as session, pytest.raises(sa.exc.IntegrityError):
+        session.execute(sa.text("UPDATE jobs SET file_id = 'file_9'"))  # references are looked after again
     store.close()
 
 
