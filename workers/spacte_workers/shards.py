@@ -92,15 +92,19 @@ class Shard:
 
 @dataclass(frozen=True, slots=True)
 class Votes:
-    """Votes of a shard: one count per class, summing to the shard's size, and how long the sampler took.
+    """Votes of a shard, and how long the sampler took.
 
     Attributes:
+        counts: one per class; with `invalid` they sum to the shard's size.
+        seconds: the shard's part of a call.
+        invalid: rows that voted for no class, because a logit was NaN or infinite.
         logits_NK: of each row, float32, where the output is `logits`.
         gradient_CHW: of the summed probability of the source's label, float32, where the output is `gradient`.
     """
 
     counts: tuple[int, ...]
     seconds: float
+    invalid: int = 0
     logits_NK: "NDArray[np.float32] | None" = None
     gradient_CHW: "NDArray[np.float32] | None" = None
 

@@ -179,7 +179,8 @@ def answer_line(image: str, answer: "Certificate | Prediction") -> "Text":
             line.append("  radius ").append(rounded_down_text(answer.radius, 4), "bold")
         if answer.stop_reason != "n_max":
             stop = f", stopped at {answer.stop_reason}"
-    basis = f"sigma {answer.sigma:g}, alpha {answer.alpha:g}, n {answer.n:,}{stop}"
+    invalid = f" ({answer.invalid:,} without a vote)" if answer.invalid else ""
+    basis = f"sigma {answer.sigma:g}, alpha {answer.alpha:g}, n {answer.n:,}{invalid}{stop}"
     return line.append(f"  {basis}, {answer.elapsed_ms / 1000:.1f} s", "dim")
 
 

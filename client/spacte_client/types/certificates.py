@@ -141,7 +141,8 @@ class Prediction(AnswerModel):
     label_name: str | None = Field(description="The class's name, or null when abstained.")
     abstained: bool = Field(description="Whether the noises supported no label at this confidence.")
     p_value: float = Field(description="Of the two-sided binomial test between the two most frequent classes.")
-    counts: list[int] = Field(description="Votes per class; they sum to `n`.")
+    counts: list[int] = Field(description="Votes per class; with `invalid` they sum to `n`.")
+    invalid: int = Field(default=0, ge=0, description="Noises without a vote: a logit was NaN or infinite.")
     n: int = Field(description="Noises drawn.")
     alpha: float = Field(description="Probability of a wrong answer, over the noise.")
     sigma: float = Field(description="Noise level in units of [0, 1] pixels.")
@@ -175,8 +176,15 @@ class Certificate(AnswerModel):
     n0: int = Field(description="Selection noises drawn.")
     n: int = Field(description="Estimation noises drawn.")
     n_max: int = Field(description="Estimation noises that the request allowed.")
-    counts: list[int] = Field(description="Estimation votes per class; they sum to `n`.")
-    selection_counts: list[int] = Field(description="Selection votes per class; they sum to `n0`.")
+    counts: list[int] = Field(description="Estimation votes per class; with `invalid` they sum to `n`.")
+    invalid: int = Field(
+        default=0,
+        ge=0,
+        description="Estimation noises without a vote: a logit was NaN or infinite. The bound uses `n`.",
+    )
+    selection_counts: list[int] = Field(
+        description="Selection votes per class; they sum to `n0`, less those without a vote."
+    )
     bound: Bound = Field(description="How votes became `p_lower`.")
     noise: Noise = Field(description="`grid`: exact integer noise. `float`: plain floating-point Gaussian.")
     noise_error: float = Field(

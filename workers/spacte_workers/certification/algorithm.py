@@ -128,8 +128,8 @@ class Outcome:
         abstained: whether no class could be certified.
         radius: certified L2 radius, rounded down to 6 digits; 0 when abstained.
         p_lower: pABar, the lower confidence bound on the probability of cAHat under Gaussian noise.
-        n0, selection_counts: selection noises, and their votes per class.
-        n, counts: estimation noises up to the last look, and their votes per class.
+        n0, selection_counts: selection noises, and their votes per class; what is missing voted for none.
+        n, counts: the same of the estimation noises up to the last look.
         stop_reason: why drawing stopped.
         looks: how often the bound was looked at.
     """

@@ -94,6 +94,7 @@ def _answer(spec: CertifySpec | PredictSpec, outcome: Outcome | PredictOutcome, 
     """What every answer says of the model, the question and the outcome."""
     return {
         **asdict(outcome),
+        "invalid": outcome.n - sum(outcome.counts),
         "model": model.name,
         "model_version": model.version,
         "label_name": None if outcome.abstained else model.class_names[outcome.label],

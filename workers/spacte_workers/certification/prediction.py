@@ -50,7 +50,7 @@ class PredictOutcome:
         label: the class, or `ABSTAIN`.
         abstained: whether the lead of the most frequent class was not significant.
         p_value: two-sided binomial test between the two most frequent classes.
-        counts: votes per class, summing to `n`.
+        counts: votes per class; the rest of `n` voted for none.
         n: noises counted.
     """
 

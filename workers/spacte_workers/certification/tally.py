@@ -91,8 +91,9 @@ class Tally:
         if stop != shard.stop:
             return False
         counts = votes.counts
-        if len(counts) != self._num_classes or sum(counts) != shard.size:
-            raise ValueError(f"{shard.size} noises over {self._num_classes} classes came back as {counts}")
+        if len(counts) != self._num_classes or sum(counts) + votes.invalid != shard.size:
+            got = f"{counts} and {votes.invalid} invalid"
+            raise ValueError(f"{shard.size} noises over {self._num_classes} classes came back as {got}")
         del self._in_flight[shard.start]
         self.drawn += shard.size
         drawn, before = self._open.get(segment, (0, (0,) * self._num_classes))

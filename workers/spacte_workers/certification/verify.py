@@ -52,20 +52,20 @@ def replay(
     findings: list[str] = []
     redrawn: dict[str, list[int]] = {}
     done = 0
-    for name, phase, expected in (
-        ("selection_counts", Phase.SELECTION, c.selection_counts),
-        ("counts", Phase.ESTIMATION, c.counts),
+    for name, phase, noises, expected in (
+        ("selection_counts", Phase.SELECTION, c.n0, c.selection_counts),
+        ("counts", Phase.ESTIMATION, c.n, c.counts),
     ):
         redrawn[name] = drawn = [0] * len(expected)
-        for start in range(0, sum(expected), _SHARD):
-            shard = Shard(source, phase, start, min(start + _SHARD, sum(expected)))
+        for start in range(0, noises, _SHARD):
+            shard = Shard(source, phase, start, min(start + _SHARD, noises))
             drawn[:] = [a + b for a, b in zip(drawn, voter.votes(image, shard).counts, strict=True)]
             done += shard.size
             if on_progress:
                 on_progress(done)
         if drawn != expected:
-            moved = sum(abs(a - b) for a, b in zip(drawn, expected, strict=True)) // 2
-            findings.append(f"{name}: drawn again, {moved} of {sum(expected)} votes went to another class.")
+            moved = sum(abs(a - b) for a, b in zip(drawn, expected, strict=True)) + abs(sum(drawn) - sum(expected))
+            findings.append(f"{name}: drawn again, {moved // 2} of {noises} votes went to another class.")
     if findings:
         findings.append(_compared(c, c.model_copy(update=redrawn)))
     return findings
@@ -97,12 +97,12 @@ def _check_counts(c: Certificate) -> list[str]:
             findings.append(f"{name}: {value} is not between {least} and {_MOST}.")
     if len(c.counts) != len(c.selection_counts) or len(c.counts) < 2:
         findings.append("counts: there is not one for each of two or more classes, as in selection_counts.")
-    for name, counts, total_name, total in (
-        ("counts", c.counts, "n", c.n),
-        ("selection_counts", c.selection_counts, "n0", c.n0),
+    for name, counts, invalid, total_name, total in (
+        ("counts", c.counts, c.invalid, "n", c.n),
+        ("selection_counts", c.selection_counts, c.n0 - sum(c.selection_counts), "n0", c.n0),
     ):
-        if min(counts, default=0) < 0 or sum(counts) != total or not 1 <= total <= _MOST:
-            findings.append(f"{name}: they are not counts that sum to {total_name} = {total}.")
+        if min((*counts, invalid)) < 0 or sum(counts) + invalid != total or not 1 <= total <= _MOST:
+            findings.append(f"{name}: with the invalid ones they are not counts that sum to {total_name} = {total}.")
     return findings
 
 

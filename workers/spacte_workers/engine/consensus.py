@@ -10,7 +10,7 @@ from torch import Tensor
 
 from spacte_core.forms import Form, total
 
-from .counting import Counts, ShardRows, form_for, padded
+from .counting import Counts, ShardRows, form_for, padded, votes_of
 from .noise_step import NoiseStep
 
 
@@ -24,8 +24,9 @@ def count_consensus(forms: Sequence[Form], step: NoiseStep, rows: ShardRows, cou
     for batch in rows.batches(forms):
         features = batch.form.trunk(step.add_noise(rows.pixels_SP, batch.shard_B, batch.rows_B5))
         logits = [head(features) for head in batch.form.heads[:k]]
-        vote_kB = torch.stack([z_BK.argmax(1) for z_BK in logits])
-        agree_B = (vote_kB == vote_kB[0]).all(0)
+        vote_kB = torch.stack([votes_of(z_BK) for z_BK in logits])
+        # A head whose logits are not finite agrees with none; the sum of all heads is then not finite either.
+        agree_B = (vote_kB == vote_kB[0]).all(0) & (vote_kB[0] < logits[0].shape[1])
         open_rows = (~agree_B[: batch.size]).nonzero().squeeze(1)
         agree_B[batch.size :] = False
         counts.add(batch.shard_B[agree_B], vote_kB[0][agree_B])
@@ -64,4 +65,4 @@ class _Undecided:
             batch = batch.contiguous(memory_format=torch.channels_last)
         for head in form.heads[self.k :]:
             logits_BK = logits_BK + head(batch)
-        self.counts.add(shard[:size], logits_BK[:size].argmax(1))
+        self.counts.add(shard[:size], votes_of(logits_BK[:size]))

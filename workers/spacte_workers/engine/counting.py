@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from spacte_core.forms import Form
+from spacte_workers.shards import Votes
 
 from .noise_step import NoiseStep
 
@@ -59,27 +60,41 @@ class ShardRows:
             start += len(rows_B5)
 
 
+def votes_of(logits_BK: Tensor) -> Tensor:
+    """The vote of each row: the class with the greatest logit, the lowest of equal ones.
+
+    A row with a logit that is NaN or infinite has no greatest one: its vote is K, which is no class.
+    """
+    return torch.where(logits_BK.isfinite().all(1), logits_BK.argmax(1), logits_BK.shape[1])
+
+
 class Counts:
-    """Votes of each shard for each class, on the device until they are asked for."""
+    """Votes of each shard, on the device until they are asked for.
+
+    Attributes:
+        columns: K, and one for rows that vote for no class.
+        counts: [S * columns].
+    """
 
     def __init__(self, shards: int, classes: int, device: torch.device) -> None:
-        self.classes = classes
-        self.counts = torch.zeros(shards * classes, dtype=torch.int64, device=device)
+        self.columns = classes + 1
+        self.counts = torch.zeros(shards * self.columns, dtype=torch.int64, device=device)
 
     def add(self, shard_B: Tensor, vote_B: Tensor) -> None:
-        """Count one vote for each row."""
-        self.counts.index_add_(0, shard_B * self.classes + vote_B, torch.ones_like(vote_B))
+        """Count one vote for each row, as `votes_of` gives them."""
+        self.counts.index_add_(0, shard_B * self.columns + vote_B, torch.ones_like(vote_B))
 
-    def lists(self) -> list[list[int]]:
-        """The counts; on a GPU this alone waits for the device."""
-        return self.counts.view(-1, self.classes).tolist()
+    def votes(self) -> list[Votes]:
+        """Those of each shard, without times; on a GPU this alone waits for the device."""
+        lists = self.counts.view(-1, self.columns).tolist()
+        return [Votes(tuple(counts), 0.0, invalid) for *counts, invalid in lists]
 
 
 def count_all_heads(forms: Sequence[Form], step: NoiseStep, rows: ShardRows, counts: Counts) -> None:
-    """Each row votes for the class with the greatest sum of head logits; ties go to the lowest class."""
+    """Each row votes by the sum of its heads' logits."""
     for batch in rows.batches(forms):
         logits_BK = batch.form.logits(step.add_noise(rows.pixels_SP, batch.shard_B, batch.rows_B5))
-        counts.add(batch.shard_B[: batch.size], logits_BK[: batch.size].argmax(1))
+        counts.add(batch.shard_B[: batch.size], votes_of(logits_BK[: batch.size]))
 
 
 def form_for(forms: Sequence[Form], rows: int) -> Form:

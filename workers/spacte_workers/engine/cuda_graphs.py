@@ -11,7 +11,7 @@ import torch
 from spacte_core.forms import Form
 from spacte_core.kernels.gpu.cuda_graphs import WARM_UPS, capture, launched_on
 
-from .counting import Counts, ShardRows
+from .counting import Counts, ShardRows, votes_of
 from .noise_step import NoiseStep
 
 _log = logging.getLogger(__name__)
@@ -35,13 +35,13 @@ class GraphedBatch:
 
     def __init__(self, form: Form, classes: int, step: NoiseStep) -> None:
         device = step.device
-        self.form, self.step, self.classes, self.most_shards = form, step, classes, _MOST_SHARDS
+        self.form, self.step, self.columns, self.most_shards = form, step, classes + 1, _MOST_SHARDS
         self.index_B = torch.arange(form.batch, device=device)
         self.shard_B, self.counted_B = torch.zeros_like(self.index_B), torch.ones_like(self.index_B)
         self.rows_B5 = torch.zeros(form.batch, 5, dtype=torch.int64, device=device)
         self.rows_B5[:, -1] = self.index_B
         self.pixels_SP = torch.zeros(_MOST_SHARDS, step.pixels, dtype=step.pixel_type, device=device)
-        self.counts = torch.zeros(_MOST_SHARDS * classes, dtype=torch.int64, device=device)
+        self.counts = torch.zeros(_MOST_SHARDS * self.columns, dtype=torch.int64, device=device)
         stream = torch.cuda.Stream(device)
         with launched_on(stream):  # compiles, and lets libraries allocate, before anything is captured
             for _ in range(WARM_UPS):
@@ -62,7 +62,7 @@ class GraphedBatch:
 
     def _launch(self) -> None:
         logits_BK = self.form.logits(self.step.add_noise(self.pixels_SP, self.shard_B, self.rows_B5))
-        self.counts.index_add_(0, self.shard_B * self.classes + logits_BK.argmax(1), self.counted_B)
+        self.counts.index_add_(0, self.shard_B * self.columns + votes_of(logits_BK), self.counted_B)
 
     def _check(self) -> None:
         """A replay has to count as the same operations do when they are launched one by one."""

@@ -24,7 +24,7 @@ from spacte_workers.shards import Image, NoiseSource, Phase, Shard, Votes
 
 from .calibration import calibration_rows
 from .consensus import count_consensus
-from .counting import Counts, ShardRows, count_all_heads
+from .counting import Counts, ShardRows, count_all_heads, votes_of
 from .decomposition import decompose
 from .errors import EngineError, NoSuchKernelsError
 from .gradients import probability_gradient
@@ -196,7 +196,7 @@ class Engine:
                 drawn = self._now()
                 logits_BK = self.form.logits(x_BCHW)
                 computed = self._now()
-                counts.add(shard_B, logits_BK.argmax(1))
+                counts.add(shard_B, votes_of(logits_BK))
                 spent.append((drawn - started, computed - drawn, self._now() - computed))
         noise, forward, count = (statistics.median(column) for column in zip(*spent[1:], strict=True))
         return noise, forward, count
@@ -232,7 +232,7 @@ class Engine:
                 graph.count(rows, counts)
             else:
                 count_all_heads(self.forms, step, rows, counts)
-            return [Votes(tuple(votes), 0.0) for votes in counts.lists()]
+            return counts.votes()
 
     def _gradient(self, image: Image, shard: Shard) -> Votes:
         """The gradient of a shard, by the module as it came, in float32."""

@@ -5,7 +5,7 @@ from torch import Tensor, nn
 
 from spacte_workers.shards import Votes
 
-from .counting import ShardRows
+from .counting import ShardRows, votes_of
 from .errors import EngineError
 from .noise_step import NoiseStep
 
@@ -29,7 +29,7 @@ def probability_gradient(
         EngineError: the module has no gradient.
     """
     gradient_CHW = torch.zeros(step.channels, step.height, step.width, device=step.device)
-    counts = torch.zeros(num_classes, dtype=torch.int64, device=step.device)
+    counts = torch.zeros(num_classes + 1, dtype=torch.int64, device=step.device)
     for rows_B5, shard_B in zip(rows.rows_N5.split(batch), rows.shard_N.split(batch), strict=True):
         x_BCHW = step.add_noise(rows.pixels_SP, shard_B, rows_B5).contiguous().requires_grad_()
         try:
@@ -40,8 +40,9 @@ def probability_gradient(
         except RuntimeError as error:
             raise EngineError(f"The model cannot be attacked, because it has no gradient: {error}") from error
         gradient_CHW += gradient_BCHW.sum(0)
-        counts += logits_BK.detach().argmax(1).bincount(minlength=num_classes)
-    return Votes(tuple(counts.tolist()), 0.0, gradient_CHW=gradient_CHW.cpu().numpy())
+        counts += votes_of(logits_BK.detach()).bincount(minlength=num_classes + 1)
+    *votes, invalid = counts.tolist()
+    return Votes(tuple(votes), 0.0, invalid, gradient_CHW=gradient_CHW.cpu().numpy())
 
 
 def _summed(logits: Tensor | list[Tensor]) -> Tensor:

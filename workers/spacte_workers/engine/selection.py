@@ -21,10 +21,11 @@ from spacte_core.hardware import has_bf16
 from spacte_core.kernel_switch import kernels_enabled
 
 from .calibration import Calibration
+from .counting import votes_of
 from .errors import EngineError, NoSuchKernelsError
 from .forms import forms
 from .peak_rates import synchronize
-from .self_checks import agreement, is_one_function
+from .self_checks import agreement, is_one_function, same_logits
 
 WantedPrecision = Precision | Literal["auto"]
 
@@ -91,7 +92,7 @@ def select_form(
     """
     size = batch or default_batch(classifier, rows.compared[:2])
     reference = plain(classifier, size)
-    votes_N = logits_of(reference, rows.compared).argmax(1)
+    votes_N = votes_of(logits_of(reference, rows.compared))
     tried: dict[str, float] = {}
     for name in [precision] if precision != "auto" else _candidates(classifier, rows.compared, allow_int8):
         candidates = forms(classifier, name, size, rows.fitted, only=form_name)
@@ -219,7 +220,7 @@ def _small_form(classifier: Classifier, form: Form, rows: Calibration, logits_NK
 def _equal_form(classifier: Classifier, form: Form, batch: int, rows: Calibration, logits_NK: Tensor) -> Form | None:
     """The same form for another batch size; None unless it gives the same logits of `compared`, bit for bit."""
     for other in forms(classifier, form.precision, batch, rows.fitted, only=form.name):
-        if torch.equal(logits_of(other, rows.compared), logits_NK) and is_one_function(other, rows.compared):
+        if same_logits(logits_of(other, rows.compared), logits_NK) and is_one_function(other, rows.compared):
             return other
     return None
 

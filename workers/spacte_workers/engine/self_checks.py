@@ -9,22 +9,20 @@ from torch import Tensor
 
 from spacte_core.forms import Form, logits_of, whole_batches
 
-ROUNDING = 2.0**-6
-"""By how much a row's logits may differ between batches, as part of what rows differ by. Chosen: a few roundings of
-bf16, each of which is up to 2**-9."""
+from .counting import votes_of
 
 
 def agreement(form: Form, rows_NCHW: Tensor, votes_N: Tensor) -> float:
     """Share of rows for which the form votes as the float32 network does."""
-    return (logits_of(form, rows_NCHW).argmax(1) == votes_N).double().mean().item()
+    return (votes_of(logits_of(form, rows_NCHW)) == votes_N).double().mean().item()
 
 
 def is_one_function(form: Form, rows_NCHW: Tensor) -> bool:
-    """Whether rows get the same votes in a second run, in another place of the batch, and beside other rows.
+    """Whether rows get the same logits, bit for bit, in a second run, in another place of the batch, and beside others.
 
-    Few votes are near a tie, so that a function that depends on the neighbours a little could keep them all by chance:
-    the logits have to stay, too, up to rounding. The third batch is the first one's later rows moved to the front, and
-    then copies of one row, as at the end of a shard.
+    Few votes are near a tie, so that a function that depends on the run or on the neighbours a little could keep them
+    all by chance: that is why logits are compared. The third batch is the first one's later rows moved to the front,
+    and then copies of one row, as at the end of a shard.
 
     Args:
         form: the form to check.
@@ -35,9 +33,9 @@ def is_one_function(form: Form, rows_NCHW: Tensor) -> bool:
     moved_BCHW = batch_BCHW[torch.arange(shift, shift + form.batch).clamp(max=form.batch - 1)]
     batches = (batch_BCHW, batch_BCHW, moved_BCHW)
     first_BK, again_BK, moved_BK = (form.logits(form.encoding(x_BCHW)) for x_BCHW in batches)
-    allowed = ROUNDING * (first_BK - first_BK.mean(0)).abs().max()
+    return same_logits(first_BK, again_BK) and same_logits(first_BK[shift:], moved_BK[: form.batch - shift])
 
-    def same(a_NK: Tensor, b_NK: Tensor) -> bool:
-        return torch.equal(a_NK.argmax(1), b_NK.argmax(1)) and bool((a_NK - b_NK).abs().max() <= allowed)
 
-    return same(first_BK, again_BK) and same(first_BK[shift:], moved_BK[: form.batch - shift])
+def same_logits(a_NK: Tensor, b_NK: Tensor) -> bool:
+    """Whether logits are equal, and undefined in the same places."""
+    return bool(((a_NK == b_NK) | (a_NK.isnan() & b_NK.isnan())).all())

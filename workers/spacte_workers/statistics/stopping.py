@@ -253,8 +253,8 @@ class Plan:
     def _plausible(self, n: ArrayLike, top: ArrayLike, second: ArrayLike) -> tuple[FloatArray, FloatArray]:
         """The highest chosen-class and the lowest runner-up probability that the votes leave plausible.
 
-        Together they hold at every look with probability 1 - `FUTILITY_LEVEL`. The runner-up is at least the mean of
-        the other classes; that some class is the second only by its votes costs a factor K - 1.
+        Together they hold at every look with probability 1 - `FUTILITY_LEVEL`. That some class is the second only by
+        its votes costs a factor K - 1.
         """
         votes, s, runner_up = broadcast(n, top, second)
         if self.rules.bound == "clopper_pearson":
@@ -263,7 +263,7 @@ class Plan:
         others = self.rules.num_classes - 1
         levels = np.array([FUTILITY_LEVEL / 2, FUTILITY_LEVEL / (2 * others)])
         not_a, b = mixture_lower(np.stack((votes - s, runner_up)), votes, levels.reshape(2, *(1 for _ in votes.shape)))
-        return 1.0 - not_a, np.maximum(b, not_a / others)
+        return 1.0 - not_a, b
 
     def _votes_for_target(self, goal: float) -> int:
         """The fewest votes for the chosen class that can show the target at n_max; n_max + 1 if none can."""

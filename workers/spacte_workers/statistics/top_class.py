@@ -31,11 +31,12 @@ def top_class_test(counts: Sequence[int]) -> TopClass:
     section 3.2.1.
 
     Args:
-        counts: votes per class, at least two classes and one vote.
+        counts: votes per class, at least two classes; without a vote p is 1.
     """
     label = max(range(len(counts)), key=lambda c: (counts[c], -c))
     second = max(count for c, count in enumerate(counts) if c != label)
-    p_value = float(binomtest(counts[label], counts[label] + second, 0.5).pvalue)
+    votes = counts[label] + second
+    p_value = float(binomtest(counts[label], votes, 0.5).pvalue) if votes else 1.0
     return TopClass(label, p_value)
 
 

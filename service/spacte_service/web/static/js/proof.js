@@ -71,8 +71,9 @@ export class Proof {
   }
 
   abstention() {
-    const { counts, n } = this.certificate;
+    const { counts, invalid, n } = this.certificate;
     const top = Math.max(...counts) / n;
+    if (2 * invalid >= n) return `The model has no defined answer to ${whole(invalid)} of the copies; these vote for no class.`;
     return top > 0.5
       ? `The front runner got ${(100 * top).toFixed(1)} % of the votes, too close to a half to be sure: more noisy copies may settle it.`
       : `No class got more than half of the votes (the front runner ${(100 * top).toFixed(1)} %), so nothing can be proven about this image at this noise.`;
@@ -94,7 +95,7 @@ export class Proof {
     });
   }
 
-  votes({ counts, label }) {
+  votes({ counts, invalid, label }) {
     const order = counts.map((count, c) => [count, c]).sort((a, b) => b[0] - a[0]).slice(0, SHOWN_CLASSES);
     const total = counts.reduce((a, b) => a + b, 0) || 1;
     $("votes").replaceChildren(
@@ -103,6 +104,7 @@ export class Proof {
           h("span", {}, className(this.model, c)),
           h("meter", { min: 0, max: total, value: count, "aria-label": `votes for ${className(this.model, c)}` }),
           h("span", { class: "count" }, whole(count)))),
+      ...(invalid ? [h("small", {}, `${whole(invalid)} copies voted for no class: the model's answer was not a number.`)] : []),
     );
   }
 }
