@@ -71,7 +71,9 @@ def _read(image: Any) -> bytes:
 def _save(picture: Any) -> bytes:
     file = io.BytesIO()
     try:
-        picture.save(file, format="PNG")
+        # A turn that the camera asked for, which Pillow would leave out, so that the service sees what a file would say.
+        turn = {"exif": picture.getexif()} if callable(getattr(picture, "getexif", None)) else {}
+        picture.save(file, format="PNG", **turn)
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise InvalidArgumentError(
             f"The picture cannot be written as PNG ({error}); convert it first, e.g. with .convert('RGB')."

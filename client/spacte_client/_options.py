@@ -7,7 +7,7 @@ from typing import Any, TypedDict, TypeVar
 from pydantic import BaseModel, ValidationError
 
 from ._exceptions import InvalidArgumentError
-from .types import Bound, Noise
+from .types import Bound, Conversion, Noise
 
 M = TypeVar("M", bound=BaseModel)
 
@@ -28,7 +28,11 @@ class PredictOptions(TypedDict, total=False):
     k_consensus: int | None
     """If the first k heads agree, their class is the vote and the rest are not run."""
     resize: bool
-    """Resize the image to the model's input shape."""
+    """Scale the image and crop its centre to the model's input, as in its training."""
+    enlarge: bool
+    """With `resize`: also where that enlarges the image, so that a radius overstates that of the file."""
+    convert: list[Conversion]
+    """What may be changed besides: `channels`, `orientation`, `depth`, `transparency`."""
     seed: str | None
     """128-bit seed, 32 hex digits; only where the operator allows it."""
 

@@ -19,6 +19,7 @@ from safetensors.torch import load, save
 from .errors import UserError
 from .files import replace_file
 from .models import ModelConfig, MultiHeadNet, build
+from .preprocessing import IMAGENET, Preprocessing
 
 CONFIG_FILE = "config.json"
 WEIGHTS_FILE = "model.safetensors"
@@ -40,9 +41,22 @@ class CheckpointConfig(BaseModel):
     dataset: str | None = None
     epochs: int | None = None
     seed: int | None = None
+    preprocessing: Preprocessing | None = Field(
+        default=None, description="How pictures became its input; null where they were taken as they are."
+    )
     train: dict[str, Any] = Field(default_factory=dict, description="Every hyper-parameter of the run.")
     metrics: dict[str, float] = Field(default_factory=dict)
     versions: dict[str, str] = Field(default_factory=dict, description="Of the software that made it.")
+
+    @property
+    def pictures(self) -> Preprocessing:
+        """How pictures become its input; for checkpoints that do not state it, from their hyper-parameters."""
+        data = self.train.get("data", {})
+        if self.preprocessing is not None:
+            return self.preprocessing
+        if str(data.get("source") or self.dataset).startswith("imagenet"):
+            return IMAGENET
+        return Preprocessing(resize=data.get("image_size"), convert=("channels",) if data.get("channels") else ())
 
 
 @dataclass(frozen=True)

@@ -1,5 +1,6 @@
 """Whether a picture shows through anywhere, however the file says so: an alpha band, a palette, or a tRNS colour."""
 
+import numpy as np
 from PIL import Image
 
 _PNG = b"\x89PNG\r\n\x1a\n"
@@ -10,16 +11,29 @@ _BIT_DEPTH_AT = 24
 def has_transparent_pixels(image: Image.Image, data: bytes) -> bool:
     """Whether any pixel is not fully opaque; a transparent colour that no pixel has does not count.
 
+    A transparent colour in `image.info` is brought to the steps of the pixels, so that the picture can be flattened.
+
     Args:
         image: decoded, in the mode that its file has.
         data: the file's bytes.
     """
     transparent = image.info.get("transparency")
-    if transparent is not None and image.mode in ("1", "L") and isinstance(transparent, int):
-        # tRNS is in the file's own steps (PNG specification, 11.3.1.1), and Pillow has spread the pixels over 0..255.
-        depth = data[_BIT_DEPTH_AT] if data.startswith(_PNG) else 8
-        shown = image.convert("L")
-        return shown.histogram()[min(transparent * 255 // ((1 << depth) - 1), 255)] > 0
+    if transparent is not None:
+        transparent = image.info["transparency"] = _in_steps_of_pixels(image, transparent, data)
+    if image.mode.startswith("I"):
+        return transparent is not None and bool((np.asarray(image) == transparent).any())
     if transparent is not None or image.mode == "PA":
         image = image.convert("RGBA")
     return "A" in image.getbands() and image.getchannel("A").getextrema() != (255, 255)
+
+
+def _in_steps_of_pixels(
+    image: Image.Image, transparent: int | tuple[int, ...] | bytes, data: bytes
+) -> int | tuple[int, ...] | bytes:
+    """A tRNS colour as Pillow has spread the pixels; in the file it has other steps (PNG specification, 11.3.1.1)."""
+    depth = data[_BIT_DEPTH_AT] if data.startswith(_PNG) else 8
+    if isinstance(transparent, tuple) and depth == 16:  # of which Pillow keeps the upper 8 bits
+        return tuple(level >> 8 for level in transparent)
+    if isinstance(transparent, int) and image.mode in ("1", "L"):
+        return min(transparent * 255 // ((1 << depth) - 1), 255)
+    return transparent

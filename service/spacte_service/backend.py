@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Protocol
 from spacte_client.types import Certificate, CertifyParams, Model, Prediction, PredictParams, Sample
 
 if TYPE_CHECKING:  # scipy and numpy come with them, which the application's import can do without
+    from spacte_core.preprocessing import Asked
     from spacte_workers.certification.algorithm import Progress
     from spacte_workers.serving.pools import PoolStatus
     from spacte_workers.shards import Image
@@ -48,8 +49,8 @@ class Backend(Protocol):
         """How many samplers are in which state, and what they run on."""
         ...
 
-    def decode(self, model: str | None, data: bytes, resize: bool = False) -> "Image":
-        """Pixels in the model's input shape, from the bytes of an image file."""
+    def decode(self, model: str | None, data: bytes, asked: "Asked | None" = None) -> "Image":
+        """Pixels in the model's input shape, from the bytes of an image file, changed only as asked or trained."""
         ...
 
     async def certify(

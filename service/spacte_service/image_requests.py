@@ -88,7 +88,9 @@ class ImageRequests:
         Raises ProblemError: the image or the model cannot be used.
         """
         params: PredictParams = request.params
-        work = partial(self._backend.decode, params.model, request.data, params.resize)
+        from spacte_workers.images import asked_of
+
+        work = partial(self._backend.decode, params.model, request.data, asked_of(params))
         with worker_errors_as_problems(image=request.pointer):
             return await to_thread.run_sync(work, limiter=self._threads)
 

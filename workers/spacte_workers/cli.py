@@ -94,7 +94,9 @@ def verify(
         Path | None, Option(metavar="CHECKPOINT", help="Draw all votes again with this checkpoint folder.")
     ] = None,
     image: Annotated[Path | None, Option(metavar="FILE", help="The image that was certified; with --replay.")] = None,
-    resize: Annotated[bool, Option("--resize", help="Resize the image, as the request asked for.")] = False,
+    resize: Annotated[
+        bool, Option("--resize", help="Resize the image; certificates of today say so themselves.")
+    ] = False,
     device: Annotated[
         str | None,
         Option(help="Where to draw, best the kind of device that certified: cpu, cuda ... [cuda where there is one]"),
@@ -175,17 +177,20 @@ def _replay(certificate: Any, checkpoint: Path, image: Path, resize: bool, devic
     from spacte_core.checkpoint import load_checkpoint
     from spacte_core.errors import UserError
     from spacte_core.hardware import choose_device
-    from spacte_workers.certification.certificates import KERNELS, software_versions
+    from spacte_workers.certification.certificates import KERNELS, preprocessing, software_versions
     from spacte_workers.certification.verify import replay
 
     from .engine import EngineError
-    from .images import BadImageError, decode_image, image_sha256
+    from .images import BadImageError, asked_by, decode_image, image_sha256
 
     try:
         place = choose_device(device)
         loaded = load_checkpoint(checkpoint)
         net = loaded.config.model
-        pixels = decode_image(image.read_bytes(), input_shape=net.input_shape, resize=resize)
+        asked = asked_by(certificate.preprocessing, resize)
+        pixels = decode_image(
+            image.read_bytes(), input_shape=net.input_shape, stated=loaded.config.pictures, asked=asked
+        )
     except OSError as error:
         raise typer.TyperException(f"{image} cannot be read: {error}.") from error
     except (UserError, BadImageError) as error:
@@ -195,6 +200,8 @@ def _replay(certificate: Any, checkpoint: Path, image: Path, resize: bool, devic
         findings.append(f"model_version: it is {certificate.model_version}, but the checkpoint's is {loaded.version}.")
     if image_sha256(pixels) != certificate.image_sha256:
         findings.append("image_sha256: the image is another one than was certified.")
+    elif preprocessing(pixels.steps) != certificate.preprocessing and not resize:
+        findings.append("preprocessing: it is not what brings this image to the model's input.")
     if len(certificate.counts) != net.num_classes:
         findings.append(f"counts: the model has {net.num_classes} classes, not {len(certificate.counts)}.")
     if certificate.k_consensus is not None and certificate.k_consensus > net.heads:

@@ -1,28 +1,26 @@
 """Bytes or arrays to pixels. Every way in which an image can be wrong has an answer of one sentence.
 
 Headers are read before pixels, so a decompression bomb is refused without being unpacked, and an npy file is parsed
-without pickle. No torch. EXIF orientation is ignored: the pixels are certified as they are stored.
+without pickle. What is done to pictures is `spacte_core.preprocessing`'s. No torch.
 """
 
 import hashlib
 import io
 from collections.abc import Sequence
+from dataclasses import replace
 from tokenize import TokenError
 from typing import IO, Any
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image as Pillow
-from PIL import UnidentifiedImageError
 
-from spacte_core.transparency import has_transparent_pixels
+from spacte_client.types import PredictParams
+from spacte_client.types import Preprocessing as Preprocessed
+from spacte_core.pictures import MAX_PIXELS, PictureError
+from spacte_core.preprocessing import Asked, Conversion, Preprocessing, preprocess
 
 from .shards import Image
 
-MAX_PIXELS = 1 << 24
-"""Largest height times width that is decoded unless the caller says otherwise. Chosen: a photo of 16 megapixels."""
-
-_FORMATS = ("PNG", "JPEG", "WEBP")
 _NPY_MAGIC = b"\x93NUMPY"
 _GRID_STEPS = 255  # of 8-bit pixels
 _GRID_TOLERANCE = 1e-4  # in steps of 1/255: float32 of k/255 is off by less than 2e-5 steps
@@ -36,17 +34,17 @@ def decode_image(
     data: bytes,
     *,
     input_shape: Sequence[int],
-    resize: bool = False,
-    convert_channels: bool = False,
+    stated: Preprocessing | None = None,
+    asked: Asked | None = None,
     max_pixels: int = MAX_PIXELS,
 ) -> Image:
-    """Decode a PNG, JPEG, WebP or npy file to the model's input shape.
+    """Decode a PNG, JPEG, WebP, BMP, PPM or npy file to the model's input shape.
 
     Args:
         data: the file's bytes.
         input_shape: (C, H, W) with C = 1 or 3 for picture files; npy takes any C.
-        resize: scale to H x W (bilinear, antialiased) where the size differs; picture files only.
-        convert_channels: turn grey into RGB or RGB into grey where the channels differ.
+        stated: how pictures became the model's input when it was trained.
+        asked: what the caller allows beyond that; picture files only.
         max_pixels: the largest height times width that is decoded at all.
 
     Raises:
@@ -56,7 +54,13 @@ def decode_image(
         raise BadImageError("The image is empty: send the bytes of a PNG, JPEG, WebP or npy file.")
     if data.startswith(_NPY_MAGIC):
         return from_array(_read_npy(data, max_pixels), input_shape=input_shape)
-    return _image(_read_picture(data, tuple(input_shape), resize, convert_channels, max_pixels))
+    channels, height, width = input_shape
+    stated, asked = stated or Preprocessing(), asked or Asked()
+    try:
+        values, steps = preprocess(data, stated, asked, channels=channels, size=(height, width), max_pixels=max_pixels)
+    except PictureError as error:
+        raise BadImageError(str(error)) from error
+    return replace(_image(values), steps=steps)
 
 
 def from_array(array: Any, *, input_shape: Sequence[int]) -> Image:
@@ -139,63 +143,20 @@ def _read_npy(data: bytes, max_pixels: int) -> NDArray[Any]:
         raise BadImageError("The npy file cannot be read: save one array with numpy.save.") from error
 
 
-def _read_picture(
-    data: bytes, expected: tuple[int, ...], resize: bool, convert_channels: bool, max_pixels: int
-) -> NDArray[Any]:
-    # Beyond its own limit Pillow only warns, and warning filters belong to the process, so threads must not set them.
-    max_pixels = min(max_pixels, Pillow.MAX_IMAGE_PIXELS or max_pixels)
-    try:
-        picture = Pillow.open(io.BytesIO(data), formats=_FORMATS)
-    except UnidentifiedImageError:
-        raise BadImageError("The bytes are no image that is read here: send a PNG, JPEG, WebP or npy file.") from None
-    except (Pillow.DecompressionBombError, Pillow.DecompressionBombWarning):
-        raise BadImageError(f"The image is too large to decode: send at most {max_pixels} pixels.") from None
-    except Exception as error:  # a decoder fails in any way it likes on a damaged file
-        raise BadImageError("The image's header cannot be read: save the image again.") from error
-    if picture.width * picture.height > max_pixels:
-        raise BadImageError(
-            f"The image has {picture.width} x {picture.height} pixels, more than the {max_pixels} "
-            "decoded here: scale it down."
-        )
-    try:
-        picture.load()
-        if has_transparent_pixels(picture, data):
-            raise BadImageError("The image has transparent pixels: flatten it onto a background first.")
-        plain = _plain(picture)
-    except BadImageError:
-        raise
-    except Exception as error:  # a decoder fails in any way it likes on a damaged file
-        raise BadImageError("The image is truncated or damaged: save or upload it again.") from error
-    return _fit(plain, expected, resize, convert_channels)
+def asked_of(params: PredictParams) -> Asked:
+    """What a request allows to be done to its picture."""
+    return Asked(params.resize, params.enlarge, tuple(params.convert))
 
 
-def _fit(picture: Pillow.Image, expected: tuple[int, ...], resize: bool, convert_channels: bool) -> NDArray[Any]:
-    channels, height, width = expected
-    bands = len(picture.getbands())
-    if bands != channels and convert_channels and channels in (1, 3):
-        picture = picture.convert("L" if channels == 1 else "RGB")
-        bands = channels
-    if bands == channels and resize and picture.size != (width, height):
-        picture = picture.resize((width, height), Pillow.Resampling.BILINEAR, reducing_gap=None)
-    if bands != channels or picture.size != (width, height):
-        raise BadImageError(
-            f"The image has shape {[bands, picture.height, picture.width]}, but the model expects "
-            f"{list(expected)}{'' if resize or bands != channels else ' (or pass resize)'}."
-        )
-    values = np.asarray(picture)
-    return values[np.newaxis] if values.ndim == 2 else values.transpose(2, 0, 1)
-
-
-def _plain(picture: Pillow.Image) -> Pillow.Image:
-    """Grey or RGB, 8 bits: palettes are looked up, an alpha band is dropped."""
-    if picture.mode in ("L", "RGB"):
-        return picture
-    if picture.mode == "1":
-        return picture.convert("L")
-    if picture.mode in ("P", "PA"):
-        picture = picture.convert("RGBA")
-    if picture.mode in ("LA", "RGBA"):
-        return picture.convert("L" if picture.mode == "LA" else "RGB")
-    if picture.mode in ("CMYK", "YCbCr"):
-        return picture.convert("RGB")
-    raise BadImageError(f"The image has mode {picture.mode}: send 8-bit grey or RGB.")
+def asked_by(done: Preprocessed | None, resize: bool) -> Asked:
+    """What must be allowed so that a picture is brought to the input as a certificate says."""
+    if done is None:
+        return Asked(resize)
+    named: dict[Conversion, object] = {
+        "channels": done.channels,
+        "orientation": done.orientation,
+        "depth": done.bits,
+        "transparency": done.background,
+    }
+    scaled = done.resize is not None or done.crop is not None or resize
+    return Asked(scaled, enlarge=scaled, convert=tuple(name for name, value in named.items() if value is not None))

@@ -8,7 +8,17 @@ from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 from pydantic import ValidationError
 
-from spacte_client.types import Bound, Certificate, CertifyParams, Noise, Precision, Prediction, PredictParams
+from spacte_client.types import (
+    Bound,
+    Certificate,
+    CertifyParams,
+    Conversion,
+    Noise,
+    Precision,
+    Prediction,
+    PredictParams,
+)
+from spacte_core.preprocessing import Preprocessing
 from spacte_workers.certification.algorithm import Certification, CertifySpec
 from spacte_workers.certification.prediction import PredictionRun, PredictSpec
 from spacte_workers.certification.sampling_run import SamplingRun
@@ -18,7 +28,7 @@ from spacte_workers.seeds import fresh_seed
 from .certification import certificates
 from .deadlines import Deadline
 from .errors import BadParameterError, check_consensus
-from .images import from_array, image_sha256
+from .images import BadImageError, asked_of, decode_image, from_array, image_sha256
 from .shards import Image
 
 if TYPE_CHECKING:
@@ -83,11 +93,13 @@ class LocalCertifier:
             checkpoint = load_checkpoint(Path(module_or_checkpoint))
             name, version = checkpoint.folder.name, checkpoint.version
             class_names = tuple(checkpoint.config.class_names)
+            self._stated = checkpoint.config.pictures
             sigma = checkpoint.config.sigma if sigma is None else sigma
             self.engine = Engine.from_checkpoint(checkpoint, sigma=sigma, **options)
         else:
             if sigma is None or num_classes is None or input_shape is None:
                 raise ValueError("A bare module says nothing of itself: pass sigma, num_classes and input_shape.")
+            self._stated = Preprocessing()
             name, version, class_names = "module", "", tuple(str(k) for k in range(num_classes))
             options |= {"input_shape": input_shape, "num_classes": num_classes, "examples": examples}
             self.engine = Engine(module_or_checkpoint, sigma=sigma, **options)
@@ -110,11 +122,14 @@ class LocalCertifier:
         deadline_ms: int | None = None,
         k_consensus: int | None = None,
         seed: str | None = None,
+        resize: bool = False,
+        enlarge: bool = False,
+        convert: Sequence[Conversion] = (),
     ) -> Certificate:
         """A label and an L2 radius, right with probability at least 1 - alpha over the noise.
 
         Args:
-            image: uint8 array or tensor [C, H, W], or floating point in [0, 1].
+            image: uint8 array or tensor [C, H, W], or floating point in [0, 1]; or the path or bytes of an image file.
             n0: selection noises.
             n: the most estimation noises.
             alpha: probability of a false certificate that is tolerated.
@@ -125,6 +140,9 @@ class LocalCertifier:
             deadline_ms: answer by then with what is proven.
             k_consensus: heads that must agree for a vote without the others.
             seed: 32 hex digits; default fresh. Choosing among seeds forfeits the guarantee.
+            resize: scale an image file and crop its centre to the input, as in the checkpoint's training.
+            enlarge: also where that enlarges it, so that the radius overstates that of the file.
+            convert: what may be changed in an image file besides: `channels`, `orientation`, `depth`, `transparency`.
 
         Raises:
             BadParameterError: an option is out of its range, which is that of the service.
@@ -143,6 +161,9 @@ class LocalCertifier:
             deadline_ms=deadline_ms,
             k_consensus=k_consensus,
             seed=seed,
+            resize=resize,
+            enlarge=enlarge,
+            convert=list(convert),
         )
         return self._certify(image, params)
 
@@ -155,13 +176,19 @@ class LocalCertifier:
         noise: Noise = "grid",
         k_consensus: int | None = None,
         seed: str | None = None,
+        resize: bool = False,
+        enlarge: bool = False,
+        convert: Sequence[Conversion] = (),
     ) -> Prediction:
         """The smoothed classifier's answer, or an abstention; wrong with probability at most alpha.
 
         Arguments and errors as for `certify`.
         """
-        params = self._checked(PredictParams, n=n, alpha=alpha, noise=noise, k_consensus=k_consensus, seed=seed)
-        pixels = from_array(image, input_shape=self.engine.input_shape)
+        options: dict[str, Any] = {"resize": resize, "enlarge": enlarge, "convert": list(convert)}
+        params = self._checked(
+            PredictParams, n=n, alpha=alpha, noise=noise, k_consensus=k_consensus, seed=seed, **options
+        )
+        pixels = self._pixels(image, params)
         started = time.perf_counter()
         run = PredictionRun(PredictSpec.from_params(params, **self._noises(params)))
         while not run.done:
@@ -172,10 +199,23 @@ class LocalCertifier:
             self._identity,
             id=f"req_{uuid.uuid4().hex}",
             elapsed_ms=(time.perf_counter() - started) * 1000,
+            steps=pixels.steps,
         )
 
+    def _pixels(self, image: Any, params: PredictParams) -> Image:
+        """The model's input from an array, or from the path or the bytes of an image file."""
+        shape = self.engine.input_shape
+        if isinstance(image, str | Path):
+            try:
+                image = Path(image).read_bytes()
+            except OSError as error:
+                raise BadImageError(f"{image} cannot be read ({error.strerror}): name an image file.") from error
+        if isinstance(image, bytes):
+            return decode_image(image, input_shape=shape, stated=self._stated, asked=asked_of(params))
+        return from_array(image, input_shape=shape)
+
     def _certify(self, image: Any, params: CertifyParams) -> Certificate:
-        pixels = from_array(image, input_shape=self.engine.input_shape)
+        pixels = self._pixels(image, params)
         started = time.perf_counter()
         deadline = Deadline(params.deadline_ms, started)
         run = Certification(CertifySpec.from_params(params, shape=pixels.shape, **self._noises(params)))
@@ -192,6 +232,7 @@ class LocalCertifier:
             image_sha256=image_sha256(pixels),
             elapsed_ms=(time.perf_counter() - started) * 1000,
             deadline_ms=params.deadline_ms,
+            steps=pixels.steps,
         )
 
     def _noises(self, params: PredictParams) -> dict[str, Any]:

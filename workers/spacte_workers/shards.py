@@ -10,6 +10,7 @@ from enum import IntEnum
 from typing import TYPE_CHECKING, Literal, Protocol
 
 from spacte_client.types import Noise
+from spacte_core.preprocessing import Steps
 
 from .tracing import Trace
 
@@ -40,11 +41,13 @@ class Image:
         data: C-order bytes of the [C, H, W] array.
         shape: (C, H, W).
         dtype: `uint8` (values 0..255 on the 8-bit grid) or `float32` (values in [0, 1]; float noise only).
+        steps: what was done to the picture that it was decoded from; None: nothing.
     """
 
     data: bytes = field(repr=False)
     shape: tuple[int, int, int]
     dtype: str
+    steps: Steps | None = field(default=None, compare=False)
 
 
 @dataclass(frozen=True, slots=True)

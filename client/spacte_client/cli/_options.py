@@ -53,7 +53,20 @@ DeadlineMs = Annotated[
 KConsensus = Annotated[
     int | None, typer.Option("--k-consensus", min=1, help="If the first k heads agree, their class is the vote.")
 ]
-Resize = Annotated[bool, typer.Option("--resize", help="Resize to the model's input shape.")]
+Resize = Annotated[
+    bool,
+    typer.Option("--resize", help="Scale and crop to the model's input, as in its training; the radius is about that."),
+]
+Enlarge = Annotated[
+    bool, typer.Option("--enlarge", help="Let --resize enlarge; the radius then overstates the file's.")
+]
+Convert = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--convert",
+        help="channels (grey, RGB), orientation (EXIF), depth (16 bits) or transparency (onto white); repeat.",
+    ),
+]
 Seed = Annotated[str | None, typer.Option("--seed", help="32 hex digits; only where the operator allows it.")]
 
 

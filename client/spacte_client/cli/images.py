@@ -36,6 +36,8 @@ def certify(
     deadline_ms: opt.DeadlineMs = None,
     k_consensus: opt.KConsensus = None,
     resize: opt.Resize = False,
+    enlarge: opt.Enlarge = False,
+    convert: opt.Convert = None,
     seed: opt.Seed = None,
     as_json: opt.AsJson = False,
     live: Annotated[
@@ -58,6 +60,7 @@ def certify(
     options = opt.provided(
         model=model, n=n, alpha=alpha, sigma=sigma, noise=noise, k_consensus=k_consensus, resize=resize, seed=seed
     )
+    options |= opt.provided(enlarge=enlarge, convert=convert or None)
     options |= opt.provided(
         n0=n0, bound=bound, target_radius=target_radius, tolerance=tolerance, deadline_ms=deadline_ms
     )
@@ -79,6 +82,8 @@ def predict(
     noise: opt.NoiseKind = None,
     k_consensus: opt.KConsensus = None,
     resize: opt.Resize = False,
+    enlarge: opt.Enlarge = False,
+    convert: opt.Convert = None,
     seed: opt.Seed = None,
     as_json: opt.AsJson = False,
     base_url: opt.BaseUrl = None,
@@ -93,6 +98,7 @@ def predict(
     options = opt.provided(
         model=model, n=n, alpha=alpha, sigma=sigma, noise=noise, k_consensus=k_consensus, resize=resize, seed=seed
     )
+    options |= opt.provided(enlarge=enlarge, convert=convert or None)
     with opt.connect(base_url, api_key, timeout) as client:
         status = print_answers(images, lambda image: client.predict(opt.image_of(image), **options), as_json=as_json)
     raise typer.Exit(status)
@@ -181,7 +187,9 @@ def answer_line(image: str, answer: "Certificate | Prediction") -> "Text":
             stop = f", stopped at {answer.stop_reason}"
     invalid = f" ({answer.invalid:,} without a vote)" if answer.invalid else ""
     basis = f"sigma {answer.sigma:g}, alpha {answer.alpha:g}, n {answer.n:,}{invalid}{stop}"
-    return line.append(f"  {basis}, {answer.elapsed_ms / 1000:.1f} s", "dim")
+    line.append(f"  {basis}, {answer.elapsed_ms / 1000:.1f} s", "dim")
+    note = answer.preprocessing.note if answer.preprocessing else None
+    return line if note is None else line.append(f"\n{note}", "yellow")
 
 
 def progress_line(image: str, progress: "ProgressEvent", n_max: int) -> "Text":

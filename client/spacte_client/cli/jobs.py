@@ -52,6 +52,8 @@ def submit(
     tolerance: opt.Tolerance = None,
     k_consensus: opt.KConsensus = None,
     resize: opt.Resize = False,
+    enlarge: opt.Enlarge = False,
+    convert: opt.Convert = None,
     wait_for_it: Annotated[bool, typer.Option("--wait", help="Watch it to its end.")] = False,
     as_json: AsJson = False,
     base_url: BaseUrl = None,
@@ -63,6 +65,7 @@ def submit(
     options = opt.provided(
         model=model, n0=n0, n=n, alpha=alpha, sigma=sigma, noise=noise, k_consensus=k_consensus, resize=resize
     )
+    options |= opt.provided(enlarge=enlarge, convert=convert or None)
     options |= opt.provided(bound=bound, target_radius=target_radius, tolerance=tolerance)
     with opt.connect(base_url, api_key) as client:
         job = client.jobs.create(job_input(client, source, selection, columns), **options)

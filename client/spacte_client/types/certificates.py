@@ -20,6 +20,7 @@ __all__ = [
     "Certificate",
     "CertifyParams",
     "CertifyRequest",
+    "Conversion",
     "FileImage",
     "ImageSource",
     "Noise",
@@ -29,6 +30,7 @@ __all__ = [
     "PredictRequest",
     "Prediction",
     "PredictionList",
+    "Preprocessing",
     "StopReason",
 ]
 
@@ -47,6 +49,7 @@ MAX_DEADLINE_MS = 86_400_000
 Radius = Annotated[float, Field(gt=0, le=MAX_RADIUS, allow_inf_nan=False)]
 
 Bound = Literal["clopper_pearson", "two_class"]
+Conversion = Literal["channels", "orientation", "depth", "transparency"]
 Noise = Literal["grid", "float"]
 Precision = Literal["fp32", "bf16", "int8"]
 StopReason = Literal["n_max", "target", "futility", "tolerance", "deadline", "cancelled"]
@@ -86,7 +89,20 @@ class PredictParams(RequestModel):
     k_consensus: int | None = Field(
         default=None, ge=1, description="If the first k heads agree, their class is the vote and the rest are not run."
     )
-    resize: bool = Field(default=False, description="Resize the image to the model's input shape.")
+    resize: bool = Field(
+        default=False,
+        description="Scale the image and crop its centre to the model's input, as in its training; the radius is about "
+        "the result.",
+    )
+    enlarge: bool = Field(
+        default=False, description="With `resize`: also where that enlarges; a radius then overstates that of the file."
+    )
+    convert: list[Conversion] = Field(
+        default_factory=list[Conversion],
+        description="What may be changed besides: `channels` (grey, RGB, CMYK), `orientation` (turned as EXIF says), "
+        "`depth` (16 bits to the upper 8), `transparency` (laid on white). Else such images are refused, unless the "
+        "model was trained so.",
+    )
     seed: str | None = Field(
         default=None, pattern="^[0-9a-f]{32}$", description="128-bit seed in hex; only where the operator allows it."
     )
@@ -131,6 +147,22 @@ class CertifyRequest(CertifyParams):
     image: ImageSource = Field(description="What to classify.")
 
 
+class Preprocessing(AnswerModel):
+    """What was done to a picture before the model got it. A radius is about the pixels that the model got."""
+
+    source_size: tuple[int, int] = Field(description="[height, width] in the file.")
+    orientation: int | None = Field(default=None, description="The EXIF orientation that was undone, 2 to 8.")
+    channels: str | None = Field(default=None, description="How channels were converted, e.g. `grey_to_rgb`.")
+    resize: tuple[int, int] | None = Field(default=None, description="[height, width] that it was scaled to.")
+    crop: tuple[int, int, int, int] | None = Field(
+        default=None, description="[top, left, height, width] of the part that was cut out after scaling."
+    )
+    resample: str | None = Field(default=None, description="The filter of the scaling, by Pillow's name.")
+    bits: int | None = Field(default=None, description="Bits of a sample in the file, where the upper 8 were taken.")
+    background: str | None = Field(default=None, description="What transparent pixels were laid on.")
+    note: str | None = Field(default=None, description="What that means for the radius, one sentence.")
+
+
 class Prediction(AnswerModel):
     """What the smoothed classifier answers for one image, correct with probability at least 1 - alpha."""
 
@@ -150,6 +182,9 @@ class Prediction(AnswerModel):
     precision: Precision = Field(description="Arithmetic of the network: part of the function certified.")
     k_consensus: int | None = Field(default=None, description="As asked for; part of the function that answers.")
     seed: str = Field(description="Seed of all noises of this answer, 32 hex digits.")
+    preprocessing: Preprocessing | None = Field(
+        default=None, description="What was done to the picture; null where the model got its pixels as decoded."
+    )
     elapsed_ms: float = Field(description="From the request's arrival to its answer.")
 
 
@@ -198,6 +233,9 @@ class Certificate(AnswerModel):
     stop_reason: StopReason = Field(description="Why no more noises were drawn.")
     looks: int = Field(description="How often the bound was looked at; 1 without a stopping rule.")
     seed: str = Field(description="Seed of all noises of this certificate, 32 hex digits.")
+    preprocessing: Preprocessing | None = Field(
+        default=None, description="What was done to the picture; null where the model got its pixels as decoded."
+    )
     image_index: int = Field(default=0, description="The image's position in its request or job; enters the noise key.")
     versions: dict[str, str] = Field(
         description="Versions of the software that made it, and which kernels computed the votes."

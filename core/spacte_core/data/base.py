@@ -11,6 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor
 
 from spacte_core.errors import UserError
+from spacte_core.preprocessing import IMAGENET, Preprocessing
 
 Split = Literal["train", "test"]
 
@@ -43,12 +44,28 @@ class DataConfig(BaseModel):
     channels: Literal[1, 3] | None = Field(
         default=None, description="folder and parquet: convert every image to grey (1) or RGB (3)."
     )
+    enlarge: bool = Field(default=False, description="folder and parquet: let image_size enlarge images.")
+    convert: tuple[Literal["orientation", "depth", "transparency"], ...] = Field(
+        default=(),
+        description="folder and parquet: turn images as EXIF says, take the upper 8 of 16 bits, lay transparent pixels "
+        "on white; else such images are left out.",
+    )
     label_column: str | None = Field(
         default=None, description="parquet: the column of the class [label, or what hubs call it, such as fine_label]."
     )
     loader_processes: int = Field(
         default=4, ge=0, description="imagenet: processes that read and decode images; 0: none but our own."
     )
+
+    @property
+    def preprocessing(self) -> Preprocessing | None:
+        """What is done to every image of the set, as the checkpoint states it; None where the set says all."""
+        if self.kind == "imagenet":
+            return IMAGENET
+        converted = (*(("channels",) if self.channels else ()), *self.convert)
+        if self.image_size is None and not converted:
+            return None
+        return Preprocessing(resize=self.image_size, convert=converted)
 
     @property
     def kind(self) -> str:
@@ -143,11 +160,14 @@ def hold_out(labels_N: Tensor, split: Split) -> Tensor:
     return (test if split == "test" else ~test).nonzero().squeeze(1)
 
 
-def check_unreadable(skipped: Sequence[str], seen: int, where: str) -> None:
-    """Raise DataError where more than 1 % of the images seen could not be read."""
+def check_unreadable(skipped: Sequence[str], seen: int, where: str, why: str) -> None:
+    """Raise DataError where more than 1 % of the images seen could not be read; `why` is of the first."""
     if len(skipped) > MAX_UNREADABLE * seen:
         named = ", ".join(skipped[:5]) + (", ..." if len(skipped) > 5 else "")
-        raise DataError(f"{len(skipped)} of {seen} images of {where} cannot be read ({named}): replace or remove them.")
+        raise DataError(
+            f"{len(skipped)} of {seen} images of {where} cannot be taken ({named}): replace or remove them, or convert "
+            f"them with --set data.convert and the like. The first: {why}"
+        )
 
 
 def check_classes(labels_N: Tensor, class_names: Sequence[str], where: str) -> None:

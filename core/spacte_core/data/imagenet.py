@@ -2,8 +2,8 @@
 
     PATH/train/n01440764/*.JPEG   PATH/val/n01440764/*.JPEG
 
-Training images: random resized crop to 224 and a flip; others: shorter edge to 256, centre crop to 224. The
-transforms are torchvision's, every image is converted to RGB, and no other augmentation is made.
+Training images: random resized crop to 224 and a flip, by torchvision's transforms; others: shorter edge to 256, centre
+crop to 224. Every image is converted to RGB and turned as EXIF says, and no other augmentation is made.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -16,16 +16,15 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 from torchvision import transforms
 
+from spacte_core.pictures import PictureError
+from spacte_core.preprocessing import IMAGENET, Asked, preprocess
+
 from .base import Batch, DataConfig, DataError, Split, check_unreadable
-from .decode import UnreadableImageError, open_image
 from .folder import class_files, class_names_of, split_folder
 
-SIZE = 224  # with 256 below, the sizes of METHODS section 2
+SIZE = 224  # METHODS section 2
 TRAIN: Callable[[Image.Image], Tensor] = transforms.Compose(
     [transforms.RandomResizedCrop(SIZE), transforms.RandomHorizontalFlip(), transforms.PILToTensor()]
-)
-TEST: Callable[[Image.Image], Tensor] = transforms.Compose(
-    [transforms.Resize(256), transforms.CenterCrop(SIZE), transforms.PILToTensor()]
 )
 
 
@@ -37,17 +36,19 @@ class _Files(Dataset[tuple[int, Tensor | None]]):
         self.files, self.seed = files, seed
 
     def __getitem__(self, index: int) -> tuple[int, Tensor | None]:
+        size = (SIZE, SIZE) if self.seed is None else None
         try:
-            image = open_image(self.files[index].read_bytes()).convert("RGB")
-        except (UnreadableImageError, OSError):
+            data = self.files[index].read_bytes()
+            pixels_CHW, _ = preprocess(data, IMAGENET, Asked(resize=True, enlarge=True), channels=3, size=size)
+        except (PictureError, OSError):
             return index, None
         if self.seed is None:
-            return index, TEST(image)
+            return index, torch.from_numpy(pixels_CHW)
         # torchvision draws from the global generator. Seeding it for each image makes the crop independent of
         # how many processes share the work.
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(self.seed ^ index)
-            return index, TRAIN(image)
+            return index, TRAIN(Image.fromarray(pixels_CHW.transpose(1, 2, 0)))
 
 
 @dataclass
@@ -93,7 +94,9 @@ class FileData:
         names = (str(self.files[index]) for index in unreadable)
         self.skipped += [name for name in names if name not in self.skipped]
         if self.seen >= min(1_000, len(self.files)):
-            check_unreadable(self.skipped, min(self.seen, len(self.files)), self.where)
+            check_unreadable(
+                self.skipped, min(self.seen, len(self.files)), self.where, "it is no picture that is read."
+            )
 
 
 def load(config: DataConfig, split: Split) -> FileData:

@@ -11,6 +11,7 @@ from spacte_service.problems import ProblemError
 from .data_folder import spec_of
 
 if TYPE_CHECKING:
+    from spacte_core.checkpoint import CheckpointConfig
     from spacte_service.store.schema import JobRow
     from spacte_workers.batch.inputs import Row, Source
     from spacte_workers.shards import Image
@@ -23,7 +24,7 @@ class JobImages:
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        self._inputs: OrderedDict[str, tuple[Source, tuple[int, int, int]]] = OrderedDict()
+        self._inputs: OrderedDict[str, tuple[Source, CheckpointConfig]] = OrderedDict()
 
     def png(self, row: "JobRow", index: int) -> bytes:
         """Image `index` of a job's input, as a PNG of the size that the model takes.
@@ -36,11 +37,11 @@ class JobImages:
 
         try:
             with self._lock:
-                source, input_shape = self._open(row)
+                source, config = self._open(row)
                 if index not in source.indices:
                     raise ProblemError("not_found", f"{row.id} has no image {index}; see its results.")
                 found = source.read(index)
-            return _png(_decode(found, input_shape))
+            return _png(_decode(found, config))
         except (CheckpointError, InputError) as error:
             raise ProblemError("not_found", f"The images of {row.id} cannot be shown: {error}") from None
         except BadImageError as error:
@@ -52,27 +53,29 @@ class JobImages:
             while self._inputs:
                 self._inputs.popitem()[1][0].close()
 
-    def _open(self, row: "JobRow") -> "tuple[Source, tuple[int, int, int]]":
-        """A job's input, and the shape (C, H, W) in which its model takes images."""
+    def _open(self, row: "JobRow") -> "tuple[Source, CheckpointConfig]":
+        """A job's input, and what its model says of itself."""
         from spacte_core.checkpoint import read_config
         from spacte_workers.batch.inputs import open_source
 
         if row.id not in self._inputs:
-            channels, height, width = read_config(Path(row.checkpoint))[0].model.input_shape
-            shape = (channels, height, width)
-            self._inputs[row.id] = open_source(spec_of(row).input, shape), shape
+            config = read_config(Path(row.checkpoint))[0]
+            self._inputs[row.id] = open_source(spec_of(row).input, config.model.input_shape), config
         self._inputs.move_to_end(row.id)
         while len(self._inputs) > INPUTS_KEPT:
             self._inputs.popitem(last=False)[1][0].close()
         return self._inputs[row.id]
 
 
-def _decode(row: "Row", input_shape: tuple[int, int, int]) -> "Image":
+def _decode(row: "Row", config: "CheckpointConfig") -> "Image":
+    """The pixels that the model got, or would have got: an image that was refused is shown as well."""
+    from spacte_core.preprocessing import EVERYTHING
     from spacte_workers.images import decode_image, from_array
 
+    shape = config.model.input_shape
     if not isinstance(row.content, bytes):
-        return from_array(row.content, input_shape=input_shape)
-    return decode_image(row.content, input_shape=input_shape, resize=True, convert_channels=True)
+        return from_array(row.content, input_shape=shape)
+    return decode_image(row.content, input_shape=shape, stated=config.pictures, asked=EVERYTHING)
 
 
 def _png(image: "Image") -> bytes:

@@ -15,9 +15,10 @@ from PIL import Image
 
 from spacte_core.data import DataConfig, DataError, load_data
 from spacte_core.data.base import hold_out, in_order, shuffled, stream
-from spacte_core.data.decode import UnreadableImageError, open_image
+from spacte_core.data.decode import decode
 from spacte_core.data.digits import load_digits
 from spacte_core.data.memory import crop_and_flip
+from spacte_core.pictures import PictureError
 
 CPU = torch.device("cpu")
 
@@ -236,10 +237,11 @@ def test_unreadable_images_are_named_and_too_many_refused(tmp_path: Path):
 @pytest.mark.filterwarnings("ignore::PIL.Image.DecompressionBombWarning")
 def test_an_image_that_pillow_warns_of_is_unreadable(monkeypatch: pytest.MonkeyPatch):
     data = png(random_image(0))
-    assert open_image(data).size == (4, 4)
+    config = DataConfig(source="folder:x")
+    assert decode(data, config).shape == (3, 4, 4)
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 15)
-    with pytest.raises(UnreadableImageError, match="4 x 4 pixels"):
-        open_image(data)
+    with pytest.raises(PictureError, match="4 x 4 pixels"):
+        decode(data, config)
 
 
 # Parquet files

@@ -7,7 +7,10 @@ import zlib
 import pytest
 from PIL import Image
 
-from spacte_core.data.decode import UnreadableImageError, open_image
+from spacte_core.data import DataConfig
+from spacte_core.data.decode import decode
+from spacte_core.pictures import PictureError
+from spacte_core.preprocessing import Asked
 from spacte_core.transparency import has_transparent_pixels
 from spacte_workers.images import BadImageError, decode_image
 
@@ -66,7 +69,7 @@ def test_requests_and_training_refuse_the_same_pictures(data: bytes, transparent
     image = Image.open(io.BytesIO(data))
     image.load()
     assert has_transparent_pixels(image, data) == transparent
-    for read, error in ((open_image, UnreadableImageError), (as_request, BadImageError)):
+    for read, error in ((in_training, PictureError), (as_request, BadImageError)):
         if transparent:
             with pytest.raises(error, match="transparent pixels: flatten it"):
                 read(data)
@@ -74,8 +77,12 @@ def test_requests_and_training_refuse_the_same_pictures(data: bytes, transparent
             read(data)
 
 
+def in_training(data: bytes) -> object:
+    return decode(data, DataConfig(source="folder:x", channels=3))
+
+
 def as_request(data: bytes) -> object:
-    return decode_image(data, input_shape=(3, 8, 8), convert_channels=True)
+    return decode_image(data, input_shape=(3, 8, 8), asked=Asked(convert=("channels",)))
 
 
 @pytest.mark.parametrize("body", [chunk(b"iCCP", b""), chunk(b"tRNS", bytes(768))])
@@ -87,6 +94,6 @@ def test_whatever_a_decoder_raises_is_one_sentence(body: bytes) -> None:
     early = chunk(b"PLTE", palette) + body if kind == 3 else b""
     late = b"" if kind == 3 else body
     data = b"\x89PNG\r\n\x1a\n" + header + early + chunk(b"IDAT", pixels) + late + chunk(b"IEND", b"")
-    for read, error in ((open_image, UnreadableImageError), (as_request, BadImageError)):
+    for read, error in ((in_training, PictureError), (as_request, BadImageError)):
         with pytest.raises(error):
             read(data)

@@ -16,6 +16,7 @@ from fastapi import FastAPI
 from PIL import Image as Pillow
 
 from spacte_client.types import Certificate, CertifyParams, Model, Prediction, PredictParams, Sample, StopReason
+from spacte_core.preprocessing import Asked
 from spacte_service import Settings, create_app
 from spacte_workers.certification.algorithm import Outcome, Progress
 from spacte_workers.errors import ModelNotFoundError, NoWorkersError
@@ -94,10 +95,10 @@ class ScriptedBackend:
     def pool_status(self) -> PoolStatus:
         return PoolStatus(self.samplers, 0, 0, "cpu")
 
-    def decode(self, model: str | None, data: bytes, resize: bool = False) -> Image:
+    def decode(self, model: str | None, data: bytes, asked: Asked | None = None) -> Image:
         if model not in (None, "digits"):
             raise ModelNotFoundError(f"There is no model called {model!r}: choose one of those served (digits).")
-        return decode_image(data, input_shape=(1, 8, 8), resize=resize)
+        return decode_image(data, input_shape=(1, 8, 8), asked=asked)
 
     async def certify(
         self,

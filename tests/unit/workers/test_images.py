@@ -10,6 +10,7 @@ import torch
 from PIL import Image as Pillow
 from PIL import ImageFile
 
+from spacte_core.preprocessing import Asked
 from spacte_workers.images import BadImageError, decode_image, from_array, image_sha256, to_array
 
 GREY = np.arange(64, dtype=np.uint8).reshape(8, 8) * 4
@@ -55,20 +56,14 @@ def test_palette_opaque_alpha_and_bilevel_pictures():
 
 def test_resize_and_channels_only_where_asked():
     data = encoded(RGB)
-    assert decode_image(data, input_shape=(3, 4, 4), resize=True).shape == (3, 4, 4)
-    assert decode_image(data, input_shape=(1, 8, 6), convert_channels=True).shape == (1, 8, 6)
-    assert decode_image(encoded(GREY), input_shape=(3, 8, 8), convert_channels=True).shape == (3, 8, 8)
+    assert decode_image(data, input_shape=(3, 4, 4), asked=Asked(resize=True)).shape == (3, 4, 4)
+    channels = Asked(convert=("channels",))
+    assert decode_image(data, input_shape=(1, 8, 6), asked=channels).shape == (1, 8, 6)
+    assert decode_image(encoded(GREY), input_shape=(3, 8, 8), asked=channels).shape == (3, 8, 8)
     with pytest.raises(BadImageError, match=r"\[3, 8, 6\].*expects \[3, 4, 4\]"):
         decode_image(data, input_shape=(3, 4, 4))
     with pytest.raises(BadImageError, match=r"expects \[1, 8, 6\]"):
         decode_image(data, input_shape=(1, 8, 6))
-
-
-def test_exif_orientation_is_ignored():
-    exif = Pillow.Exif()
-    exif[0x0112] = 6  # turn by a quarter
-    picture = decode_image(encoded(RGB, exif=exif), input_shape=(3, 8, 6))
-    assert np.array_equal(to_array(picture), RGB.transpose(2, 0, 1))
 
 
 def test_npy_files():

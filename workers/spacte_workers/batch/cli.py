@@ -38,7 +38,12 @@ Noise = Annotated[Literal["grid", "float"], Option(help="`float`: as published."
 TargetRadius = Annotated[float | None, Option(help="Stop an image once this radius is shown or out of reach.")]
 Tolerance = Annotated[float | None, Option(help="Stop an image when drawing on can add less than this.")]
 KConsensus = Annotated[int | None, Option(min=1, help="Heads that must agree for a vote without the others.")]
-Resize = Annotated[bool, Option("--resize", help="Resize images to the model's input.")]
+Resize = Annotated[bool, Option("--resize", help="Scale and crop images to the model's input, as in its training.")]
+Enlarge = Annotated[bool, Option("--enlarge", help="Let --resize enlarge; a radius then overstates the file's.")]
+Convert = Annotated[
+    list[str] | None,
+    Option(help="channels (grey, RGB), orientation (EXIF), depth (16 bits) or transparency (onto white); repeat."),
+]
 Precision = Annotated[Literal["auto", "fp32", "bf16", "int8"], Option(help="Arithmetic of the votes.")]
 AllowInt8 = Annotated[bool, Option("--allow-int8", help="Let `auto` choose int8, on CPUs.")]
 MinAgreement = Annotated[
@@ -72,6 +77,8 @@ def certify_dataset(
     tolerance: Tolerance = None,
     k_consensus: KConsensus = None,
     resize: Resize = False,
+    enlarge: Enlarge = False,
+    convert: Convert = None,
     precision: Precision = "auto",
     allow_int8: AllowInt8 = False,
     min_agreement: MinAgreement = MIN_AGREEMENT,
@@ -92,6 +99,7 @@ def certify_dataset(
 
     options = {"n0": n0, "n": n, "alpha": alpha, "bound": bound, "noise": noise, "k_consensus": k_consensus}
     options |= {"target_radius": target_radius, "tolerance": tolerance, "resize": resize, "seed": seed}
+    options |= {"enlarge": enlarge, "convert": convert or []}
     params = _params(options)
     folder = JobFolder(out.resolve())
     source = _input(data, split, stride, limit, label_column, data_root, folder.path)

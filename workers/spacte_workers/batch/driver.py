@@ -9,12 +9,13 @@ import asyncio
 import logging
 from collections.abc import Callable
 from contextlib import suppress
+from dataclasses import replace
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 from spacte_client.types import Certificate
 from spacte_workers.errors import BadParameterError, NoWorkersError
-from spacte_workers.images import BadImageError, from_array
+from spacte_workers.images import BadImageError, asked_of, from_array
 from spacte_workers.shards import Image
 
 from .inputs import Row, Source
@@ -173,7 +174,10 @@ class Driver:
 
     def _decode(self, row: Row) -> Image:
         if isinstance(row.content, bytes):
-            return self._runtime.decode(self._spec.model, row.content, self._params.resize)
+            asked = asked_of(self._params)
+            # Whoever names the layout of ImageNet names its transform.
+            asked = replace(asked, resize=asked.resize or self._spec.input.location.startswith("imagenet:"))
+            return self._runtime.decode(self._spec.model, row.content, asked)
         return from_array(row.content, input_shape=self._input_shape)
 
     async def _certificate(self, index: int, image: Image) -> Certificate:

@@ -1,11 +1,13 @@
 """From an outcome to the answer on the wire: `Certificate` and `Prediction`."""
 
+import math
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from functools import cache
 from typing import Any
 
-from spacte_client.types import Certificate, Precision, Prediction
+from spacte_client.types import Certificate, Precision, Prediction, Preprocessing
+from spacte_core.preprocessing import Steps
 from spacte_core.versions import installed_version
 
 from .algorithm import CertifySpec, Outcome
@@ -50,6 +52,7 @@ def certificate(
     elapsed_ms: float,
     queue_ms: float = 0.0,
     deadline_ms: int | None = None,
+    steps: Steps | None = None,
 ) -> Certificate:
     """The certificate that says everything needed to check it.
 
@@ -59,6 +62,7 @@ def certificate(
         image_sha256: of the decoded pixels.
         elapsed_ms: from the first shard to the outcome; `queue_ms` from the arrival to the first shard.
         deadline_ms: the time limit that was asked for, if any.
+        steps: what was done to the picture.
     """
     return Certificate(
         **_answer(spec, outcome, model),
@@ -70,6 +74,7 @@ def certificate(
         target_radius=spec.target_radius,
         tolerance=spec.tolerance,
         deadline_ms=deadline_ms,
+        preprocessing=preprocessing(steps),
         image_index=spec.image_index,
         versions={**software_versions(), KERNELS: model.kernels},
         created_at=datetime.now(UTC),
@@ -85,9 +90,29 @@ def prediction(
     *,
     id: str,  # noqa: A002  the wire's name
     elapsed_ms: float,
+    steps: Steps | None = None,
 ) -> Prediction:
     """The prediction, with the counts that support it. Arguments as for `certificate`."""
-    return Prediction(**_answer(spec, outcome, model), id=id, elapsed_ms=elapsed_ms)
+    answer = _answer(spec, outcome, model)
+    return Prediction(**answer, id=id, preprocessing=preprocessing(steps), elapsed_ms=elapsed_ms)
+
+
+def preprocessing(steps: Steps | None) -> Preprocessing | None:
+    """What was done to a picture as an answer says it, with what that means for a radius."""
+    if steps is None:
+        return None
+    note = None
+    if steps.resize is not None:
+        (height, width), (down, across) = steps.resize, steps.source_size
+        note = (
+            f"The picture of {down} x {across} pixels was scaled to {height} x {width}: "
+            "the radius is about the model's input, not about the file."
+        )
+        # So much longer is a move that shifts all pixels alike: the length is the root of a sum over pixels.
+        growth = math.sqrt(height * width / (down * across))
+        if growth > 1:
+            note += f" For the file's own pixels it is about {growth:.3g} times smaller."
+    return Preprocessing(**asdict(steps), note=note)
 
 
 def _answer(spec: CertifySpec | PredictSpec, outcome: Outcome | PredictOutcome, model: ModelIdentity) -> dict[str, Any]:

@@ -13,13 +13,14 @@ from pathlib import Path
 from typing import Any, Literal
 
 from spacte_client.types import Certificate, CertifyParams, Model, Precision, Prediction, PredictParams, Sample
+from spacte_core.preprocessing import Asked
 from spacte_workers.certification import certificates
 from spacte_workers.certification.algorithm import CertifySpec, Outcome, Progress
 from spacte_workers.certification.prediction import PredictSpec
 from spacte_workers.deadlines import Deadline
 from spacte_workers.engine.precision_rule import PrecisionRule
 from spacte_workers.errors import BadParameterError, ModelLoadError
-from spacte_workers.images import MAX_PIXELS, decode_image, image_sha256
+from spacte_workers.images import MAX_PIXELS, asked_of, decode_image, image_sha256
 from spacte_workers.scheduling.coordinator import Coordinator
 from spacte_workers.scheduling.observers import Observer
 from spacte_workers.scheduling.queues import Priority
@@ -161,15 +162,18 @@ class Runtime:
         """How many samplers are in which state, and what they run on."""
         return self._pool.status()
 
-    def decode(self, model: str | None, data: bytes, resize: bool = False) -> Image:
+    def decode(self, model: str | None, data: bytes, asked: Asked | None = None) -> Image:
         """Pixels in the model's input shape from an image file's bytes. It computes: call it in a thread.
+
+        `asked` is what may be done to the picture besides what the checkpoint states.
 
         Raises:
             BadImageError: not an image, or not of that shape.
             ModelNotFoundError, ModelNotReadyError: as for `model`.
         """
-        shape = self.model(model).config.model.input_shape
-        return decode_image(data, input_shape=shape, resize=resize, max_pixels=self._max_pixels)
+        config = self.model(model).config
+        shape, stated = config.model.input_shape, config.pictures
+        return decode_image(data, input_shape=shape, stated=stated, asked=asked, max_pixels=self._max_pixels)
 
     async def certify(
         self,
@@ -208,6 +212,7 @@ class Runtime:
                 id=request_id,
                 image_sha256=image_sha256(pixels),
                 deadline_ms=params.deadline_ms,
+                steps=pixels.steps,
             )
 
             def certificate(outcome: Outcome) -> Certificate:
@@ -235,7 +240,10 @@ class Runtime:
             pixels, noises = await self._prepare(image, params, model)
             spec = PredictSpec.from_params(params, **noises)
             outcome = await self._coordinator.predict(model.key, pixels, spec, on_start=clock.start)
-            return certificates.prediction(spec, outcome, model.identity, id=request_id, elapsed_ms=clock.elapsed_ms())
+            elapsed = clock.elapsed_ms()
+            return certificates.prediction(
+                spec, outcome, model.identity, id=request_id, elapsed_ms=elapsed, steps=pixels.steps
+            )
 
     async def _load_all(self, names: list[str]) -> None:
         for name in names:
@@ -254,7 +262,7 @@ class Runtime:
         The seed is drawn only now, when the image is there, so that no image can be made for a seed.
         """
         if isinstance(image, bytes):
-            image = await asyncio.to_thread(self.decode, model.name, image, params.resize)
+            image = await asyncio.to_thread(self.decode, model.name, image, asked_of(params))
         model.check(params, image)
         if params.seed is not None and not self._allow_client_seed:
             raise BadParameterError("seed", "The seed is drawn by the service: leave it out.")

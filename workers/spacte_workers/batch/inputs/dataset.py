@@ -3,14 +3,14 @@
 import threading
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
-from numpy.typing import NDArray
 
 from spacte_workers.images import BadImageError
 
 from .base import InputError, InputSpec, Labels, Limits, Row, Source
+from .class_numbers import class_numbers
 
 
 class DatasetSource(Source):
@@ -48,7 +48,7 @@ class DatasetSource(Source):
             )
         self._cpu = torch.device("cpu")
         self._lock = threading.Lock()
-        labels = Labels(_numbers(self._data.labels_N.numpy(), self._data.class_names, class_names))
+        labels = Labels(class_numbers(self._data.labels_N.numpy(), self._data.class_names, class_names))
         super().__init__(len(self._data), spec, labels, len(class_names) or None)
 
     def read(self, index: int) -> Row:
@@ -69,24 +69,8 @@ class DatasetSource(Source):
         return Row(np.asarray(batch.x_BCHW[0]), *self.about(index))
 
 
-def _numbers(labels_N: NDArray[Any], names: Sequence[str], model_names: Sequence[str]) -> NDArray[np.int64]:
-    """The labels as the model numbers its classes: by name where it has all names, else as they are.
-
-    Raises:
-        InputError: the set has names of its own, and not as many as the model, so that its numbers mean other classes.
-    """
-    if set(names) <= set(model_names):
-        return np.array([model_names.index(name) for name in names], dtype=np.int64)[labels_N]
-    if model_names and len(names) != len(model_names) and not all(name.isdecimal() for name in names):
-        ours, theirs = (", ".join(each)[:100] for each in (names, model_names))
-        raise InputError(
-            f"The set has {len(names)} classes ({ours}), but the model {len(model_names)} ({theirs}): name them alike."
-        )
-    return labels_N.astype(np.int64)
-
-
 def open_dataset(spec: InputSpec, input_shape: Sequence[int], limits: Limits, class_names: Sequence[str]) -> Source:
-    """One split of a data set; published parquet sets row by row, so that a damaged row costs only itself.
+    """One split of a data set; files and published parquet sets row by row, so that a damaged one costs only itself.
 
     Raises:
         InputError: there is no such set, or it is not for this model.
@@ -94,6 +78,10 @@ def open_dataset(spec: InputSpec, input_shape: Sequence[int], limits: Limits, cl
     if spec.split not in ("train", "test"):
         raise InputError(f"There is no split {spec.split[:40]!r}: use `train` or `test`.")
     kind, _, path = spec.location.partition(":")
+    if kind in ("folder", "imagenet"):
+        from .files import FilesSource
+
+        return FilesSource(spec, spec.split, class_names)
     if kind != "parquet" or not Path(path).is_dir():
         return DatasetSource(spec, spec.split, input_shape, class_names)
     from spacte_core.data import DataError

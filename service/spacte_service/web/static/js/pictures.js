@@ -1,6 +1,7 @@
 // Pixels: show a file, move it by an exact L2 distance, add noise to it.
 
-/** Decode an image file to the model's [channels, height, width], values 0..255; null where a browser cannot (npy). */
+/** Decode an image file to show it: its `size`, and `values` 0..255 of the model's [channels, height, width], scaled and
+ * cropped about as the service does where it is asked to; null where a browser cannot (npy). */
 export async function pixels(file, [channels, height, width]) {
   let bitmap;
   try {
@@ -10,7 +11,9 @@ export async function pixels(file, [channels, height, width]) {
   }
   const canvas = new OffscreenCanvas(width, height);
   const context = canvas.getContext("2d");
-  context.drawImage(bitmap, 0, 0, width, height);
+  const scale = Math.max(width / bitmap.width, height / bitmap.height);
+  const [w, h] = [bitmap.width * scale, bitmap.height * scale];
+  context.drawImage(bitmap, (width - w) / 2, (height - h) / 2, w, h);
   const { data } = context.getImageData(0, 0, width, height);
   const values = new Float64Array(channels * height * width);
   for (let c = 0; c < channels; c++) {
@@ -19,7 +22,7 @@ export async function pixels(file, [channels, height, width]) {
         channels === 1 ? (data[4 * i] + data[4 * i + 1] + data[4 * i + 2]) / 3 : data[4 * i + c];
     }
   }
-  return values;
+  return { values, size: [bitmap.width, bitmap.height] };
 }
 
 /** Paint [channels, height, width] values onto a canvas of any size, without smoothing. */

@@ -71,7 +71,7 @@ const bytes = (base64) => Uint8Array.from(atob(base64), (c) => c.charCodeAt(0));
 
 function forgetImage() {
   state.file = state.values = null;
-  $("go").disabled = true;
+  $("changes").hidden = $("go").disabled = true;
   $("preview").getContext("2d").clearRect(0, 0, 168, 168);
   $("drop-hint").textContent = "Drop an image here, or paste one";
 }
@@ -83,9 +83,24 @@ async function useFile(file, values = null) {
   state.file = file;
   $("drop-hint").textContent = file.name;
   $("go").disabled = false;
-  state.values = values ?? (await pixels(file, state.model.input_shape));
+  const found = values ? null : await pixels(file, state.model.input_shape);
+  state.values = values ?? found?.values ?? null;
+  offerChanges(found?.size);
   if (state.values) paint($("preview"), state.values, state.model.input_shape);
 }
+
+/** Ask what may be done to a picture; nothing is, unless it is ticked. `size` is [width, height], none for arrays. */
+function offerChanges(size) {
+  const [, height, width] = state.model.input_shape;
+  $("changes").hidden = size === undefined;
+  for (const box of ticks()) box.checked = false;
+  if (size === undefined) return;
+  $("changes-help").textContent =
+    `The picture has ${size.join(" × ")} pixels, and the model takes ${width} × ${height}. ` +
+    "The radius is about the pixels that the model gets. Nothing is changed unless you tick it.";
+}
+
+const ticks = () => [...$("changes").querySelectorAll("input")];
 
 function wireImages() {
   const drop = $("drop");
@@ -131,15 +146,17 @@ function wireSliders() {
 function params() {
   const asked = { model: state.model.name, n: slider("n"), alpha: slider("alpha") };
   if (slider("target") !== null) asked.target_radius = slider("target");
-  if (state.values !== null && !state.file.name.endsWith(".npy")) asked.resize = true;
+  const ticked = $("changes").hidden ? [] : ticks().filter((box) => box.checked).map((box) => box.value);
+  for (const name of ["resize", "enlarge"]) if (ticked.includes(name)) asked[name] = true;
+  const convert = ticked.filter((name) => name !== "resize" && name !== "enlarge");
+  if (convert.length) asked.convert = convert;
   return asked;
 }
 
-/** What is sent: for a grey model the grey pixels that the browser decoded, else the file as it is. */
+/** What is sent: the file as it is. */
 function upload(asked) {
   const body = new FormData();
-  const grey = state.values !== null && state.model.input_shape[0] === 1;
-  body.append("image", grey ? npy(state.values, state.model.input_shape) : state.file, state.file.name);
+  body.append("image", state.file, state.file.name);
   body.append("params", new Blob([JSON.stringify(asked)], { type: "application/json" }), "params.json");
   return body;
 }

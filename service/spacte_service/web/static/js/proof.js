@@ -57,7 +57,8 @@ export class Proof {
     this.certificate = certificate;
     this.points.push([certificate.n, certificate.radius]);
     const seconds = ((performance.now() - this.started) / 1000).toFixed(2);
-    const why = `${whole(certificate.n)} noisy copies in ${seconds} s; it stopped because ${REASONS[certificate.stop_reason]}.`;
+    const note = certificate.preprocessing?.note ? ` ${certificate.preprocessing.note}` : "";
+    const why = `${whole(certificate.n)} noisy copies in ${seconds} s; it stopped because ${REASONS[certificate.stop_reason]}.${note}`;
     $("answer").replaceChildren(
       certificate.abstained
         ? h("span", { class: "held" }, "No answer")
