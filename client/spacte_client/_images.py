@@ -71,7 +71,7 @@ def _read(image: Any) -> bytes:
 def _save(picture: Any) -> bytes:
     file = io.BytesIO()
     try:
-        # A turn that the camera asked for, which Pillow would leave out, so that the service sees what a file would say.
+        # With the turn that the camera asked for, which Pillow leaves out: the service is to see it as in the file.
         turn = {"exif": picture.getexif()} if callable(getattr(picture, "getexif", None)) else {}
         picture.save(file, format="PNG", **turn)
     except (OSError, ValueError, KeyError, TypeError) as error:

@@ -17,7 +17,9 @@ from torch import Tensor
 
 from .checkpoint import CheckpointConfig, CheckpointError
 from .models import ModelConfig, MultiHeadNet, Normalization, build
+from .preprocessing import IMAGENET
 from .programs import network_of
+from .stated_transforms import stated_transforms
 
 Layout = Literal["spacte", "cohen", "macer"]
 Format = Literal["spacte", "cohen", "macer", "torch-export"]
@@ -46,6 +48,7 @@ def import_checkpoint(
 
     Raises:
         CheckpointError: the file is missing, damaged, of another layout, or not safe to read.
+        TransformError: a file beside it states transforms of pictures that are not done here.
     """
     file = Path(file)
     if format == "torch-export":
@@ -55,7 +58,16 @@ def import_checkpoint(
     names = class_names or tuple(map(str, range(model.num_classes)))
     if len(names) != model.num_classes:
         raise CheckpointError(f"{file} has {model.num_classes} classes: give as many names, not {len(names)}.")
-    config = CheckpointConfig(model=model, class_names=names, sigma=sigma, method=format, dataset=dataset)
+    _, height, width = model.input_shape
+    stated = stated_transforms(file.parent, (height, width))
+    config = CheckpointConfig(
+        model=model,
+        class_names=names,
+        sigma=sigma,
+        method=format,
+        dataset=dataset,
+        preprocessing=stated or (IMAGENET if model.arch.startswith("imagenet") else None),
+    )
     return net.eval(), config
 
 

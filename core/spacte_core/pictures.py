@@ -82,13 +82,13 @@ def read_picture(data: bytes, max_pixels: int | None = None) -> Picture:
     return Picture(image, bits, 1 if upright else orientation, transparent)
 
 
-def _bits(image: Image.Image, data: bytes) -> int:
+def _bits(image: Any, data: bytes) -> int:
     """Bits of a sample, before the pixels are loaded."""
     if data.startswith(_PNG):
         return max(8, data[_BIT_DEPTH_AT])
     if image.format == "PPM":
-        tile: Any = image.tile[0]
-        arguments = tile[3] if isinstance(tile[3], tuple) else (tile[3],)
+        arguments = image.tile[0].args
+        arguments = arguments if isinstance(arguments, tuple) else (arguments,)
         largest = [argument for argument in arguments if isinstance(argument, int)]
         return 16 if image.mode == "I" or max(largest, default=0) > 255 else 8
     return 8

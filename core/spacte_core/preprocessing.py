@@ -132,7 +132,7 @@ def preprocess(
     image, orientation = _upright(image, picture, names)
     image, converted = _with_channels(image, channels, names, size)
     steps = Steps(source_size, orientation, converted, bits, background)
-    if size is not None and image.size != (size[1], size[0]):
+    if size is not None and (asked.resize or image.size != (size[1], size[0])):
         image, steps = _resized(image, steps, stated, asked, size, channels)
     pixels = np.asarray(image)
     pixels_CHW = pixels[np.newaxis] if pixels.ndim == 2 else np.ascontiguousarray(pixels.transpose(2, 0, 1))

@@ -74,7 +74,9 @@ def _timm(found: Mapping[str, Any], size: tuple[int, int]) -> Preprocessing | No
     if mode not in ("center", "squash"):
         raise ValueError(f"crop_mode {mode}")
     resize: int | tuple[int, int] = edge if mode == "center" else (edge, edge)
-    return Preprocessing(resize=resize, resample=_filter(config.get("interpolation", "bilinear")), convert=("channels",))
+    return Preprocessing(
+        resize=resize, resample=_filter(config.get("interpolation", "bilinear")), convert=("channels",)
+    )
 
 
 def _check_crop(crop: tuple[int, ...], size: tuple[int, int]) -> None:

@@ -11,7 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor
 
 from spacte_core.errors import UserError
-from spacte_core.preprocessing import IMAGENET, Preprocessing
+from spacte_core.preprocessing import IMAGENET, Conversion, Preprocessing
 
 Split = Literal["train", "test"]
 
@@ -62,7 +62,8 @@ class DataConfig(BaseModel):
         """What is done to every image of the set, as the checkpoint states it; None where the set says all."""
         if self.kind == "imagenet":
             return IMAGENET
-        converted = (*(("channels",) if self.channels else ()), *self.convert)
+        colours: tuple[Conversion, ...] = ("channels",) if self.channels else ()
+        converted = (*colours, *self.convert)
         if self.image_size is None and not converted:
             return None
         return Preprocessing(resize=self.image_size, convert=converted)

@@ -1,4 +1,4 @@
-"""Promise: the same file gives the same pixels, or the same refusal, in training, over HTTP, by SDK, job and library."""
+"""Promise: a file gives the same pixels, or the same refusal, in training, over HTTP, by SDK, by job and by library."""
 
 import asyncio
 import base64

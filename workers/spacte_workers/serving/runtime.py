@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from spacte_client.types import Certificate, CertifyParams, Model, Precision, Prediction, PredictParams, Sample
+from spacte_core.pictures import MAX_PIXELS
 from spacte_core.preprocessing import Asked
 from spacte_workers.certification import certificates
 from spacte_workers.certification.algorithm import CertifySpec, Outcome, Progress
@@ -20,7 +21,7 @@ from spacte_workers.certification.prediction import PredictSpec
 from spacte_workers.deadlines import Deadline
 from spacte_workers.engine.precision_rule import PrecisionRule
 from spacte_workers.errors import BadParameterError, ModelLoadError
-from spacte_workers.images import MAX_PIXELS, asked_of, decode_image, image_sha256
+from spacte_workers.images import asked_of, decode_image, image_sha256
 from spacte_workers.scheduling.coordinator import Coordinator
 from spacte_workers.scheduling.observers import Observer
 from spacte_workers.scheduling.queues import Priority
