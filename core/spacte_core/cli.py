@@ -1,44 +1,121 @@
-"""`spacte import`: published weight files and exported programs become checkpoint folders."""
+"""`spacte import`: models of other libraries, published weights, programs and ONNX files become checkpoint folders."""
 
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-import_app = typer.Typer(help="Turn a published weight file into a checkpoint.")
+if TYPE_CHECKING:
+    from .checkpoint import CheckpointConfig
+    from .importers import Format, Kind
+    from .models import MultiHeadNet
+    from .sources import SourceOptions
+
+import_app = typer.Typer(help="Turn a model from elsewhere into a checkpoint.")
+
+_FORMATS: "dict[str, Format]" = {".pt2": "torch-export", ".onnx": "onnx"}
+"""Kinds of files that say by their names what they are."""
 
 
 @import_app.command(name="import")
 def import_(
-    file: Annotated[Path, typer.Argument(help="A .pth, .pth.tar or .pt2 file; nothing in it is run.")],
-    file_format: Annotated[
-        Literal["spacte", "cohen", "macer", "torch-export"],
-        typer.Option("--format", help="cohen covers Consistency, SmoothMix and SmoothAdv files as well."),
+    model: Annotated[
+        str,
+        typer.Argument(
+            help="timm:NAME, torchvision:NAME, hf:FOLDER_OR_NAME, or a .onnx, .pt2, .pth or .pth.tar file; nothing in "
+            "a file is run."
+        ),
     ],
-    sigma: Annotated[float, typer.Option(min=0.0, help="Noise sd it was trained at, in [0, 1] pixels.")],
+    sigma: Annotated[float, typer.Option(min=0.0, help="Noise sd it is to be certified at, in [0, 1] pixels.")],
     out: Annotated[Path, typer.Option(help="Folder of the checkpoint.")],
+    file_format: Annotated[
+        Literal["spacte", "cohen", "macer", "torch-export", "onnx"] | None,
+        typer.Option(
+            "--format", help="Of a file [by its name]; cohen covers Consistency, SmoothMix and SmoothAdv files as well."
+        ),
+    ] = None,
+    weights: Annotated[
+        str, typer.Option(help="timm, torchvision: a file of weights, hub (the published ones) or random.")
+    ] = "hub",
+    classes: Annotated[
+        int | None, typer.Option(min=2, help="timm, torchvision: how many, where the weights do not say.")
+    ] = None,
+    size: Annotated[int | None, typer.Option(min=1, help="Height and width in pixels [as published].")] = None,
+    class_names: Annotated[Path | None, typer.Option(help="A text file with the name of a class in each line.")] = None,
     normalization: Annotated[
         Literal["standard", "center", "none"] | None,
-        typer.Option(help="First layer [none for macer and torch-export, else standard]."),
+        typer.Option(help="Of a file, the first layer [standard for spacte and cohen, else none]."),
     ] = None,
     dataset: Annotated[str | None, typer.Option(help="Whose mean and sd it uses [by the number of classes].")] = None,
 ) -> None:
-    """Turn a published weight file into a checkpoint; depth, heads and classes are read off the weights."""
+    """Turn a model from elsewhere into a checkpoint.
+
+    What its library says of a model comes along: image size, mean and sd, class names.
+    """
     from rich.console import Console
 
     from .checkpoint import CONFIG_FILE, CheckpointError, save_checkpoint
     from .errors import one_sentence
-    from .importers import import_checkpoint
+    from .sources import SourceOptions, is_source
 
     with one_sentence():
         if (out / CONFIG_FILE).exists():
             raise CheckpointError(f"{out} already holds a checkpoint: choose another --out.")
-        net, config = import_checkpoint(file, file_format, sigma=sigma, normalization=normalization, dataset=dataset)
+        names = _lines(class_names)
+        if is_source(model):
+            net, config = _of_library(model, SourceOptions(weights, classes, size), sigma, names)
+        else:
+            net, config = _of_file(Path(model), file_format, sigma, names, (normalization, dataset, size))
         version = save_checkpoint(out, net, config)
-    model = config.model
+    heads = config.model.heads
     Console().print(
-        f"[bold]{out}[/] holds {model.arch} with {model.heads} head{'s' if model.heads > 1 else ''} and "
-        f"{model.num_classes} classes, version {version[:12]}.",
+        f"[bold]{out}[/] holds {config.model.arch} with {heads} head{'s' if heads > 1 else ''} and "
+        f"{config.model.num_classes} classes for images of {' x '.join(map(str, config.model.input_shape))}, version "
+        f"{version[:12]}.",
         highlight=False,
         soft_wrap=True,
     )
+
+
+def _of_library(
+    name: str, options: "SourceOptions", sigma: float, names: tuple[str, ...] | None
+) -> "tuple[MultiHeadNet, CheckpointConfig]":
+    """A library's model as a program, and what to save it with."""
+    from .programs import described, program_network
+    from .sources import load_source
+
+    source = load_source(name, options)
+    net, model = program_network(source.module, source.input_shape, source.normalization)
+    return net, described(model, sigma=sigma, method=name, class_names=names or source.class_names)
+
+
+def _of_file(
+    file: Path,
+    file_format: "Format | None",
+    sigma: float,
+    names: tuple[str, ...] | None,
+    options: "tuple[Kind | None, str | None, int | None]",
+) -> "tuple[MultiHeadNet, CheckpointConfig]":
+    """What a file holds; raises CheckpointError where its format is not known."""
+    from .checkpoint import CheckpointError
+    from .importers import import_checkpoint
+
+    chosen = file_format or _FORMATS.get(file.suffix)
+    if chosen is None:
+        raise CheckpointError(f"What kind of file {file} is cannot be seen from its name: add --format.")
+    normalization, dataset, size = options
+    return import_checkpoint(
+        file, chosen, sigma=sigma, normalization=normalization, dataset=dataset, class_names=names, size=size
+    )
+
+
+def _lines(file: Path | None) -> tuple[str, ...] | None:
+    """The names in a text file; raises CheckpointError where it cannot be read."""
+    from .checkpoint import CheckpointError
+
+    if file is None:
+        return None
+    try:
+        return tuple(line.strip() for line in file.read_text().splitlines() if line.strip())
+    except (OSError, UnicodeDecodeError) as error:
+        raise CheckpointError(f"{file} cannot be read as text ({error}): name a file of class names.") from error

@@ -2,6 +2,8 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from importlib import import_module
+from typing import Any
 
 
 class UserError(Exception):
@@ -10,6 +12,29 @@ class UserError(Exception):
 
 class DeviceError(UserError):
     """There is no such device on this machine."""
+
+
+class MissingPackageError(UserError):
+    """A package that only some models need is not installed."""
+
+
+def optional_package(module: str, extra: str) -> Any:
+    """Import a module of a package that only some models need.
+
+    Args:
+        module: its name.
+        extra: of `spacte-workers`, which installs it.
+
+    Raises:
+        MissingPackageError: it is not installed.
+    """
+    try:
+        return import_module(module)
+    except ImportError as error:
+        raise MissingPackageError(
+            f"This model needs {module.partition('.')[0]}, which is not installed here ({error.name or error}): "
+            f"pip install 'spacte-workers[{extra}]'."
+        ) from error
 
 
 @contextmanager

@@ -60,13 +60,14 @@ class Form:
 
     Attributes:
         name: for reports: `plain`, `folded`, `onednn`, `winograd`, `amx`, `chain_avx512` and its like, `int8`, `fused`,
-            `compiled`.
+            `compiled`, `onnxruntime`.
         precision: the arithmetic, part of the function that is certified.
         batch: rows of each call; every call has exactly this many.
         encoding: of the trunk's input.
         trunk: encoded batch -> features.
         heads: features -> logits [B, K], one function a head.
-        fit: a digest of what was fitted to calibration rows, of int8.
+        fit: a digest of what was fitted to calibration rows, of int8; the version of another runtime that computes it.
+        recordable: whether a CUDA graph can record it.
     """
 
     name: str
@@ -76,6 +77,7 @@ class Form:
     trunk: Part
     heads: Sequence[Part]
     fit: str = ""
+    recordable: bool = True
 
     def logits(self, x_BCHW: Tensor) -> Tensor:
         """Summed head logits, float32 [B, K], of an encoded batch: the vote is their first maximum."""

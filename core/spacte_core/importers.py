@@ -1,4 +1,4 @@
-"""Checkpoints from elsewhere: published `.pth` files of three layouts, and `torch.export` programs.
+"""Checkpoints from elsewhere: published `.pth` files of three layouts, `torch.export` programs and ONNX files.
 
 Weights only: a file whose pickle holds anything but tensors and plain containers is refused without being run. What a
 file does not say is inferred from its weights (depth, heads, classes) or is an argument (the normalisation, which none
@@ -10,19 +10,24 @@ import re
 import warnings
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
 from torch import Tensor
 
 from .checkpoint import CheckpointConfig, CheckpointError
 from .models import ModelConfig, MultiHeadNet, Normalization, build
+from .models.onnx_network import with_weights
+from .models.program_archive import ProgramError
+from .models.registry import archived_network
 from .preprocessing import IMAGENET
-from .programs import network_of
+from .programs import Archived, network_of
 from .stated_transforms import stated_transforms
 
 Layout = Literal["spacte", "cohen", "macer"]
-Format = Literal["spacte", "cohen", "macer", "torch-export"]
+Format = Literal["spacte", "cohen", "macer", "torch-export", "onnx"]
 Kind = Literal["standard", "center", "none"]
 
 
@@ -34,25 +39,28 @@ def import_checkpoint(
     normalization: Kind | None = None,
     dataset: str | None = None,
     class_names: tuple[str, ...] | None = None,
+    size: int | None = None,
 ) -> tuple[MultiHeadNet, CheckpointConfig]:
     """A network from elsewhere with the configuration to save it under.
 
     Args:
-        file: `.pth`, `.pth.tar` or `.pt2`.
+        file: `.pth`, `.pth.tar`, `.pt2` or `.onnx`.
         format: `spacte` (a state dict with heads), `cohen` (also Consistency, SmoothMix, SmoothAdv: one network),
-            `macer` (keys without a prefix), or `torch-export` (what `torch.export.save` wrote).
+            `macer` (keys without a prefix), `torch-export` (what `torch.export.save` wrote), or `onnx`.
         sigma: noise sd it was trained at, in units of [0, 1] pixels.
-        normalization: None is what the format's authors use: none for macer and torch-export, else standard.
+        normalization: None is what the format's authors use: standard for spacte and cohen, else none.
         dataset: whose mean and sd the normalisation uses; None: CIFAR-10's for 10 classes, ImageNet's for 1,000.
         class_names: one a class; None numbers them.
+        size: height and width in pixels, where an ONNX file leaves them open.
 
     Raises:
         CheckpointError: the file is missing, damaged, of another layout, or not safe to read.
         TransformError: a file beside it states transforms of pictures that are not done here.
     """
     file = Path(file)
-    if format == "torch-export":
-        net, model = import_program(file, normalization or "none", dataset)
+    if format in ("torch-export", "onnx"):
+        arch: Archived = "onnx" if format == "onnx" else "exported"
+        net, model = import_program(file, normalization or "none", dataset, arch=arch, size=size)
     else:
         net, model = import_state(read_state(file, format), format, normalization, dataset)
     names = class_names or tuple(map(str, range(model.num_classes)))
@@ -77,10 +85,26 @@ def read_state(file: Path, layout: Layout) -> dict[str, Tensor]:
     Raises:
         CheckpointError: see `import_checkpoint`.
     """
+    content = read_weights(file)
+    key = "net" if layout == "macer" else "state_dict"
+    state = content.get(key, content) if isinstance(content, dict) else None  # a bare state dict is one, too
+    if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):
+        raise CheckpointError(f"{file} has no {key!r} with weights in it: choose the --format that it was saved in.")
+    return state
+
+
+def read_weights(file: Path) -> Any:
+    """What a .safetensors file or one of `torch.save` holds: tensors and plain containers, or it is refused.
+
+    Raises:
+        CheckpointError: see `import_checkpoint`.
+    """
     try:
+        if file.suffix == ".safetensors":
+            return load_file(file)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # on old pickle protocols and storages, which are read all the same
-            content = torch.load(file, map_location="cpu", weights_only=True)
+            return torch.load(file, map_location="cpu", weights_only=True)
     except OSError as error:
         raise CheckpointError(f"{file} cannot be read ({error.strerror}): name a file that can.") from error
     except pickle.UnpicklingError as error:
@@ -88,13 +112,17 @@ def read_state(file: Path, layout: Layout) -> dict[str, Tensor]:
             f"{file} holds more than weights, and unpickling the rest could run anything: have its owner "
             "save {'state_dict': ...} alone."
         ) from error
-    except (RuntimeError, EOFError, ValueError, KeyError, AttributeError, TypeError, IndexError) as error:
+    except (
+        RuntimeError,
+        EOFError,
+        ValueError,
+        KeyError,
+        AttributeError,
+        TypeError,
+        IndexError,
+        SafetensorError,
+    ) as error:
         raise CheckpointError(f"{file} is not a file of torch.save, or is damaged: copy it again.") from error
-    key = "net" if layout == "macer" else "state_dict"
-    state = content.get(key, content) if isinstance(content, dict) else None  # a bare state dict is one, too
-    if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):
-        raise CheckpointError(f"{file} has no {key!r} with weights in it: choose the --format that it was saved in.")
-    return state
 
 
 def import_state(
@@ -145,24 +173,31 @@ def reference_name(key: str, config: ModelConfig, *, multihead: bool) -> str:
 
 
 def import_program(
-    file: Path, normalization: Kind = "none", dataset: str | None = None
+    file: Path,
+    normalization: Kind = "none",
+    dataset: str | None = None,
+    *,
+    arch: Archived = "exported",
+    size: int | None = None,
 ) -> tuple[MultiHeadNet, ModelConfig]:
-    """The classifier that `torch.export.save` wrote: pixels_BCHW -> logits_BK, or a list of them, one a head.
+    """The classifier that `torch.export.save` wrote, or an ONNX file: pixels_BCHW -> logits_BK, one a head.
 
     Raises:
         CheckpointError: the file cannot be read, holds more than a classifier needs, or takes or returns other things.
     """
     try:
         archive = file.read_bytes()
+        if arch == "onnx":
+            archive = with_weights(archive, file.parent)
     except OSError as error:
         raise CheckpointError(f"{file} cannot be read ({error.strerror}): name a file that can.") from error
-    net, config = network_of(archive, file, Normalization())
+    except ProgramError as error:
+        raise CheckpointError(f"{file} is not taken for a classifier, since {error}: export it again.") from error
+    net, config = network_of(archive, file, Normalization(), arch=arch, size=size)
     if normalization == "none":
         return net, config
     config = config.model_copy(update={"normalization": _constants(config.num_classes, normalization, dataset)})
-    normalized = build(config)
-    normalized.load_state_dict(net.state_dict())
-    return normalized, config
+    return archived_network(config, net.backbone).eval(), config
 
 
 def _prefix(state: Mapping[str, Tensor]) -> str:

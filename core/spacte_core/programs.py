@@ -1,19 +1,25 @@
-"""Any module as a `torch.export` program, and any such program as a network."""
+"""Any module as a `torch.export` program, and any such program or ONNX file as a network."""
 
 import copy
 import io
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
+from pydantic import ValidationError
 from torch import Tensor, nn
 
-from .checkpoint import CheckpointError
-from .models import ModelConfig, MultiHeadNet, Normalization, build
+from .checkpoint import CheckpointConfig, CheckpointError
+from .models import ModelConfig, MultiHeadNet, Normalization
 from .models.adapters import LogitsOf
 from .models.exported import Program
+from .models.onnx_network import OnnxNetwork
 from .models.program_archive import ProgramError
+from .models.registry import archived_network
+from .versions import installed_version
+
+Archived = Literal["exported", "onnx"]
 
 MOST_DIFFERENCE = 1e-4
 """By how much a program's logits may differ from the module's, as part of the largest. Chosen: float32's rounding in a
@@ -51,6 +57,31 @@ def program_network(
     return net, model
 
 
+def described(
+    model: ModelConfig, *, sigma: float, method: str, class_names: Sequence[str] | None = None
+) -> CheckpointConfig:
+    """What a checkpoint says of a network from elsewhere.
+
+    Args:
+        model: see `program_network`.
+        sigma: noise sd, in units of [0, 1] pixels.
+        method: where it came from.
+        class_names: one a class; None numbers them.
+
+    Raises:
+        CheckpointError: there are more or fewer names than classes, or sigma is no noise level.
+    """
+    names = tuple(map(str, range(model.num_classes)) if class_names is None else class_names)
+    if len(names) != model.num_classes:
+        raise CheckpointError(f"The model has {model.num_classes} classes: give as many class names, not {len(names)}.")
+    versions = {name: installed_version(name) for name in ("spacte-core", "torch")}
+    try:
+        return CheckpointConfig(model=model, class_names=names, sigma=sigma, method=method, versions=versions)
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        raise CheckpointError(f"{'.'.join(map(str, first['loc']))}: {first['msg']}, not {first['input']!r}.") from error
+
+
 def exported(classifier: nn.Module, x_BCHW: Tensor) -> bytes:
     """The archive of a module's program, for batches of any size.
 
@@ -72,30 +103,42 @@ def exported(classifier: nn.Module, x_BCHW: Tensor) -> bytes:
     return archive.getvalue()
 
 
-def network_of(archive: bytes, name: Path | str, normalization: Normalization) -> tuple[MultiHeadNet, ModelConfig]:
-    """The classifier in the bytes that `torch.export.save` wrote: x_BCHW -> logits_BK, or a list of them, one a head.
+def network_of(
+    archive: bytes,
+    name: Path | str,
+    normalization: Normalization,
+    *,
+    arch: Archived = "exported",
+    size: int | None = None,
+) -> tuple[MultiHeadNet, ModelConfig]:
+    """The classifier in the bytes of a file: x_BCHW -> logits_BK, or several of them, one a head.
 
     Args:
-        archive: the bytes.
+        archive: what `torch.export.save` wrote, or an ONNX file.
         name: what sentences call it.
         normalization: of the pixels in [0, 1] before it.
+        arch: which of the two.
+        size: height and width, where an ONNX file leaves them open.
 
     Raises:
         CheckpointError: it holds more than a classifier needs, or takes or returns other things.
     """
-    program = Program()
+    backbone = Program() if arch == "exported" else OnnxNetwork()
     try:
-        program.load_archive(archive)
+        backbone.load_archive(archive)
     except ProgramError as error:
         raise CheckpointError(
             f"{name} is not taken for a classifier, since {error}: export the plain network again."
         ) from error
-    shape = program.input_shape
+    shape = backbone.input_shape if isinstance(backbone, Program) else backbone.shape_at(size)
     if shape is None or len(shape) != 3:
-        raise CheckpointError(f"{name} does not take one batch of images: export a network with one 4-d input.")
+        raise CheckpointError(
+            f"{name} does not take one batch of float32 images of one size: export a network with one 4-d input"
+            f"{'' if arch == 'exported' else ', or give --size where it leaves height and width open'}."
+        )
     try:
-        _, logits = (program.logits(torch.zeros(batch, *shape)) for batch in (2, 3))
-    except (RuntimeError, AssertionError, ValueError) as error:
+        _, logits = (backbone.logits(torch.zeros(batch, *shape)) for batch in (2, 3))
+    except Exception as error:  # each runtime has exceptions of its own
         raise CheckpointError(
             f"{name} does not run on batches of 2 and 3: export it with a dynamic first dimension."
         ) from error
@@ -103,10 +146,8 @@ def network_of(archive: bytes, name: Path | str, normalization: Normalization) -
     if normalization.mean and len(normalization.mean) != shape[0]:
         raise CheckpointError(f"{name} takes {shape[0]} channels: give as many means, not {len(normalization.mean)}.")
     heads: dict[str, Any] = {"heads": len(logits), "num_classes": num_classes}
-    config = ModelConfig(arch="exported", input_shape=shape, normalization=normalization, **heads)
-    net = build(config)
-    net.backbone.load_state_dict(program.state_dict())
-    return net.eval(), config
+    config = ModelConfig(arch=arch, input_shape=(shape[0], shape[1], shape[2]), normalization=normalization, **heads)
+    return archived_network(config, backbone).eval(), config
 
 
 def classes_of(logits: Sequence[Tensor], name: Path | str, batch: int = 3) -> int:

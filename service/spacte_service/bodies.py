@@ -89,8 +89,17 @@ class BodyReader:
         Raises ProblemError: it cannot be read, or a field is not as it should be.
         """
         job = await self._read(request, _job_json, _no_form)
-        self._check_limits(job.params)
+        self.check_limits(job.params)
         return job
+
+    async def tensors(self, request: Request) -> bytes:
+        """The body of a request that carries tensors, as it came.
+
+        Raises ProblemError: it did not arrive in time.
+        """
+        with _arriving(self._late()):
+            async with asyncio.timeout(self._limits.body_timeout_s):
+                return await request.body()
 
     @asynccontextmanager
     async def upload(self, request: Request) -> AsyncGenerator[UploadFile]:
@@ -121,10 +130,10 @@ class BodyReader:
                     found[image.file_id] = await self._uploaded(caller, image.file_id, left)
                 image = found[image.file_id]
             images.append(image)
-        self._check_limits(body.params)
+        self.check_limits(body.params)
         return ParsedBody(body.params, tuple(images), body.pointers, body.is_list)
 
-    def _check_limits(self, params: PredictParams) -> None:
+    def check_limits(self, params: PredictParams) -> None:
         """Hold a request's options against the operator's limits. Raises ProblemError: 422 that names the limit."""
         limits = self._limits
         for name, limit in {"n": limits.n_max, "n0": limits.n0_max, "deadline_ms": limits.deadline_ms_max}.items():
@@ -137,13 +146,14 @@ class BodyReader:
             sentence = "The service draws the seed; leave `seed` out, or have SPACTE_ALLOW_CLIENT_SEED set."
             raise field_error("/seed", sentence)
 
+    def _late(self) -> str:
+        return f"The body did not arrive within {self._limits.body_timeout_s:g} s; send it faster or make it smaller."
+
     async def _read(
         self, request: Request, from_json: Callable[[bytes], T], from_form: Callable[[FormData], Awaitable[T]]
     ) -> T:
         kind = _media_type(request)
-        with _arriving(
-            f"The body did not arrive within {self._limits.body_timeout_s:g} s; send it faster or make it smaller."
-        ):
+        with _arriving(self._late()):
             async with asyncio.timeout(self._limits.body_timeout_s):
                 if kind == "multipart/form-data":
                     form = await parse_form(request)

@@ -115,12 +115,12 @@ class ProblemResponse(JSONResponse):
 
     media_type = MEDIA_TYPE
 
-    def __init__(self, error: HTTPException, request_id: str | None) -> None:
+    def __init__(self, error: HTTPException, request_id: str | None, *, also: Mapping[str, str] | None = None) -> None:
         problem = to_problem(error, request_id)
         headers = dict(error.headers or {})
         if problem.retry_after_s is not None:
             headers["Retry-After"] = str(max(1, math.ceil(problem.retry_after_s)))
-        super().__init__(problem.model_dump(exclude_none=True), problem.status, headers)
+        super().__init__({**problem.model_dump(exclude_none=True), **(also or {})}, problem.status, headers)
 
     def render(self, content: Any) -> bytes:
         """Encode as ASCII: a caller's field name may hold half a surrogate pair, which UTF-8 cannot."""
@@ -137,7 +137,8 @@ def add_problem_handlers(app: FastAPI) -> None:
 
     @app.exception_handler(HTTPException)
     async def on_http_exception(request: Request, error: HTTPException) -> ProblemResponse:
-        return ProblemResponse(_reworded(request, error), request_id_of(request.scope))
+        worded = _reworded(request, error)
+        return ProblemResponse(worded, request_id_of(request.scope), also=_as_error(request, worded))
 
     @app.exception_handler(RequestValidationError)
     async def on_validation_error(request: Request, error: RequestValidationError) -> ProblemResponse:
@@ -153,6 +154,11 @@ def validation_failed(errors: Sequence[Any], body: object, fields: Sequence[str]
     if len(problems) > 1:
         detail = f"{len(problems)} fields are not as they should be (see `errors`); the first: {detail}"
     return ProblemError("validation_failed", detail, errors=problems)
+
+
+def _as_error(request: Request, error: HTTPException) -> dict[str, str]:
+    """The member in which clients of the Open Inference Protocol look for the sentence; nothing elsewhere."""
+    return {"error": str(error.detail)} if request.url.path.startswith("/v2/") else {}
 
 
 def _reworded(request: Request, error: HTTPException) -> HTTPException:

@@ -57,6 +57,24 @@ def test_a_drawn_digit_gets_a_certificate_and_a_live_curve(page: "Page") -> None
     assert path.count("L") > 3, "the curve did not grow while the proof did"
 
 
+def test_of_a_thousand_classes_ten_are_shown_and_the_others_found(page: "Page") -> None:
+    page.evaluate("""async () => {
+        const { Proof } = await import("/web/js/proof.js");
+        const names = [...Array(1000).keys()].map((k) => `animal ${k}`);
+        const model = { num_classes: 1000, class_names: names, sigmas: [0.25] };
+        const proof = new Proof(model, { n: 1000, alpha: 0.001 });
+        document.getElementById("class-search").addEventListener("input", () => proof.search());
+        proof.votes({ counts: [...Array(1000).keys()], label: 999 });
+    }""")
+    assert page.locator("#votes .vote").count() == 10
+    assert page.inner_text("#votes-of") == ": 10 of 1,000 classes"
+    page.fill("#class-search", "Animal 77")
+    assert page.locator("#votes .vote span:first-child").all_inner_texts()[:2] == ["animal 779", "animal 778"]
+    assert page.locator("#votes .vote").count() == 10
+    page.fill("#class-search", "plant")
+    assert page.inner_text("#votes") == "No class has a name like that."
+
+
 def test_an_image_is_dropped(page: "Page", models: Path) -> None:
     file = models / "digits" / "samples" / "00003-7.png"
     page.set_input_files("#file", file)

@@ -2,9 +2,7 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
-
-from pydantic import ValidationError
+from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from torch import nn
@@ -37,23 +35,11 @@ def save_model(
     Raises:
         CheckpointError: the module cannot be exported or returns something else; one sentence that says what to do.
     """
-    from spacte_core.checkpoint import CheckpointConfig, CheckpointError, save_checkpoint
-    from spacte_core.programs import program_network
-    from spacte_core.versions import installed_version
+    from spacte_core.checkpoint import CheckpointError, save_checkpoint
+    from spacte_core.programs import described, program_network
 
     if len(input_shape) != 3:
         raise CheckpointError(f"input_shape is {list(input_shape)}: give (channels, height, width).")
     net, model = program_network(module, input_shape, preprocessing)
-    names = tuple(map(str, range(model.num_classes)) if class_names is None else class_names)
-    if len(names) != model.num_classes:
-        raise CheckpointError(
-            f"The module has {model.num_classes} classes: give as many class_names, not {len(names)}."
-        )
-    versions = {name: installed_version(name) for name in ("spacte-workers", "torch")}
-    fields: dict[str, Any] = {"model": model, "class_names": names, "sigma": sigma, "method": type(module).__name__}
-    try:
-        config = CheckpointConfig(**fields, versions=versions)
-    except ValidationError as error:
-        first = error.errors(include_url=False)[0]
-        raise CheckpointError(f"{'.'.join(map(str, first['loc']))}: {first['msg']}, not {first['input']!r}.") from error
+    config = described(model, sigma=sigma, method=type(module).__name__, class_names=class_names)
     return save_checkpoint(folder, net, config)

@@ -53,6 +53,7 @@ DeadlineMs = Annotated[
 KConsensus = Annotated[
     int | None, typer.Option("--k-consensus", min=1, help="If the first k heads agree, their class is the vote.")
 ]
+Votes = Annotated[bool, typer.Option("--votes", help="Also show the ten classes with most votes.")]
 Resize = Annotated[
     bool,
     typer.Option("--resize", help="Scale and crop to the model's input, as in its training; the radius is about that."),

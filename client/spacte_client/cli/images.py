@@ -18,6 +18,9 @@ if TYPE_CHECKING:
     from spacte_client._client import Client
     from spacte_client.types import Certificate, Prediction, ProgressEvent
 
+SHOWN_CLASSES = 10
+"""Whose votes are shown. Chosen: as on the page; beyond ten few noises vote."""
+
 ABSTAINED = 3
 """Exit status where an answer abstains. Chosen: beyond 1 for errors, and typer's 2 for wrong usage."""
 
@@ -39,6 +42,7 @@ def certify(
     enlarge: opt.Enlarge = False,
     convert: opt.Convert = None,
     seed: opt.Seed = None,
+    votes: opt.Votes = False,
     as_json: opt.AsJson = False,
     live: Annotated[
         bool | None, typer.Option("--live/--no-live", help="Watch the proof grow; else on a terminal only.")
@@ -69,7 +73,8 @@ def certify(
         live = Console().is_terminal and terminal.is_terminal and not as_json
     with opt.connect(base_url, api_key, timeout) as client:
         certifier = ImageCertifier(client, options, terminal if live else None)
-        status = print_answers(images, certifier, as_json=as_json)
+        names = ClassNames(client) if votes else None
+        status = print_answers(images, certifier, as_json=as_json, names=names)
     raise typer.Exit(status)
 
 
@@ -85,6 +90,7 @@ def predict(
     enlarge: opt.Enlarge = False,
     convert: opt.Convert = None,
     seed: opt.Seed = None,
+    votes: opt.Votes = False,
     as_json: opt.AsJson = False,
     base_url: opt.BaseUrl = None,
     api_key: opt.ApiKey = None,
@@ -100,7 +106,10 @@ def predict(
     )
     options |= opt.provided(enlarge=enlarge, convert=convert or None)
     with opt.connect(base_url, api_key, timeout) as client:
-        status = print_answers(images, lambda image: client.predict(opt.image_of(image), **options), as_json=as_json)
+        names = ClassNames(client) if votes else None
+        status = print_answers(
+            images, lambda image: client.predict(opt.image_of(image), **options), as_json=as_json, names=names
+        )
     raise typer.Exit(status)
 
 
@@ -138,8 +147,37 @@ class ImageCertifier:
             return stream.result()
 
 
-def print_answers(images: Sequence[str], ask: "Callable[[str], Certificate | Prediction]", *, as_json: bool) -> int:
+class ClassNames:
+    """Names of the classes of the models that answer, each asked for once."""
+
+    def __init__(self, client: "Client") -> None:
+        self.client = client
+        self.known: dict[str, list[str]] = {}
+
+    def lines(self, answer: "Certificate | Prediction") -> list[str]:
+        """The classes with most votes, a line each: their share, votes and name."""
+        if answer.model not in self.known:
+            self.known[answer.model] = self.client.models.get(answer.model).class_names
+        counts, names = answer.counts, self.known[answer.model]
+        order = sorted(range(len(counts)), key=lambda k: (-counts[k], k))[:SHOWN_CLASSES]
+        total = sum(counts) or 1
+        return [f"  {counts[k] / total:7.2%} {counts[k]:>9,}  {names[k]} ({k})" for k in order if counts[k]]
+
+
+def print_answers(
+    images: Sequence[str],
+    ask: "Callable[[str], Certificate | Prediction]",
+    *,
+    as_json: bool,
+    names: ClassNames | None = None,
+) -> int:
     """Ask about each image and print its answer; an image that fails does not stop the others.
+
+    Args:
+        images: their files.
+        ask: gives the answer.
+        as_json: for programs.
+        names: of classes, where votes are to be shown below each line.
 
     Returns:
         The exit status: 1 where an image failed, else 3 where an answer abstains, else 0.
@@ -162,6 +200,8 @@ def print_answers(images: Sequence[str], ask: "Callable[[str], Certificate | Pre
             typer.echo(answer.model_dump_json())
         else:
             console.print(answer_line(image, answer), soft_wrap=True)
+            for line in names.lines(answer) if names else ():
+                typer.echo(line)
         statuses.add(ABSTAINED if answer.abstained else 0)
     return 1 if 1 in statuses else max(statuses)
 

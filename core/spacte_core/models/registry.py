@@ -18,7 +18,7 @@ class ModelConfig(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
     arch: str = Field(
-        description="`cifar_resnetD` (D = 6n+2), `imagenet_resnet50`, `digits_cnn`, `ensemble` or `exported`."
+        description="`cifar_resnetD` (D = 6n+2), `imagenet_resnet50`, `digits_cnn`, `ensemble`, `exported`, `onnx`."
     )
     heads: int = Field(default=1, ge=1)
     num_classes: int = Field(ge=2)
@@ -94,7 +94,18 @@ def _ensemble(config: ModelConfig, _depth: int) -> MultiHeadNet:
 def _exported(config: ModelConfig, _depth: int) -> MultiHeadNet:
     from .exported import Program  # torch.export takes a second to import
 
-    return MultiHeadNet(config.normalization.build(), Program(), map(Pick, range(config.heads)))
+    return archived_network(config, Program())
+
+
+def _onnx(config: ModelConfig, _depth: int) -> MultiHeadNet:
+    from .onnx_network import OnnxNetwork
+
+    return archived_network(config, OnnxNetwork())
+
+
+def archived_network(config: ModelConfig, backbone: nn.Module) -> MultiHeadNet:
+    """The network over an `ArchivedNetwork`, whose heads pick their part of what that computes."""
+    return MultiHeadNet(config.normalization.build(), backbone, map(Pick, range(config.heads)))
 
 
 FAMILIES: dict[str, Callable[[ModelConfig, int], MultiHeadNet]] = {
@@ -103,4 +114,5 @@ FAMILIES: dict[str, Callable[[ModelConfig, int], MultiHeadNet]] = {
     "digits_cnn": _digits,
     "ensemble": _ensemble,
     "exported": _exported,
+    "onnx": _onnx,
 }

@@ -1,17 +1,33 @@
-"""Health and metadata under the paths of the Open Inference Protocol v2, for platforms that look there."""
+"""The Open Inference Protocol v2, for platforms and clients that speak it: health, metadata, predictions."""
 
-from typing import Any
+from typing import Annotated, Any
 
-from fastapi import APIRouter, Depends
+from anyio import to_thread
+from fastapi import APIRouter, Depends, Request, Response
 from fastapi.responses import JSONResponse
 
+from spacte_service.admission import Arrival
 from spacte_service.auth import identify
-from spacte_service.dependencies import Readiness, TheModels
+from spacte_service.dependencies import Readiness, TheBodies, TheImageRequests, TheLimits, TheModels, TheTasks
+from spacte_service.image_requests import ImageRequest
+from spacte_service.inference_protocol import INPUT, JSON_LENGTH, OUTPUTS, read_inference, write_inference
+from spacte_service.version import VERSION
 
+from .answers import PROBLEMS, all_or_none, arrive
 from .descriptions import problems
 from .health import is_ready
 
 router = APIRouter(prefix="/v2", tags=["kserve"])
+
+_TENSOR = {"type": "object", "required": ["name", "shape", "datatype"]}
+_INFERENCE = {"type": "object", "required": ["inputs"], "properties": {"inputs": {"type": "array", "items": _TENSOR}}}
+INFERENCE = {
+    "requestBody": {
+        "required": True,
+        "content": {"application/json": {"schema": _INFERENCE}, "application/octet-stream": {}},
+    }
+}
+"""A body in JSON, or JSON followed by the tensors' bytes."""
 
 NOT_READY: dict[int | str, dict[str, Any]] = {503: {"description": "Not ready."}}
 
@@ -28,16 +44,23 @@ async def ready(checks: Readiness) -> JSONResponse:
     return JSONResponse({"ready": is_ready(checks)}, 200 if is_ready(checks) else 503)
 
 
+@router.get("")
+async def server() -> dict[str, Any]:
+    """Who answers, and which extensions of the protocol it knows."""
+    return {"name": "spacte", "version": VERSION, "extensions": ["binary_tensor_data"]}
+
+
 @router.get("/models/{name}", dependencies=[Depends(identify)], responses=problems(401, 404, 429))
 async def metadata(name: str, models: TheModels) -> dict[str, Any]:
-    """A model's tensors, as one noisy sample has them."""
+    """A model's tensors; -1 stands for the number of images."""
     model = models.get(name)
+    shapes = {"label": [-1], "counts": [-1, model.num_classes]}
     return {
         "name": model.name,
         "versions": [model.version],
         "platform": "spacte",
-        "inputs": [{"name": "image", "datatype": "UINT8", "shape": model.input_shape}],
-        "outputs": [{"name": "counts", "datatype": "INT64", "shape": [model.num_classes]}],
+        "inputs": [{"name": INPUT, "datatype": "UINT8", "shape": [-1, *model.input_shape]}],
+        "outputs": [{"name": output, "datatype": "INT64", "shape": shapes[output]} for output in OUTPUTS],
     }
 
 
@@ -51,3 +74,31 @@ async def model_ready(name: str, models: TheModels) -> JSONResponse:
     """200 where this model answers."""
     is_loaded = models.get(name).state == "ready"
     return JSONResponse({"name": name, "ready": is_loaded}, 200 if is_loaded else 503)
+
+
+@router.post("/models/{name}/infer", responses=PROBLEMS, openapi_extra=INFERENCE, response_class=Response)
+async def infer(
+    name: str,
+    request: Request,
+    arrival: Annotated[Arrival, Depends(arrive)],
+    bodies: TheBodies,
+    limits: TheLimits,
+    images: TheImageRequests,
+    models: TheModels,
+    tasks: TheTasks,
+) -> Response:
+    """Classify images by the smoothed classifier: `label` is -1 where it abstains, and `counts` are the votes.
+
+    `parameters` are those of `/v1/predict`: `n`, `alpha`, `seed` and so on. An image is UINT8, or FP32 in [0, 1].
+    """
+    model = models.get(name).name
+    raw = await bodies.tensors(request)
+    length = request.headers.get(JSON_LENGTH)
+    asked = await to_thread.run_sync(read_inference, raw, length, model, limits.most_images)
+    bodies.check_limits(asked.params)
+    parts = (
+        images.predict(ImageRequest(image, asked.params, arrival, request.state.arrived, "/inputs/0"))
+        for image in asked.images
+    )
+    body, headers = write_inference(asked, await tasks.run(request, all_or_none(parts)))
+    return Response(body, headers=headers)

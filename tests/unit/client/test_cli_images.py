@@ -35,6 +35,16 @@ def test_a_certified_image_is_a_line_and_status_0(spacte: Spacte, digit: str) ->
     assert json.loads(form(recorder.last)["params"]) == {"n": 1000, "sigma": 0.25, "bound": "two_class"}
 
 
+def test_of_a_thousand_classes_ten_are_shown(spacte: Spacte, digit: str) -> None:
+    counts = [0] * 980 + list(range(20))
+    answer = CERTIFICATE | {"counts": counts, "n": sum(counts)}
+    model = MODEL | {"num_classes": 1000, "class_names": [f"class {k}" for k in range(1000)]}
+    run = spacte("certify", digit, "--votes", handler=Recorder(answer, model))
+    lines = run.out.splitlines()[1:]
+    assert len(lines) == 10
+    assert lines[0].split() == ["10.00%", "19", "class", "999", "(999)"]
+
+
 def test_an_abstention_is_status_3(spacte: Spacte, digit: str) -> None:
     run = spacte("certify", digit, handler=Recorder(ABSTENTION))
     assert run.status == 3

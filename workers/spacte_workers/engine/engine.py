@@ -114,13 +114,13 @@ class Engine:
         self.precision: Precision = cast("Precision", self.form.precision)
         self.batch = self.form.batch
         self.kernels = kernels_name(self.form.name, self.device, self.form.fit)
-        if kernels is not None and not f"{self.kernels}/".startswith(f"{kernels}/"):  # another fit of int8
+        if kernels is not None and not f"{self.kernels}/".startswith(f"{kernels}/"):  # another fit or runtime
             raise NoSuchKernelsError(kernels)
         self._busy = threading.Lock()
         make_step = partial(NoiseStep, self.input_shape, self.form.encoding, self.device)
         self._noise_step = lru_cache(_NOISE_STEPS_KEPT)(make_step)
         self._graph = None
-        if self.device.type == "cuda" and kernels_enabled("cuda_graphs"):
+        if self.device.type == "cuda" and self.form.recordable and kernels_enabled("cuda_graphs"):
             from .cuda_graphs import graphed_batch
 
             self._graph = lru_cache(_NOISE_STEPS_KEPT)(partial(graphed_batch, self.form, num_classes))

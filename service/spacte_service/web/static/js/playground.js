@@ -230,6 +230,7 @@ wireImages();
 wireSliders();
 wireAfter();
 $("model").addEventListener("change", () => chooseModel(state.models.find((m) => m.name === $("model").value)));
+$("class-search").addEventListener("input", () => state.proof?.search());
 $("go").addEventListener("click", go);
 $("stop").addEventListener("click", () => state.abort?.abort());
 loadModels();

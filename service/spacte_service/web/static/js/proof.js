@@ -22,7 +22,7 @@ export class Proof {
   constructor(model, params) {
     this.model = model;
     this.params = params;
-    this.last = null;
+    this.last = this.shown = null;
     this.certificate = null;
     this.points = [[0, 0]];
     // A request that may stop early spends half of alpha on its last look.
@@ -33,6 +33,10 @@ export class Proof {
     $("after").hidden = true;
     $("meaning").open = false;
     $("votes").replaceChildren();
+    const many = model.num_classes > SHOWN_CLASSES;
+    $("class-search-box").hidden = !many;
+    $("class-search").value = "";
+    $("votes-of").textContent = many ? `: ${SHOWN_CLASSES} of ${whole(model.num_classes)} classes` : "";
     $("answer").textContent = "Drawing noisy copies …";
     this.draw();
   }
@@ -96,8 +100,13 @@ export class Proof {
     });
   }
 
+  /** The classes with most votes, among those whose names have what is searched for. */
   votes({ counts, invalid, label }) {
-    const order = counts.map((count, c) => [count, c]).sort((a, b) => b[0] - a[0]).slice(0, SHOWN_CLASSES);
+    this.shown = { counts, invalid, label };
+    const wanted = $("class-search").value.trim().toLowerCase();
+    const order = counts.map((count, c) => [count, c])
+      .filter(([, c]) => className(this.model, c).toLowerCase().includes(wanted))
+      .sort((a, b) => b[0] - a[0]).slice(0, SHOWN_CLASSES);
     const total = counts.reduce((a, b) => a + b, 0) || 1;
     $("votes").replaceChildren(
       ...order.map(([count, c]) =>
@@ -106,6 +115,12 @@ export class Proof {
           h("meter", { min: 0, max: total, value: count, "aria-label": `votes for ${className(this.model, c)}` }),
           h("span", { class: "count" }, whole(count)))),
       ...(invalid ? [h("small", {}, `${whole(invalid)} copies voted for no class: the model's answer was not a number.`)] : []),
+      ...(order.length ? [] : [h("p", {}, "No class has a name like that.")]),
     );
+  }
+
+  /** Show the votes anew, for what is searched for has changed. */
+  search() {
+    if (this.shown) this.votes(this.shown);
   }
 }

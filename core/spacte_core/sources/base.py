@@ -1,0 +1,119 @@
+"""What every library's models have in common: the weights, and what to say where they are missing."""
+
+import difflib
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor, nn
+
+from spacte_core.checkpoint import CheckpointError
+from spacte_core.importers import read_weights
+from spacte_core.models import Normalization
+
+HUB, RANDOM = "hub", "random"
+"""Values of --weights that are no file: the published ones, over the network, and none."""
+
+
+@dataclass(frozen=True)
+class SourceOptions:
+    """What a user says of a library's model.
+
+    Attributes:
+        weights: `hub`, `random`, or a file of weights.
+        classes: how many, where the weights do not say; None: as published.
+        size: height and width in pixels; None: as published.
+    """
+
+    weights: str = HUB
+    classes: int | None = None
+    size: int | None = None
+
+    @property
+    def file(self) -> Path | None:
+        """The file of weights, if one is named."""
+        return None if self.weights in (HUB, RANDOM) else Path(self.weights)
+
+
+@dataclass(frozen=True)
+class Source:
+    """A model and what its library says of it.
+
+    Attributes:
+        module: x_BCHW, normalised -> logits, or an output that has them.
+        input_shape: (C, H, W).
+        normalization: of pixels in [0, 1], before the module.
+        class_names: None where nobody names them.
+    """
+
+    module: nn.Module
+    input_shape: tuple[int, int, int]
+    normalization: Normalization
+    class_names: tuple[str, ...] | None = None
+
+
+def no_such_model(library: str, name: str, known: Iterable[str]) -> CheckpointError:
+    """The error that names those that are nearly called so."""
+    near = difflib.get_close_matches(name, list(known), n=3)
+    hint = f"did you mean {' or '.join(near)}?" if near else f"name one that {library} has."
+    return CheckpointError(f"{library} has no model {name!r}: {hint}")
+
+
+def not_fetched(text: str, error: Exception) -> CheckpointError:
+    """The error for weights that the hub did not give."""
+    first = str(error).strip().partition("\n")[0][:200].rstrip(". ")
+    return CheckpointError(
+        f"The weights of {text} could not be fetched ({type(error).__name__}: {first}): name a file that has them with "
+        "--weights FILE, or --weights random for none."
+    )
+
+
+def read_state_dict(file: Path) -> dict[str, Tensor]:
+    """The weights in a .safetensors or torch.save file, wherever it keeps them, without a data-parallel prefix.
+
+    Raises:
+        CheckpointError: it cannot be read, or holds anything but weights.
+    """
+    content = read_weights(file)
+    for key in ("state_dict_ema", "model_ema", "state_dict", "model", "net"):
+        if isinstance(content, Mapping) and isinstance(content.get(key), Mapping):
+            content = content[key]
+            break
+    if not isinstance(content, Mapping) or not all(isinstance(value, Tensor) for value in content.values()):
+        raise CheckpointError(f"{file} holds no state dict: save module.state_dict() and name that file.")
+    return {re.sub(r"^(module|_orig_mod)\.", "", str(key)): value for key, value in content.items()}
+
+
+def classes_in(state: Mapping[str, Tensor], module: nn.Module) -> int:
+    """How many classes weights were trained for: the rows of the last parameter, which is the classifier's.
+
+    Raises:
+        CheckpointError: the weights do not have it.
+    """
+    last = [key for key, _ in module.named_parameters()][-1]
+    if last not in state or not state[last].dim():
+        raise CheckpointError(f"The file has no weight {last!r}: choose the model that it was saved from.")
+    return len(state[last])
+
+
+def load_weights(module: nn.Module, state: Mapping[str, Tensor], file: Path) -> None:
+    """Put weights into a module.
+
+    Raises:
+        CheckpointError: weights are missing, too many, or of other shapes.
+    """
+    try:
+        module.load_state_dict(dict(state))
+    except RuntimeError as error:
+        first = str(error).splitlines()[1:2] or [str(error)]
+        raise CheckpointError(
+            f"The weights of {file} do not fit the model ({first[0].strip()[:200].rstrip('.')}): name the model that "
+            "they were saved from."
+        ) from error
+
+
+def normalization_of(mean: Any, sd: Any) -> Normalization:
+    """Of channel means and standard deviations."""
+    return Normalization(kind="standard", mean=tuple(map(float, mean)), sd=tuple(map(float, sd)))

@@ -1,0 +1,60 @@
+"""Classifiers of torchvision."""
+
+from typing import Any
+
+from spacte_core.checkpoint import CheckpointError
+from spacte_core.models.normalization import STATISTICS
+
+from .base import (
+    HUB,
+    Source,
+    SourceOptions,
+    classes_in,
+    load_weights,
+    no_such_model,
+    normalization_of,
+    not_fetched,
+    read_state_dict,
+)
+
+_SIZE = 224  # that torchvision's classifiers are built for where their weights name no other
+
+
+def load(name: str, options: SourceOptions) -> Source:
+    """The model called NAME, such as `resnet18` or `swin_t`; see `load_source`."""
+    from torchvision import models  # it takes a second to import
+
+    known = models.list_models(module=models)
+    if name not in known:
+        raise no_such_model("torchvision", name, known)
+    published: Any = getattr(models.get_model_weights(name), "DEFAULT", None)
+    preset = published.transforms() if published is not None else None
+
+    def create(classes: int | None) -> Any:
+        sized = {"image_size": options.size} if options.size and name.startswith("vit_") else {}
+        return models.get_model(name, weights=None, **sized, **({"num_classes": classes} if classes else {}))
+
+    if options.weights == HUB:
+        if published is None:
+            raise CheckpointError(f"torchvision publishes no weights of {name}: name a file with --weights FILE.")
+        try:
+            module = models.get_model(name, weights=published)
+        except Exception as error:  # of the download
+            raise not_fetched(f"torchvision:{name}", error) from error
+    else:
+        module = create(options.classes)
+    if options.file is not None:
+        state = read_state_dict(options.file)
+        module = create(options.classes or classes_in(state, module))
+        load_weights(module, state, options.file)
+    crop = getattr(preset, "crop_size", [_SIZE])
+    size = options.size or int(crop[0] if isinstance(crop, list | tuple) else crop)
+    mean, sd = STATISTICS["imagenet"]
+    normalization = normalization_of(getattr(preset, "mean", mean), getattr(preset, "std", sd))
+    names = tuple(published.meta["categories"]) if published is not None else ()
+    return Source(module, (3, size, size), normalization, names if len(names) == _classes_of(module) else None)
+
+
+def _classes_of(module: Any) -> int:
+    """Rows of the classifier, the last parameter."""
+    return len(list(module.parameters())[-1])

@@ -1,0 +1,187 @@
+"""Tensors of the Open Inference Protocol v2: images in, labels and counts out, as JSON or with the binary extension.
+
+With the extension a body is JSON, whose length a header says, and then the tensors' bytes, little-endian, in the order
+in which the JSON names them.
+"""
+
+import io
+import json
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Annotated, Any, Literal, get_args
+
+from pydantic import BaseModel, Field, PositiveInt
+
+from spacte_client.types import Prediction, PredictParams
+
+from .bodies import parse_json, validated
+from .problems import ProblemError, field_error
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+JSON_LENGTH = "Inference-Header-Content-Length"
+INPUT = "image"
+OutputName = Literal["label", "counts"]
+OUTPUTS: tuple[OutputName, ...] = get_args(OutputName)
+_TYPES = {"FP32": "<f4", "UINT8": "|u1"}
+_CLIENTS_OWN = {"binary_data_output", "sequence_id", "sequence_start", "sequence_end", "priority", "timeout"}
+"""Parameters that clients of Triton send by themselves; of these, the first alone means something here."""
+
+
+@dataclass(frozen=True)
+class Inference:
+    """One request.
+
+    Attributes:
+        id: the caller's, which the answer repeats.
+        images: npy files, one an image, [C, H, W].
+        params: options of the prediction.
+        outputs: names of the tensors that are wanted, and whether in binary.
+    """
+
+    id: str | None
+    images: tuple[bytes, ...]
+    params: PredictParams
+    outputs: dict[OutputName, bool]
+
+
+class ImageParameters(BaseModel):
+    """Of the input: how many bytes of it follow the JSON."""
+
+    binary_data_size: int | None = None
+
+
+class ImageTensor(BaseModel):
+    """The input: [batch, channels, height, width], or one image without the batch."""
+
+    name: Literal["image"]
+    datatype: Literal["FP32", "UINT8"]
+    shape: Annotated[list[PositiveInt], Field(min_length=3, max_length=4)]
+    parameters: ImageParameters = ImageParameters()
+    data: Any = None
+
+
+class OutputParameters(BaseModel):
+    """Of an output: whether it is wanted in binary."""
+
+    binary_data: bool | None = None
+
+
+class WantedOutput(BaseModel):
+    """An output that the caller asks for."""
+
+    name: OutputName
+    parameters: OutputParameters = OutputParameters()
+
+
+class InferenceRequest(BaseModel):
+    """The JSON of a request; what else the protocol allows in it means nothing here."""
+
+    id: str | None = None
+    inputs: Annotated[list[ImageTensor], Field(min_length=1, max_length=1)]
+    outputs: list[WantedOutput] = []
+    parameters: dict[str, Any] = {}
+
+
+def read_inference(raw: bytes, json_length: str | None, model: str, most_images: int) -> Inference:
+    """The request in a body.
+
+    Args:
+        raw: the body.
+        json_length: the header that says where its JSON ends, if it has one.
+        model: whom the path names.
+        most_images: how many a request may have.
+
+    Raises:
+        ProblemError: it cannot be read, or a field is not as it should be.
+    """
+    end = len(raw) if json_length is None else _length(json_length, len(raw))
+    body = validated(InferenceRequest, parse_json(raw[:end]))
+    images = _images(body.inputs[0], raw[end:])
+    if len(images) > most_images:
+        raise field_error("/inputs/0/shape", f"Send at most {most_images} images in one request.")
+    options = {name: value for name, value in body.parameters.items() if name not in _CLIENTS_OWN}
+    params = validated(PredictParams, {"model": model, **options})
+    if len(images) > 1 and params.seed is not None:
+        raise field_error("/parameters/seed", "A seed belongs to one image; send the images one by one.")
+    binary = body.parameters.get("binary_data_output") is True
+    wanted: dict[OutputName, bool | None] = dict.fromkeys(OUTPUTS)
+    if body.outputs:
+        wanted = {output.name: output.parameters.binary_data for output in body.outputs}
+    return Inference(body.id, images, params, {name: binary if own is None else own for name, own in wanted.items()})
+
+
+def write_inference(request: Inference, answers: Sequence[Prediction]) -> tuple[bytes, dict[str, str]]:
+    """The answer's body and headers: the predictions as tensors `label` [B] and `counts` [B, K]."""
+    import numpy as np
+
+    tensors = {
+        "label": np.array([answer.label for answer in answers], "<i8"),
+        "counts": np.array([answer.counts for answer in answers], "<i8"),
+    }
+    described: list[dict[str, Any]] = []
+    binary: list[bytes] = []
+    for name, in_binary in request.outputs.items():
+        values = tensors[name]
+        tensor: dict[str, Any] = {"name": name, "datatype": "INT64", "shape": list(values.shape)}
+        if in_binary:
+            binary.append(values.tobytes())
+            tensor["parameters"] = {"binary_data_size": values.nbytes}
+        else:
+            tensor["data"] = values.reshape(-1).tolist()
+        described.append(tensor)
+    first = answers[0]
+    head: dict[str, Any] = {"model_name": first.model, "model_version": first.model_version}
+    head |= {"id": request.id} if request.id is not None else {}
+    text = json.dumps({**head, "outputs": described}).encode()
+    if not binary:
+        return text, {"Content-Type": "application/json"}
+    headers = {"Content-Type": "application/octet-stream", JSON_LENGTH: str(len(text))}
+    return b"".join([text, *binary]), headers
+
+
+def _length(header: str, most: int) -> int:
+    if not header.isdecimal() or int(header) > most:
+        raise ProblemError("bad_request", f"{JSON_LENGTH} is not a length within the body; send the JSON's own length.")
+    return int(header)
+
+
+def _images(tensor: ImageTensor, binary: bytes) -> tuple[bytes, ...]:
+    """Npy files of the images in a tensor."""
+    import numpy as np
+
+    dtype = np.dtype(_TYPES[tensor.datatype])
+    size, count = tensor.parameters.binary_data_size, math.prod(tensor.shape)
+    if size is None:
+        values = _from_json(tensor.data, count, dtype)
+    elif size == len(binary) == count * dtype.itemsize:
+        values = np.frombuffer(binary, dtype)
+    else:
+        raise field_error("/inputs/0/parameters/binary_data_size", "Send as many bytes as the shape says, and say so.")
+    return tuple(_npy(image) for image in values.reshape(-1, *tensor.shape[-3:]))
+
+
+def _from_json(data: Any, count: int, dtype: "np.dtype[Any]") -> "NDArray[Any]":
+    """The values of a flat or nested list."""
+    import numpy as np
+
+    try:
+        values = np.array(data, np.float64).reshape(-1)
+    except (TypeError, ValueError):
+        values = np.empty(0)
+    whole = dtype.kind == "f" or bool(((values == values.round()) & (values >= 0) & (values <= 255)).all())
+    if len(values) != count or not whole:
+        sentence = "`data` is a list of as many numbers as the shape says, for UINT8 whole ones from 0 to 255."
+        raise field_error("/inputs/0/data", sentence)
+    return values.astype(dtype)
+
+
+def _npy(values: "NDArray[Any]") -> bytes:
+    import numpy as np
+
+    file = io.BytesIO()
+    np.save(file, values, allow_pickle=False)
+    return file.getvalue()

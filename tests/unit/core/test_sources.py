@@ -1,0 +1,102 @@
+"""Promise: a classifier of another library becomes a checkpoint that answers as the library's own code does."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from tests.foreign_models import LARGE, NAMES, ONNX, Small, bring, onnx_file
+from torch import nn
+from typer.testing import CliRunner
+
+from spacte_core.checkpoint import CheckpointError, load_checkpoint
+from spacte_core.cli import import_app
+from spacte_core.errors import MissingPackageError, optional_package
+from spacte_core.models.onnx_network import OnnxNetwork
+from spacte_core.sources import SourceOptions, load_source
+
+ROWS = 64
+TOLERANCE = 1e-4
+"""Largest difference of logits, as part of the largest logit: float32's rounding in other orders of summation."""
+
+
+def imported(out: Path, *arguments: str) -> Any:
+    result = CliRunner().invoke(import_app, [*arguments, "--sigma", "0.25", "--out", str(out)])
+    assert result.exit_code == 0, result.output
+    return load_checkpoint(out)
+
+
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=[pytest.mark.long] if name in LARGE else []) for name in NAMES]
+)
+def test_a_model_s_logits_are_those_of_its_own_code(name: str, tmp_path: Path) -> None:
+    brought = bring(name, tmp_path)
+    checkpoint = imported(tmp_path / "out", *brought.arguments)
+    x = torch.rand(ROWS, *checkpoint.config.model.input_shape, generator=torch.Generator().manual_seed(1)) * 1.5 - 0.25
+    for rows in x.split(16):  # memory
+        expected, found = brought.logits(rows), checkpoint.net(rows)[0]
+        assert found.shape == expected.shape
+        assert float((found - expected).abs().max()) <= TOLERANCE * float(expected.abs().max())
+    if name.startswith("hf:"):
+        assert checkpoint.config.class_names[:2] == ("animal 0", "animal 1")
+    if name in ONNX:  # one of a fixed batch is run row by row
+        assert checkpoint.net.backbone.fixed_batch == (None if ONNX[name] else 1)
+
+
+def test_an_onnx_file_s_weights_in_another_file_come_along(tmp_path: Path) -> None:
+    file = onnx_file(tmp_path / "m.onnx", Small().eval(), dynamic=True, external_data=True)
+    assert (tmp_path / "m.onnx.data").exists()
+    with pytest.raises(ValueError, match="in other files"):
+        OnnxNetwork().load_archive(file.read_bytes())
+    assert imported(tmp_path / "out", str(file)).config.model.num_classes == 5
+
+
+def test_an_onnx_file_that_is_no_classifier_is_one_sentence(tmp_path: Path) -> None:
+    good = onnx_file(tmp_path / "good.onnx", Small().eval(), dynamic=True, external_data=True)
+    (tmp_path / "text.onnx").write_text("hello")
+    (tmp_path / "moved").mkdir()
+    (tmp_path / "moved" / "m.onnx").write_bytes(good.read_bytes())
+    onnx_file(tmp_path / "map.onnx", nn.Conv2d(3, 2, 3), dynamic=True)
+    for name, words in [("text", "ONNX file"), ("moved/m", "weights cannot be read"), ("map", "return logits")]:
+        arguments = [str(tmp_path / f"{name}.onnx"), "--sigma", "0.25", "--out", str(tmp_path / "out")]
+        result = CliRunner().invoke(import_app, arguments)
+        assert result.exit_code == 1
+        assert f"{name}.onnx" in result.output.replace("\n", "")
+        assert words in " ".join(result.output.replace("│", " ").split())
+
+
+@pytest.mark.parametrize(
+    ("text", "options", "words"),
+    [
+        ("timm:resnet81", {}, "did you mean"),
+        ("torchvision:resnet81", {}, "did you mean"),
+        ("timm:", {}, "write timm:NAME"),
+        ("timm:resnet18", {"classes": 10}, "leave --classes out"),
+        ("torchvision:resnet18", {"weights": "nowhere.pth"}, "nowhere.pth cannot be read"),
+        ("hf:x", {"weights": "random"}, "leave --weights out"),
+    ],
+)
+def test_what_is_no_model_is_one_sentence(text: str, options: Any, words: str) -> None:
+    with pytest.raises(CheckpointError, match=words) as caught:
+        load_source(text, SourceOptions(**options))
+    assert "\n" not in str(caught.value)
+
+
+def test_random_weights_only_by_name(tmp_path: Path) -> None:
+    source = load_source("torchvision:resnet18", SourceOptions("random", 3, 32))
+    assert source.module(torch.rand(2, *source.input_shape)).shape == (2, 3)
+    weights = source.module.state_dict()
+    torch.save({key: value for key, value in weights.items() if "layer4" not in key}, tmp_path / "part.pth")
+    with pytest.raises(CheckpointError, match="do not fit"):
+        load_source("torchvision:resnet18", SourceOptions(str(tmp_path / "part.pth")))
+
+
+def test_a_missing_package_is_named_with_its_extra() -> None:
+    with pytest.raises(MissingPackageError, match=r"no_such_package.*pip install 'spacte-workers\[timm\]'"):
+        optional_package("no_such_package", "timm")
+
+
+def test_class_names_come_from_a_file(tmp_path: Path) -> None:
+    (tmp_path / "names.txt").write_text("cat\ndog\nemu\n")
+    options = ("--weights", "random", "--classes", "3", "--size", "32", "--class-names", str(tmp_path / "names.txt"))
+    assert imported(tmp_path / "out", "torchvision:resnet18", *options).config.class_names == ("cat", "dog", "emu")
