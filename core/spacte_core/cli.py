@@ -86,7 +86,8 @@ def _of_library(
 
     source = load_source(name, options)
     net, model = program_network(source.module, source.input_shape, source.normalization)
-    return net, described(model, sigma=sigma, method=name, class_names=names or source.class_names)
+    names = names or source.class_names
+    return net, described(model, sigma=sigma, method=name, class_names=names, preprocessing=source.preprocessing)
 
 
 def _of_file(

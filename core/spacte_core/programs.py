@@ -17,6 +17,7 @@ from .models.exported import Program
 from .models.onnx_network import OnnxNetwork
 from .models.program_archive import ProgramError
 from .models.registry import archived_network
+from .preprocessing import Preprocessing
 from .versions import installed_version
 
 Archived = Literal["exported", "onnx"]
@@ -58,7 +59,12 @@ def program_network(
 
 
 def described(
-    model: ModelConfig, *, sigma: float, method: str, class_names: Sequence[str] | None = None
+    model: ModelConfig,
+    *,
+    sigma: float,
+    method: str,
+    class_names: Sequence[str] | None = None,
+    preprocessing: Preprocessing | None = None,
 ) -> CheckpointConfig:
     """What a checkpoint says of a network from elsewhere.
 
@@ -67,6 +73,7 @@ def described(
         sigma: noise sd, in units of [0, 1] pixels.
         method: where it came from.
         class_names: one a class; None numbers them.
+        preprocessing: what brought pictures to the network's input.
 
     Raises:
         CheckpointError: there are more or fewer names than classes, or sigma is no noise level.
@@ -75,8 +82,9 @@ def described(
     if len(names) != model.num_classes:
         raise CheckpointError(f"The model has {model.num_classes} classes: give as many class names, not {len(names)}.")
     versions = {name: installed_version(name) for name in ("spacte-core", "torch")}
+    about: dict[str, Any] = {"method": method, "versions": versions, "preprocessing": preprocessing}
     try:
-        return CheckpointConfig(model=model, class_names=names, sigma=sigma, method=method, versions=versions)
+        return CheckpointConfig(model=model, class_names=names, sigma=sigma, **about)
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
         raise CheckpointError(f"{'.'.join(map(str, first['loc']))}: {first['msg']}, not {first['input']!r}.") from error

@@ -25,7 +25,7 @@ def stated_transforms(folder: Path, size: tuple[int, int]) -> Preprocessing | No
     Raises:
         TransformError: they are damaged, or state what is not done here.
     """
-    for name, read in (("preprocessor_config.json", _transformers), ("config.json", _timm)):
+    for name, read in (("preprocessor_config.json", of_transformers), ("config.json", of_timm)):
         file = folder / name
         if not file.is_file():
             continue
@@ -39,8 +39,11 @@ def stated_transforms(folder: Path, size: tuple[int, int]) -> Preprocessing | No
     return None
 
 
-def _transformers(found: Mapping[str, Any], size: tuple[int, int]) -> Preprocessing | None:
-    """`transformers`' image processors: do_resize, size, resample, do_center_crop, crop_size, crop_pct."""
+def of_transformers(found: Mapping[str, Any], size: tuple[int, int]) -> Preprocessing | None:
+    """`transformers`' image processors: do_resize, size, resample, do_center_crop, crop_size, crop_pct.
+
+    Raises ValueError, TypeError or KeyError where it states what is not done here.
+    """
     if not found.get("do_resize", True):
         return None
     edge = found["size"]
@@ -63,8 +66,8 @@ def _transformers(found: Mapping[str, Any], size: tuple[int, int]) -> Preprocess
     return Preprocessing(resize=resize, resample=_filter(found.get("resample", "bilinear")), convert=("channels",))
 
 
-def _timm(found: Mapping[str, Any], size: tuple[int, int]) -> Preprocessing | None:
-    """`timm`'s pretrained_cfg: input_size, interpolation, crop_pct, crop_mode."""
+def of_timm(found: Mapping[str, Any], size: tuple[int, int]) -> Preprocessing | None:
+    """`timm`'s pretrained_cfg: input_size, interpolation, crop_pct, crop_mode; raises as `of_transformers`."""
     config = found.get("pretrained_cfg", found)
     if "crop_pct" not in config:
         return None

@@ -8,6 +8,7 @@ if TYPE_CHECKING:
     from torch import nn
 
     from spacte_core.models import Normalization
+    from spacte_core.preprocessing import Preprocessing
 
 
 def save_model(
@@ -17,7 +18,8 @@ def save_model(
     sigma: float,
     input_shape: Sequence[int],
     class_names: Sequence[str] | None = None,
-    preprocessing: "Normalization | None" = None,
+    preprocessing: "Preprocessing | None" = None,
+    normalization: "Normalization | None" = None,
 ) -> str:
     """Write any classifier as a checkpoint folder, replacing one that is there, and return its version.
 
@@ -30,7 +32,8 @@ def save_model(
         sigma: noise sd it was trained at, in units of [0, 1] pixels; certificates are drawn at it.
         input_shape: (C, H, W).
         class_names: one a class; None numbers them.
-        preprocessing: mean and sd that are taken off the pixels before the module; None where it does that itself.
+        preprocessing: what brought pictures to the input when it was trained, for those who ask to resize theirs.
+        normalization: mean and sd of [0, 1] pixels, taken off before the module; None where it does that itself.
 
     Raises:
         CheckpointError: the module cannot be exported or returns something else; one sentence that says what to do.
@@ -40,6 +43,7 @@ def save_model(
 
     if len(input_shape) != 3:
         raise CheckpointError(f"input_shape is {list(input_shape)}: give (channels, height, width).")
-    net, model = program_network(module, input_shape, preprocessing)
-    config = described(model, sigma=sigma, method=type(module).__name__, class_names=class_names)
+    net, model = program_network(module, input_shape, normalization)
+    method = type(module).__name__
+    config = described(model, sigma=sigma, method=method, class_names=class_names, preprocessing=preprocessing)
     return save_checkpoint(folder, net, config)

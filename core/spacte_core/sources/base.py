@@ -2,7 +2,7 @@
 
 import difflib
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,6 +12,8 @@ from torch import Tensor, nn
 from spacte_core.checkpoint import CheckpointError
 from spacte_core.importers import read_weights
 from spacte_core.models import Normalization
+from spacte_core.preprocessing import Preprocessing
+from spacte_core.stated_transforms import TransformError
 
 HUB, RANDOM = "hub", "random"
 """Values of --weights that are no file: the published ones, over the network, and none."""
@@ -46,12 +48,14 @@ class Source:
         input_shape: (C, H, W).
         normalization: of pixels in [0, 1], before the module.
         class_names: None where nobody names them.
+        preprocessing: what brought pictures to `input_shape`; None where nobody says, or at another size.
     """
 
     module: nn.Module
     input_shape: tuple[int, int, int]
     normalization: Normalization
     class_names: tuple[str, ...] | None = None
+    preprocessing: Preprocessing | None = None
 
 
 def no_such_model(library: str, name: str, known: Iterable[str]) -> CheckpointError:
@@ -117,3 +121,15 @@ def load_weights(module: nn.Module, state: Mapping[str, Tensor], file: Path) -> 
 def normalization_of(mean: Any, sd: Any) -> Normalization:
     """Of channel means and standard deviations."""
     return Normalization(kind="standard", mean=tuple(map(float, mean)), sd=tuple(map(float, sd)))
+
+
+def stated(read: Callable[[Mapping[str, Any], tuple[int, int]], Preprocessing | None], said: Any, size: int) -> Any:
+    """What a library's settings state about pictures of this size.
+
+    Raises:
+        TransformError: they state what is not done here.
+    """
+    try:
+        return read(said, (size, size))
+    except (ValueError, TypeError, KeyError) as error:
+        raise TransformError(f"The model states transforms that are not done here ({error}): give --size.") from error

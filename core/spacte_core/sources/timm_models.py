@@ -4,6 +4,7 @@ from typing import Any
 
 from spacte_core.checkpoint import CheckpointError
 from spacte_core.errors import optional_package
+from spacte_core.stated_transforms import of_timm
 
 from .base import (
     HUB,
@@ -15,6 +16,7 @@ from .base import (
     normalization_of,
     not_fetched,
     read_state_dict,
+    stated,
 )
 
 
@@ -50,4 +52,5 @@ def load(name: str, options: SourceOptions) -> Source:
     if channels != len(published["mean"]):
         raise CheckpointError(f"timm says nothing of the mean and sd of {name}: export it with save_model.")
     shape = (channels, options.size or height, options.size or width)
-    return Source(module, shape, normalization_of(published["mean"], published["std"]))
+    pictures = None if options.size else stated(of_timm, published, height)
+    return Source(module, shape, normalization_of(published["mean"], published["std"]), preprocessing=pictures)

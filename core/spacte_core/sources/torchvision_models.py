@@ -4,6 +4,7 @@ from typing import Any
 
 from spacte_core.checkpoint import CheckpointError
 from spacte_core.models.normalization import STATISTICS
+from spacte_core.preprocessing import Preprocessing
 
 from .base import (
     HUB,
@@ -52,7 +53,12 @@ def load(name: str, options: SourceOptions) -> Source:
     mean, sd = STATISTICS["imagenet"]
     normalization = normalization_of(getattr(preset, "mean", mean), getattr(preset, "std", sd))
     names = tuple(published.meta["categories"]) if published is not None else ()
-    return Source(module, (3, size, size), normalization, names if len(names) == _classes_of(module) else None)
+    pictures = None
+    if preset is not None and not options.size:
+        resize, resample = int(preset.resize_size[0]), preset.interpolation.value
+        pictures = Preprocessing(resize=resize, resample=resample, convert=("channels",))
+    named = names if len(names) == _classes_of(module) else None
+    return Source(module, (3, size, size), normalization, named, pictures)
 
 
 def _classes_of(module: Any) -> int:

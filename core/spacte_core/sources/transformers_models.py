@@ -9,8 +9,9 @@ from spacte_core.checkpoint import CheckpointError
 from spacte_core.errors import optional_package
 from spacte_core.models import Normalization
 from spacte_core.models.adapters import LogitsOf
+from spacte_core.stated_transforms import of_transformers
 
-from .base import HUB, Source, SourceOptions, normalization_of, not_fetched
+from .base import HUB, Source, SourceOptions, normalization_of, not_fetched, stated
 
 _RESCALED = 1 / 255  # by which an image processor brings 8-bit pixels to [0, 1]
 
@@ -39,7 +40,9 @@ def load(name: str, options: SourceOptions) -> Source:
     count = len(config.id2label)
     names = tuple(str(config.id2label[k]) for k in range(count)) if set(config.id2label) == set(range(count)) else None
     channels = getattr(config, "num_channels", 3)
-    return Source(LogitsOf(module), (channels, size, size), _normalization(name, processor, channels), names)
+    pictures = None if options.size or "size" not in processor else stated(of_transformers, processor, size)
+    shape = (channels, size, size)
+    return Source(LogitsOf(module), shape, _normalization(name, processor, channels), names, pictures)
 
 
 def _processor(name: str, here: bool) -> dict[str, Any]:

@@ -39,6 +39,7 @@ def test_a_model_s_logits_are_those_of_its_own_code(name: str, tmp_path: Path) -
         assert float((found - expected).abs().max()) <= TOLERANCE * float(expected.abs().max())
     if name.startswith("hf:"):
         assert checkpoint.config.class_names[:2] == ("animal 0", "animal 1")
+        assert checkpoint.config.preprocessing.resize == (32, 32)
     if name in ONNX:  # one of a fixed batch is run row by row
         assert checkpoint.net.backbone.fixed_batch == (None if ONNX[name] else 1)
 
@@ -80,6 +81,15 @@ def test_what_is_no_model_is_one_sentence(text: str, options: Any, words: str) -
     with pytest.raises(CheckpointError, match=words) as caught:
         load_source(text, SourceOptions(**options))
     assert "\n" not in str(caught.value)
+
+
+def test_what_brought_pictures_to_the_input_comes_along() -> None:
+    for name in ("torchvision:resnet18", "timm:resnet18"):
+        source = load_source(name, SourceOptions("random"))
+        assert source.input_shape == (3, 224, 224)
+        assert source.preprocessing is not None
+        assert source.preprocessing.resize in (256, 235)
+        assert load_source(name, SourceOptions("random", size=64)).preprocessing is None
 
 
 def test_random_weights_only_by_name(tmp_path: Path) -> None:

@@ -10,6 +10,7 @@ from torch import nn
 
 from spacte_core.checkpoint import CheckpointError, load_checkpoint
 from spacte_core.models import Normalization
+from spacte_core.preprocessing import Preprocessing
 from spacte_workers import EngineError, LocalCertifier, LogitsOf, save_model
 
 SHAPE = (3, 8, 8)
@@ -77,9 +78,18 @@ def test_a_certifier_names_what_to_return_and_the_adapter(kind):
 def test_mean_and_sd_go_before_the_module(tmp_path):
     module = Returning(TAKEN["tensor"])
     before = Normalization(kind="standard", mean=(0.5, 0.4, 0.3), sd=(0.2, 0.3, 0.4))
-    save_model(module, tmp_path / "m", sigma=0.25, input_shape=SHAPE, preprocessing=before)
+    save_model(
+        module,
+        tmp_path / "m",
+        sigma=0.25,
+        input_shape=SHAPE,
+        normalization=before,
+        preprocessing=Preprocessing(resize=9),
+    )
     x = torch.rand(7, *SHAPE)
-    assert torch.equal(load_checkpoint(tmp_path / "m").net(x)[0], module(before.build()(x)))
+    checkpoint = load_checkpoint(tmp_path / "m")
+    assert torch.equal(checkpoint.net(x)[0], module(before.build()(x)))
+    assert checkpoint.config.preprocessing == Preprocessing(resize=9)
 
 
 class Branching(nn.Module):
@@ -110,7 +120,7 @@ class Chance(nn.Module):
         (Returning(TAKEN["tensor"]), {"class_names": ["one"]}, "4 classes"),
         (Returning(TAKEN["tensor"]), {"sigma": -1}, "sigma"),
         (Returning(TAKEN["tensor"]), {"input_shape": (8, 8)}, "channels, height, width"),
-        (Returning(TAKEN["tensor"]), {"preprocessing": Normalization(kind="center", mean=(0.5,))}, "3 channels"),
+        (Returning(TAKEN["tensor"]), {"normalization": Normalization(kind="center", mean=(0.5,))}, "3 channels"),
     ],
 )
 def test_what_cannot_be_saved_is_one_sentence(module, options, words, tmp_path):
