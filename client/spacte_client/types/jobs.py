@@ -37,6 +37,11 @@ RESUMABLE_STATES: frozenset[JobState] = frozenset({"failed", "cancelled", "inter
 """The states from which `resume` is allowed."""
 
 
+INPUT_SHA256 = (
+    "SHA-256 of the input when the job was made: of a file its own, of several that of the lines of `sha256sum`. "
+    "Each driver compares it, and looks for changes before each result."
+)
+
 LabelColumn = Annotated[
     str | None,
     Field(
@@ -130,6 +135,7 @@ class Job(AnswerModel):
     input: JobInput = Field(description="The images, as they were asked for.")
     model: str = Field(description="The model's name.")
     model_version: str | None = Field(default=None, description="SHA-256 over the checkpoint that the job is bound to.")
+    input_sha256: str | None = Field(default=None, description=INPUT_SHA256)
     params: CertifyParams = Field(description="Options of every certificate, as they were asked for.")
     metadata: dict[str, str] = Field(default_factory=dict[str, str], description="The caller's own notes.")
     created_at: datetime = Field(description="When it was accepted, UTC.")
@@ -161,6 +167,7 @@ class CertificateRecord(Certificate):
     correct: bool | None = Field(
         default=None, description="Whether `label` is `true_label`; null without a true class."
     )
+    input_sha256: str | None = Field(default=None, description=INPUT_SHA256)
 
 
 class ErrorRecord(AnswerModel):
@@ -171,6 +178,7 @@ class ErrorRecord(AnswerModel):
     custom_id: str | None = Field(default=None, description="The caller's name for the row, where the input has one.")
     true_label: int | None = Field(default=None, description="The true class, where the input has one.")
     error: JobError = Field(description="Why there is no certificate.")
+    input_sha256: str | None = Field(default=None, description=INPUT_SHA256)
 
 
 JobRecord = Annotated[CertificateRecord | ErrorRecord, Field(discriminator="outcome")]

@@ -40,10 +40,12 @@ def count_input(
         spec = _resolve(source, settings, uploads, fetched, caller)
         spec = replace(spec, label_column=source.label_column)
         opened = open_source(spec, model.input_shape, class_names=model.class_names)
+        try:
+            total, spec = len(opened.indices), replace(spec, sha256=opened.pin(None))
+        finally:
+            opened.close()
     except InputError as error:
         raise field_error("/input", str(error)) from None
-    total = len(opened.indices)
-    opened.close()
     return CountedInput(spec, total, source.file_id if isinstance(source, FileInput) else None)
 
 

@@ -27,6 +27,7 @@ def job_of(row: "JobRow") -> Job:
         input=_INPUT.validate_python(row.input),
         model=row.model,
         model_version=row.model_version,
+        input_sha256=row.source.get("sha256"),
         params=CertifyParams.model_validate(row.params),
         metadata=row.notes,
         created_at=row.created_at,

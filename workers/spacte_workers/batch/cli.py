@@ -3,6 +3,7 @@
 Light to import; Ray and torch are loaded when the command runs.
 """
 
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -185,6 +186,7 @@ def _spec(checkpoint: Path, source: "InputSpec", params: "CertifyParams", precis
         opened = open_source(source, config.model.input_shape, class_names=config.class_names)
     except (BadParameterError, CheckpointError, InputError) as error:
         raise typer.TyperException(str(error)) from None
+    source = replace(source, sha256=opened.pin(None))
     opened.close()  # nothing has been made yet
     if opened.remark:
         typer.echo(opened.remark, err=True)
@@ -230,7 +232,11 @@ def _run(
         if not folder.spec_file.exists():
             folder.create(spec)
         elif not same_job(folder.spec(), spec, seeded=seeded):
-            raise typer.TyperException(f"{folder.path} holds the results of other options: choose another --out.")
+            begun = folder.spec().input
+            what = (
+                "another input" if replace(begun, sha256=spec.input.sha256) == spec.input != begun else "other options"
+            )
+            raise typer.TyperException(f"{folder.path} holds the results of {what}: choose another --out.")
         return asyncio.run(attempt())
     except KeyboardInterrupt:
         return "interrupted"

@@ -161,7 +161,11 @@ class Driver:
             self._finished.put_nowait(error)
 
     async def _record(self, index: int) -> Record:
-        """The result of one image. What is wrong with the image is a result too."""
+        """The result of one image. What is wrong with the image is a result too.
+
+        Raises:
+            InputError: the input is not what the job was made for any more.
+        """
         row = None
         try:
             row = await asyncio.to_thread(self._source.read, index)
@@ -169,8 +173,11 @@ class Driver:
             certificate = await self._certificate(index, image)
         except (BadImageError, BadParameterError) as error:
             label, custom_id = (row.label, row.custom_id) if row else self._source.about(index)
-            return error_record(index, label, custom_id, error)
-        return certificate_record(index, row.label, row.custom_id, certificate)
+            record = error_record(index, label, custom_id, error)
+        else:
+            record = certificate_record(index, row.label, row.custom_id, certificate)
+        self._source.check_unchanged(index)
+        return record | {"input_sha256": self._spec.input.sha256}
 
     def _decode(self, row: Row) -> Image:
         if isinstance(row.content, bytes):

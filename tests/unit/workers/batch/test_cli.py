@@ -1,5 +1,6 @@
 """`spacte certify-dataset`: a data set in, NDJSON, TSV and a summary out, on the samplers of this process."""
 
+import hashlib
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -166,3 +167,16 @@ def test_what_fails_for_every_image_fails_as_a_whole(checkpoint: Path, data: Pat
     result = run(checkpoint, tmp_path / "grid.npz", tmp_path / "out")
     assert result.exit_code == 1
     assert "No image could be certified: Grid noise is for 8-bit images" in str(result.exception)
+
+
+def test_results_are_bound_to_the_bytes_of_their_input(checkpoint: Path, data: Path, tmp_path: Path) -> None:
+    copy, out = tmp_path / "set.npz", tmp_path / "out"
+    copy.write_bytes(data.read_bytes())
+    assert run(checkpoint, copy, out).exit_code == 0
+    assert {r["input_sha256"] for r in records(out).values()} == {hashlib.sha256(copy.read_bytes()).hexdigest()}
+    lines = (out / "results.ndjson").read_bytes().splitlines(keepends=True)
+    (out / "results.ndjson").write_bytes(lines[0])
+    np.savez(copy, images=np.zeros((IMAGES, 1, 8, 8), np.uint8), labels=np.arange(IMAGES))
+    refused = run(checkpoint, copy, out)
+    assert (refused.exit_code, (out / "results.ndjson").read_bytes()) == (1, lines[0])
+    assert "holds the results of another input" in str(refused.exception)

@@ -1,9 +1,11 @@
 """Promises: every accepted layout gives the same rows, and what is not accepted is refused in one sentence."""
 
+import hashlib
 import io
 import os
 import stat
 import zipfile
+from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 
@@ -358,6 +360,40 @@ class TestLabels:
         (tmp_path / "set" / "two").rename(tmp_path / "set" / "zwei")
         with pytest.raises(InputError, match=r"has 2 classes \(three, zwei\), but the model 3"):
             open_source(folder, COLOUR, class_names=self.NAMES)
+
+
+class TestPin:
+    @pytest.mark.parametrize("kind", ["npz", "zip", "parquet", "folder"])
+    def test_replaced_pixels_are_seen(self, tmp_path, kind):
+        if kind == "folder":
+            for i in range(10):
+                (tmp_path / "set" / "one").mkdir(parents=True, exist_ok=True)
+                (tmp_path / "set" / "one" / f"{i}.png").write_bytes(png(pictures(i + 1)[i]))
+            spec, file = InputSpec("dataset", f"folder:{tmp_path / 'set'}"), tmp_path / "set" / "one" / "9.png"
+        else:
+            spec = TestLabels().stored(tmp_path, "npy in zip" if kind == "zip" else kind, [0, 1])
+            file = Path(spec.location)
+        with closing(open_source(spec, COLOUR)) as source:
+            digest = source.pin(None)
+        if kind != "folder":
+            assert digest == hashlib.sha256(file.read_bytes()).hexdigest()
+        pinned = replace(spec, sha256=digest)
+        source = open_source(pinned, COLOUR)
+        index = source.indices[-1]
+        content = file.read_bytes()
+        os.utime(file, (1, 1))
+        source.check_unchanged(index)
+        at = len(content) // 2
+        file.write_bytes(content[:at] + bytes([content[at] ^ 1]) + content[at + 1 :])
+        with pytest.raises(InputError, match="was changed while the job ran"):
+            source.check_unchanged(index)
+        with pytest.raises(InputError, match="another one than the job was made for"):
+            open_source(pinned, COLOUR)
+
+    def test_a_set_in_memory_has_a_digest_of_its_pixels(self):
+        first, other = (InputSpec("dataset", "digits", stride=stride, limit=3) for stride in (1, 2))
+        digests = {open_source(spec, (1, 8, 8)).pin(None) for spec in (first, first, other)}
+        assert len(digests) == 2
 
 
 class TestUri:

@@ -31,13 +31,23 @@ def open_source(
 ) -> Source:
     """Open an input for a model that takes images of `input_shape` (C, H, W) and has classes of these names.
 
-    Without `class_names` labels are not looked at.
+    Without `class_names` labels are not looked at. An input whose `sha256` is known is hashed.
 
     Raises:
-        InputError: it is missing, damaged, empty, of another shape, has labels of another model, or would unpack to too
-            much.
+        InputError: it is missing, damaged, empty, of another shape, another one than was pinned, has labels of another
+            model, or would unpack to too much.
     """
-    limits = limits or Limits()
+    source = _open(spec, input_shape, limits or Limits(), class_names)
+    if spec.sha256 is not None:
+        try:
+            source.pin(spec.sha256)
+        except InputError:
+            source.close()
+            raise
+    return source
+
+
+def _open(spec: InputSpec, input_shape: Sequence[int], limits: Limits, class_names: Sequence[str]) -> Source:
     if spec.kind == "dataset":
         from .dataset import open_dataset
 

@@ -37,6 +37,7 @@ class ZipSource(Source):
     """
 
     def __init__(self, path: Path, spec: InputSpec, limits: Limits, class_names: Sequence[str] = ()) -> None:
+        self._path = path
         try:
             self._archive = zipfile.ZipFile(path)
         except (zipfile.BadZipFile, OSError, ValueError, NotImplementedError) as error:
@@ -49,6 +50,10 @@ class ZipSource(Source):
             self._archive.close()
             raise
         self._lock = threading.Lock()
+
+    def paths(self, index: int | None = None) -> dict[str, Path]:  # noqa: ARG002  all rows are in one file
+        """The file."""
+        return {self._path.name: self._path}
 
     def read(self, index: int) -> Row:
         """The bytes of one image file.

@@ -1,9 +1,11 @@
 """Which images are certified, what every open input offers the driver, and what may be wrong with one."""
 
+import hashlib
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from typing import Any, Literal
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -29,6 +31,7 @@ class InputSpec:
         roots: folders that the file must still lie in when it is opened; none where that was not asked.
         data_root: where downloaded data sets are kept.
         label_column: the column, array or field of the true class; None looks for the usual names.
+        sha256: what `Source.pin` gave when the job was made; None where that was not asked.
     """
 
     kind: Literal["file", "dataset"]
@@ -39,6 +42,7 @@ class InputSpec:
     roots: tuple[str, ...] = ()
     data_root: str = "data"
     label_column: str | None = None
+    sha256: str | None = None
 
     def to_json(self) -> dict[str, Any]:
         """As plain JSON."""
@@ -78,6 +82,25 @@ class Labels:
     missing: str = ""
 
 
+class Stamp(NamedTuple):
+    """What tells whether a file was replaced or written to since it was hashed."""
+
+    device: int
+    inode: int
+    size: int
+    modified_ns: int
+    changed_ns: int
+
+    @classmethod
+    def of(cls, path: Path) -> "Stamp | None":
+        """Of a file as it is now; None where there is none."""
+        try:
+            found = path.stat()
+        except OSError:
+            return None
+        return cls(found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns)
+
+
 class Source(ABC):
     """An input that is open.
 
@@ -99,6 +122,7 @@ class Source(ABC):
         self.indices = range(0, total, spec.stride)[: spec.limit]
         if not self.indices:
             raise InputError("The input holds no image: send at least one.")
+        self._pinned: dict[Path, tuple[Stamp | None, str]] = {}
         self._labels_N = labels.values_N
         self.remark = labels.missing
         if self._labels_N is not None and num_classes is not None:
@@ -119,6 +143,51 @@ class Source(ABC):
             return ""
         rest = "accuracy is that of the others" if hidden < len(chosen) else "so no accuracy is measured"
         return f"{hidden:,} of {len(chosen):,} images have a label below 0, which means that they have none: {rest}."
+
+    @abstractmethod
+    def paths(self, index: int | None = None) -> dict[str, Path]:
+        """The files that a row is read from, or all chosen rows are, by the names that they have in the input."""
+
+    def pin(self, expected: str | None) -> str:
+        """The SHA-256 of what is to be certified: of a file its own, of several that of the lines of `sha256sum`.
+
+        From now on `check_unchanged` compares with the files as they are.
+
+        Raises:
+            InputError: it is not the one that is expected.
+        """
+        # The stamp comes first: a change while the file is hashed is then seen later.
+        self._pinned = {path: (Stamp.of(path), _sha256(path)) for path in self.paths().values()}
+        found = self._digest()
+        if expected not in (None, found):
+            raise InputError(
+                f"The input is another one than the job was made for (SHA-256 {found[:12]}, not {expected[:12]}): "
+                "put the old one back, or make a new job."
+            )
+        return found
+
+    def check_unchanged(self, index: int) -> None:
+        """See that the files of a row are those that were pinned.
+
+        Raises:
+            InputError: one was replaced or written to.
+        """
+        for path in self.paths(index).values():
+            before, digest = self._pinned.get(path, (None, ""))
+            now = Stamp.of(path)
+            if before is None or now == before:
+                continue
+            if _sha256(path) != digest:
+                raise InputError(
+                    f"{path.name} was changed while the job ran: put it back as it was, and resume the job."
+                )
+            self._pinned[path] = (now, digest)  # touched, or linked elsewhere
+
+    def _digest(self) -> str:
+        digests = [(self._pinned[path][1], name) for name, path in self.paths().items()]
+        if len(digests) == 1:
+            return digests[0][0]
+        return hashlib.sha256("".join(f"{digest}  {name}\n" for digest, name in digests).encode()).hexdigest()
 
     def about(self, index: int) -> tuple[int | None, str | None]:
         """The true class and the custom id of a row, also where its image cannot be read."""
@@ -172,3 +241,11 @@ def named_labels(names: Sequence[str | None], class_names: Sequence[str], where:
         there = ", ".join(class_names)[:200]
         raise InputError(f"{where} name the class {unknown[:60]!r}, which the model has not ({there}): use its names.")
     return np.array([NO_LABEL if name is None else numbers[name] for name in names], dtype=np.int64)
+
+
+def _sha256(path: Path) -> str:
+    try:
+        with path.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError as error:
+        raise InputError(f"{path.name} cannot be read ({error.strerror}): put it back.") from error

@@ -1,5 +1,6 @@
 """A data set by its name: `digits`, `cifar10`, `folder:PATH`, `parquet:PATH`, ..."""
 
+import hashlib
 import threading
 from collections.abc import Sequence
 from pathlib import Path
@@ -50,6 +51,19 @@ class DatasetSource(Source):
         self._lock = threading.Lock()
         labels = Labels(class_numbers(self._data.labels_N.numpy(), self._data.class_names, class_names))
         super().__init__(len(self._data), spec, labels, len(class_names) or None)
+
+    def paths(self, index: int | None = None) -> dict[str, Path]:  # noqa: ARG002  what is in memory stays as it is
+        """None: the set was read as a whole."""
+        return {}
+
+    def _digest(self) -> str:
+        """Over the pixels and labels of the chosen rows."""
+        digest = hashlib.sha256()
+        for index in self.indices:
+            row = self.read(index)
+            digest.update(np.rint(np.asarray(row.content) * 255).astype(np.uint8).tobytes())
+            digest.update(f" {row.label}\n".encode())
+        return digest.hexdigest()
 
     def read(self, index: int) -> Row:
         """One image [C, H, W], float32 in [0, 1], and its class.

@@ -38,6 +38,11 @@ class FilesSource(Source):
         labels = Labels(class_numbers([label for _, label in files], names, class_names))
         super().__init__(len(files), spec, labels, len(class_names) or None)
 
+    def paths(self, index: int | None = None) -> dict[str, Path]:
+        """The files of the chosen rows, or the one of a row."""
+        rows = self.indices if index is None else [index]
+        return {str(self.custom_id(row)): self._files[row] for row in rows}
+
     def read(self, index: int) -> Row:
         """The bytes of one image file.
 

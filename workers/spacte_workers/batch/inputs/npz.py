@@ -41,6 +41,7 @@ class NpzSource(Source):
     def __init__(
         self, path: Path, spec: InputSpec, input_shape: Sequence[int], limits: Limits, class_names: Sequence[str] = ()
     ) -> None:
+        self._path = path
         try:
             with zipfile.ZipFile(path) as archive:
                 members = _members(archive)
@@ -64,6 +65,10 @@ class NpzSource(Source):
         if total > limits.images:
             raise InputError(f"The npz file holds {total:,} images: send at most {limits.images:,}.")
         super().__init__(total, spec, _labels(labels, members), len(class_names) or None)
+
+    def paths(self, index: int | None = None) -> dict[str, Path]:  # noqa: ARG002  all rows are in one file
+        """The file."""
+        return {self._path.name: self._path}
 
     def read(self, index: int) -> Row:
         """The pixels of one row, copied out of the file."""

@@ -46,6 +46,7 @@ class ParquetSource(Source):
     """
 
     def __init__(self, paths: Sequence[Path], spec: InputSpec, limits: Limits, class_names: Sequence[str] = ()) -> None:
+        self._paths = list(paths)
         self._files = [_open(path) for path in paths]
         self._columns = [_columns(file.schema_arrow) for file in self._files]
         self._groups: list[tuple[int, int]] = []
@@ -70,6 +71,13 @@ class ParquetSource(Source):
         self._decoding: tuple[int, Iterator[pa.RecordBatch]] | None = None
         self._next = 0  # row of that group which comes next
         self._damage: dict[int, int] = {}  # the first row of a group that cannot be decoded
+
+    def paths(self, index: int | None = None) -> dict[str, Path]:
+        """The files, or the one of a row."""
+        if index is None:
+            return {path.name: path for path in self._paths}
+        path = self._paths[self._groups[bisect_right(self._ends, index)][0]]
+        return {path.name: path}
 
     def read(self, index: int) -> Row:
         """One row.
