@@ -17,6 +17,7 @@ GROUP = "spacte.commands"
 PACKAGES = {
     "bench": "spacte-workers",
     "certify-dataset": "spacte-workers",
+    "diagnose": "spacte-workers",
     "evaluate": "spacte-trainer",
     "import": "spacte-core",
     "keys": "spacte-service",

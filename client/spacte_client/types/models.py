@@ -1,12 +1,44 @@
 """What is served: models, limits and health."""
 
+from datetime import datetime
 from typing import Literal
 
 from pydantic import Field
 
 from ._base import AnswerModel
 
-__all__ = ["Health", "Info", "Model", "ModelList", "Sample", "SampleList"]
+__all__ = ["Diagnosis", "Health", "Info", "Model", "ModelList", "NoiseLevel", "Sample", "SampleList"]
+
+
+class NoiseLevel(AnswerModel):
+    """How a model answers under noise of one level. What is certified is an estimate from few noises an image."""
+
+    sigma: float = Field(description="Noise sd in units of [0, 1] pixels.")
+    noisy_accuracy: float = Field(description="Share of noisy copies that are answered rightly.")
+    certified_accuracy: dict[str, float] = Field(
+        description="By radius: the share of images whose certificate is expected to be right and to reach it."
+    )
+    average_radius: float = Field(description="Expected mean over images of the radius, 0 where the label is wrong.")
+    top_share: list[float] = Field(description="Votes of the leading class: lower quartile, median, upper quartile.")
+
+
+class Diagnosis(AnswerModel):
+    """What `spacte diagnose` found: what a model lacks to be certified."""
+
+    data: str = Field(description="What it was measured on.")
+    images: int = Field(description="How many images of that.")
+    noises: int = Field(description="Noises an image and level.")
+    alpha: float = Field(description="Of the certificates that are expected.")
+    n: int = Field(description="Estimation noises of the certificates that are expected.")
+    clean_accuracy: float = Field(description="Without noise.")
+    levels: list[NoiseLevel] = Field(description="By noise level, ascending.")
+    sigma: float = Field(description="The level that the model is served at.")
+    device: str = Field(description="What drew.")
+    samples_per_second: float = Field(description="Of one engine there.")
+    seconds_per_certificate: float = Field(description="Of one certificate with `n` noises there.")
+    advice: list[str] = Field(description="What to do next, in plain words.")
+    model_version: str = Field(description="Whom it is about.")
+    created_at: datetime = Field(description="When it was measured.")
 
 
 class Model(AnswerModel):
@@ -28,6 +60,7 @@ class Model(AnswerModel):
     metrics: dict[str, float] = Field(
         default_factory=dict[str, float], description="Figures recorded when it was trained, e.g. `test_accuracy`."
     )
+    diagnosis: Diagnosis | None = Field(default=None, description="What `spacte diagnose` found for this version.")
 
 
 class ModelList(AnswerModel):

@@ -13,8 +13,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from spacte_client.types import Model, Precision, PredictParams, Sample
+from spacte_client.types import Diagnosis, Model, Precision, PredictParams, Sample
 from spacte_workers.certification.certificates import ModelIdentity
+from spacte_workers.diagnosis.files import read_diagnosis
 from spacte_workers.errors import BadParameterError, ModelNotFoundError, ModelNotReadyError, check_consensus
 from spacte_workers.images import BadImageError
 from spacte_workers.shards import Image
@@ -99,6 +100,7 @@ class ModelEntry:
     state: ModelState = "unloaded"
     reason: str = ""
     served: ServedModel | None = None
+    diagnosis: Diagnosis | None = None
 
 
 class ModelStore:
@@ -231,7 +233,7 @@ class ModelStore:
         except CheckpointError as error:
             self.failed(name, str(error))
         else:
-            entry.reason = ""
+            entry.reason, entry.diagnosis = "", read_diagnosis(folder)
             if entry.state == "failed":
                 entry.state = "unloaded"
         return entry
@@ -273,9 +275,10 @@ def _on_the_wire(name: str, entry: ModelEntry) -> Model:
         unknown = dict.fromkeys(("arch", "method", "normalization"), "unknown")
         empty = {"heads": 0, "num_classes": 0, "sigmas": [], "class_names": [], "input_shape": []}
         return Model(name=name, version="", state=entry.state, **unknown, **empty)
+    version = served.version if served else entry.version or ""
     return Model(
         name=name,
-        version=served.version if served else entry.version or "",
+        version=version,
         arch=config.model.arch,
         heads=config.model.heads,
         method=config.method,
@@ -288,4 +291,5 @@ def _on_the_wire(name: str, entry: ModelEntry) -> Model:
         precision=served.precision if served else None,
         state=entry.state,
         metrics=dict(config.metrics),
+        diagnosis=entry.diagnosis if entry.diagnosis and entry.diagnosis.model_version == version else None,
     )

@@ -36,6 +36,7 @@ function chooseModel(model) {
     Input: model.input_shape.join(" × "),
     Accuracy: model.metrics?.noisy_accuracy === undefined ? null : `${percent(model.metrics.noisy_accuracy)} under noise`,
     Precision: model.precision,
+    Diagnosis: diagnosis(model, percent),
   };
   $("model-card").replaceChildren(
     ...Object.entries(facts).filter(([, value]) => value).flatMap(([name, value]) => [h("dt", {}, name), h("dd", {}, value)]),
@@ -44,6 +45,14 @@ function chooseModel(model) {
   $("pad-box").hidden = true;
   forgetImage();
   loadSamples();
+}
+
+/** What `spacte diagnose` found, in words; null where it was not asked. */
+function diagnosis({ diagnosis: found, sigmas }, percent) {
+  if (!found) return null;
+  const here = found.levels.find((level) => level.sigma === sigmas[0]);
+  const kept = here ? `, ${percent(here.noisy_accuracy)} under noise` : "";
+  return `${percent(found.clean_accuracy)} right on ${found.images} images of ${found.data}${kept}. ${found.advice.join(" ")}`;
 }
 
 async function loadSamples() {

@@ -1,0 +1,1 @@
+"""What a model lacks to be certified: `spacte diagnose`."""
