@@ -9,10 +9,10 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from io import BufferedReader
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
 import torch
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 from safetensors import SafetensorError
 from safetensors.torch import load, save
 
@@ -47,6 +47,13 @@ class CheckpointConfig(BaseModel):
     train: dict[str, Any] = Field(default_factory=dict, description="Every hyper-parameter of the run.")
     metrics: dict[str, float] = Field(default_factory=dict)
     versions: dict[str, str] = Field(default_factory=dict, description="Of the software that made it.")
+
+    @model_validator(mode="after")
+    def _every_class_has_its_name(self) -> Self:
+        names, classes = len(self.class_names), self.model.num_classes
+        if names != classes:
+            raise ValueError(f"there are {names} class_names for {classes} classes")
+        return self
 
     @property
     def pictures(self) -> Preprocessing:
@@ -147,9 +154,10 @@ def _config(folder: Path) -> tuple[bytes, CheckpointConfig]:
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(map(str, first["loc"])) or "the file"
+        reason = first["msg"].removeprefix("Value error, ")
         raise CheckpointError(
             f"{folder / CONFIG_FILE} is not a configuration that this version reads "
-            f"({where}: {first['msg']}): write it with `spacte train` or `spacte import`."
+            f"({where}: {reason}): write it with `spacte train` or `spacte import`."
         ) from error
 
 

@@ -10,7 +10,7 @@ from .backend import Backend
 from .gateway import Gateway
 from .logs import configure_structlog
 from .metrics import Metrics
-from .middleware import BodyLimit, RequestContext
+from .middleware import AddressCheck, BodyLimit, RequestContext
 from .origins import OriginCheck
 from .problems import add_problem_handlers
 from .routes import answers, files, health, jobs, kserve, models, stream
@@ -79,5 +79,6 @@ def add_middleware(app: FastAPI, settings: Settings, metrics: Metrics) -> None:
             allow_headers=["Authorization", "Content-Type", "Idempotency-Key", "X-Request-ID"],
             expose_headers=["X-Request-ID", "Retry-After", "Location", "Idempotency-Replayed"],
         )
+    app.add_middleware(AddressCheck)
     app.add_middleware(OriginCheck, hosts=settings.hosts, origins=settings.origins)
     app.add_middleware(RequestContext, metrics=metrics)

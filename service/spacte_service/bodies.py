@@ -31,6 +31,7 @@ from .callers import Caller
 from .forms import parse_form
 from .problems import ProblemError, field_error, validation_failed
 from .settings import LimitSettings
+from .validation import pointer_to_nul
 
 P = TypeVar("P", bound=PredictParams)
 I = TypeVar("I", bytes, bytes | FileImage)  # noqa: E741
@@ -199,16 +200,22 @@ async def _no_form(_: FormData) -> Any:
 def parse_json(raw: bytes | str) -> Any:
     """A JSON value. Whole numbers may be written `1e4`; NaN, infinities and what no float holds may not.
 
-    Raises ProblemError: it is not JSON.
+    Raises ProblemError: it is not JSON, or has a NUL in a text, which databases do not keep.
     """
     if not raw.strip():
         raise ProblemError("bad_request", "The body is empty; send an image and the model's name.")
     try:
-        return json.loads(raw, parse_float=_number, parse_constant=_no_constant)
+        value = json.loads(raw, parse_float=_number, parse_constant=_no_constant)
     except (ValueError, RecursionError) as error:
         at = isinstance(error, json.JSONDecodeError)
         reason = f"{error.msg} at character {error.pos}" if at else "it is malformed"
         raise ProblemError("bad_request", f"The body is not JSON: {reason}; check how it was encoded.") from None
+    # A NUL is written so, or the text is UTF-16 or UTF-32.
+    may_have_nul = (b"\\u0000" in raw or b"\0" in raw) if isinstance(raw, bytes) else "\\u0000" in raw
+    pointer = pointer_to_nul(value) if may_have_nul else None
+    if pointer is not None:
+        raise field_error(pointer, "A text has a NUL character, which no name here has; leave that out.")
+    return value
 
 
 def _number(text: str) -> float | int:

@@ -1,16 +1,20 @@
 """Multipart forms, read to their end or refused: a form that is cut off leaves no open file behind."""
 
 import asyncio
+import codecs
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
 
 from fastapi import Request
-from starlette.datastructures import FormData
+from python_multipart.multipart import parse_options_header
+from starlette.datastructures import FormData, UploadFile
 from starlette.formparsers import MultiPartException, MultiPartParser
 
-from .problems import ProblemError
+from .problems import ProblemError, field_error
 
 MOST_FILES = 256  # chosen: more images than a request may have by default; each open file takes a descriptor
+CHARSETS = ("utf-8", "ascii", "iso8859-1")
+"""Of names in a form, as Python calls them: what RFC 7578 and older clients use. Python knows others that are none."""
 MOST_FIELDS = 8  # chosen: `params` and a few more, which are refused by name
 
 
@@ -41,12 +45,30 @@ async def parse_form(request: Request, idle_s: float | None = None) -> FormData:
     """
     try:
         async with aclosing(_pieces(request, idle_s)) as stream:
+            _check_charset(request)
             limits = {"max_files": MOST_FILES, "max_fields": MOST_FIELDS}
-            return await _WholeForm(request.headers, stream, **limits).parse()
+            form = await _WholeForm(request.headers, stream, **limits).parse()
     except MultiPartException as error:
         reason = error.message[:1].lower() + error.message[1:].rstrip(".")
         sentence = f"The form cannot be read: {reason}; check how it was encoded."
         raise ProblemError("bad_request", sentence) from None
+    for name, value in form.multi_items():
+        if "\0" in name or (isinstance(value, UploadFile) and "\0" in (value.filename or "")):
+            await form.close()
+            raise field_error("", "A name in the form has a NUL character; leave that out.")
+    return form
+
+
+def _check_charset(request: Request) -> None:
+    """See that the form's names can be read. Raises ProblemError: 415."""
+    charset = parse_options_header(request.headers["content-type"])[1].get(b"charset", b"utf-8").decode("latin-1")
+    try:
+        known = codecs.lookup(charset).name in CHARSETS
+    except (LookupError, ValueError):  # a name with NUL is a ValueError
+        known = False
+    if not known:
+        sentence = f"Names in a form are not read in the charset {charset[:20]!r}; write them in UTF-8."
+        raise ProblemError("unsupported_media_type", sentence)
 
 
 async def _pieces(request: Request, idle_s: float | None) -> AsyncGenerator[bytes]:

@@ -97,6 +97,21 @@ class RequestContext:
 
 
 @dataclass(frozen=True)
+class AddressCheck:
+    """ASGI middleware that refuses paths and queries with a NUL character, which databases and file systems do."""
+
+    app: ASGIApp
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Pass the request on, or answer 400."""
+        if scope["type"] == "http" and ("\0" in scope["path"] or b"%00" in scope["query_string"]):
+            error = ProblemError("bad_request", "The address has a NUL character; leave that out.")
+            await ProblemResponse(error, scope["state"]["request_id"])(scope, receive, send)
+            return
+        await self.app(scope, receive, send)
+
+
+@dataclass(frozen=True)
 class BodyLimit:
     """ASGI middleware that refuses a body of more bytes than a limit while it arrives.
 

@@ -54,6 +54,23 @@ def to_pointer(path: Sequence[str]) -> str:
     return "".join("/" + part.replace("~", "~0").replace("/", "~1") for part in path)
 
 
+def pointer_to_nul(body: object) -> str | None:
+    """Where in a JSON value a text or a field's name has a NUL character; None for nowhere."""
+    waiting: list[tuple[object, str]] = [(body, "")]
+    while waiting:
+        value, at = waiting.pop()
+        if isinstance(value, str) and "\0" in value:
+            return at
+        if isinstance(value, Mapping):
+            for name, inner in cast("Mapping[str, Any]", value).items():
+                if "\0" in name:
+                    return at
+                waiting.append((inner, at + to_pointer([name])))
+        elif isinstance(value, list):
+            waiting += [(inner, f"{at}/{i}") for i, inner in enumerate(cast("list[Any]", value))]
+    return None
+
+
 def _sentence(error: Mapping[str, Any], name: str, fields: Sequence[str]) -> str:
     kind: str = error["type"]
     if kind == "missing":

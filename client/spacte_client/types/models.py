@@ -57,6 +57,9 @@ class Model(AnswerModel):
     dataset: str | None = Field(default=None, description="What it was trained on.")
     precision: str | None = Field(default=None, description="Arithmetic it runs in: `fp32`, `bf16` or `int8`.")
     state: Literal["loading", "ready", "unloaded", "failed"] = Field(description="Only a `ready` model answers.")
+    reason: str | None = Field(
+        default=None, description="Why it, or the version in its folder, could not be loaded; null where it could."
+    )
     metrics: dict[str, float] = Field(
         default_factory=dict[str, float], description="Figures recorded when it was trained, e.g. `test_accuracy`."
     )

@@ -242,7 +242,12 @@ class Reconciler:
             log.info("input of past jobs deleted", input=path)
 
     async def _in_thread(self, function: Callable[[*A], T], *arguments: *A) -> T:
-        return await to_thread.run_sync(function, *arguments, limiter=self._threads)
+        call = asyncio.ensure_future(to_thread.run_sync(function, *arguments, limiter=self._threads))
+        try:
+            return await asyncio.shield(call)
+        except asyncio.CancelledError:
+            await asyncio.wait({call})  # else the store would be closed below it
+            raise
 
 
 def _has_driver(row: "JobRow") -> bool:

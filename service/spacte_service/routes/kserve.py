@@ -7,8 +7,16 @@ from fastapi import APIRouter, Depends, Request, Response
 from fastapi.responses import JSONResponse
 
 from spacte_service.admission import Arrival
-from spacte_service.auth import identify
-from spacte_service.dependencies import Readiness, TheBodies, TheImageRequests, TheLimits, TheModels, TheTasks
+from spacte_service.auth import TheCaller, identify
+from spacte_service.dependencies import (
+    Readiness,
+    TheBodies,
+    TheImageRequests,
+    TheLimits,
+    TheModels,
+    TheQuotas,
+    TheTasks,
+)
 from spacte_service.image_requests import ImageRequest
 from spacte_service.inference_protocol import INPUT, JSON_LENGTH, OUTPUTS, read_inference, write_inference
 from spacte_service.version import VERSION
@@ -85,7 +93,9 @@ async def infer(
     limits: TheLimits,
     images: TheImageRequests,
     models: TheModels,
+    caller: TheCaller,
     tasks: TheTasks,
+    quotas: TheQuotas,
 ) -> Response:
     """Classify images by the smoothed classifier: `label` is -1 where it abstains, and `counts` are the votes.
 
@@ -100,5 +110,8 @@ async def infer(
         images.predict(ImageRequest(image, asked.params, arrival, request.state.arrived, "/inputs/0"))
         for image in asked.images
     )
-    body, headers = write_inference(asked, await tasks.run(request, all_or_none(parts)))
+    with quotas.noises(caller.id, caller.quotas, asked.params.n * len(asked.images)) as noises:
+        predictions = await tasks.run(request, all_or_none(parts))
+        noises.drawn = sum(prediction.n for prediction in predictions)
+    body, headers = write_inference(asked, predictions)
     return Response(body, headers=headers)

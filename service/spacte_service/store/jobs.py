@@ -12,7 +12,7 @@ from spacte_client.types import TERMINAL_STATES
 from spacte_service.quotas import QuotaReachedError
 
 from .idempotency import Claim
-from .schema import EventRow, FileRow, JobRow
+from .schema import CODE_LENGTH, DETAIL_LENGTH, EventRow, FileRow, JobRow
 from .sessions import Table, lock, of, page_of
 
 CLAIM = timedelta(seconds=30)
@@ -91,7 +91,7 @@ class Jobs(Table):
         Raises QuotaReachedError: its caller has `most_active` jobs that are not at their end.
         """
         now = datetime.now(UTC)
-        code, detail = error or (None, None)
+        code, detail = (None, None) if error is None else (_text(error[0], CODE_LENGTH), _text(error[1], DETAIL_LENGTH))
         ended = now if to in TERMINAL_STATES else None
         values = {"state": to, "changed_at": now, "ended_at": ended, "error_code": code, "error_detail": detail}
         with self._writing() as session:
@@ -186,6 +186,11 @@ def _check_active(session: Session, caller: str, most: int | None) -> None:
     active = select(func.count()).where(JobRow.caller == caller, JobRow.state.not_in(TERMINAL_STATES))
     if (session.scalar(active) or 0) >= most:
         raise QuotaReachedError("jobs", most)
+
+
+def _text(text: str, most: int) -> str:
+    """What a column takes of a driver's words."""
+    return text.replace("\0", "")[:most]
 
 
 def _state_event(state: str, at: datetime, code: str | None = None, detail: str | None = None) -> dict[str, Any]:

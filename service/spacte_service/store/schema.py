@@ -21,6 +21,9 @@ Number = BigInteger().with_variant(Integer, "sqlite")
 """A 64-bit counter; SQLite counts by itself only in a column that is called INTEGER."""
 
 
+CODE_LENGTH, DETAIL_LENGTH = 64, 2000  # of a job's error; chosen: a sentence is seldom longer than 300
+
+
 class Utc(TypeDecorator[datetime]):
     """A time with its zone, UTC, also where the database keeps no zones."""
 
@@ -94,8 +97,8 @@ class JobRow(Base):
     started_at: Mapped[datetime | None] = mapped_column(Utc)
     ended_at: Mapped[datetime | None] = mapped_column(Utc)
     changed_at: Mapped[datetime] = mapped_column(Utc)
-    error_code: Mapped[str | None] = mapped_column(String(64))
-    error_detail: Mapped[str | None] = mapped_column(String(2000))
+    error_code: Mapped[str | None] = mapped_column(String(CODE_LENGTH))
+    error_detail: Mapped[str | None] = mapped_column(String(DETAIL_LENGTH))
     attempt: Mapped[int] = mapped_column(Integer, default=1)
     submission_id: Mapped[str] = mapped_column(String(64))
     claimed_at: Mapped[datetime | None] = mapped_column(Utc)

@@ -103,7 +103,9 @@ def edit(**changes: object) -> Callable[[Path], None]:
         (edit(schema_version=2), "schema_version"),
         (edit(surprise=1), "surprise"),
         (edit(model=DIGITS.model_dump() | {"heads": 3}), "do not fit"),
-        (edit(model=DIGITS.model_dump() | {"num_classes": 7}), "do not fit"),
+        (edit(model=DIGITS.model_dump() | {"num_classes": 7}, class_names=list("abcdefg")), "do not fit"),
+        (edit(class_names=list("abcdefghi")), "there are 9 class_names for 10 classes"),
+        (edit(class_names=list("abcdefghijk")), "there are 11 class_names for 10 classes"),
         (edit(model=DIGITS.model_dump() | {"arch": "vgg"}), "vgg"),
     ],
 )

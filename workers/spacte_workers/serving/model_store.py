@@ -274,7 +274,7 @@ def _on_the_wire(name: str, entry: ModelEntry) -> Model:
     if config is None:
         unknown = dict.fromkeys(("arch", "method", "normalization"), "unknown")
         empty = {"heads": 0, "num_classes": 0, "sigmas": [], "class_names": [], "input_shape": []}
-        return Model(name=name, version="", state=entry.state, **unknown, **empty)
+        return Model(name=name, version="", state=entry.state, reason=entry.reason or None, **unknown, **empty)
     version = served.version if served else entry.version or ""
     return Model(
         name=name,
@@ -290,6 +290,7 @@ def _on_the_wire(name: str, entry: ModelEntry) -> Model:
         dataset=config.dataset,
         precision=served.precision if served else None,
         state=entry.state,
+        reason=entry.reason or None,
         metrics=dict(config.metrics),
         diagnosis=entry.diagnosis if entry.diagnosis and entry.diagnosis.model_version == version else None,
     )

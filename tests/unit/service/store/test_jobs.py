@@ -125,3 +125,9 @@ def test_active_jobs_and_counts(store):
         store.jobs.add(a_job(number, state=state))
     assert [row.id for row in store.jobs.active()] == ["job_1", "job_2", "job_4", "job_5"]
     assert store.jobs.by_state() == {"succeeded": 1, "interrupted": 1, "queued": 1, "failed": 1, "running": 2}
+
+
+def test_the_words_of_a_driver_fit(store):
+    store.jobs.add(a_job())
+    row = store.jobs.move(store.jobs.get("job_0"), "failed", error=("internal\0", "\0" + "x" * 5_000))
+    assert (row.error_code, row.error_detail) == ("internal", "x" * 2_000)

@@ -55,6 +55,7 @@ def test_a_broken_checkpoint_is_failed_with_its_reason_and_the_others_stay(folde
     states = {model.name: model.state for model in store.listing()}
     assert states == {"a": "failed", "b": "unloaded"}
     assert "config.json" in store.entry("a").reason
+    assert [bool(model.reason) for model in store.listing()] == [True, False]
     with pytest.raises(ModelNotReadyError, match=r"config\.json") as caught:
         store.served("a")
     assert caught.value.state == "failed"
