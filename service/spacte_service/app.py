@@ -8,6 +8,7 @@ from fastapi.middleware.cors import CORSMiddleware
 
 from .backend import Backend
 from .gateway import Gateway
+from .head_requests import HeadRequests
 from .logs import configure_structlog
 from .metrics import Metrics
 from .middleware import AddressCheck, BodyLimit, RequestContext
@@ -81,4 +82,5 @@ def add_middleware(app: FastAPI, settings: Settings, metrics: Metrics) -> None:
         )
     app.add_middleware(AddressCheck)
     app.add_middleware(OriginCheck, hosts=settings.hosts, origins=settings.origins)
+    app.add_middleware(HeadRequests)
     app.add_middleware(RequestContext, metrics=metrics)

@@ -25,12 +25,16 @@ from torch.nn.parallel import DistributedDataParallel
 
 from spacte_core.data import load_data
 from spacte_core.hardware import choose_device
+from spacte_core.ray_address import RayAddressError, cluster_address
 
 from .config import ConfigError, TrainConfig, resolve_precision
 from .evaluation import check_fit
 from .loop import check_batch
 from .process_group import ProcessGroup
 from .runs import TRAINING, check_new, run
+
+# Under `uv run`, Ray would start every worker by `uv run` in a copy of the working folder. Read when ray is imported.
+os.environ.setdefault("RAY_ENABLE_UV_RUN_RUNTIME_ENV", "0")
 
 try:
     import ray
@@ -157,7 +161,7 @@ def run_distributed(
         workers: with CUDA one GPU each, else one CPU each.
         device: `cuda` or `cpu`; None: CUDA where there is any.
         resume: continue the run in `out`.
-        address: of a Ray cluster; None: one is started on this machine for the run.
+        address: of a Ray cluster; None or `local`: one is started on this machine for the run.
 
     Raises:
         ConfigError: too few images a step for so many workers, or the run failed on its workers.
@@ -168,7 +172,10 @@ def run_distributed(
     check_shareable(config, workers)
     chosen = choose_device(device)
     config = resolve_precision(config, chosen)
-    os.environ.setdefault("RAY_ENABLE_UV_RUN_RUNTIME_ENV", "0")
+    try:
+        address = cluster_address(address)
+    except RayAddressError as error:
+        raise ConfigError(str(error)) from None
     started = not ray.is_initialized()
     if started:
         # Without "local", Ray would first try the cluster that was the last one on this machine, and for minutes.

@@ -21,12 +21,15 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import ray
+from ray._private.services import canonicalize_bootstrap_address_or_die
 
+from spacte_core.ray_address import RayAddressError, cluster_address
 from spacte_workers.errors import ClusterError
+
+from .head import ANSWER_S, check_head
 
 _T = TypeVar("_T")
 
-_CONNECT_TIMEOUT_S = 5.0  # chosen: a cluster is on a local network
 _START_TRIES = 3  # chosen: each takes at most 30 s, Ray's own limit, and a busy machine seldom fails twice
 
 
@@ -39,8 +42,8 @@ class RaySettings:
     """Which Ray to use.
 
     Attributes:
-        address: `host:port` of a cluster that this machine belongs to, or `auto`; None takes `RAY_ADDRESS`, and starts
-            a local Ray where that is not set either.
+        address: `host:port` of a cluster that this machine belongs to, `auto`, or `local` to start one here; None takes
+            `RAY_ADDRESS`, and starts a local Ray where that is not set either.
         num_cpus: cores that a local Ray may use; default all.
         num_gpus: GPUs that a local Ray may use; default all.
         object_store_bytes: shared memory of a local Ray. Chosen: only checkpoints and large images go through it.
@@ -94,7 +97,10 @@ class RayConnection:
 
     def _init(self) -> None:
         logging.getLogger("ray").setLevel(logging.ERROR)
-        address = self._settings.address or os.environ.get("RAY_ADDRESS")
+        try:
+            address = cluster_address(self._settings.address)
+        except RayAddressError as error:
+            raise ClusterError(str(error)) from None
         common: dict[str, Any] = {"namespace": "spacte", "log_to_driver": False, "configure_logging": False}
         if address:
             _join(address, common)
@@ -122,15 +128,20 @@ class RayConnection:
 
 
 def _join(address: str, common: dict[str, Any]) -> None:
-    if "://" in address:
-        raise ClusterError(f"{address} is for Ray Client: run this on a node of the cluster, with host:port or auto.")
-    if address != "auto":
-        _check_answers(address)
+    """Join the cluster at an address, once its head was found to be there and to take this process."""
+    where = address
     try:
+        if address == "auto":
+            os.environ["RAY_ADDRESS"] = "auto"  # `ray.init` reads the variable itself, and may not understand it
+            where = str(canonicalize_bootstrap_address_or_die(address))
+        _check_answers(where)
+        check_head(where, finds_token=address == "auto")
         ray.init(address=address, **common)
-    except (ConnectionError, RuntimeError, OSError, ValueError, TimeoutError) as error:
+    except ClusterError:
+        raise
+    except (Exception, SystemExit) as error:  # Ray ends a process whose head does not answer it
         raise ClusterError(
-            f"No Ray cluster can be joined at {address} ({_first_line(error)}): make this machine its node "
+            f"No Ray cluster can be joined at {where} ({_first_line(error)}): make this machine its node "
             "with `ray start`, or leave the address out to start a local Ray."
         ) from error
 
@@ -139,8 +150,8 @@ def _check_answers(address: str) -> None:
     """See that something listens there: where nothing does, `ray.init` tries for over five minutes."""
     host, _, port = address.rpartition(":")
     try:
-        socket.create_connection((host, int(port)), timeout=_CONNECT_TIMEOUT_S).close()
-    except (OSError, ValueError, OverflowError) as error:
+        socket.create_connection((host.strip("[]"), int(port)), timeout=ANSWER_S).close()
+    except OSError as error:
         raise ClusterError(
             f"Nothing answers at the Ray address {address} ({error}): check host:port, "
             "or leave the address out to start a local Ray."

@@ -230,14 +230,15 @@ class RayPool:
         if self._registry is None:
             raise NoWorkersError("The samplers have not been started.")
         actor_class = _remote(SamplerActor, concurrency_groups=CONCURRENCY)
-        options = {"max_restarts": -1, "max_task_retries": 0, **self._resources.reserved(self._share)}
+        reserved = self._resources.reserved(self._share)
+        options = {"max_restarts": -1, "max_task_retries": 0, **reserved}
         arguments = (self._resources.threads, self._resources.device, self._yields)
 
         def create(node: str | None) -> Any:
             place = NodeAffinitySchedulingStrategy(node, soft=True) if node else "SPREAD"
             return actor_class.options(scheduling_strategy=place, **options).remote(*arguments)
 
-        return SamplerSupervisor(name, create, home, self._required, self._registry, self._images)
+        return SamplerSupervisor(name, create, home, reserved, self._required, self._registry, self._images)
 
 
 def _remote(cls: type, **options: Any) -> Any:

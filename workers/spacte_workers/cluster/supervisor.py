@@ -21,6 +21,7 @@ from spacte_workers.serving.pools import LoadReport, ModelFiles, SamplerRegistry
 from spacte_workers.shards import SamplerLostError
 
 from .sampler import ImageCache, ModelMissingError, Pong, RaySampler
+from .start_reasons import why_not_up
 
 _log = logging.getLogger(__name__)
 
@@ -32,6 +33,9 @@ PING_TIMEOUT_S = 5.0
 
 HUNG_AFTER_S = 60.0
 """A process that answers no ping for so long is replaced. Chosen: longer than any stall that it recovers from."""
+
+TELL_EVERY_S = 30.0
+"""Between two log lines about a sampler that is not up. Chosen: a start takes less, and nobody waits for longer."""
 
 BACKOFF_S = (0.5, 1.0, 2.0, 5.0, 10.0)
 """Pauses after failures in a row. Chosen: a crash costs half a second, a sampler that always fails little work."""
@@ -52,6 +56,7 @@ class SamplerSupervisor:
         name: stays the same over restarts.
         create: makes a new actor on a node, or where there is room.
         home: the node that it is meant for, if any.
+        reserved: what Ray reserves for the actor.
         required: the models that every sampler must have, by key; shared by all supervisors and changed by the pool.
     """
 
@@ -60,6 +65,7 @@ class SamplerSupervisor:
         name: str,
         create: Callable[[str | None], Any],
         home: str | None,
+        reserved: dict[str, float],
         required: dict[str, RequiredModel],
         registry: SamplerRegistry,
         images: ImageCache,
@@ -73,6 +79,7 @@ class SamplerSupervisor:
         self._create = create
         self._home = home
         self._actor = create(home)
+        self._reserved = reserved
         self._required = required
         self._registry = registry
         self._images = images
@@ -171,17 +178,32 @@ class SamplerSupervisor:
     async def _wait_for_answer(self) -> None:
         """Wait for a pong: without end where the actor is still to be scheduled, else for a minute."""
         patience = None if self.state == "starting" else HUNG_AFTER_S
+        telling = asyncio.create_task(self._tell_why_not_up())
         try:
             pong = await self._ping(patience)
         except TimeoutError:
             _log.warning("Sampler %s has hung: its process is replaced.", self.name)
             ray.kill(self._actor, no_restart=False)
             raise
+        finally:
+            telling.cancel()
         if self._is_another(pong):
             self._reports.clear()
         self._pong = pong
         self._doubt.clear()
         self.up.set()
+
+    async def _tell_why_not_up(self) -> None:
+        """Say in the log, again and again, what Ray says of the actor that is waited for."""
+        began = time.monotonic()
+        while True:
+            await asyncio.sleep(TELL_EVERY_S)
+            try:
+                async with asyncio.timeout(PING_TIMEOUT_S):
+                    why = await asyncio.to_thread(why_not_up, self._actor, self._reserved)
+            except Exception as error:  # noqa: BLE001  it asks parts of Ray that promise nothing
+                why = f"Ray does not say why ({type(error).__name__})"
+            _log.warning("Sampler %s is not up after %.0f s: %s.", self.name, time.monotonic() - began, why)
 
     async def _watch(self) -> None:
         """Ping until the actor fails, or turns out to be another incarnation."""
