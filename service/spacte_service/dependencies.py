@@ -22,6 +22,7 @@ from .models import Models
 from .open_streams import OpenStreams
 from .quotas import QuotaCounts
 from .settings import LimitSettings, Settings
+from .signing_keys import Signer
 
 
 def part(name: str) -> Any:
@@ -46,6 +47,7 @@ TheMetrics = Annotated[Metrics, part("metrics")]
 TheModels = Annotated[Models, part("models")]
 TheQuotas = Annotated[QuotaCounts, part("quotas")]
 TheSettings = Annotated[Settings, part("settings")]
+TheSigner = Annotated[Signer, part("signer")]
 TheStreams = Annotated[OpenStreams, part("streams")]
 TheTasks = Annotated[RequestTasks, part("tasks")]
 

@@ -18,6 +18,7 @@ from .models import Models
 from .open_streams import OpenStreams
 from .quotas import QuotaCounts
 from .settings import Settings
+from .signing_keys import Signer
 
 
 class Gateway:
@@ -35,7 +36,8 @@ class Gateway:
         self.drain = Drain()
         self.tasks = RequestTasks()
         self.models = Models(backend)
-        self.image_requests = ImageRequests(backend, self.admission, metrics, threads)
+        self.signer = Signer(settings.signing_keys_file)
+        self.image_requests = ImageRequests(backend, self.admission, metrics, threads, self.signer)
         self.quotas = QuotaCounts()
         self.jobs = BatchJobs(settings, backend, metrics, self.drain, self.quotas)
         self.bodies = BodyReader(settings, threads, self.jobs.image)

@@ -20,6 +20,7 @@ from .backend import Backend, OnProgress
 from .ids import new_id
 from .metrics import Metrics
 from .problems import ProblemError
+from .signing_keys import Signer
 from .worker_errors import worker_errors_as_problems
 
 if TYPE_CHECKING:
@@ -44,12 +45,13 @@ class ImageRequest(Generic[P]):
 
 @dataclass(frozen=True)
 class ImageRequests:
-    """Answers requests about images; `_threads` decode them."""
+    """Answers requests about images; `_threads` decode them, `_signer` signs certificates."""
 
     _backend: Backend
     _admission: Admission
     _metrics: Metrics
     _threads: CapacityLimiter
+    _signer: Signer
 
     async def certify(self, request: ImageRequest[CertifyParams]) -> Certificate:
         """The certificate of one image.
@@ -116,13 +118,13 @@ class ImageRequests:
         params = request.params.model_copy(update={"deadline_ms": left_s and math.ceil(1000 * left_s)})
 
         def as_asked(made: Certificate) -> Certificate:
-            """With the times from the request's arrival, and the deadline that was asked for."""
+            """With the times from the request's arrival, the deadline that was asked for, and the signature."""
             times = {
                 "deadline_ms": request.params.deadline_ms,
                 "queue_ms": round(1000 * waited + made.queue_ms, 3),
                 "elapsed_ms": _milliseconds_since(request.arrived),
             }
-            return made.model_copy(update=times)
+            return self._signer.signed(made.model_copy(update=times))
 
         def tell(progress: "Progress", standing: Certificate | None) -> None:
             if on_progress:

@@ -87,7 +87,8 @@ def verify(
     certificate: Annotated[
         Path,
         Argument(
-            metavar="CERT.json", help="A certificate, or the results of a job with one a line; - reads standard input."
+            metavar="CERT.json",
+            help="A certificate, the results of a job with one a line, or a bundle's folder; - reads standard input.",
         ),
     ],
     replay: Annotated[
@@ -101,14 +102,22 @@ def verify(
         str | None,
         Option(help="Where to draw, best the kind of device that certified: cpu, cuda ... [cuda where there is one]"),
     ] = None,
+    key: Annotated[
+        Path | None, Option(metavar="PUBLIC", help="The service's public keys as PEM: check the signatures, offline.")
+    ] = None,
     as_json: Annotated[bool, Option("--json", help="Findings as JSON.")] = False,
 ) -> None:
     """Recompute label, bound and radius of a certificate, offline; exit status 1 where they do not fit."""
     from spacte_workers.certification.verify import check
+    from spacte_workers.signed import certificates_in, unsigned
 
     if (replay is None) != (image is None):
         raise typer.TyperException("A replay needs both --replay CHECKPOINT and --image FILE.")
-    certificates = _read(certificate)
+    text = _text(certificates_in(certificate))
+    if key is not None and (findings := unsigned(certificate, text, key)):
+        typer.echo(json.dumps({"fits": False, "findings": findings}) if as_json else "\n".join(findings))
+        raise typer.Exit(1)
+    certificates = _read(certificate, text)
     if replay is not None and len(certificates) != 1:
         raise typer.TyperException("A replay is of one certificate: put it in a file of its own.")
     wrong = 0
@@ -135,16 +144,20 @@ def _verdict(total: int, wrong: int, replayed: bool) -> str:
     return f"{total - wrong:,} of {total:,} certificates fit, each {how}."
 
 
-def _read(path: Path) -> list[tuple[str, Any]]:
-    """The certificates of a file, each with what to put before a finding about it."""
+def _text(path: Path) -> str:
+    """The text of a file, or of standard input."""
+    try:
+        return sys.stdin.read() if str(path) == "-" else path.read_text()
+    except (OSError, UnicodeDecodeError) as error:
+        raise typer.TyperException(f"{path} cannot be read ({error}); name a certificate's JSON file.") from error
+
+
+def _read(path: Path, text: str) -> list[tuple[str, Any]]:
+    """The certificates of a text, each with what to put before a finding about it."""
     from pydantic import ValidationError
 
     from spacte_client.types import Certificate
 
-    try:
-        text = sys.stdin.read() if str(path) == "-" else path.read_text()
-    except (OSError, UnicodeDecodeError) as error:
-        raise typer.TyperException(f"{path} cannot be read ({error}); name a certificate's JSON file.") from error
     try:
         records: list[tuple[str, Any]] = [("", json.loads(text))]
     except ValueError:

@@ -44,6 +44,10 @@ class ComponentGroup(TyperGroup):
         """The command of that name, or one that says which package to install; None for a name that is not known."""
         if cmd_name in self.commands or cmd_name not in PACKAGES:
             return super().get_command(ctx, cmd_name)
+        if cmd_name == "verify":
+            from .verify import verify_app
+
+            return typer.main.get_command(verify_app)
         package = PACKAGES[cmd_name]
         return error_command(
             cmd_name,

@@ -11,6 +11,7 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from ._base import AnswerModel, RequestModel
+from .signatures import Envelope
 
 __all__ = [
     "ABSTAIN",
@@ -243,3 +244,6 @@ class Certificate(AnswerModel):
     created_at: datetime = Field(description="When it was made, UTC.")
     elapsed_ms: float = Field(description="From the request's arrival to its answer.")
     queue_ms: float = Field(description="Part of `elapsed_ms` before the first noise was drawn.")
+    signature: Envelope | None = Field(
+        default=None, description="Over all other fields, where the service signs; `spacte verify --key` checks it."
+    )

@@ -6,6 +6,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from .signing import signing_app
+
 if TYPE_CHECKING:
     from spacte_service.keys import Key
     from spacte_service.quotas import Quotas
@@ -13,6 +15,8 @@ if TYPE_CHECKING:
 keys_app = typer.Typer(
     help="Make, list and revoke the API keys of a gateway.", no_args_is_help=True, add_completion=False
 )
+
+keys_app.add_typer(signing_app, name="signing")
 
 KeysFile = Annotated[
     Path, typer.Option("--keys-file", envvar="SPACTE_KEYS_FILE", help="The file that the gateway is given.")

@@ -37,11 +37,12 @@ def serve(**options: Any) -> None:
         raise typer.TyperException(_sentence(error)) from None
     from spacte_service.keys import KeysFileError
     from spacte_service.server import serve as run
+    from spacte_service.signing_keys import SigningKeysError
     from spacte_workers.errors import RuntimeFault
 
     try:
         code = run(settings)
-    except (RuntimeFault, KeysFileError) as error:
+    except (RuntimeFault, KeysFileError, SigningKeysError) as error:
         raise typer.TyperException(str(error)) from None
     except OSError as error:
         where = error.filename or settings.host

@@ -1,25 +1,30 @@
 """Reads a job's results, events and summary: from a cursor on, and followed to the end."""
 
 import asyncio
+import hashlib
 import json
-from collections.abc import AsyncGenerator, Iterator
+from collections.abc import AsyncGenerator, Iterable, Iterator
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from anyio import to_thread
 from fastapi.sse import ServerSentEvent
 
-from spacte_client.types import TERMINAL_STATES, JobSummary
+from spacte_client.signatures import JOB
+from spacte_client.types import TERMINAL_STATES, Envelope, JobSummary
 from spacte_service.drain import Drain
 from spacte_service.open_streams import OpenStream
-from spacte_service.problems import field_error
+from spacte_service.problems import ProblemError, field_error
+from spacte_service.signing_keys import Signer
 
 from .data_folder import DataFolder
+from .wire import job_of
 
 if TYPE_CHECKING:
     from spacte_service.store import Store
+    from spacte_service.store.schema import JobRow
 
 PIECE_BYTES = 1 << 20  # chosen: about a thousand records are sent at a time
 POLL_S = 0.5  # chosen: a driver writes progress about once a second
@@ -87,6 +92,25 @@ class JobReader:
         path = self._folder.job(job_id).results_file
         return _summary(path, path.stat().st_size if path.exists() else 0)
 
+    def attestation(self, row: "JobRow", signer: Signer) -> Envelope:
+        """The signature over a job, its summary and the whole lines of its results. It blocks.
+
+        Raises ProblemError: 404, the service signs nothing.
+        """
+        path = self._folder.job(row.id).results_file
+        lines = path.read_bytes() if path.exists() else b""
+        lines = lines[: lines.rfind(b"\n") + 1]
+        records = [json.loads(line) for line in lines.splitlines()]
+        digests = {"results.ndjson": hashlib.sha256(lines).hexdigest(), f"model/{row.model}": row.model_version}
+        if row.source.get("sha256"):
+            digests["input"] = row.source["sha256"]
+        summary = _summary_of(records)
+        predicate = {"job": job_of(row).model_dump(mode="json"), "summary": summary.model_dump(mode="json")}
+        signed = signer.sign(JOB, predicate, digests)
+        if signed is None:
+            raise ProblemError("not_found", "This service signs nothing; have the operator give it signing keys.")
+        return signed
+
     def _is_over(self, job_id: str) -> bool:
         row = self._store.jobs.get(job_id)
         return row is None or row.state in TERMINAL_STATES
@@ -95,9 +119,14 @@ class JobReader:
 @lru_cache(SUMMARIES_KEPT)
 def _summary(results_file: Path, size: int) -> JobSummary:  # noqa: ARG001  the file only grows: another size, another summary
     from spacte_workers.batch.results import read_results
+
+    return _summary_of(read_results(results_file))
+
+
+def _summary_of(records: Iterable[dict[str, Any]]) -> JobSummary:
     from spacte_workers.batch.summary import summarize
 
-    return summarize(read_results(results_file))
+    return summarize(records)
 
 
 def _whole_lines(path: Path, start: int) -> bytes:

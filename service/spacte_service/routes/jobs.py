@@ -9,9 +9,9 @@ from fastapi import APIRouter, Depends, Header, Path, Query, Request, Response
 from fastapi.responses import StreamingResponse
 from fastapi.sse import EventSourceResponse, ServerSentEvent
 
-from spacte_client.types import TERMINAL_STATES, Job, JobList, JobRequest, JobState, JobSummary
+from spacte_client.types import TERMINAL_STATES, Envelope, Job, JobList, JobRequest, JobState, JobSummary
 from spacte_service.auth import TheCaller, TheStream, identify
-from spacte_service.dependencies import IdempotencyKey, InFlight, TheBodies, TheJobs, TheOpenJobs
+from spacte_service.dependencies import IdempotencyKey, InFlight, TheBodies, TheJobs, TheOpenJobs, TheSigner
 from spacte_service.jobs.reading import JobReader
 from spacte_service.jobs.wire import job_of
 from spacte_service.open_streams import OpenStream
@@ -142,6 +142,16 @@ async def job_summary(job_id: str, jobs: TheOpenJobs, caller: TheCaller) -> JobS
     """Certified accuracy with its intervals, ACR, and what may be claimed of all certificates together."""
     await jobs.in_thread(jobs.service.get, job_id, caller)
     return await jobs.in_thread(jobs.reader.summary, job_id)
+
+
+@router.get("/{job_id}/attestation", responses=problems(404))
+async def job_attestation(job_id: str, jobs: TheOpenJobs, caller: TheCaller, signer: TheSigner) -> Envelope:
+    """The service's signature over a job as it is now: its results so far, its summary, its model and its input.
+
+    An in-toto statement in a DSSE envelope; its subject `results.ndjson` is what `GET /v1/jobs/{id}/results` sends.
+    """
+    row = await jobs.in_thread(jobs.service.get, job_id, caller)
+    return await jobs.in_thread(jobs.reader.attestation, row, signer)
 
 
 @router.get("/{job_id}/images/{index}", response_class=Response, responses=PICTURE | problems(400, 404, 422))

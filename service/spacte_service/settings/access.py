@@ -22,6 +22,9 @@ class AccessSettings(Group):
     allow_anonymous: bool = False
     """Let anyone who can reach the port use the service and administer it, without a key."""
 
+    signing_keys_file: Path | None = None
+    """File of signing keys, made by `spacte keys signing create`; with it certificates and jobs are signed."""
+
     quota_requests: CountOrNone = None
     """Requests that one key (or address) may send in a minute; by default any number, as for the
     following. A key in --keys-file may have quotas of its own."""
