@@ -26,7 +26,7 @@ Run = Callable[..., "subprocess.CompletedProcess[str]"]
 def test_the_base_dependencies_are_four() -> None:
     names = {re.split(r"[^\w-]", line)[0]: "extra ==" in line for line in requires("spacte-client") or ()}
     assert {name for name, extra in names.items() if not extra} == BASE
-    assert {name for name, extra in names.items() if extra} == {"matplotlib"}
+    assert {name for name, extra in names.items() if extra} == {"cryptography", "matplotlib"}
 
 
 @pytest.fixture(scope="module")

@@ -10,6 +10,7 @@ import pytest
 from spacte_client.types import Model
 from spacte_service import Settings, create_app
 from spacte_service.keys import make_key, write_keys
+from spacte_service.signing_keys import make_signing_key, write_signing_keys
 
 from .conftest import make_png
 
@@ -92,8 +93,13 @@ DIGITS = {"type": "dataset", "name": "digits", "limit": 2}
 async def gateway(request, backend, tmp_path, make_checkpoint):
     database = None if request.param == "sqlite" else request.getfixturevalue("postgres_url")
     checkpoint = tmp_path / "models" / "digits", make_checkpoint(tmp_path / "models" / "digits")
+    write_signing_keys(tmp_path / "signing.json", [make_signing_key()])
     settings = Settings(
-        data_dir=tmp_path / "data", database=database, keys_file=tmp_path / "keys.json", in_process=True
+        data_dir=tmp_path / "data",
+        database=database,
+        keys_file=tmp_path / "keys.json",
+        signing_keys_file=tmp_path / "signing.json",
+        in_process=True,
     )
     made = Gateway(settings.model_copy(update={"jobs_at_once": 1}), backend, checkpoint)
     made.jobs._runner = lambda folder: Idle()
