@@ -44,6 +44,7 @@ def program_network(
     """
     channels, height, width = input_shape
     classifier = LogitsOf(copy.deepcopy(module)).eval().cpu().requires_grad_(requires_grad=False)
+    classifier.to(memory_format=torch.contiguous_format)  # torch.export.save warns of others
     x_BCHW = torch.rand(_CHECKED_ROWS, channels, height, width, generator=torch.Generator().manual_seed(0))
     x_BCHW = x_BCHW.to(next((p.dtype for p in classifier.parameters() if p.is_floating_point()), torch.float32))
     expected = _heads_of(classifier, x_BCHW)

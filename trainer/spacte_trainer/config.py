@@ -29,6 +29,15 @@ class OptimizerConfig(BaseModel, frozen=True, extra="forbid"):
     nesterov: bool = False
 
 
+class InitConfig(BaseModel, frozen=True, extra="forbid"):
+    """What a run starts from in place of fresh weights."""
+
+    model: str = Field(description="A checkpoint folder, timm:NAME or torchvision:NAME.")
+    version: str | None = Field(default=None, description="Of the checkpoint: SHA-256.")
+    weights: str = Field(default="random", description="Of a library's network: random, hub or a file.")
+    split: str | None = Field(default=None, description="Module at which heads begin; null: as usual for its family.")
+
+
 class TrainConfig(BaseModel, frozen=True, extra="forbid"):
     """A whole training run. The same configuration on the same machine gives the same weights."""
 
@@ -58,12 +67,15 @@ class TrainConfig(BaseModel, frozen=True, extra="forbid"):
     store: Literal["float32", "bf16"] = Field(default="float32", description="Type of the checkpoint's weights.")
     validate_every: int = Field(default=1, ge=0, description="Epochs between passes over the test split; 0: none.")
     members: int = Field(default=1, ge=1, description="Networks that differ only by seed; their summed logits answer.")
+    init: InitConfig | None = Field(default=None, description="Weights and network to start from; null: fresh ones.")
     pretrain: "TrainConfig | None" = Field(default=None, description="A run whose weights this one starts from.")
 
     @model_validator(mode="after")
     def _fits_together(self) -> Self:
         if self.members > 1 and self.pretrain is not None:
             raise ValueError("members and pretrain exclude each other: give the members to pretrain")
+        if self.init is not None and (self.members > 1 or self.pretrain is not None):
+            raise ValueError("a run from a given network has no members and no pretrain: choose another recipe")
         if self.model.members and self.model.heads != len(self.model.members):
             raise ValueError("an ensemble has one head a member: leave model.heads as it is")
         if self.objective.teaching is not None and (self.model.heads < 2 or self.epochs < 2):

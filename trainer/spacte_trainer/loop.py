@@ -20,13 +20,14 @@ from spacte_core.allocator import keep_freed_memory
 from spacte_core.data.base import Batch, ImageData, shuffled, stream
 from spacte_core.hardware import has_triton
 from spacte_core.kernel_switch import kernels_enabled
-from spacte_core.models import MultiHeadNet, build
+from spacte_core.models import MultiHeadNet
 from spacte_core.models.multihead import shared_copy
 
 from .callbacks import Callback
 from .compiling import blocks_of, compile_network, uncompiled
 from .config import ConfigError, TrainConfig, resolve_precision
 from .evaluation import Accuracy, accuracy, check_fit
+from .initial import initial_network
 from .metrics import EpochReport, LossMeter
 from .objectives import Loss, SeededDraws, Step
 from .process_group import ProcessGroup
@@ -63,7 +64,7 @@ class Trainer:
         self.config, self.data, self.device, self.group = config, train_data, device, group
         self.objective = config.objective
         try:
-            self.net = build(config.model)
+            self.net = initial_network(config)
         except ValueError as error:
             raise ConfigError(str(error)) from error
         if start is not None:

@@ -28,6 +28,7 @@ from spacte_core.versions import installed_version
 from .callbacks import Callback, JsonLinesLog, ProgressBar, TensorBoardLog
 from .config import TrainConfig, identifying_settings, resolve_precision
 from .evaluation import evaluate
+from .initial import storable
 from .loop import train
 from .process_group import ProcessGroup
 from .state import STATE_FILE, StateError
@@ -73,6 +74,7 @@ class Pipeline:
             stored = torch.bfloat16 if config.store == "bf16" else None
             if stored is not None:
                 net.to(stored).float()  # what is measured is what is stored
+            net = storable(net, config)
             measured = evaluate(net, self.test_data, self.device, sigma=config.sigma, seed=config.seed)
             metrics = {
                 "clean_accuracy": measured.clean.ensemble,

@@ -8,7 +8,7 @@ import typer
 from spacte_core.openmp import set_wait_policy
 
 if TYPE_CHECKING:
-    from spacte_trainer.config import TrainConfig
+    from spacte_trainer.config import InitConfig, TrainConfig
 
 train_app = typer.Typer(help="Train a classifier by a recipe.")
 recipes_app = typer.Typer(help="List the recipes, or print one.")
@@ -16,8 +16,22 @@ recipes_app = typer.Typer(help="List the recipes, or print one.")
 
 @train_app.command()
 def train(
-    recipe: Annotated[str, typer.Argument(help="A recipe; `spacte recipes` lists them.")],
+    recipe: Annotated[
+        str | None, typer.Argument(help="A recipe; `spacte recipes` lists them. Without one: --init and --method.")
+    ] = None,
     out: Annotated[Path | None, typer.Option(help="Folder of the checkpoint [runs/RECIPE].")] = None,
+    init: Annotated[
+        Path | None, typer.Option(help="Start from this checkpoint, also one that `spacte import` wrote.")
+    ] = None,
+    method: Annotated[
+        str | None,
+        typer.Option(help="Without a recipe: gaussian, consistency, ..., or spacte-gaussian, ... with --init, --data."),
+    ] = None,
+    arch: Annotated[str | None, typer.Option(help="timm:NAME or torchvision:NAME in place of the recipe's.")] = None,
+    weights: Annotated[str, typer.Option(help="Of --arch: random, hub, or a file.")] = "random",
+    split: Annotated[
+        str | None, typer.Option(help="Module of --init or --arch at which heads begin [the last stage or blocks].")
+    ] = None,
     sigma: Annotated[
         float | None, typer.Option(help="Noise sd in units of [0, 1] pixels; settings that depend on it follow.")
     ] = None,
@@ -56,13 +70,19 @@ def train(
 
     from spacte_core.errors import one_sentence
     from spacte_core.hardware import choose_device
+    from spacte_trainer.config import InitConfig
     from spacte_trainer.runs import run
 
     named = {"model.heads": heads, "epochs": epochs, "seed": seed, "data.source": data}
     named["data.label_column"] = label_column
     with one_sentence():
-        config = configure(recipe, sigma, {key: value for key, value in named.items() if value is not None}, settings)
-        folder = out or Path("runs") / recipe
+        changes = {key: value for key, value in named.items() if value is not None}
+        if init is None and arch is None:
+            config = configure(recipe, sigma, changes, settings)
+        else:
+            start = InitConfig(model=arch or str(init), weights=weights, split=split)
+            config = configure_from(start, recipe or method, recipe is not None, sigma, changes, settings)
+        folder = out or Path("runs") / config.recipe
         if workers > 1:
             from spacte_trainer.distributed import run_distributed
 
@@ -73,13 +93,47 @@ def train(
 
 
 def configure(
-    recipe: str, sigma: float | None, changes: dict[str, object], settings: list[str] | None
+    recipe: str | None, sigma: float | None, changes: dict[str, object], settings: list[str] | None
 ) -> "TrainConfig":
     """The recipe with `changes` applied, and then the --set ones."""
     from spacte_trainer.config import override, parse_setting
-    from spacte_trainer.recipes import load_recipe
+    from spacte_trainer.recipes import RecipeError, load_recipe
 
+    if recipe is None:
+        raise RecipeError("What to train is not said: name a RECIPE, or --init MODEL, --method and --data.")
     return override(load_recipe(recipe, sigma), changes | dict(map(parse_setting, settings or [])))
+
+
+def configure_from(
+    init: "InitConfig",
+    what: str | None,
+    is_recipe: bool,
+    sigma: float | None,
+    changes: dict[str, object],
+    settings: list[str] | None,
+) -> "TrainConfig":
+    """A recipe, or a method without one, that starts from a network; `changes` are applied, and then the --set ones."""
+    from spacte_trainer.config import override, parse_setting
+    from spacte_trainer.initial import model_of
+    from spacte_trainer.recipes import RecipeError, load_recipe
+    from spacte_trainer.recipes.fine_tuning import fine_tuning, from_init, heads_of_method
+
+    if what is None:
+        raise RecipeError("How to train is not said: name a RECIPE, or --method, such as gaussian.")
+    given = changes.pop("model.heads", None)
+    heads = given if isinstance(given, int) else None
+    if is_recipe:
+        recipe = load_recipe(what, sigma)
+        own = recipe.model.heads if recipe.objective.teaching else None
+        model, start = model_of(init, recipe.model, heads or own)
+        config = from_init(recipe, model, start)
+    else:
+        source = changes.pop("data.source", None)
+        if sigma is None or not isinstance(source, str):
+            raise RecipeError("Fine-tuning without a recipe needs data and a noise level: add --data and --sigma.")
+        model, start = model_of(init, None, heads_of_method(what, heads))
+        config = fine_tuning(what, sigma, source, model, start)
+    return override(config, changes | dict(map(parse_setting, settings or [])))
 
 
 @recipes_app.command()
