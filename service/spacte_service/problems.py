@@ -31,6 +31,7 @@ PROBLEMS: dict[ProblemCode, tuple[int, str]] = {
     "idempotency_in_progress": (409, "The first request with this key is still running"),
     "job_state": (409, "The job's state does not allow that"),
     "file_in_use": (409, "The file is in use"),
+    "not_calibrated": (409, "The model has no calibration"),
     "payload_too_large": (413, "The body is too large"),
     "unsupported_media_type": (415, "Another content type is needed"),
     "validation_failed": (422, "A field is not as it should be"),

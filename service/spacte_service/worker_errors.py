@@ -11,6 +11,7 @@ from spacte_workers.errors import (
     ModelLoadError,
     ModelNotFoundError,
     ModelNotReadyError,
+    NotCalibratedError,
     NoWorkersError,
     RuntimeFault,
 )
@@ -25,6 +26,7 @@ CODES: dict[type[RuntimeFault], ProblemCode] = {
     NoWorkersError: "no_workers",
     ClusterError: "no_workers",
     DeadlineExceededError: "deadline_exceeded",
+    NotCalibratedError: "not_calibrated",
 }
 
 RETRY_AFTER_S: dict[ProblemCode, float] = {"no_workers": 5.0, "model_loading": 2.0}

@@ -37,6 +37,10 @@ class DeadlineExceededError(RuntimeFault):
     """The deadline passed before the first look at the bound; allow more time."""
 
 
+class NotCalibratedError(RuntimeFault):
+    """The model has no calibration for prediction sets that fits what votes now."""
+
+
 class ClusterError(RuntimeFault):
     """Ray could not be started or joined."""
 

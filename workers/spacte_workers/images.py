@@ -106,6 +106,17 @@ def to_array(image: Image) -> NDArray[Any]:
     return np.frombuffer(image.data, dtype=image.dtype).reshape(image.shape)
 
 
+def to_file(image: Image) -> bytes:
+    """A file that decodes to these pixels: PNG, or npy where they are not grey or RGB of 8 bits."""
+    buffer = io.BytesIO()
+    pixels = to_array(image)
+    if image.dtype == "uint8" and image.shape[0] in (1, 3):
+        Pillow.fromarray(pixels[0] if image.shape[0] == 1 else pixels.transpose(1, 2, 0)).save(buffer, "PNG")
+    else:
+        np.save(buffer, pixels, allow_pickle=False)
+    return buffer.getvalue()
+
+
 def image_sha256(image: Image) -> str:
     """SHA-256 over type, shape and values of the decoded pixels, as it stands in a certificate."""
     name = f"{image.dtype} {'x'.join(map(str, image.shape))} ".encode()

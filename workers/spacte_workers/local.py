@@ -10,24 +10,33 @@ from pydantic import ValidationError
 
 from spacte_client.types import (
     Bound,
+    Bracket,
+    BracketParams,
     Certificate,
     CertifyParams,
     Conversion,
+    ImageParams,
     Noise,
     Precision,
     Prediction,
+    PredictionSet,
     PredictParams,
+    SetMethod,
+    SetParams,
 )
 from spacte_core.preprocessing import Preprocessing
-from spacte_workers.certification.algorithm import Certification, CertifySpec
+from spacte_workers.certification.algorithm import Certification, CertifySpec, noise_error
+from spacte_workers.certification.attack import Adversarial, Attack, AttackSpec, attack
 from spacte_workers.certification.prediction import PredictionRun, PredictSpec
+from spacte_workers.certification.prediction_sets import LogitsRun, SetSpec
 from spacte_workers.certification.sampling_run import SamplingRun
+from spacte_workers.certification.set_calibration import load_calibration
 from spacte_workers.engine.precision_rule import MIN_AGREEMENT
 from spacte_workers.seeds import fresh_seed
 
-from .certification import certificates
+from .certification import certificates, set_answers
 from .deadlines import Deadline
-from .errors import BadParameterError, check_consensus
+from .errors import BadParameterError, NotCalibratedError, check_consensus
 from .images import BadImageError, asked_of, decode_image, from_array, image_sha256
 from .shards import Image
 
@@ -35,7 +44,8 @@ if TYPE_CHECKING:
     import torch
     from torch import nn
 
-Params = TypeVar("Params", bound=PredictParams)
+Params = TypeVar("Params", bound=ImageParams)
+OutcomeT = TypeVar("OutcomeT")
 
 _SHARD_SECONDS = 0.2
 """How long a call of the engine takes at most. Chosen: a deadline, looked at between calls, is missed by no more."""
@@ -78,6 +88,7 @@ class LocalCertifier:
     ) -> None:
         from .engine import Engine
 
+        self._folder: Path | None
         options: dict[str, Any] = {
             "precision": precision,
             "device": device,
@@ -91,7 +102,7 @@ class LocalCertifier:
             if examples is not None:
                 raise ValueError("A checkpoint is compared on images of its own: leave examples out.")
             checkpoint = load_checkpoint(Path(module_or_checkpoint))
-            name, version = checkpoint.folder.name, checkpoint.version
+            name, version, self._folder = checkpoint.folder.name, checkpoint.version, checkpoint.folder
             class_names = tuple(checkpoint.config.class_names)
             self._stated = checkpoint.config.pictures
             sigma = checkpoint.config.sigma if sigma is None else sigma
@@ -100,6 +111,7 @@ class LocalCertifier:
             if sigma is None or num_classes is None or input_shape is None:
                 raise ValueError("A bare module says nothing of itself: pass sigma, num_classes and input_shape.")
             self._stated = Preprocessing()
+            self._folder = None
             name, version, class_names = "module", "", tuple(str(k) for k in range(num_classes))
             options |= {"input_shape": input_shape, "num_classes": num_classes, "examples": examples}
             self.engine = Engine(module_or_checkpoint, sigma=sigma, **options)
@@ -191,18 +203,17 @@ class LocalCertifier:
         pixels = self._pixels(image, params)
         started = time.perf_counter()
         run = PredictionRun(PredictSpec.from_params(params, **self._noises(params)))
-        while not run.done:
-            self._advance(run, pixels)
+        outcome = self._outcome(run, pixels)
         return certificates.prediction(
             run.spec,
-            run.outcome(),
+            outcome,
             self._identity,
             id=f"req_{uuid.uuid4().hex}",
             elapsed_ms=(time.perf_counter() - started) * 1000,
             steps=pixels.steps,
         )
 
-    def _pixels(self, image: Any, params: PredictParams) -> Image:
+    def _pixels(self, image: Any, params: ImageParams) -> Image:
         """The model's input from an array, or from the path or the bytes of an image file."""
         shape = self.engine.input_shape
         if isinstance(image, str | Path):
@@ -213,6 +224,89 @@ class LocalCertifier:
         if isinstance(image, bytes):
             return decode_image(image, input_shape=shape, stated=self._stated, asked=asked_of(params))
         return from_array(image, input_shape=shape)
+
+    def predict_set(
+        self, image: Any, *, alpha: float = 0.1, radius: float, method: SetMethod = "rcp1", seed: str | None = None
+    ) -> PredictionSet:
+        """Classes that hold the true one with probability at least 1 - alpha, however the image was moved by `radius`.
+
+        Args:
+            image: as for `certify`.
+            alpha: probability that the set misses the true class, over images and noise.
+            radius: L2, in units of [0, 1] pixels.
+            method: `rcp1` draws one noise; `bincp` as many as the calibration, and gives smaller sets.
+            seed: 32 hex digits; default fresh.
+
+        Raises:
+            NotCalibratedError: the model has no calibration of this function: run `spacte calibrate`.
+            BadParameterError, BadImageError: as for `certify`.
+        """
+        params = self._checked(SetParams, alpha=alpha, radius=radius, method=method, seed=seed)
+        if self._folder is None:
+            raise NotCalibratedError("A bare module has no calibration: save it with `save_model`, and calibrate that.")
+        model = self._identity
+        calibration = load_calibration(self._folder)
+        calibration.check(model_version=model.version, precision=model.precision, kernels=model.kernels)
+        pixels = self._pixels(image, params)
+        started = time.perf_counter()
+        error = noise_error(calibration.noise, calibration.sigma, pixels.shape)
+        seed = params.seed or fresh_seed()
+        classes = self.engine.num_classes
+        spec = SetSpec.from_params(params, calibration, num_classes=classes, seed=seed, noise_error=error)
+        return set_answers.prediction_set(
+            spec,
+            params,
+            calibration,
+            self._outcome(LogitsRun(spec.scores), pixels),
+            model,
+            id=f"set_{uuid.uuid4().hex}",
+            image_sha256=image_sha256(pixels),
+            elapsed_ms=(time.perf_counter() - started) * 1000,
+        )
+
+    def bracket(self, image: Any, *, alpha_upper: float = 0.001, n_upper: int = 10_000, **options: Any) -> Bracket:
+        """A certified radius, and the distance of an image that is answered otherwise, if an attack finds one.
+
+        Args:
+            image: as for `certify`.
+            alpha_upper: probability that the upper bound is false.
+            n_upper: the most noises of each test.
+            options: of `certify`.
+
+        Raises:
+            EngineError: the module has no gradient.
+            BadParameterError, BadImageError, DeadlineExceededError: as for `certify`.
+        """
+        params = self._checked(BracketParams, alpha_upper=alpha_upper, n_upper=n_upper, **options)
+        started = time.perf_counter()
+        pixels = self._pixels(image, params)
+        certificate = self._certify(image, params)
+        found = None
+        if not certificate.abstained:
+            spec = AttackSpec.of(certificate, params, num_classes=self.engine.num_classes, seed=fresh_seed())
+            found = self._attack(attack(pixels, spec))
+        return set_answers.bracket(
+            certificate,
+            found,
+            self._identity,
+            alpha_upper=params.alpha_upper,
+            elapsed_ms=(time.perf_counter() - started) * 1000,
+        )
+
+    def _attack(self, steps: Attack) -> Adversarial | None:
+        """Draw what an attack asks for, until it ends."""
+        outcome = None
+        while True:
+            try:
+                drawing = steps.send(outcome)
+            except StopIteration as end:
+                return end.value
+            outcome = self._outcome(drawing.run, drawing.image)
+
+    def _outcome(self, run: SamplingRun[OutcomeT], pixels: Image) -> OutcomeT:
+        while not run.done:
+            self._advance(run, pixels)
+        return run.outcome()
 
     def _certify(self, image: Any, params: CertifyParams) -> Certificate:
         pixels = self._pixels(image, params)
@@ -262,5 +356,6 @@ class LocalCertifier:
             name = ".".join(str(part) for part in first["loc"])
             wanted = first["msg"].removeprefix("Input ")
             raise BadParameterError(name, f"`{name}` {wanted}, and is {first['input']!r}.") from None
-        check_consensus(params.k_consensus, self.engine.heads)
+        if isinstance(params, PredictParams):
+            check_consensus(params.k_consensus, self.engine.heads)
         return params

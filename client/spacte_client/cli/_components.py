@@ -16,6 +16,7 @@ GROUP = "spacte.commands"
 
 PACKAGES = {
     "bench": "spacte-workers",
+    "calibrate": "spacte-workers",
     "certify-dataset": "spacte-workers",
     "diagnose": "spacte-workers",
     "evaluate": "spacte-trainer",

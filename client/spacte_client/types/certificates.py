@@ -23,6 +23,7 @@ __all__ = [
     "CertifyRequest",
     "Conversion",
     "FileImage",
+    "ImageParams",
     "ImageSource",
     "Noise",
     "Precision",
@@ -73,22 +74,12 @@ class FileImage(RequestModel):
 ImageSource = Annotated[Base64Image | FileImage, Field(discriminator="type")]
 
 
-# Defaults: `n0` and `alpha` as in Cohen et al. 2019, section 4; `n` a hundredth and a tenth
-# of its 100,000, chosen for an answer in seconds on a CPU.
-class PredictParams(RequestModel):
-    """Options of a prediction: the exact two-sided test of Cohen et al. 2019 section 3.2.1."""
+class ImageParams(RequestModel):
+    """Options of every request about an image: which function answers, and of which pixels."""
 
     model: str | None = Field(default=None, description="The model's name; optional where one model is loaded.")
-    n: int = Field(default=1_000, ge=1, le=MAX_SAMPLES, description="The most noises to draw.")
-    alpha: float = Field(default=0.001, gt=0, lt=1, description="Probability of a wrong answer that is tolerated.")
     sigma: float | None = Field(
         default=None, gt=0, description="Noise level in pixel units of [0, 1]; must be one the model is served at."
-    )
-    noise: Noise = Field(
-        default="grid", description="`grid`: exact integer noise for 8-bit images. `float`: as published."
-    )
-    k_consensus: int | None = Field(
-        default=None, ge=1, description="If the first k heads agree, their class is the vote and the rest are not run."
     )
     resize: bool = Field(
         default=False,
@@ -106,6 +97,21 @@ class PredictParams(RequestModel):
     )
     seed: str | None = Field(
         default=None, pattern="^[0-9a-f]{32}$", description="128-bit seed in hex; only where the operator allows it."
+    )
+
+
+# Defaults: `n0` and `alpha` as in Cohen et al. 2019, section 4; `n` a hundredth and a tenth
+# of its 100,000, chosen for an answer in seconds on a CPU.
+class PredictParams(ImageParams):
+    """Options of a prediction: the exact two-sided test of Cohen et al. 2019 section 3.2.1."""
+
+    n: int = Field(default=1_000, ge=1, le=MAX_SAMPLES, description="The most noises to draw.")
+    alpha: float = Field(default=0.001, gt=0, lt=1, description="Probability of a wrong answer that is tolerated.")
+    noise: Noise = Field(
+        default="grid", description="`grid`: exact integer noise for 8-bit images. `float`: as published."
+    )
+    k_consensus: int | None = Field(
+        default=None, ge=1, description="If the first k heads agree, their class is the vote and the rest are not run."
     )
 
 

@@ -21,6 +21,7 @@ ProblemCode = Literal[
     "idempotency_in_progress",
     "job_state",
     "file_in_use",
+    "not_calibrated",
     "payload_too_large",
     "unsupported_media_type",
     "validation_failed",

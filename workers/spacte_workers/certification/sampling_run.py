@@ -3,7 +3,7 @@
 from abc import ABC, abstractmethod
 from typing import Generic, TypeVar
 
-from spacte_workers.shards import Shard, Votes
+from spacte_workers.shards import NoiseSource, Phase, Shard, Votes
 
 from .tally import Tally
 
@@ -95,3 +95,22 @@ class SamplingRun(ABC, Generic[OutcomeT]):
             (tally, self._limit(speculate) if tally is self._last else tally.boundaries[-1])
             for tally in self._tallies.values()
         ]
+
+
+class SingleLookRun(SamplingRun[OutcomeT]):
+    """One image on its way to what all of `n` noises give together."""
+
+    def __init__(self, source: NoiseSource, phase: Phase, n: int, num_classes: int) -> None:
+        super().__init__(Tally(source, phase, [n], num_classes))
+
+    @property
+    def counts(self) -> tuple[int, ...]:
+        """Votes per class; only when `done`."""
+        return self._last.counts_at(0)
+
+    def _look(self) -> None:
+        self._looks_done = self._last.complete
+        self._settled = self._looks_done == 1
+
+    def _limit(self, speculate: bool) -> int:  # noqa: ARG002
+        return self.looks[-1]

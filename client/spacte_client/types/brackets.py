@@ -1,0 +1,51 @@
+"""The certified radius from below and from above: `POST /v1/brackets`."""
+
+from pydantic import Field
+
+from ._base import AnswerModel
+from .certificates import MAX_SAMPLES, Certificate, CertifyParams, ImageSource
+
+__all__ = ["AdversarialImage", "Bracket", "BracketParams", "BracketRequest"]
+
+
+class BracketParams(CertifyParams):
+    """Options of a bracket: those of the certificate, and of the attack."""
+
+    alpha_upper: float = Field(
+        default=0.001, gt=0, lt=1, description="Probability that the upper bound is false, over the noise."
+    )
+    n_upper: int = Field(
+        default=10_000, ge=100, le=MAX_SAMPLES, description="The most noises to draw for each test of an attack."
+    )
+
+
+class BracketRequest(BracketParams):
+    """Body of `POST /v1/brackets`."""
+
+    image: ImageSource = Field(description="What to classify.")
+
+
+class AdversarialImage(AnswerModel):
+    """An image near the one sent that the smoothed classifier answers otherwise."""
+
+    label: int = Field(description="Its answer there.")
+    label_name: str = Field(description="The class's name.")
+    data: str = Field(description="The image in base64: a PNG file, or npy where it is between 8-bit steps.")
+    counts: list[int] = Field(description="Votes per class.")
+    n: int = Field(description="Noises drawn.")
+    p_value: float = Field(description="Of the two-sided binomial test between the two most frequent classes.")
+
+
+class Bracket(AnswerModel):
+    """Between what radii the smoothed classifier's answer can first change."""
+
+    id: str = Field(description="Of this answer, unique.")
+    lower: float = Field(description="Certified radius: no change closer than this, at level `alpha_lower`.")
+    upper: float | None = Field(
+        description="Distance of an image with another answer, at level `alpha_upper`; null where none was found."
+    )
+    alpha_lower: float = Field(description="Probability that `lower` is false, over the noise.")
+    alpha_upper: float = Field(description="Probability that `upper` is false, over the noise.")
+    certificate: Certificate = Field(description="What `lower` rests on.")
+    adversarial: AdversarialImage | None = Field(description="What `upper` rests on.")
+    elapsed_ms: float = Field(description="From the request's arrival to its answer.")
