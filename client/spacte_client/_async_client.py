@@ -18,10 +18,10 @@ from ._connection import AsyncConnection
 from ._constants import CONCURRENCY, MAX_RETRIES
 from ._images import Image
 from ._map_in_order import amap_in_order
-from ._options import CertifyOptions, PredictOptions
+from ._options import BracketOptions, CertifyOptions, PredictOptions, SetOptions
 from ._settings import Timeout, resolve_settings
 from ._streams import AsyncCertifyStream
-from .types import Certificate, Health, Info, Prediction
+from .types import Bracket, Certificate, Health, Info, Prediction, PredictionSet, SetMethod
 
 
 class AsyncClient:
@@ -63,6 +63,26 @@ class AsyncClient:
     ) -> Prediction:
         """What the smoothed classifier answers; see `Client.predict`."""
         return await self._connection.send(await asyncio.to_thread(calls.predict, image, options, timeout=timeout))
+
+    async def predict_set(
+        self,
+        image: Image,
+        *,
+        alpha: float = 0.1,
+        radius: float,
+        method: SetMethod = "rcp1",
+        timeout: Timeout | None = None,
+        **options: Unpack[SetOptions],
+    ) -> PredictionSet:
+        """Classes that hold the true one; see `Client.predict_set`."""
+        asked = {"alpha": alpha, "radius": radius, "method": method, **options}
+        return await self._connection.send(await asyncio.to_thread(calls.predict_set, image, asked, timeout=timeout))
+
+    async def bracket(
+        self, image: Image, *, timeout: Timeout | None = None, **options: Unpack[BracketOptions]
+    ) -> Bracket:
+        """The certified radius from both sides; see `Client.bracket`."""
+        return await self._connection.send(await asyncio.to_thread(calls.bracket, image, options, timeout=timeout))
 
     def certify_stream(
         self, image: Image, *, timeout: Timeout | None = None, **options: Unpack[CertifyOptions]

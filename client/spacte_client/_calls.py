@@ -17,7 +17,22 @@ from ._exceptions import APIResponseError, InvalidArgumentError
 from ._images import Image, encode_image
 from ._options import validated
 from ._settings import Timeout, as_timeout
-from .types import Certificate, CertifyParams, FileImage, Health, Info, Model, ModelList, Prediction, PredictParams
+from .types import (
+    Bracket,
+    BracketParams,
+    Certificate,
+    CertifyParams,
+    FileImage,
+    Health,
+    ImageParams,
+    Info,
+    Model,
+    ModelList,
+    Prediction,
+    PredictionSet,
+    PredictParams,
+    SetParams,
+)
 
 T = TypeVar("T")
 M = TypeVar("M", bound=BaseModel)
@@ -125,6 +140,18 @@ def predict(image: Image, options: Mapping[str, Any], *, timeout: Timeout | None
     return post("/v1/predict", answer(Prediction), **_noise_call(image, params, timeout))
 
 
+def predict_set(image: Image, options: Mapping[str, Any], *, timeout: Timeout | None = None) -> Call[PredictionSet]:
+    """`POST /v1/sets`."""
+    params = validated(SetParams, options, "predict_set")
+    return post("/v1/sets", answer(PredictionSet), **_noise_call(image, params, timeout))
+
+
+def bracket(image: Image, options: Mapping[str, Any], *, timeout: Timeout | None = None) -> Call[Bracket]:
+    """`POST /v1/brackets`."""
+    params = validated(BracketParams, options, "bracket")
+    return post("/v1/brackets", answer(Bracket), **_noise_call(image, params, timeout))
+
+
 def check_many(options: Mapping[str, Any], concurrency: int) -> None:
     """Refuse wrong arguments of `certify_many` before the first image is taken."""
     if concurrency < 1:
@@ -158,7 +185,7 @@ def health() -> Call[Health]:
     return get("/readyz", answer(Health), accepted=frozenset({503}))
 
 
-def _noise_call(image: Image, params: PredictParams, timeout: Timeout | None) -> dict[str, Any]:
+def _noise_call(image: Image, params: ImageParams, timeout: Timeout | None) -> dict[str, Any]:
     """What the calls that have noise drawn have in common. Options that were not given are the gateway's defaults."""
     deadline_ms = params.deadline_ms if isinstance(params, CertifyParams) else None
     if deadline_ms is not None:

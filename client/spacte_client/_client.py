@@ -17,11 +17,11 @@ from ._connection import Connection
 from ._constants import CONCURRENCY, MAX_RETRIES
 from ._images import Image
 from ._map_in_order import map_in_order
-from ._options import CertifyOptions, PredictOptions
+from ._options import BracketOptions, CertifyOptions, PredictOptions, SetOptions
 from ._resources import Files, Jobs, Models
 from ._settings import Timeout, resolve_settings
 from ._streams import CertifyStream
-from .types import Certificate, Health, Info, Prediction
+from .types import Bracket, Certificate, Health, Info, Prediction, PredictionSet, SetMethod
 
 
 class Client:
@@ -95,6 +95,35 @@ class Client:
         Arguments are as for `certify`, but the options are those of `PredictOptions`.
         """
         return self._connection.send(calls.predict(image, options, timeout=timeout))
+
+    def predict_set(
+        self,
+        image: Image,
+        *,
+        alpha: float = 0.1,
+        radius: float,
+        method: SetMethod = "rcp1",
+        timeout: Timeout | None = None,
+        **options: Unpack[SetOptions],
+    ) -> PredictionSet:
+        """Classes that hold the true one with probability at least 1 - alpha, however the image was moved by `radius`.
+
+        Args:
+            image, timeout: as for `certify`.
+            alpha: probability that the set misses the true class, over images and noise.
+            radius: L2, in units of [0, 1] pixels.
+            method: `rcp1` draws one noise; `bincp` many, and gives smaller sets.
+            options: see `SetOptions`.
+        """
+        asked = {"alpha": alpha, "radius": radius, "method": method, **options}
+        return self._connection.send(calls.predict_set(image, asked, timeout=timeout))
+
+    def bracket(self, image: Image, *, timeout: Timeout | None = None, **options: Unpack[BracketOptions]) -> Bracket:
+        """The certified radius, and the distance of an image with another answer, if an attack finds one.
+
+        Arguments are as for `certify`, and those of `BracketOptions`.
+        """
+        return self._connection.send(calls.bracket(image, options, timeout=timeout))
 
     def certify_stream(
         self, image: Image, *, timeout: Timeout | None = None, **options: Unpack[CertifyOptions]

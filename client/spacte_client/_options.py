@@ -52,6 +52,28 @@ class CertifyOptions(PredictOptions, total=False):
     """Answer by then with the radius that is proven so far."""
 
 
+class SetOptions(TypedDict, total=False):
+    """Keyword arguments of `predict_set` besides `alpha` and `radius`."""
+
+    model: str | None
+    """The model's name; optional where one model is loaded."""
+    sigma: float | None
+    """Noise level in units of [0, 1] pixels; one that the model is served at."""
+    resize: bool
+    """Resize the image to the model's input shape."""
+    seed: str | None
+    """128-bit seed, 32 hex digits; only where the operator allows it."""
+
+
+class BracketOptions(CertifyOptions, total=False):
+    """Keyword arguments of `bracket`. What is left out is the gateway's default."""
+
+    alpha_upper: float
+    """Probability that the upper bound is false, in (0, 1)."""
+    n_upper: int
+    """The most noises to draw for each test of an attack."""
+
+
 def validated(model: type[M], options: Mapping[str, Any], what: str) -> M:
     """`options` of the call `what` as a wire model; an `InvalidArgumentError` names one that is wrong."""
     try:

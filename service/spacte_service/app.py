@@ -14,7 +14,7 @@ from .metrics import Metrics
 from .middleware import AddressCheck, BodyLimit, RequestContext
 from .origins import OriginCheck
 from .problems import add_problem_handlers
-from .routes import answers, files, health, jobs, kserve, models, signing, stream
+from .routes import answers, files, health, jobs, kserve, models, sets, signing, stream
 from .routes import metrics as metrics_routes
 from .routes.descriptions import add_openapi
 from .settings import Settings
@@ -58,7 +58,7 @@ def create_app(settings: Settings | None = None, runtime: Backend | None = None)
         title="SPACTE", version=VERSION, description=DESCRIPTION, lifespan=lifespan, docs_url=None, redoc_url=None
     )
     app.state.gateway = gateway
-    for routes in (answers, stream, models, files, jobs, signing, health, kserve):
+    for routes in (answers, sets, stream, models, files, jobs, signing, health, kserve):
         app.include_router(routes.router)
     if settings.metrics_port is None:
         app.include_router(metrics_routes.router)

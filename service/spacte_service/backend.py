@@ -3,7 +3,18 @@
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Protocol
 
-from spacte_client.types import Certificate, CertifyParams, Model, Prediction, PredictParams, Sample
+from spacte_client.types import (
+    Bracket,
+    BracketParams,
+    Certificate,
+    CertifyParams,
+    Model,
+    Prediction,
+    PredictionSet,
+    PredictParams,
+    Sample,
+    SetParams,
+)
 
 if TYPE_CHECKING:  # scipy and numpy come with them, which the application's import can do without
     from spacte_core.preprocessing import Asked
@@ -61,4 +72,12 @@ class Backend(Protocol):
 
     async def predict(self, image: "Image", params: PredictParams, *, request_id: str) -> Prediction:
         """One prediction."""
+        ...
+
+    async def predict_set(self, image: "Image", params: SetParams, *, request_id: str) -> PredictionSet:
+        """One prediction set."""
+        ...
+
+    async def bracket(self, image: "Image", params: BracketParams, *, request_id: str) -> Bracket:
+        """One certified radius, and what an attack finds beyond it."""
         ...

@@ -20,6 +20,7 @@ from spacte_client.types import (
     CertifyParams,
     CertifyRequest,
     FileImage,
+    ImageParams,
     ImageSource,
     JobRequest,
     PredictBatchRequest,
@@ -33,7 +34,7 @@ from .problems import ProblemError, field_error, validation_failed
 from .settings import LimitSettings
 from .validation import pointer_to_nul
 
-P = TypeVar("P", bound=PredictParams)
+P = TypeVar("P", bound=ImageParams)
 I = TypeVar("I", bytes, bytes | FileImage)  # noqa: E741
 T = TypeVar("T")
 M = TypeVar("M", bound=BaseModel)
@@ -68,8 +69,21 @@ class BodyReader:
 
     async def certify(self, request: Request, caller: Caller) -> ParsedBody[CertifyParams, bytes]:
         """The body of a certify request. Raises ProblemError: it cannot be read, or a field is not as it should be."""
-        from_form = partial(_from_form, params=CertifyParams, several=False)
-        return await self._images_of(await self._read(request, _certify_json, from_form), caller)
+        return await self.of_one_image(request, caller, CertifyParams, CertifyRequest)
+
+    async def of_one_image(
+        self, request: Request, caller: Caller, params: type[P], schema: type[BaseModel]
+    ) -> ParsedBody[P, bytes]:
+        """The body of a request about one image: `schema` as JSON, or a form with `params`.
+
+        Raises ProblemError: it cannot be read, or a field is not as it should be.
+        """
+
+        def from_json(raw: bytes) -> ParsedBody[P, bytes | FileImage]:
+            return _one_image(params, validated(schema, parse_json(raw)))
+
+        from_form = partial(_from_form, params=params, several=False)
+        return await self._images_of(await self._read(request, from_json, from_form), caller)
 
     async def predict(self, request: Request, caller: Caller) -> ParsedBody[PredictParams, bytes]:
         """The body of a predict request, with one image or with several.
@@ -134,15 +148,17 @@ class BodyReader:
         self.check_limits(body.params)
         return ParsedBody(body.params, tuple(images), body.pointers, body.is_list)
 
-    def check_limits(self, params: PredictParams) -> None:
+    def check_limits(self, params: ImageParams) -> None:
         """Hold a request's options against the operator's limits. Raises ProblemError: 422 that names the limit."""
         limits = self._limits
-        for name, limit in {"n": limits.n_max, "n0": limits.n0_max, "deadline_ms": limits.deadline_ms_max}.items():
+        most = {"n": limits.n_max, "n0": limits.n0_max, "n_upper": limits.n_max, "deadline_ms": limits.deadline_ms_max}
+        for name, limit in most.items():
             value = getattr(params, name, None)
             if value is not None and value > limit:
                 raise field_error(f"/{name}", f"`{name}` is at most {limit:,} here; ask for less.")
-        if params.alpha < limits.alpha_min:
-            raise field_error("/alpha", f"`alpha` is at least {limits.alpha_min:g} here; ask for more.")
+        for name in ("alpha", "alpha_upper"):
+            if getattr(params, name, 1.0) < limits.alpha_min:
+                raise field_error(f"/{name}", f"`{name}` is at least {limits.alpha_min:g} here; ask for more.")
         if params.seed is not None and not limits.allow_client_seed:
             sentence = "The service draws the seed; leave `seed` out, or have SPACTE_ALLOW_CLIENT_SEED set."
             raise field_error("/seed", sentence)
@@ -227,10 +243,6 @@ def _number(text: str) -> float | int:
 
 def _no_constant(name: str) -> Any:
     raise ValueError(f"{name} is not JSON")
-
-
-def _certify_json(raw: bytes) -> ParsedBody[CertifyParams, bytes | FileImage]:
-    return _one_image(CertifyParams, validated(CertifyRequest, parse_json(raw)))
 
 
 def _predict_json(raw: bytes) -> ParsedBody[PredictParams, bytes | FileImage]:

@@ -12,7 +12,17 @@ from typing import TYPE_CHECKING, Any, Generic, TypeVar
 import structlog
 from anyio import CapacityLimiter, to_thread
 
-from spacte_client.types import Certificate, CertifyParams, Prediction, PredictParams
+from spacte_client.types import (
+    Bracket,
+    BracketParams,
+    Certificate,
+    CertifyParams,
+    ImageParams,
+    Prediction,
+    PredictionSet,
+    PredictParams,
+    SetParams,
+)
 from spacte_workers.deadlines import Deadline
 
 from .admission import Admission, Arrival, Permit
@@ -29,7 +39,7 @@ if TYPE_CHECKING:
 
 log = structlog.stdlib.get_logger("spacte.answers")
 
-P = TypeVar("P", bound=PredictParams)
+P = TypeVar("P", bound=ImageParams)
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,6 +83,29 @@ class ImageRequests:
         log.info("predicted", prediction=prediction.id, model=prediction.model, label=prediction.label)
         return prediction
 
+    async def predict_set(self, request: ImageRequest[SetParams]) -> PredictionSet:
+        """The prediction set of one image. Raises ProblemError: as for `predict`; 409, the model is not calibrated."""
+        async with self._admission.permit(request.arrival) as permit:
+            image = await self.decode(request)
+            await permit.turn()
+            with worker_errors_as_problems():
+                made = await self._backend.predict_set(image, request.params, request_id=new_id("set"))
+            permit.done()
+        log.info("predicted a set", set=made.id, model=made.model, labels=len(made.labels))
+        return made.model_copy(update={"elapsed_ms": _milliseconds_since(request.arrived)})
+
+    async def bracket(self, request: ImageRequest[BracketParams]) -> Bracket:
+        """The certified radius of one image from both sides. Raises ProblemError: as for `certify`."""
+        async with self._admission.permit(request.arrival) as permit:
+            image = await self.decode(request)
+            await permit.turn()
+            with worker_errors_as_problems():
+                made = await self._backend.bracket(image, request.params, request_id=new_id("cert"))
+            permit.done()
+        self._metrics.certified(made.certificate)
+        log.info("bracketed", bracket=made.id, model=made.certificate.model, lower=made.lower, upper=made.upper)
+        return made.model_copy(update={"elapsed_ms": _milliseconds_since(request.arrived)})
+
     @asynccontextmanager
     async def permit(self, request: ImageRequest[CertifyParams]) -> AsyncGenerator[Permit]:
         """A permit; a request with a reservation waits for it, no longer than its deadline.
@@ -89,7 +122,7 @@ class ImageRequests:
 
         Raises ProblemError: the image or the model cannot be used.
         """
-        params: PredictParams = request.params
+        params: ImageParams = request.params
         from spacte_workers.images import asked_of
 
         work = partial(self._backend.decode, params.model, request.data, asked_of(params))

@@ -14,7 +14,7 @@ from typing import IO, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from spacte_client.types import PredictParams
+from spacte_client.types import ImageParams
 from spacte_client.types import Preprocessing as Preprocessed
 from spacte_core.pictures import MAX_PIXELS, PictureError
 from spacte_core.preprocessing import Asked, Conversion, Preprocessing, preprocess
@@ -154,7 +154,7 @@ def _read_npy(data: bytes, max_pixels: int) -> NDArray[Any]:
         raise BadImageError("The npy file cannot be read: save one array with numpy.save.") from error
 
 
-def asked_of(params: PredictParams) -> Asked:
+def asked_of(params: ImageParams) -> Asked:
     """What a request allows to be done to its picture."""
     return Asked(params.resize, params.enlarge, tuple(params.convert))
 

@@ -26,7 +26,7 @@ from .prediction import PredictionRun, PredictOutcome, PredictSpec
 from .sampling_run import SamplingRun, SingleLookRun
 
 _STEPS, _ROUNDS, _STEPS_A_ROUND = 24, 8, 2
-"""Steps to the other side, rounds that shorten, and steps in each. Chosen: three times the gradients gave nothing shorter."""
+"""Steps to the other side, rounds that shorten, and steps in each. Chosen: twice as many found nothing shorter."""
 
 _GRADIENT_NOISES = 32
 """Noises of a gradient. Chosen: twice as many gave nothing shorter."""

@@ -15,8 +15,14 @@ from .set_calibration import Calibration
 
 
 def scores(logits_NK: NDArray[np.float32]) -> NDArray[np.float64]:
-    """How well each class fits each row: the log-softmax of the mean head logits, float64 [N, K], at most 0."""
-    return np.asarray(log_softmax(logits_NK.astype(np.float64), axis=1))
+    """How well each class fits each row: the log-softmax of the mean head logits, float64 [N, K], at most 0.
+
+    No class fits a row with a logit that is not finite: its scores are minus infinity.
+    """
+    finite_N = np.isfinite(logits_NK).all(1)
+    scores_NK = np.full(logits_NK.shape, -np.inf)
+    scores_NK[finite_N] = log_softmax(logits_NK[finite_N].astype(np.float64), axis=1)
+    return scores_NK
 
 
 @dataclass(frozen=True, slots=True)

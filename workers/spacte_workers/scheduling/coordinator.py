@@ -12,6 +12,7 @@ from typing import Any, TypeVar
 
 from spacte_workers.certification.algorithm import Certification, CertifySpec, Outcome, Progress
 from spacte_workers.certification.prediction import PredictionRun, PredictOutcome, PredictSpec
+from spacte_workers.certification.sampling_run import SamplingRun
 from spacte_workers.deadlines import Deadline
 from spacte_workers.errors import DeadlineExceededError, NoWorkersError
 from spacte_workers.shards import Image, Sampler, SamplerLostError, Votes
@@ -129,6 +130,12 @@ class Coordinator:
     ) -> PredictOutcome:
         """Draw until the prediction is settled. Arguments and errors as for `certify`."""
         return await self._answer(Request(model, image, PredictionRun(spec), "interactive", on_start))
+
+    async def draw(
+        self, model: str, image: Image, run: SamplingRun[OutcomeT], *, on_start: Callable[[], None] | None = None
+    ) -> OutcomeT:
+        """Draw until any other run is settled. Arguments and errors as for `certify`."""
+        return await self._answer(Request(model, image, run, "interactive", on_start))
 
     async def close(self) -> None:
         """End every request with `NoWorkersError`, and forget the samplers."""

@@ -13,8 +13,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from spacte_client.types import Diagnosis, Model, Precision, PredictParams, Sample
+from spacte_client.types import Diagnosis, ImageParams, Model, Precision, PredictParams, Sample
 from spacte_workers.certification.certificates import ModelIdentity
+from spacte_workers.certification.set_calibration import Calibration, load_calibration
 from spacte_workers.diagnosis.files import read_diagnosis
 from spacte_workers.errors import BadParameterError, ModelNotFoundError, ModelNotReadyError, check_consensus
 from spacte_workers.images import BadImageError
@@ -54,7 +55,7 @@ class ServedModel:
         """What an answer says about the model."""
         return ModelIdentity(self.name, self.version, tuple(self.config.class_names), self.precision, self.kernels)
 
-    def check(self, params: PredictParams, image: Image) -> None:
+    def check(self, params: ImageParams, image: Image) -> None:
         """See that the model takes this image and offers what is asked.
 
         Raises:
@@ -67,8 +68,10 @@ class ServedModel:
         if params.sigma is not None and params.sigma != sigma:
             only = f"Model {self.name} is served at sigma {sigma:g} only"
             raise BadParameterError("sigma", f"{only}: ask for that, or leave it out.")
-        check_consensus(params.k_consensus, self.config.model.heads, f"Model {self.name}")
-        if params.noise == "grid" and image.dtype != "uint8":
+        if isinstance(params, PredictParams):
+            check_consensus(params.k_consensus, self.config.model.heads, f"Model {self.name}")
+        noise = params.noise if isinstance(params, PredictParams) else "grid"
+        if noise == "grid" and image.dtype != "uint8":
             sentence = "Grid noise is for 8-bit images, and this one is between their steps: ask for float noise."
             raise BadParameterError("noise", sentence)
 
@@ -207,6 +210,17 @@ class ModelStore:
     def listing(self) -> list[Model]:
         """Every model as the wire shows it, by name; one that cannot be read shows only name and state."""
         return [_on_the_wire(name, self._entries[name]) for name in self.names()]
+
+    def calibration(self, model: ServedModel) -> Calibration:
+        """What the prediction sets of a version rest on. It reads a file: call it in a thread.
+
+        Raises:
+            NotCalibratedError: there is none, or it is of another version or function.
+        """
+        folder = self.entry(model.name).folder
+        calibration = load_calibration(folder)
+        calibration.check(model_version=model.version, precision=model.precision, kernels=model.kernels)
+        return calibration
 
     def samples(self, name: str) -> list[Sample]:
         """The held-out images in a model's folder, which the trainer leaves there; none where it did not.

@@ -12,12 +12,27 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
-from spacte_client.types import Certificate, CertifyParams, Model, Precision, Prediction, PredictParams, Sample
+from spacte_client.types import (
+    Bracket,
+    BracketParams,
+    Certificate,
+    CertifyParams,
+    ImageParams,
+    Model,
+    Precision,
+    Prediction,
+    PredictionSet,
+    PredictParams,
+    Sample,
+    SetParams,
+)
 from spacte_core.pictures import MAX_PIXELS
 from spacte_core.preprocessing import Asked
-from spacte_workers.certification import certificates
-from spacte_workers.certification.algorithm import CertifySpec, Outcome, Progress
+from spacte_workers.certification import certificates, set_answers
+from spacte_workers.certification.algorithm import CertifySpec, Outcome, Progress, noise_error
+from spacte_workers.certification.attack import Adversarial, Attack, AttackSpec, attack
 from spacte_workers.certification.prediction import PredictSpec
+from spacte_workers.certification.prediction_sets import LogitsRun, SetSpec
 from spacte_workers.deadlines import Deadline
 from spacte_workers.engine.precision_rule import PrecisionRule
 from spacte_workers.errors import BadParameterError, ModelLoadError
@@ -246,6 +261,58 @@ class Runtime:
                 spec, outcome, model.identity, id=request_id, elapsed_ms=elapsed, steps=pixels.steps
             )
 
+    async def predict_set(self, image: Image | bytes, params: SetParams, *, request_id: str) -> PredictionSet:
+        """The classes that hold the true one, see `LocalCertifier.predict_set`. Arguments and errors as for `certify`.
+
+        Raises:
+            NotCalibratedError: the model has no calibration that fits what votes now.
+        """
+        clock = _Clock()
+        with self.model(params.model).used() as model:
+            calibration = await asyncio.to_thread(self._store.calibration, model)
+            pixels, noises = await self._prepare(image, params, model)
+            error = await asyncio.to_thread(noise_error, calibration.noise, calibration.sigma, pixels.shape)
+            classes, seed = noises["num_classes"], noises["seed"]
+            spec = SetSpec.from_params(params, calibration, num_classes=classes, seed=seed, noise_error=error)
+            logits_NK = await self._coordinator.draw(model.key, pixels, LogitsRun(spec.scores), on_start=clock.start)
+            return set_answers.prediction_set(
+                spec,
+                params,
+                calibration,
+                logits_NK,
+                model.identity,
+                id=request_id,
+                image_sha256=image_sha256(pixels),
+                elapsed_ms=clock.elapsed_ms(),
+            )
+
+    async def bracket(self, image: Image | bytes, params: BracketParams, *, request_id: str) -> Bracket:
+        """A certified radius, and what an attack finds beyond it. Arguments and errors as for `certify`.
+
+        Raises:
+            EngineError: the model has no gradient.
+        """
+        clock = _Clock()
+        with self.model(params.model).used() as model:
+            pixels, noises = await self._prepare(image, params, model)
+            lower = await self.certify(pixels, params, request_id=request_id)
+            found = None
+            if not lower.abstained:
+                spec = AttackSpec.of(lower, params, num_classes=noises["num_classes"], seed=fresh_seed())
+                found = await self._attack(model.key, attack(pixels, spec))
+            alpha, elapsed_ms = params.alpha_upper, clock.elapsed_ms()
+            return set_answers.bracket(lower, found, model.identity, alpha_upper=alpha, elapsed_ms=elapsed_ms)
+
+    async def _attack(self, key: str, steps: Attack) -> Adversarial | None:
+        """Draw what an attack asks for, until it ends."""
+        outcome = None
+        while True:
+            try:
+                drawing = steps.send(outcome)
+            except StopIteration as end:
+                return end.value
+            outcome = await self._coordinator.draw(key, drawing.image, drawing.run)
+
     async def _load_all(self, names: list[str]) -> None:
         for name in names:
             try:
@@ -256,7 +323,7 @@ class Runtime:
                 _log.exception("Model %s is not served.", name)
 
     async def _prepare(
-        self, image: Image | bytes, params: PredictParams, model: ServedModel
+        self, image: Image | bytes, params: ImageParams, model: ServedModel
     ) -> tuple[Image, dict[str, Any]]:
         """The pixels, checked; and what determines the noises: the model's sigma and classes, and the seed.
 

@@ -64,7 +64,7 @@ class SetRule:
 
     def labels(self, scores_NK: ArrayLike) -> list[int]:
         """The classes in the set, ascending, by their scores on N noises."""
-        reached_K = (np.asarray(scores_NK) >= self.threshold).sum(0)
+        reached_K = (np.asarray(scores_NK) >= self.threshold).sum(0)  # all, where the threshold is minus infinity
         return [int(label) for label in np.flatnonzero(reached_K >= self.votes)]
 
 
