@@ -134,7 +134,7 @@ def _labelled(checkpoint: "Checkpoint", spec: "InputSpec", images: int) -> "tupl
         for index in chosen.tolist():
             row = source.read(index)
             if isinstance(row.content, bytes):
-                image = decode_image(row.content, input_shape=shape)
+                image = decode_image(row.content, input_shape=shape, stated=checkpoint.config.pictures)
             else:
                 image = from_array(row.content, input_shape=shape)
             pixels.append(image)

@@ -13,6 +13,7 @@ from typing import IO, Any
 
 import numpy as np
 from numpy.typing import NDArray
+from PIL import Image as Pillow
 
 from spacte_client.types import ImageParams
 from spacte_client.types import Preprocessing as Preprocessed

@@ -260,7 +260,7 @@ class LocalCertifier:
             self._outcome(LogitsRun(spec.scores), pixels),
             model,
             id=f"set_{uuid.uuid4().hex}",
-            image_sha256=image_sha256(pixels),
+            image=pixels,
             elapsed_ms=(time.perf_counter() - started) * 1000,
         )
 

@@ -13,6 +13,7 @@ from .images import certify, predict
 from .jobs import jobs_app
 from .models import info, models
 from .runs import compare, plot
+from .sets import attack, prediction_set
 
 app = typer.Typer(
     name="spacte",
@@ -22,8 +23,9 @@ app = typer.Typer(
     rich_markup_mode=None,  # plain help takes a tenth of the time, and the documentation quotes it
     pretty_exceptions_show_locals=False,  # locals may hold an API key
 )
-for command in (certify, predict, models, info, plot, compare, doctor):
+for command in (certify, predict, attack, models, info, plot, compare, doctor):
     app.command()(command)
+app.command("set")(prediction_set)
 app.add_typer(jobs_app, name="jobs")
 
 

@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 import typer
 
@@ -12,11 +12,14 @@ from spacte_client._exceptions import APIStatusError, SpacteError
 from . import _options as opt
 
 if TYPE_CHECKING:
+    from pydantic import BaseModel
     from rich.console import Console
     from rich.text import Text
 
     from spacte_client._client import Client
-    from spacte_client.types import Certificate, Prediction, ProgressEvent
+    from spacte_client.types import Certificate, ProgressEvent
+
+A = TypeVar("A", bound="BaseModel")
 
 SHOWN_CLASSES = 10
 """Whose votes are shown. Chosen: as on the page; beyond ten few noises vote."""
@@ -154,7 +157,7 @@ class ClassNames:
         self.client = client
         self.known: dict[str, list[str]] = {}
 
-    def lines(self, answer: "Certificate | Prediction") -> list[str]:
+    def lines(self, answer: Any) -> list[str]:
         """The classes with most votes, a line each: their share, votes and name."""
         if answer.model not in self.known:
             self.known[answer.model] = self.client.models.get(answer.model).class_names
@@ -166,10 +169,11 @@ class ClassNames:
 
 def print_answers(
     images: Sequence[str],
-    ask: "Callable[[str], Certificate | Prediction]",
+    ask: Callable[[str], A],
     *,
     as_json: bool,
     names: ClassNames | None = None,
+    line: "Callable[[str, A], Text] | None" = None,
 ) -> int:
     """Ask about each image and print its answer; an image that fails does not stop the others.
 
@@ -178,6 +182,7 @@ def print_answers(
         ask: gives the answer.
         as_json: for programs.
         names: of classes, where votes are to be shown below each line.
+        line: what is printed of an answer, in place of `answer_line`.
 
     Returns:
         The exit status: 1 where an image failed, else 3 where an answer abstains, else 0.
@@ -199,14 +204,15 @@ def print_answers(
         if as_json:
             typer.echo(answer.model_dump_json())
         else:
-            console.print(answer_line(image, answer), soft_wrap=True)
-            for line in names.lines(answer) if names else ():
-                typer.echo(line)
-        statuses.add(ABSTAINED if answer.abstained else 0)
+            console.print((line or answer_line)(image, answer), soft_wrap=True)
+            for votes in names.lines(answer) if names else ():
+                typer.echo(votes)
+        said = getattr(answer, "certificate", answer)
+        statuses.add(ABSTAINED if getattr(said, "abstained", False) else 0)
     return 1 if 1 in statuses else max(statuses)
 
 
-def answer_line(image: str, answer: "Certificate | Prediction") -> "Text":
+def answer_line(image: str, answer: Any) -> "Text":
     """The outcome first, then what it rests on."""
     from rich.text import Text
 

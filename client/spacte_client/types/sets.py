@@ -6,7 +6,7 @@ from typing import Literal
 from pydantic import Field
 
 from ._base import AnswerModel
-from .certificates import MAX_RADIUS, ImageParams, ImageSource, Noise, Precision
+from .certificates import MAX_RADIUS, ImageParams, ImageSource, Noise, Precision, Preprocessing
 
 __all__ = ["PredictionSet", "SetCalibration", "SetMethod", "SetParams", "SetRequest"]
 
@@ -65,5 +65,8 @@ class PredictionSet(AnswerModel):
     samples: int = Field(description="Noises drawn for this image.")
     sigma: float = Field(description="Noise level in units of [0, 1] pixels.")
     seed: str = Field(description="Seed of the noises, 32 hex digits.")
+    preprocessing: Preprocessing | None = Field(
+        default=None, description="What was done to the picture; null where its pixels went to the model as decoded."
+    )
     calibration: SetCalibration = Field(description="What the level rests on.")
     elapsed_ms: float = Field(description="From the request's arrival to its answer.")

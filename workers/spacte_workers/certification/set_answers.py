@@ -8,10 +8,11 @@ from numpy.typing import NDArray
 
 from spacte_client.rounding import round_up
 from spacte_client.types import AdversarialImage, Bracket, Certificate, PredictionSet, SetCalibration, SetParams
-from spacte_workers.images import to_file
+from spacte_workers.images import image_sha256, to_file
+from spacte_workers.shards import Image
 
 from .attack import Adversarial
-from .certificates import ModelIdentity
+from .certificates import ModelIdentity, preprocessing
 from .prediction_sets import SetSpec
 from .set_calibration import Calibration
 
@@ -24,7 +25,7 @@ def prediction_set(
     model: ModelIdentity,
     *,
     id: str,  # noqa: A002  the wire's name
-    image_sha256: str,
+    image: Image,
     elapsed_ms: float,
 ) -> PredictionSet:
     """The prediction set that these logits give. Arguments as for `certificate`."""
@@ -35,7 +36,8 @@ def prediction_set(
         id=id,
         model=model.name,
         model_version=model.version,
-        image_sha256=image_sha256,
+        image_sha256=image_sha256(image),
+        preprocessing=preprocessing(image.steps),
         labels=labels,
         label_names=[model.class_names[label] for label in labels],
         alpha=params.alpha,

@@ -282,7 +282,7 @@ class Runtime:
                 logits_NK,
                 model.identity,
                 id=request_id,
-                image_sha256=image_sha256(pixels),
+                image=pixels,
                 elapsed_ms=clock.elapsed_ms(),
             )
 
