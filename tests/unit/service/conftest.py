@@ -15,11 +15,23 @@ import pytest
 from fastapi import FastAPI
 from PIL import Image as Pillow
 
-from spacte_client.types import Certificate, CertifyParams, Model, Prediction, PredictParams, Sample, StopReason
+from spacte_client.types import (
+    Bracket,
+    BracketParams,
+    Certificate,
+    CertifyParams,
+    Model,
+    Prediction,
+    PredictionSet,
+    PredictParams,
+    Sample,
+    SetParams,
+    StopReason,
+)
 from spacte_core.preprocessing import Asked
 from spacte_service import Settings, create_app
 from spacte_workers.certification.algorithm import Outcome, Progress
-from spacte_workers.errors import ModelNotFoundError, NoWorkersError
+from spacte_workers.errors import ModelNotFoundError, NotCalibratedError, NoWorkersError
 from spacte_workers.images import decode_image, image_sha256
 from spacte_workers.serving.pools import PoolStatus
 from spacte_workers.shards import Image
@@ -151,6 +163,14 @@ class ScriptedBackend:
                 on_progress(now, certificate(look * 10, "cancelled"))
                 await asyncio.sleep(self.look_s)
         return certificate(params.n, "n_max")
+
+    async def predict_set(self, image: Image, params: SetParams, *, request_id: str) -> PredictionSet:
+        raise NotCalibratedError("Model digits has no calibration: run `spacte calibrate` first.")
+
+    async def bracket(self, image: Image, params: BracketParams, *, request_id: str) -> Bracket:
+        lower = await self.certify(image, params, request_id=request_id)
+        found = {"upper": None, "adversarial": None, "alpha_lower": lower.alpha, "alpha_upper": params.alpha_upper}
+        return Bracket(id=request_id, lower=lower.radius, certificate=lower, elapsed_ms=1.0, **found)
 
     async def predict(self, image: Image, params: PredictParams, *, request_id: str) -> Prediction:
         await self._work(params, request_id)

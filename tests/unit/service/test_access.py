@@ -1,6 +1,7 @@
 """Promise: who may do what is as `docs/access.md` says, for every route of the OpenAPI document."""
 
 import itertools
+import json
 import re
 from pathlib import Path
 
@@ -74,9 +75,11 @@ class Gateway:
         file_id = await self.file() if which or "{file_id}" in path else None
         job_id = await self.job() if which or "{job_id}" in path else None
         ids = {"file_id": file_id, "job_id": job_id, "name": "digits", "index": 0}
-        if path.startswith(("/v1/certify", "/v1/predict")):
+        if path.startswith(("/v1/certify", "/v1/predict", "/v1/sets", "/v1/brackets")):
+            params = {"radius": 0.1} if path == "/v1/sets" else {}
             image = {"type": "file", "file_id": file_id}
-            options = {"json": {"image": image}} if which else {"files": {"image": make_png()}}
+            form = {"files": {"image": make_png()}, "data": {"params": json.dumps(params)}}
+            options = {"json": {"image": image, **params}} if which else form
         elif (method, path) == ("POST", "/v1/files"):
             options = {"files": {"file": ("d.png", make_png())}}
         elif (method, path) == ("POST", "/v1/jobs"):
