@@ -132,6 +132,8 @@ def test_a_module_that_is_missing_when_a_command_runs_is_one_sentence(spacte: Sp
 def test_a_missing_component_names_its_package(spacte: Spacte, monkeypatch: pytest.MonkeyPatch) -> None:
     points(monkeypatch)
     for command, package in _components.PACKAGES.items():
+        if command == "verify":  # of the client itself, which asks workers for what signatures do not prove
+            continue
         run = spacte(command, "RECIPE", "--out", "x", "--help")
         assert run.status == 1
         assert f"pip install {package}" in run.err
