@@ -22,6 +22,7 @@ PACKAGES = {
     "evaluate": "spacte-trainer",
     "import": "spacte-core",
     "keys": "spacte-service",
+    "recertify": "spacte-workers",
     "recipes": "spacte-trainer",
     "reproduce": "spacte-studies",
     "serve": "spacte-service",
