@@ -147,7 +147,8 @@ class Study:
                 pixels_CHW, label = image_of(data, index)
                 name = setting.noise(seed, index).encode()
                 noise = hashlib.blake2b(name, digest_size=16).hexdigest()  # a request's seed has 128 bits
-                found = certifier.certify(pixels_CHW, n0=protocol.n0, n=protocol.n, alpha=protocol.alpha, seed=noise)
+                options = {"n0": protocol.n0, "n": protocol.n, "alpha": protocol.alpha, "bound": "clopper_pearson"}
+                found = certifier.certify(pixels_CHW, seed=noise, **options)
                 correct = not found.abstained and found.label == label
                 seconds = time.perf_counter() - began
                 done[index] = Certified(index, correct, found.radius, seconds, found.precision)

@@ -12,13 +12,17 @@ from torch import nn
 
 from spacte_core.kernels.cpu.targets import TARGETS, VARIABLE
 from spacte_workers import LocalCertifier
+from spacte_workers.certification.canonical import digest, request_in
 from spacte_workers.engine import Engine
 from spacte_workers.images import from_array
 from spacte_workers.shards import NoiseSource, Phase, Shard
 
 SHAPE = (1, 8, 8)
 SEED = "c0ffee00" * 4
+REQUEST = "0123456789abcdef" * 4
 GOLDEN = {("grid", None): (739, 3574, 0, 687), ("grid", 2): (779, 3556, 0, 665), ("float", None): (753, 3495, 0, 752)}
+
+GOLDEN_2 = {"grid": (759, 3565, 0, 676), "float": (739, 3530, 0, 731)}
 
 
 class Stripes(nn.Module):
@@ -51,6 +55,14 @@ def test_counts(image, noise, k, batch):
         assert counts == GOLDEN[noise, k]
     else:  # logarithms and cosines may differ in the last place between C libraries
         assert sum(abs(a - b) for a, b in zip(counts, GOLDEN[noise, k], strict=True)) <= 4
+
+
+@pytest.mark.parametrize(("noise", "golden"), GOLDEN_2.items())
+def test_counts_whose_request_is_bound(image, noise, golden):
+    engine = Engine(Stripes(), input_shape=SHAPE, num_classes=4, precision="fp32", device="cpu", batch=64)
+    source = NoiseSource(SEED, 1, 0.5, noise, request_digest=REQUEST)
+    counts = engine.votes(image, Shard(source, Phase.ESTIMATION, 100, 5_100)).counts
+    assert sum(abs(a - b) for a, b in zip(counts, golden, strict=True)) <= (0 if noise == "grid" else 4)
 
 
 class Layers(nn.Module):
@@ -108,7 +120,10 @@ def test_a_certificate():
         Stripes(), sigma=0.5, num_classes=4, input_shape=SHAPE, precision="fp32", device="cpu", batch=64
     )
     certificate = certifier.certify(pixels, n0=50, n=2_000, alpha=0.01, seed=SEED)
-    assert certificate.selection_counts == [10, 34, 0, 6]
-    assert certificate.counts == [317, 1400, 0, 283]
-    assert (certificate.label, certificate.radius) == (1, 0.227618)
+    # The request names the kernels, so that its noise is this machine's.
+    source = NoiseSource(SEED, 0, 0.5, "grid", request_digest=digest(request_in(certificate)))
+    image = from_array(pixels, input_shape=SHAPE)
+    votes = [certifier.engine.votes(image, Shard(source, phase, 0, n)) for phase, n in ((0, 50), (1, 2_000))]
+    assert [list(vote.counts) for vote in votes] == [certificate.selection_counts, certificate.counts]
+    assert certificate.label == 1
     assert certificate.image_sha256 == "66a81bc72aba560adff8d996d447b91bad69c713178941c7afef28b7654fd11b"

@@ -2,6 +2,7 @@
 
 import json
 import sys
+from collections import Counter
 from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Annotated, Any
@@ -108,7 +109,7 @@ def verify(
     as_json: Annotated[bool, Option("--json", help="Findings as JSON.")] = False,
 ) -> None:
     """Recompute label, bound and radius of a certificate, offline; exit status 1 where they do not fit."""
-    from spacte_workers.certification.verify import check
+    from spacte_workers.certification.verify import check, notes
     from spacte_workers.signed import certificates_in, unsigned
 
     if (replay is None) != (image is None):
@@ -121,18 +122,23 @@ def verify(
     if replay is not None and len(certificates) != 1:
         raise typer.TyperException("A replay is of one certificate: put it in a file of its own.")
     wrong = 0
+    noted: Counter[str] = Counter()
     for where, one in certificates:
         findings = check(one)
         if replay is not None and image is not None and not findings:
             findings = _replay(one, replay, image, resize, device)
         wrong += bool(findings)
+        about = notes(one)
+        noted.update(about)
         if as_json:
-            typer.echo(json.dumps({"id": one.id, "fits": not findings, "findings": findings}))
+            typer.echo(json.dumps({"id": one.id, "fits": not findings, "findings": findings, "notes": about}))
         else:
             for finding in findings:
                 typer.echo(f"{where}{finding}")
     if not as_json:
         typer.echo(_verdict(len(certificates), wrong, replay is not None))
+        for note, times in noted.items():
+            typer.echo(note if len(certificates) == 1 else f"{times:,} of {len(certificates):,}: {note}")
     if wrong:
         raise typer.Exit(1)
 
@@ -223,7 +229,7 @@ def _replay(certificate: Any, checkpoint: Path, image: Path, resize: bool, devic
         return findings
     try:
         engine = _engine_of(certificate, loaded, place)
-        findings = replay(certificate, engine, pixels)
+        findings = replay(certificate, engine, pixels, class_names=loaded.config.class_names)
     except (EngineError, BadImageError) as error:
         raise typer.TyperException(f"The votes cannot be drawn again here: {error}") from error
     if findings:

@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Any, Literal, TypeVar
 from pydantic import ValidationError
 
 from spacte_client.types import (
-    Bound,
     Bracket,
     BracketParams,
     Certificate,
@@ -21,18 +20,20 @@ from spacte_client.types import (
     Prediction,
     PredictionSet,
     PredictParams,
+    RequestedBound,
     SetMethod,
     SetParams,
 )
 from spacte_core.preprocessing import Preprocessing
 from spacte_workers.certification.algorithm import Certification, CertifySpec, noise_error
 from spacte_workers.certification.attack import Adversarial, Attack, AttackSpec, attack
+from spacte_workers.certification.canonical import bound_to_noise
 from spacte_workers.certification.prediction import PredictionRun, PredictSpec
 from spacte_workers.certification.prediction_sets import LogitsRun, SetSpec
 from spacte_workers.certification.sampling_run import SamplingRun
 from spacte_workers.certification.set_calibration import load_calibration
 from spacte_workers.engine.precision_rule import MIN_AGREEMENT
-from spacte_workers.seeds import fresh_seed
+from spacte_workers.seeds import fresh_seed, seed_of
 
 from .certification import certificates, set_answers
 from .deadlines import Deadline
@@ -127,7 +128,7 @@ class LocalCertifier:
         n0: int = 100,
         n: int = 100_000,
         alpha: float = 0.001,
-        bound: Bound = "clopper_pearson",
+        bound: RequestedBound = "auto",
         noise: Noise = "grid",
         target_radius: float | None = None,
         tolerance: float | None = None,
@@ -145,9 +146,10 @@ class LocalCertifier:
             n0: selection noises.
             n: the most estimation noises.
             alpha: probability of a false certificate that is tolerated.
-            bound: `two_class` also bounds the runner-up class and certifies more.
+            bound: `clopper_pearson` bounds the chosen class alone, `two_class` also the runner-up; `auto` takes what
+                promises more by the selection votes.
             noise: `grid` is exact for 8-bit images; `float` is plain Gaussian noise, as published.
-            target_radius: stop once this radius is shown, or shown to be out of reach.
+            target_radius: stop once this radius is shown, is out of reach, or cannot be shown within `n` any more.
             tolerance: stop when drawing on to `n` can add less than this to the radius.
             deadline_ms: answer by then with what is proven.
             k_consensus: heads that must agree for a vote without the others.
@@ -202,13 +204,16 @@ class LocalCertifier:
         )
         pixels = self._pixels(image, params)
         started = time.perf_counter()
-        run = PredictionRun(PredictSpec.from_params(params, **self._noises(params)))
+        sha256 = image_sha256(pixels)
+        asked = PredictSpec.from_params(params, **self._noises(params))
+        run = PredictionRun(bound_to_noise(asked, self._identity, sha256))
         outcome = self._outcome(run, pixels)
         return certificates.prediction(
             run.spec,
             outcome,
             self._identity,
             id=f"req_{uuid.uuid4().hex}",
+            image_sha256=sha256,
             elapsed_ms=(time.perf_counter() - started) * 1000,
             steps=pixels.steps,
         )
@@ -250,7 +255,7 @@ class LocalCertifier:
         pixels = self._pixels(image, params)
         started = time.perf_counter()
         error = noise_error(calibration.noise, calibration.sigma, pixels.shape)
-        seed = params.seed or fresh_seed()
+        seed, _ = seed_of(params)
         classes = self.engine.num_classes
         spec = SetSpec.from_params(params, calibration, num_classes=classes, seed=seed, noise_error=error)
         return set_answers.prediction_set(
@@ -312,7 +317,9 @@ class LocalCertifier:
         pixels = self._pixels(image, params)
         started = time.perf_counter()
         deadline = Deadline(params.deadline_ms, started)
-        run = Certification(CertifySpec.from_params(params, shape=pixels.shape, **self._noises(params)))
+        sha256 = image_sha256(pixels)
+        asked = CertifySpec.from_params(params, shape=pixels.shape, **self._noises(params))
+        run = Certification(bound_to_noise(asked, self._identity, sha256))
         while not run.done:
             if deadline.passed:
                 run.expire()
@@ -323,15 +330,16 @@ class LocalCertifier:
             run.outcome(),
             self._identity,
             id=f"req_{uuid.uuid4().hex}",
-            image_sha256=image_sha256(pixels),
+            image_sha256=sha256,
             elapsed_ms=(time.perf_counter() - started) * 1000,
             deadline_ms=params.deadline_ms,
             steps=pixels.steps,
         )
 
     def _noises(self, params: PredictParams) -> dict[str, Any]:
-        seed = params.seed or fresh_seed()
-        return {"sigma": self.sigma, "num_classes": self.engine.num_classes, "seed": seed}
+        seed, seed_source = seed_of(params)
+        known = {"sigma": self.sigma, "num_classes": self.engine.num_classes}
+        return known | {"seed": seed, "seed_source": seed_source}
 
     def _advance(self, run: SamplingRun[Any], pixels: Image) -> None:
         """Draw the next shards in one call of the engine and give their votes back."""

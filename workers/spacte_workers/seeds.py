@@ -2,6 +2,8 @@
 
 import secrets
 
+from spacte_client.types import ImageParams, SeedSource
+
 SEED_BYTES = 16
 """128 bits, so that no two requests share a seed and none can be guessed beforehand."""
 
@@ -9,3 +11,8 @@ SEED_BYTES = 16
 def fresh_seed() -> str:
     """A seed as 32 hex digits."""
     return secrets.token_hex(SEED_BYTES)
+
+
+def seed_of(params: ImageParams) -> tuple[str, SeedSource]:
+    """The seed that a caller chose, or a fresh one; and which of them it is."""
+    return (params.seed, "caller") if params.seed else (fresh_seed(), "service")

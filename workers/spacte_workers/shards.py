@@ -60,6 +60,7 @@ class NoiseSource:
         sigma: noise sd in units of [0, 1] pixels.
         noise: `grid` (integer noise on the 1/255 grid) or `float`.
         k_consensus: heads that must agree for a vote without the others; None runs all heads.
+        request_digest: of the canonical request (`certification.canonical`), 64 hex digits; empty for version 1.
         output: what is wanted of each shard; not part of the noise.
         label: the class whose probability the gradient is of.
     """
@@ -69,6 +70,7 @@ class NoiseSource:
     sigma: float
     noise: Noise
     k_consensus: int | None = None
+    request_digest: str = ""
     output: Output = "counts"
     label: int | None = None
 

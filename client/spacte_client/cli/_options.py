@@ -37,7 +37,7 @@ Noises = Annotated[int | None, typer.Option("--n", "-n", min=1, help="The most e
 SelectionNoises = Annotated[int | None, typer.Option("--n0", min=1, help="Noises drawn to choose the class.")]
 Alpha = Annotated[float | None, typer.Option("--alpha", help="Probability of a wrong answer, in (0, 1).")]
 Sigma = Annotated[float | None, typer.Option("--sigma", help="Noise level; one that the model is served at.")]
-BoundName = Annotated[str | None, typer.Option("--bound", help="clopper_pearson or two_class.")]
+BoundName = Annotated[str | None, typer.Option("--bound", help="auto, clopper_pearson or two_class.")]
 NoiseKind = Annotated[str | None, typer.Option("--noise", help="grid (exact, for 8-bit images) or float.")]
 TargetRadius = Annotated[
     float | None,

@@ -33,6 +33,8 @@ __all__ = [
     "Prediction",
     "PredictionList",
     "Preprocessing",
+    "RequestedBound",
+    "SeedSource",
     "StopReason",
 ]
 
@@ -52,9 +54,11 @@ Radius = Annotated[float, Field(gt=0, le=MAX_RADIUS, allow_inf_nan=False)]
 
 Bound = Literal["clopper_pearson", "two_class"]
 Conversion = Literal["channels", "orientation", "depth", "transparency"]
+RequestedBound = Literal["auto", "clopper_pearson", "two_class"]
+SeedSource = Literal["service", "caller"]
 Noise = Literal["grid", "float"]
 Precision = Literal["fp32", "bf16", "int8"]
-StopReason = Literal["n_max", "target", "futility", "tolerance", "deadline", "cancelled"]
+StopReason = Literal["n_max", "target", "futility", "unprovable", "tolerance", "deadline", "cancelled"]
 
 
 class Base64Image(RequestModel):
@@ -120,11 +124,14 @@ class CertifyParams(PredictParams):
 
     n0: int = Field(default=100, ge=1, le=MAX_SAMPLES, description="Noises drawn to choose the class.")
     n: int = Field(default=10_000, ge=1, le=MAX_SAMPLES, description="The most estimation noises to draw.")
-    bound: Bound = Field(
-        default="clopper_pearson", description="`two_class` also bounds the runner-up class and certifies more."
+    bound: RequestedBound = Field(
+        default="auto",
+        description="`clopper_pearson` bounds the chosen class alone, `two_class` also the runner-up; `auto` takes "
+        "what promises the larger radius by the selection votes.",
     )
     target_radius: Radius | None = Field(
-        default=None, description="Stop as soon as this L2 radius is shown, or shown to be out of reach."
+        default=None,
+        description="Stop as soon as this L2 radius is shown, is out of reach, or cannot be shown within `n` any more.",
     )
     tolerance: Radius | None = Field(
         default=None, description="Stop when drawing on to `n` can add less than this to the radius."
@@ -189,6 +196,10 @@ class Prediction(AnswerModel):
     precision: Precision = Field(description="Arithmetic of the network: part of the function certified.")
     k_consensus: int | None = Field(default=None, description="As asked for; part of the function that answers.")
     seed: str = Field(description="Seed of all noises of this answer, 32 hex digits.")
+    seed_source: SeedSource | None = Field(default=None, description="Who chose the seed.")
+    image_sha256: str | None = Field(default=None, description="SHA-256 of the decoded pixels: shape, type and values.")
+    kernels: str | None = Field(default=None, description="What computed the votes: part of the function that answers.")
+    schema_version: int = Field(default=1, description="From 2 on the noise key holds the request, too.")
     preprocessing: Preprocessing | None = Field(
         default=None, description="What was done to the picture; null where the model got its pixels as decoded."
     )
@@ -204,6 +215,9 @@ class PredictionList(AnswerModel):
 class Certificate(AnswerModel):
     """A label, and an L2 radius within which the smoothed classifier keeps it, with confidence 1 - alpha."""
 
+    schema_version: int = Field(
+        default=1, description="From 2 on the noise key holds the request, so that no rule can be restated afterwards."
+    )
     id: str = Field(description="Of this answer, unique.")
     model: str = Field(description="The model's name.")
     model_version: str = Field(description="SHA-256 over the checkpoint.")
@@ -227,7 +241,10 @@ class Certificate(AnswerModel):
     selection_counts: list[int] = Field(
         description="Selection votes per class; they sum to `n0`, less those without a vote."
     )
-    bound: Bound = Field(description="How votes became `p_lower`.")
+    bound: Bound = Field(description="How votes became `p_lower` and `radius`.")
+    bound_requested: RequestedBound | None = Field(
+        default=None, description="The bound asked for: `auto` chooses one by the selection votes. Null in version 1."
+    )
     noise: Noise = Field(description="`grid`: exact integer noise. `float`: plain floating-point Gaussian.")
     noise_error: float = Field(
         default=0.0, description="Total variation between the noise as drawn and the Gaussian; taken off `p_lower`."
@@ -240,6 +257,10 @@ class Certificate(AnswerModel):
     stop_reason: StopReason = Field(description="Why no more noises were drawn.")
     looks: int = Field(description="How often the bound was looked at; 1 without a stopping rule.")
     seed: str = Field(description="Seed of all noises of this certificate, 32 hex digits.")
+    seed_source: SeedSource | None = Field(
+        default=None,
+        description="Who chose the seed; a caller who may choose among seeds proves less. Null in version 1.",
+    )
     preprocessing: Preprocessing | None = Field(
         default=None, description="What was done to the picture; null where the model got its pixels as decoded."
     )

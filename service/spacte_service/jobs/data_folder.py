@@ -86,4 +86,5 @@ def spec_of(row: "JobRow") -> "JobSpec":
         precision=cast("Precision", row.precision),
         input=InputSpec.from_json(row.source),
         params=CertifyParams.model_validate(row.params | {"seed": row.seed}),
+        seed_source="caller" if row.params.get("seed") else "service",
     )

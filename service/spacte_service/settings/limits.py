@@ -1,8 +1,11 @@
 """What a request may ask for, and how many requests are taken in."""
 
+from pathlib import Path
 from typing import Annotated, Self
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
+
+from spacte_workers.seeds import SEED_BYTES
 
 from .group import Count, CountOrNone, Group
 
@@ -42,6 +45,25 @@ class LimitSettings(Group):
     allow_client_seed: bool = False
     """Let callers choose the seed of their noises. For tests only:
     choosing among seeds makes false certificates likelier."""
+    seed_secret_file: Path | None = None
+    """File with a secret of 16 bytes or more, from which the seed of each request for one image follows (HMAC):
+    asking again gives the same votes, so that nobody can try for luckier ones."""
+
+    @field_validator("seed_secret_file")
+    @classmethod
+    def _a_secret_that_cannot_be_guessed(cls, path: Path | None) -> Path | None:
+        try:
+            short = path is not None and len(path.read_bytes()) < SEED_BYTES
+        except OSError as error:
+            raise ValueError(f"{path} cannot be read ({error.strerror})") from error
+        if short:
+            raise ValueError(f"{path} has less than {SEED_BYTES} bytes; make it with: openssl rand -out FILE 32")
+        return path
+
+    @property
+    def seed_secret(self) -> bytes | None:
+        """What `seed_secret_file` holds."""
+        return None if self.seed_secret_file is None else self.seed_secret_file.read_bytes()
 
     @model_validator(mode="after")
     def _a_list_of_images_can_be_admitted(self) -> Self:

@@ -41,13 +41,7 @@ async def test_left_out_options_have_the_documented_defaults(http: httpx2.AsyncC
     await http.post("/v1/certify", json={"image": b64(digit)})
     await http.post("/v1/predict", json={"image": b64(digit)})
     certify, predict = backend.params
-    assert (certify.model, certify.n0, certify.n, certify.alpha, certify.bound) == (
-        None,
-        100,
-        10_000,
-        0.001,
-        "clopper_pearson",
-    )
+    assert (certify.model, certify.n0, certify.n, certify.alpha, certify.bound) == (None, 100, 10_000, 0.001, "auto")
     assert (predict.n, predict.noise, predict.seed) == (1_000, "grid", None)
 
 

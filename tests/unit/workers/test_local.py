@@ -84,7 +84,7 @@ def test_stopping_rules(certifier):
     reached = certifier.certify(PIXELS, n=100_000, target_radius=1e-3)
     assert reached.stop_reason in {"target", "futility"}
     assert reached.n < 100_000
-    assert certifier.certify(PIXELS, n=1_000, target_radius=1e6).stop_reason == "futility"
+    assert certifier.certify(PIXELS, n=1_000, target_radius=1e6).stop_reason in {"unprovable", "futility"}
     with pytest.raises(DeadlineExceededError, match="allow more time"):
         certifier.certify(PIXELS, n0=5_000_000, n=10, deadline_ms=1)
 

@@ -34,7 +34,10 @@ Limit = Annotated[int | None, Option(min=1, help="Certify at most so many images
 N0 = Annotated[int, Option(min=1, help="Noises drawn to choose the class.")]
 N = Annotated[int, Option("--n", "-n", min=1, help="The most estimation noises.")]
 Alpha = Annotated[float, Option(help="Probability of a false certificate, each by itself.")]
-Bound = Annotated[Literal["clopper_pearson", "two_class"], Option(help="`two_class` also bounds the runner-up.")]
+Bound = Annotated[
+    Literal["auto", "clopper_pearson", "two_class"],
+    Option(help="`two_class` also bounds the runner-up; `auto` takes what promises more by the selection votes."),
+]
 Noise = Annotated[Literal["grid", "float"], Option(help="`float`: as published.")]
 TargetRadius = Annotated[float | None, Option(help="Stop an image once this radius is shown or out of reach.")]
 Tolerance = Annotated[float | None, Option(help="Stop an image when drawing on can add less than this.")]
@@ -72,7 +75,7 @@ def certify_dataset(
     n0: N0 = 100,
     n: N = 100_000,
     alpha: Alpha = 0.001,
-    bound: Bound = "clopper_pearson",
+    bound: Bound = "auto",
     noise: Noise = "grid",
     target_radius: TargetRadius = None,
     tolerance: Tolerance = None,
@@ -175,7 +178,7 @@ def _spec(checkpoint: Path, source: "InputSpec", params: "CertifyParams", precis
 
     from spacte_core.checkpoint import CheckpointError, read_config
     from spacte_workers.errors import BadParameterError, check_consensus
-    from spacte_workers.seeds import fresh_seed
+    from spacte_workers.seeds import seed_of
 
     from .inputs import InputError, open_source
     from .job_folder import JobSpec
@@ -191,10 +194,10 @@ def _spec(checkpoint: Path, source: "InputSpec", params: "CertifyParams", precis
     if opened.remark:
         typer.echo(opened.remark, err=True)
     checkpoint = checkpoint.resolve()
-    if params.seed is None:
-        params = params.model_copy(update={"seed": fresh_seed()})
+    seed, seed_source = seed_of(params)
+    params = params.model_copy(update={"seed": seed})
     name = f"run_{secrets.token_hex(6)}"
-    return JobSpec(name, checkpoint.name, version, str(checkpoint), precision, source, params)
+    return JobSpec(name, checkpoint.name, version, str(checkpoint), precision, source, params, seed_source)
 
 
 def _run(

@@ -193,7 +193,12 @@ class Driver:
         while True:
             try:
                 return await self._runtime.certify(
-                    image, self._params, request_id=f"{self._spec.id}-{index}", priority="batch", image_index=index
+                    image,
+                    self._params,
+                    request_id=f"{self._spec.id}-{index}",
+                    priority="batch",
+                    image_index=index,
+                    seed_source=self._spec.seed_source,
                 )
             except NoWorkersError as error:
                 if not warned:

@@ -17,7 +17,7 @@ from typing import Any, Literal
 
 from pydantic import TypeAdapter
 
-from spacte_client.types import CertifyParams, Precision
+from spacte_client.types import CertifyParams, Precision, SeedSource
 from spacte_core.files import replace_file
 from spacte_core.locks import try_lock
 
@@ -42,6 +42,7 @@ class JobSpec:
         precision: arithmetic of the votes; part of the function, so a resumed job must keep it.
         input: the images.
         params: options of every certificate; `seed` is the job's, drawn once.
+        seed_source: who chose it.
     """
 
     id: str
@@ -51,6 +52,7 @@ class JobSpec:
     precision: Precision | Literal["auto"]
     input: InputSpec
     params: CertifyParams
+    seed_source: SeedSource = "service"
 
     def to_json(self) -> dict[str, Any]:
         """As it stands in `job.json`."""
@@ -135,7 +137,8 @@ class JobFolder:
 def same_job(begun: JobSpec, asked: JobSpec, *, seeded: bool) -> bool:
     """Whether a command asks for what a folder holds: all but the id, and the seed unless the command names one."""
     if not seeded:
-        asked = replace(asked, params=asked.params.model_copy(update={"seed": begun.params.seed}))
+        params = asked.params.model_copy(update={"seed": begun.params.seed})
+        asked = replace(asked, params=params, seed_source=begun.seed_source)
     if asked.precision == "auto":
         asked = replace(asked, precision=begun.precision)
     return replace(asked, id=begun.id) == begun

@@ -33,7 +33,7 @@ def bench_real(checkpoint: Path, *, images: int, alpha: float, n0: int, n_max: i
         raise ValueError(f"{checkpoint} was not trained on the digits: pass a network that was.")
     certifier = LocalCertifier(checkpoint)
     pixels = load_digits("test")[0][:images]
-    options = {"n0": n0, "n": n_max, "alpha": alpha}
+    options = {"n0": n0, "n": n_max, "alpha": alpha, "bound": "clopper_pearson"}
     wholes = [certifier.certify(image, seed=f"{_SEED + i:032x}", **options) for i, image in enumerate(pixels)]
     likely = [max(whole.counts) / sum(whole.counts) for whole in wholes]
     rows: list[dict[str, Any]] = []

@@ -11,13 +11,14 @@ def simulated_votes(shard: Shard, probabilities: Sequence[float]) -> tuple[int, 
     """Votes of a shard, drawn with the given class probabilities.
 
     Like real ones they are a function of the shard alone, and the votes of 0..9 are those of 0..4 plus 5..9: vote j
-    comes from the j-th number of a stream keyed by seed, image and phase.
+    comes from the j-th number of a stream keyed by seed, request, image and phase.
 
     Args:
         shard: which votes.
         probabilities: one per class, summing to 1.
     """
-    key = (int(shard.source.seed, 16) ^ (shard.source.image_index << 8 | shard.phase)) % 2**128
+    request = int(shard.source.request_digest or "0", 16)
+    key = (int(shard.source.seed, 16) ^ request ^ (shard.source.image_index << 8 | shard.phase)) % 2**128
     # Philox makes four numbers a step.
     bits = np.random.Philox(key=key)
     bits.advance(shard.start // 4)

@@ -10,20 +10,22 @@
 With probability at least 1 - alpha over the noise, a class that is returned is the smoothed classifier's answer at x
 and everywhere closer to x than the radius (Cohen et al., proposition 2).
 
-Step 4 is `statistics.bounds.clopper_pearson_lower`, and step 5 `statistics.bounds.radius`. A request with a stopping
-rule looks at `counts` several times on the way to n. `statistics.stopping.Plan` has the bound that holds at all of
-these looks at once: `first_stop` says at which look to stop, `proven` what is shown there.
+Step 4 is `statistics.bounds.clopper_pearson_lower`, and step 5 `statistics.bounds.radius`, unless `bound: auto` finds
+in counts0 that bounding the second class as well promises more (`statistics.stopping.choose_bound`). A request with a
+stopping rule looks at `counts` several times on the way to n. `statistics.stopping.Plan` has the bound that holds at
+all of these looks at once: `first_stop` says at which look to stop, `proven` what is shown there.
 """
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
+from functools import cached_property
 
-from spacte_client.types import ABSTAIN, CertifyParams, Noise, StopReason
+from spacte_client.types import ABSTAIN, Bound, CertifyParams, Noise, SeedSource, StopReason
 from spacte_workers.errors import BadParameterError, DeadlineExceededError
 from spacte_workers.noise.table import noise_table
 from spacte_workers.shards import NoiseSource, Phase
-from spacte_workers.statistics.stopping import Proven, Rules, plan_for
+from spacte_workers.statistics.stopping import Plan, Proven, Rules, choose_bound, plan_for
 
 from .sampling_run import SamplingRun
 from .tally import Tally
@@ -47,6 +49,8 @@ class CertifySpec(Rules):
         seed: 32 hex digits.
         image_index: position of the image in its request or job; enters the noise key.
         k_consensus: heads that must agree for a vote without the others; None runs all heads.
+        seed_source: who chose the seed.
+        request_digest: of the canonical request; enters the noise key.
     """
 
     n0: int
@@ -54,6 +58,8 @@ class CertifySpec(Rules):
     seed: str
     image_index: int = 0
     k_consensus: int | None = None
+    seed_source: SeedSource = "service"
+    request_digest: str = ""
 
     @classmethod
     def from_params(
@@ -64,6 +70,7 @@ class CertifySpec(Rules):
         num_classes: int,
         shape: Sequence[int],
         seed: str,
+        seed_source: SeedSource = "service",
         image_index: int = 0,
     ) -> "CertifySpec":
         """What a caller asks of a model. It may compute a noise table for a tenth of a second.
@@ -72,7 +79,7 @@ class CertifySpec(Rules):
             params: as on the wire; `n` is the most estimation noises.
             sigma, num_classes: of the model.
             shape: (C, H, W) of the image.
-            seed, image_index: which noises.
+            seed, seed_source, image_index: which noises, and who chose them.
 
         Raises:
             BadParameterError: there is no grid noise of this sigma.
@@ -86,6 +93,7 @@ class CertifySpec(Rules):
             bound=params.bound,
             noise=params.noise,
             seed=seed,
+            seed_source=seed_source,
             image_index=image_index,
             k_consensus=params.k_consensus,
             target_radius=params.target_radius,
@@ -97,7 +105,7 @@ class CertifySpec(Rules):
     @property
     def noise_source(self) -> NoiseSource:
         """What determines the noises besides their index."""
-        return NoiseSource(self.seed, self.image_index, self.sigma, self.noise, self.k_consensus)
+        return NoiseSource(self.seed, self.image_index, self.sigma, self.noise, self.k_consensus, self.request_digest)
 
     @property
     def rules(self) -> Rules:
@@ -132,6 +140,7 @@ class Outcome:
         n, counts: the same of the estimation noises up to the last look.
         stop_reason: why drawing stopped.
         looks: how often the bound was looked at.
+        bound: the one that was used.
     """
 
     label: int
@@ -144,6 +153,7 @@ class Outcome:
     selection_counts: tuple[int, ...]
     stop_reason: StopReason
     looks: int
+    bound: Bound = "clopper_pearson"
 
 
 @dataclass(frozen=True, slots=True)
@@ -172,10 +182,9 @@ class Certification(SamplingRun[Outcome]):
 
     def __init__(self, spec: CertifySpec) -> None:
         self.spec = spec
-        self._plan = plan_for(spec.rules)
         source = spec.noise_source
         self._selection = Tally(source, Phase.SELECTION, (spec.n0,), spec.num_classes)
-        self._estimation = Tally(source, Phase.ESTIMATION, self._plan.looks, spec.num_classes)
+        self._estimation = Tally(source, Phase.ESTIMATION, spec.rules.looks, spec.num_classes)
         self._reads_votes = spec.target_radius is not None or spec.tolerance is not None
         self._stop_reason: StopReason = "cancelled"
         super().__init__(self._selection, self._estimation)
@@ -189,6 +198,15 @@ class Certification(SamplingRun[Outcome]):
     def cAHat(self) -> int:  # noqa: N802  the paper's symbol
         """Step 2: the class with the most selection votes; ties go to the lowest index."""
         return self.counts0.index(max(self.counts0))
+
+    @cached_property
+    def bound(self) -> Bound:
+        """Which bound it is going to be: as asked, or as the selection votes promise."""
+        return choose_bound(self.spec.rules, self.counts0, self.spec.n0)
+
+    @cached_property
+    def _plan(self) -> Plan:
+        return plan_for(replace(self.spec.rules, bound=self.bound))
 
     @property
     def counts(self) -> tuple[int, ...]:
@@ -249,6 +267,7 @@ class Certification(SamplingRun[Outcome]):
             selection_counts=self.counts0,
             stop_reason=self._stop_reason,
             looks=self._looks_done,
+            bound=self.bound,
         )
 
     def _look(self) -> None:

@@ -16,6 +16,9 @@ from .prediction import PredictOutcome, PredictSpec
 KERNELS = "kernels"
 """The entry of a certificate's `versions` that says which kernels computed the votes."""
 
+SCHEMA_VERSION = 2
+"""Of certificates whose rules are bound to their noise; those of version 1 have none."""
+
 _VERSIONED = ("spacte-workers", "torch", "numpy", "scipy")
 
 
@@ -69,7 +72,7 @@ def certificate(
         id=id,
         image_sha256=image_sha256,
         n_max=spec.n_max,
-        bound=spec.bound,
+        bound_requested=spec.bound,
         noise_error=spec.noise_error,
         target_radius=spec.target_radius,
         tolerance=spec.tolerance,
@@ -89,12 +92,19 @@ def prediction(
     model: ModelIdentity,
     *,
     id: str,  # noqa: A002  the wire's name
+    image_sha256: str,
     elapsed_ms: float,
     steps: Steps | None = None,
 ) -> Prediction:
     """The prediction, with the counts that support it. Arguments as for `certificate`."""
-    answer = _answer(spec, outcome, model)
-    return Prediction(**answer, id=id, preprocessing=preprocessing(steps), elapsed_ms=elapsed_ms)
+    return Prediction(
+        **_answer(spec, outcome, model),
+        id=id,
+        image_sha256=image_sha256,
+        kernels=model.kernels,
+        preprocessing=preprocessing(steps),
+        elapsed_ms=elapsed_ms,
+    )
 
 
 def preprocessing(steps: Steps | None) -> Preprocessing | None:
@@ -129,4 +139,6 @@ def _answer(spec: CertifySpec | PredictSpec, outcome: Outcome | PredictOutcome, 
         "noise": spec.noise,
         "k_consensus": spec.k_consensus,
         "seed": spec.seed,
+        "seed_source": spec.seed_source,
+        "schema_version": SCHEMA_VERSION,
     }

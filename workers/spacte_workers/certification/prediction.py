@@ -3,7 +3,7 @@ abstain."""
 
 from dataclasses import dataclass
 
-from spacte_client.types import ABSTAIN, Noise, PredictParams
+from spacte_client.types import ABSTAIN, Noise, PredictParams, SeedSource
 from spacte_workers.shards import NoiseSource, Phase
 from spacte_workers.statistics.top_class import TopClass, predict_looks, top_class_test
 
@@ -16,7 +16,7 @@ class PredictSpec:
     """Everything that determines a prediction besides the image and the classifier.
 
     Attributes:
-        sigma, num_classes, noise, seed, k_consensus: as in a `CertifySpec`.
+        sigma, num_classes, noise, seed, seed_source, k_consensus, request_digest: as in a `CertifySpec`.
         n: the most noises to draw.
         alpha: probability of a wrong answer that is tolerated, in (0, 1).
         early_stop: whether to answer before `n` noises, at predetermined looks that share alpha.
@@ -30,16 +30,21 @@ class PredictSpec:
     seed: str
     k_consensus: int | None = None
     early_stop: bool = False
+    seed_source: SeedSource = "service"
+    request_digest: str = ""
 
     @classmethod
-    def from_params(cls, params: PredictParams, *, sigma: float, num_classes: int, seed: str) -> "PredictSpec":
+    def from_params(
+        cls, params: PredictParams, *, sigma: float, num_classes: int, seed: str, seed_source: SeedSource = "service"
+    ) -> "PredictSpec":
         """What a caller asks of a model. Arguments as for `CertifySpec.from_params`."""
-        return cls(sigma, num_classes, params.n, params.alpha, params.noise, seed, k_consensus=params.k_consensus)
+        asked = (sigma, num_classes, params.n, params.alpha, params.noise, seed)
+        return cls(*asked, k_consensus=params.k_consensus, seed_source=seed_source)
 
     @property
     def noise_source(self) -> NoiseSource:
         """What determines the noises besides their index."""
-        return NoiseSource(self.seed, 0, self.sigma, self.noise, self.k_consensus)
+        return NoiseSource(self.seed, 0, self.sigma, self.noise, self.k_consensus, self.request_digest)
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,7 +5,9 @@ seed and compares the counts exactly. Each finding is one sentence.
 """
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from itertools import pairwise
 from typing import Protocol
 
 from spacte_client.rounding import RADIUS_DIGITS, round_down
@@ -13,7 +15,11 @@ from spacte_client.types import ABSTAIN, Certificate
 from spacte_client.types.certificates import MAX_RADIUS
 from spacte_workers.noise.table import noise_table
 from spacte_workers.shards import Image, NoiseSource, Phase, Shard, Votes
-from spacte_workers.statistics.stopping import STOP_CODES, Plan, Rules
+from spacte_workers.statistics.stopping import STOP_CODES, Plan, Rules, choose_bound
+
+from .algorithm import noise_error
+from .canonical import digest, request_in
+from .certificates import SCHEMA_VERSION
 
 _TOLERANCE = 1e-9  # chosen: versions of SciPy differ in the last digits of a bound, some 1e-15
 _SHARD = 4_096  # chosen: many full batches of an engine, and a second of a slow one
@@ -34,40 +40,87 @@ def check(certificate: Certificate) -> list[str]:
     return _check_counts(certificate) or _check_noise(certificate) or _check_proof(certificate)
 
 
+def notes(certificate: Certificate) -> list[str]:
+    """What a reader should know of a certificate though nothing in it is wrong, one sentence a point."""
+    found: list[str] = []
+    if certificate.schema_version < SCHEMA_VERSION:
+        found.append(
+            "It is of version 1: its rules are not bound to its noise, and could have been restated afterwards."
+        )
+    if certificate.seed_source == "caller":
+        found.append("The caller chose its seed, which proves less: whoever tries several seeds may keep the best.")
+    return found
+
+
 def replay(
-    certificate: Certificate, voter: Voter, image: Image, on_progress: Callable[[int], None] | None = None
+    certificate: Certificate,
+    voter: Voter,
+    image: Image,
+    *,
+    class_names: Sequence[str] | None = None,
+    on_progress: Callable[[int], None] | None = None,
 ) -> list[str]:
     """Draw all noises of a certificate that passed `check` again and compare the counts exactly.
 
     Args:
         voter: the model of the certificate, at its precision.
         image: decoded to the model's input shape.
+        class_names: of the model.
         on_progress: told how many noises have been drawn.
 
     Returns:
         What does not fit, one sentence a point; where counts differ, the last one says what those drawn again prove.
     """
-    c = certificate
-    source = NoiseSource(c.seed, c.image_index, c.sigma, c.noise, c.k_consensus)
-    findings: list[str] = []
+    c, plan = certificate, _plan(certificate)
+    findings = _check_about_model(c, image, class_names)
+    looks = plan.looks[: plan.looks.index(c.n) + 1]
     redrawn: dict[str, list[int]] = {}
+    at_looks: list[list[int]] = []
     done = 0
-    for name, phase, noises, expected in (
-        ("selection_counts", Phase.SELECTION, c.n0, c.selection_counts),
-        ("counts", Phase.ESTIMATION, c.n, c.counts),
+    for name, phase, boundaries, expected in (
+        ("selection_counts", Phase.SELECTION, (c.n0,), c.selection_counts),
+        ("counts", Phase.ESTIMATION, looks, c.counts),
     ):
         redrawn[name] = drawn = [0] * len(expected)
-        for start in range(0, noises, _SHARD):
-            shard = Shard(source, phase, start, min(start + _SHARD, noises))
-            drawn[:] = [a + b for a, b in zip(drawn, voter.votes(image, shard).counts, strict=True)]
-            done += shard.size
-            if on_progress:
-                on_progress(done)
+        at_looks.clear()
+        for start, stop in pairwise((0, *boundaries)):
+            for first in range(start, stop, _SHARD):
+                shard = Shard(_source(c), phase, first, min(first + _SHARD, stop))
+                drawn[:] = [a + b for a, b in zip(drawn, voter.votes(image, shard).counts, strict=True)]
+                done += shard.size
+                if on_progress:
+                    on_progress(done)
+            at_looks.append(drawn.copy())
         if drawn != expected:
             moved = sum(abs(a - b) for a, b in zip(drawn, expected, strict=True)) + abs(sum(drawn) - sum(expected))
-            findings.append(f"{name}: drawn again, {moved // 2} of {noises} votes went to another class.")
-    if findings:
-        findings.append(_compared(c, c.model_copy(update=redrawn)))
+            findings.append(f"{name}: drawn again, {moved // 2} of {boundaries[-1]} votes went to another class.")
+    if redrawn != {"selection_counts": c.selection_counts, "counts": c.counts}:
+        return [*findings, _compared(c, c.model_copy(update=redrawn))]
+    selected = c.selection_counts.index(max(c.selection_counts))
+    tops, seconds = zip(*(_top_and_second(counts, selected) for counts in at_looks), strict=True)
+    stop = plan.first_stop(0, tops, seconds)
+    if stop is not None and looks[stop[0]] < c.n:
+        findings.append(
+            f"stop_reason: the rule held at n = {looks[stop[0]]} already ({stop[1]}); "
+            "a later look is valid, but not what the rule gives."
+        )
+    return findings
+
+
+def _source(c: Certificate) -> NoiseSource:
+    request = digest(request_in(c)) if c.schema_version > 1 else ""
+    return NoiseSource(c.seed, c.image_index, c.sigma, c.noise, c.k_consensus, request)
+
+
+def _check_about_model(c: Certificate, image: Image, class_names: Sequence[str] | None) -> list[str]:
+    """What follows from the model and the image, besides the votes."""
+    findings: list[str] = []
+    error = noise_error(c.noise, c.sigma, image.shape)
+    if c.noise_error != error:
+        findings.append(f"noise_error: it is {c.noise_error!r}, but for an image of this shape {error!r}.")
+    name = None if class_names is None or c.label == ABSTAIN else class_names[c.label]
+    if name is not None and c.label_name != name:
+        findings.append(f"label_name: it is {c.label_name}, but the model calls class {c.label} {name}.")
     return findings
 
 
@@ -88,6 +141,10 @@ def _check_counts(c: Certificate) -> list[str]:
     for name, value in (("sigma", c.sigma), ("target_radius", c.target_radius), ("tolerance", c.tolerance)):
         if value is not None and not 0.0 < value <= MAX_RADIUS:
             findings.append(f"{name}: {value} is no positive number up to {MAX_RADIUS:g}.")
+    if c.schema_version not in (1, SCHEMA_VERSION):
+        findings.append(f"schema_version: {c.schema_version} is not known here; use the version that wrote it.")
+    if c.schema_version > 1 and (c.bound_requested is None or c.seed_source is None):
+        findings.append("bound_requested, seed_source: a certificate of version 2 has both.")
     if not re.fullmatch("[0-9a-f]{32}", c.seed):
         findings.append("seed: it does not have 32 hex digits.")
     if c.k_consensus is not None and c.k_consensus < 1:
@@ -97,9 +154,10 @@ def _check_counts(c: Certificate) -> list[str]:
             findings.append(f"{name}: {value} is not between {least} and {_MOST}.")
     if len(c.counts) != len(c.selection_counts) or len(c.counts) < 2:
         findings.append("counts: there is not one for each of two or more classes, as in selection_counts.")
+    selection_invalid = c.n0 - sum(c.selection_counts) if c.schema_version > 1 else 0
     for name, counts, invalid, total_name, total in (
         ("counts", c.counts, c.invalid, "n", c.n),
-        ("selection_counts", c.selection_counts, c.n0 - sum(c.selection_counts), "n0", c.n0),
+        ("selection_counts", c.selection_counts, selection_invalid, "n0", c.n0),
     ):
         if min((*counts, invalid)) < 0 or sum(counts) + invalid != total or not 1 <= total <= _MOST:
             findings.append(f"{name}: with the invalid ones they are not counts that sum to {total_name} = {total}.")
@@ -119,9 +177,14 @@ def _check_noise(c: Certificate) -> list[str]:
     return []
 
 
-def _plan(c: Certificate) -> Plan:
+def _rules(c: Certificate) -> Rules:
     early = {"target_radius": c.target_radius, "tolerance": c.tolerance, "deadline": c.deadline_ms is not None}
-    return Plan(Rules(c.sigma, c.n_max, c.alpha, c.bound, len(c.counts), **early, noise_error=c.noise_error))
+    rules = Rules(c.sigma, c.n_max, c.alpha, c.bound, len(c.counts), **early, noise_error=c.noise_error)
+    return replace(rules, version=c.schema_version)
+
+
+def _plan(c: Certificate) -> Plan:
+    return Plan(_rules(c))
 
 
 def _answer(c: Certificate, plan: Plan) -> tuple[int, float, float]:
@@ -135,7 +198,11 @@ def _answer(c: Certificate, plan: Plan) -> tuple[int, float, float]:
 def _votes(c: Certificate) -> tuple[int, int, int]:
     """The selected class, its votes, and the most of any other."""
     selected = c.selection_counts.index(max(c.selection_counts))
-    return selected, c.counts[selected], max(c.counts[:selected] + c.counts[selected + 1 :])
+    return selected, *_top_and_second(c.counts, selected)
+
+
+def _top_and_second(counts: list[int], selected: int) -> tuple[int, int]:
+    return counts[selected], max(counts[:selected] + counts[selected + 1 :])
 
 
 def _check_proof(c: Certificate) -> list[str]:
@@ -146,6 +213,12 @@ def _check_proof(c: Certificate) -> list[str]:
     look, final = plan.looks.index(c.n), c.n == c.n_max
     label, p_lower, exact = _answer(c, plan)
     findings: list[str] = []
+    requested = c.bound if c.bound_requested is None else c.bound_requested
+    bound = choose_bound(replace(_rules(c), bound=requested), c.selection_counts, c.n0)
+    if c.bound != bound:
+        findings.append(f"bound: it is {c.bound}, but {requested} gives {bound}.")
+    if c.abstained and c.label_name is not None:
+        findings.append(f"label_name: it is {c.label_name}, but an abstention has none.")
     if c.label != label or c.abstained != (label == ABSTAIN):
         said = "an abstention" if c.abstained else f"class {c.label}"
         proven = "none" if label == ABSTAIN else f"class {label}"

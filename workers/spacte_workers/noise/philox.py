@@ -1,9 +1,9 @@
 """Keyed random bits: Philox 4x32-10 (Salmon et al. 2011) in plain torch integer operations.
 
 The same bits on CPU and GPU, eager or compiled: int64 tensors hold 32-bit words, and only exact operations
-are used. A stream is named by (seed, image index, phase, noise kind); SHA-256 turns the name into Philox's
-64-bit key and the upper half of its counter, and the lower half is (block within the sample, sample). So
-any word of any sample can be had without drawing the ones before it.
+are used. A stream is named by (seed, image index, phase, noise kind, request digest); SHA-256 turns the name
+into Philox's 64-bit key and the upper half of its counter, and the lower half is (block within the sample,
+sample). So any word of any sample can be had without drawing the ones before it.
 
 Shape suffixes: R rows (samples), N blocks of four words.
 """
@@ -17,7 +17,7 @@ from torch import Tensor
 from spacte_workers.shards import NoiseSource, Phase
 
 ROW_WORDS = 5  # int64 entries that name a row: two key words, two counter words and the sample number
-_DOMAIN = b"spacte noise 1"
+_DOMAINS = (b"spacte noise 1", b"spacte noise 2")  # without the digest of a request, and with it
 _MASK = 0xFFFFFFFF
 _MULTIPLIERS = (0xD2511F53, 0xCD9E8D57)
 _WEYL = (0x9E3779B9, 0xBB67AE85)
@@ -27,10 +27,10 @@ _ROUNDS = 10
 @lru_cache(maxsize=4096)
 def stream_words(source: NoiseSource, phase: Phase) -> tuple[int, int, int, int]:
     """Key (two words) and upper counter (two words) of a stream; each word is in 0..2**32 - 1."""
-    name = b"|".join(
-        [_DOMAIN, source.noise.encode(), bytes.fromhex(source.seed), b"%d" % source.image_index, b"%d" % int(phase)]
-    )
-    digest = hashlib.sha256(name).digest()
+    request = [bytes.fromhex(source.request_digest)] if source.request_digest else []
+    domain, noise, seed = _DOMAINS[len(request)], source.noise.encode(), bytes.fromhex(source.seed)
+    name = [domain, noise, seed, b"%d" % source.image_index, b"%d" % int(phase), *request]
+    digest = hashlib.sha256(b"|".join(name)).digest()
     k0, k1, c2, c3 = (int.from_bytes(digest[4 * i : 4 * i + 4], "little") for i in range(4))
     return k0, k1, c2, c3
 

@@ -6,7 +6,6 @@ HTTP nor Ray.
 
 import asyncio
 import logging
-import time
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -24,6 +23,7 @@ from spacte_client.types import (
     PredictionSet,
     PredictParams,
     Sample,
+    SeedSource,
     SetParams,
 )
 from spacte_core.pictures import MAX_PIXELS
@@ -31,6 +31,7 @@ from spacte_core.preprocessing import Asked
 from spacte_workers.certification import certificates, set_answers
 from spacte_workers.certification.algorithm import CertifySpec, Outcome, Progress, noise_error
 from spacte_workers.certification.attack import Adversarial, Attack, AttackSpec, attack
+from spacte_workers.certification.canonical import bound_to_noise
 from spacte_workers.certification.prediction import PredictSpec
 from spacte_workers.certification.prediction_sets import LogitsRun, SetSpec
 from spacte_workers.deadlines import Deadline
@@ -40,9 +41,10 @@ from spacte_workers.images import asked_of, decode_image, image_sha256
 from spacte_workers.scheduling.coordinator import Coordinator
 from spacte_workers.scheduling.observers import Observer
 from spacte_workers.scheduling.queues import Priority
-from spacte_workers.seeds import fresh_seed
+from spacte_workers.seeds import fresh_seed, seed_of
 from spacte_workers.shards import Image
 
+from .clock import RequestClock
 from .model_store import ModelStore, ServedModel, model_key
 from .pools import ModelFiles, Pool, PoolStatus
 
@@ -61,6 +63,7 @@ class Runtime:
         precision, rule: arithmetic of the votes, and what samplers may choose for `auto`.
         allow_client_seed: let a caller choose the seed. Choosing among seeds makes false certificates likelier, so this
             is for tests and replays.
+        seed_secret: makes each seed a function of its request, so that asking again gives the same votes.
         max_pixels: largest height times width of an image that is decoded at all.
         start_wait_s: how long `start` waits for the models. Chosen: longer than one takes to load and check itself.
         patience_s: how long a request waits for a sampler where none is left, see `Coordinator`.
@@ -75,6 +78,7 @@ class Runtime:
         precision: Precision | Literal["auto"] = "auto",
         rule: PrecisionRule | None = None,
         allow_client_seed: bool = False,
+        seed_secret: bytes | None = None,
         max_pixels: int = MAX_PIXELS,
         start_wait_s: float = 120.0,
         patience_s: float = 30.0,
@@ -85,6 +89,7 @@ class Runtime:
         self._precision: Precision | Literal["auto"] = precision
         self._rule = rule or PrecisionRule()
         self._allow_client_seed = allow_client_seed
+        self._seed_secret = seed_secret
         self._max_pixels = max_pixels
         self._coordinator = Coordinator(patience_s=patience_s, observer=observer)
         self._changing = asyncio.Lock()
@@ -200,33 +205,36 @@ class Runtime:
         on_progress: OnProgress | None = None,
         priority: Priority = "interactive",
         image_index: int = 0,
+        seed_source: SeedSource | None = None,
     ) -> Certificate:
         """Draw noises on every sampler until the answer is settled. Cancelling the task frees the samplers.
 
         Args:
             image: decoded pixels in the model's input shape, or the bytes of an image file.
-            params: what is asked; `n` is the most estimation noises.
+            params: what is asked.
             request_id: becomes the certificate's id.
             on_progress: called on the event loop as votes come in, at most ten times a second.
             priority: `interactive` requests go before `batch` ones.
             image_index: which noises of the seed; the images of a job share a seed and differ here.
+            seed_source: who chose the seed in `params`; by default its caller.
 
         Raises:
-            ModelNotFoundError, ModelNotReadyError, BadImageError, BadParameterError: it cannot be done.
-            NoWorkersError: no sampler is there.
+            ModelNotFoundError, ModelNotReadyError, BadImageError, BadParameterError, NoWorkersError: it cannot be done.
             DeadlineExceededError: `deadline_ms` passed before anything was proven.
         """
-        clock = _Clock()
+        clock = RequestClock()
         with self.model(params.model).used() as model:
             pixels, noises = await self._prepare(image, params, model)
-            asked = partial(CertifySpec.from_params, params, image_index=image_index, **noises)
+            noises |= {"image_index": image_index, "seed_source": seed_source or noises["seed_source"]}
+            asked, sha256 = partial(CertifySpec.from_params, params, **noises), image_sha256(pixels)
             spec = await asyncio.to_thread(asked, shape=pixels.shape)
+            spec = bound_to_noise(spec, model.identity, sha256, self._seed_secret)
             answer = partial(
                 certificates.certificate,
                 spec,
                 model=model.identity,
                 id=request_id,
-                image_sha256=image_sha256(pixels),
+                image_sha256=sha256,
                 deadline_ms=params.deadline_ms,
                 steps=pixels.steps,
             )
@@ -251,14 +259,21 @@ class Runtime:
 
     async def predict(self, image: Image | bytes, params: PredictParams, *, request_id: str) -> Prediction:
         """Draw `n` noises and test the lead of the most frequent class. Arguments and errors as for `certify`."""
-        clock = _Clock()
+        clock = RequestClock()
         with self.model(params.model).used() as model:
             pixels, noises = await self._prepare(image, params, model)
+            sha256 = image_sha256(pixels)
             spec = PredictSpec.from_params(params, **noises)
+            spec = bound_to_noise(spec, model.identity, sha256, self._seed_secret)
             outcome = await self._coordinator.predict(model.key, pixels, spec, on_start=clock.start)
-            elapsed = clock.elapsed_ms()
             return certificates.prediction(
-                spec, outcome, model.identity, id=request_id, elapsed_ms=elapsed, steps=pixels.steps
+                spec,
+                outcome,
+                model.identity,
+                id=request_id,
+                image_sha256=sha256,
+                elapsed_ms=clock.elapsed_ms(),
+                steps=pixels.steps,
             )
 
     async def predict_set(self, image: Image | bytes, params: SetParams, *, request_id: str) -> PredictionSet:
@@ -267,7 +282,7 @@ class Runtime:
         Raises:
             NotCalibratedError: the model has no calibration that fits what votes now.
         """
-        clock = _Clock()
+        clock = RequestClock()
         with self.model(params.model).used() as model:
             calibration = await asyncio.to_thread(self._store.calibration, model)
             pixels, noises = await self._prepare(image, params, model)
@@ -292,7 +307,7 @@ class Runtime:
         Raises:
             EngineError: the model has no gradient.
         """
-        clock = _Clock()
+        clock = RequestClock()
         with self.model(params.model).used() as model:
             pixels, noises = await self._prepare(image, params, model)
             lower = await self.certify(pixels, params, request_id=request_id)
@@ -335,8 +350,9 @@ class Runtime:
         if params.seed is not None and not self._allow_client_seed:
             raise BadParameterError("seed", "The seed is drawn by the service: leave it out.")
         config = model.config
-        seed = params.seed or fresh_seed()
-        return image, {"sigma": config.sigma, "num_classes": config.model.num_classes, "seed": seed}
+        seed, seed_source = seed_of(params)
+        known = {"sigma": config.sigma, "num_classes": config.model.num_classes}
+        return image, known | {"seed": seed, "seed_source": seed_source}
 
     async def _replace(self, name: str) -> ServedModel | None:
         """Point a name at what its folder holds now, and return the version that answered before."""
@@ -374,23 +390,3 @@ class Runtime:
             needed = [*self._store.all_served(), *self._leaving]
             if model.key not in [other.key for other in needed]:
                 await self._pool.unload(model.key)
-
-
-class _Clock:
-    """The times of one request: its arrival, its first noises, now."""
-
-    def __init__(self) -> None:
-        self.arrived = self._started = time.perf_counter()
-
-    def start(self) -> None:
-        """The first noises are handed out."""
-        self._started = time.perf_counter()
-
-    @property
-    def queue_ms(self) -> float:
-        """From the arrival to the first noises."""
-        return 1000 * (self._started - self.arrived)
-
-    def elapsed_ms(self) -> float:
-        """From the first noises until now."""
-        return 1000 * (time.perf_counter() - self._started)

@@ -1,8 +1,10 @@
 """When to stop drawing, and what is proven then: the looks, the bound valid at each of them, the stopping rules.
 
 Without a stopping rule there is one look, at n_max, with the whole alpha (Cohen et al. 2019, section 3.2.2). With any
-rule alpha is halved, by the union bound: one half for a Beta-mixture confidence sequence, valid at every look however
-it was chosen, the other for one Clopper-Pearson bound at n_max. `bound: two_class` splits each half once more, between
+rule alpha is shared, by the union bound. In general one half is for a Beta-mixture confidence sequence, valid at every
+look however it was chosen, the other for one Clopper-Pearson bound at n_max. Where a target is the only rule, and the
+bound that of one class, most of alpha is for the boundaries of that target (`target_boundaries.py`), and the sequence
+and the final bound share what is left. `bound: two_class` splits each half once more, between
 a lower bound on the chosen class A and an upper bound on the largest of the others. The upper bound needs no correction
 for the number of classes: it grows with the votes, and the truly second class has at most as many votes as the class
 that was counted second.
@@ -13,7 +15,7 @@ Looks are at predetermined vote counts, so the answer never depends on timing.
 import math
 from bisect import bisect_left
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 
 import numpy as np
@@ -21,10 +23,11 @@ from numpy.typing import ArrayLike, NDArray
 from scipy.special import ndtr  # pyright: ignore[reportMissingTypeStubs]
 
 from spacte_client.rounding import round_down, round_up
-from spacte_client.types import Bound, StopReason
+from spacte_client.types import Bound, RequestedBound, StopReason
 
 from .bounds import LARGEST_P, FloatArray, broadcast, clopper_pearson_lower, radius, two_class_radius
 from .sequences import log_mixture, mixture_lower
+from .target_boundaries import LEAST_LEVEL, TargetBoundaries
 
 BoolArray = NDArray[np.bool_]
 
@@ -36,11 +39,22 @@ FIRST_LOOK, LEAST_STEP, GROWTH = 16, 16, 1.1
 """The looks: 16, 32, ... by steps of 16, then each a tenth further than the last, ending at n_max. Chosen: looking at
 every single vote would save some 5 % of the samples, for a hundred times the looks."""
 
+SPENT_ON_TARGET, SPENT_ON_SEQUENCE = 0.8, 0.05
+"""Parts of alpha for the boundaries of a target and for the sequence beside them; the rest is for the final bound.
+Chosen: the mean noises of `spacte bench samples`; the sequence only says what is proven short of the target."""
+
 _PROVEN_KEPT = 4_096
 """Results of looks that a plan keeps. Chosen: less than a megabyte, and the images of a job share most of them."""
 
-_GO_ON, _TARGET, _FUTILITY, _N_MAX, _TOLERANCE = range(5)  # any five numbers
-STOP_CODES: dict[int, StopReason] = {_TARGET: "target", _FUTILITY: "futility", _N_MAX: "n_max", _TOLERANCE: "tolerance"}
+_BOUNDS: tuple[Bound, ...] = ("clopper_pearson", "two_class")
+_GO_ON, _TARGET, _FUTILITY, _N_MAX, _TOLERANCE, _UNPROVABLE = range(6)  # any six numbers
+STOP_CODES: dict[int, StopReason] = {
+    _TARGET: "target",
+    _FUTILITY: "futility",
+    _N_MAX: "n_max",
+    _TOLERANCE: "tolerance",
+    _UNPROVABLE: "unprovable",
+}
 """What the codes of `Plan.stop_codes` mean; 0 is to go on."""
 
 
@@ -52,29 +66,44 @@ class Rules:
         sigma: noise sd in units of [0, 1] pixels.
         n_max: the most estimation votes.
         alpha: probability of a false certificate that is tolerated, in (0, 1).
-        bound: `clopper_pearson` bounds the chosen class alone, `two_class` also the runner-up.
+        bound: `clopper_pearson` bounds the chosen class alone, `two_class` also the runner-up; `auto` leaves the choice
+            to `choose_bound`, and must have been made before there is a plan.
         num_classes: classes, at least 2.
-        target_radius: stop once this radius is shown, or shown to be out of reach.
+        target_radius: stop once this radius is shown, is out of reach, or cannot be shown within `n_max` any more.
         tolerance: stop when drawing on to `n_max` can add less than this to the radius.
         deadline: whether drawing may be cut short at any look for reasons of time.
         noise_error: total variation between the noise as drawn and the Gaussian, over all pixels; it is
             taken off every lower bound and added to every upper one. 0 for float noise.
+        version: of the certificate. Version 1 knows no boundaries of a target and gives `futility` as the reason for
+            targets that are `unprovable`, too.
     """
 
     sigma: float
     n_max: int
     alpha: float
-    bound: Bound
+    bound: RequestedBound
     num_classes: int
     target_radius: float | None = None
     tolerance: float | None = None
     deadline: bool = False
     noise_error: float = 0.0
+    version: int = 2
 
     @property
     def may_stop_early(self) -> bool:
         """Whether there is any stopping rule."""
         return self.deadline or self.target_radius is not None or self.tolerance is not None
+
+    @property
+    def looks(self) -> tuple[int, ...]:
+        """The vote counts to look at, ascending, ending at `n_max`."""
+        return look_schedule(self.n_max) if self.may_stop_early else (self.n_max,)
+
+    @property
+    def spends_exactly(self) -> bool:
+        """Whether most of alpha goes to the boundaries of a target."""
+        target_alone = self.target_radius is not None and self.tolerance is None and not self.deadline
+        return self.version > 1 and target_alone and self.bound == "clopper_pearson" and self.alpha >= LEAST_LEVEL
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,14 +149,22 @@ class Plan:
     """
 
     def __init__(self, rules: Rules) -> None:
+        if rules.bound == "auto":
+            raise ValueError("the bound has to be chosen before there is a plan")
         self.rules = rules
-        self.looks = look_schedule(rules.n_max) if rules.may_stop_early else (rules.n_max,)
+        self.looks = rules.looks
         shares = (2 if rules.may_stop_early else 1) * (2 if rules.bound == "two_class" else 1)
-        self._level = rules.alpha / shares
+        self._level = self._final_level = rules.alpha / shares
+        self._boundaries: TargetBoundaries | None = None
         # A target counts as shown when the radius that is written down, rounded, reaches it.
         self._goal = None if rules.target_radius is None else round_up(rules.target_radius)
         if self._goal is not None:
             self._goal_p, self._goal_q = (float(ndtr(side * self._goal / rules.sigma)) for side in (1, -1))
+            if rules.spends_exactly and self._goal_p + rules.noise_error < LARGEST_P:
+                level = rules.alpha * SPENT_ON_TARGET
+                self._boundaries = TargetBoundaries(self._goal_p + rules.noise_error, self.looks, level)
+                self._level = rules.alpha * SPENT_ON_SEQUENCE
+                self._final_level = rules.alpha * (1.0 - SPENT_ON_TARGET - SPENT_ON_SEQUENCE)
             self._final_votes = self._votes_for_target(self._goal)
         self._proven = lru_cache(_PROVEN_KEPT)(self._proven_at)
         self._memory: list[_LookMemory] | None = None
@@ -190,12 +227,17 @@ class Plan:
         rules = self.rules
         votes, s, runner_up = broadcast(n, top, second)
         # At one and the same level Clopper-Pearson is never below the mixture: no bound for a fixed n is better.
-        lower = clopper_pearson_lower if final else mixture_lower
+        lower, level = (clopper_pearson_lower, self._final_level) if final else (mixture_lower, self._level)
         if rules.bound == "clopper_pearson":
-            p_lower = np.maximum(lower(s, votes, self._level) - rules.noise_error, 0.0)
-            return ProvenArrays(p_lower, radius(p_lower, rules.sigma), p_lower >= 0.5)
+            p_lower = np.maximum(lower(s, votes, level) - rules.noise_error, 0.0)
+            reached = radius(p_lower, rules.sigma)
+            if self._boundaries and self._goal and not final:  # what a boundary shows is the target
+                shown = s >= self._boundary_votes(votes)
+                p_lower = np.where(shown, np.maximum(p_lower, self._goal_p), p_lower)
+                reached = np.where(shown, np.maximum(reached, self._goal), reached)
+            return ProvenArrays(p_lower, reached, p_lower >= 0.5)
         # An upper bound on the runner-up is a lower bound on everything else; both in one call.
-        a, not_b = lower(np.stack((s, votes - runner_up)), votes, self._level) - rules.noise_error
+        a, not_b = lower(np.stack((s, votes - runner_up)), votes, level) - rules.noise_error
         p_lower = np.maximum(a, 0.0)
         reached = two_class_radius(p_lower, 1.0 - not_b, rules.sigma)
         return ProvenArrays(p_lower, reached, reached > 0.0)
@@ -209,17 +251,25 @@ class Plan:
             gain = self._at_end(n, top, second, *self._plausible(n, top, second)) - reached
             codes[gain < rules.tolerance] = _TOLERANCE
         if self._goal is not None:
-            futile, shown = (
+            unprovable, futile, shown = (
                 self._one_class_target(n, top, final=final)
                 if rules.bound == "clopper_pearson"
                 else self._two_class_target(n, top, second, self._goal, final=final)
             )
+            codes[unprovable] = _UNPROVABLE if rules.version > 1 else _FUTILITY
             codes[futile] = _FUTILITY
             codes[shown] = _TARGET
         return codes
 
-    def _one_class_target(self, n: ArrayLike, top: ArrayLike, *, final: bool) -> tuple[BoolArray, BoolArray]:
-        """Whether the target is out of reach, and whether it is shown.
+    def _boundary_votes(self, n: FloatArray) -> FloatArray:
+        """The fewest votes that show the target, at each of these looks but the last."""
+        if self._boundaries is None:
+            return n + 1.0
+        looks, which = np.unique(np.searchsorted(self.looks, n), return_inverse=True)
+        return np.array([float(self._boundaries.votes(look)) for look in looks])[which].reshape(n.shape)
+
+    def _one_class_target(self, n: ArrayLike, top: ArrayLike, *, final: bool) -> tuple[BoolArray, BoolArray, BoolArray]:
+        """Whether the votes left cannot show the target, whether it is out of reach, and whether it is shown.
 
         The bound is compared with the probability that the target takes, so its root need not be found.
         """
@@ -227,9 +277,10 @@ class Plan:
         p, q, noise = self._goal_p, self._goal_q, self.rules.noise_error
         futile = self._evident(votes - s, votes, q + noise, FUTILITY_LEVEL)
         if final:
-            return futile, s >= self._final_votes
-        futile |= s + (self.rules.n_max - votes) < self._final_votes
-        return futile, self._evident(s, votes, p + noise, self._level)
+            return np.zeros_like(futile), futile, s >= self._final_votes
+        unprovable = s + (self.rules.n_max - votes) < self._final_votes
+        shown = self._evident(s, votes, p + noise, self._level)
+        return unprovable, futile, shown | (s >= self._boundary_votes(votes)) if self._boundaries else shown
 
     @staticmethod
     def _evident(s: FloatArray, n: FloatArray, p0: float, level: float) -> BoolArray:
@@ -240,21 +291,21 @@ class Plan:
 
     def _two_class_target(
         self, n: ArrayLike, top: ArrayLike, second: ArrayLike, goal: float, *, final: bool
-    ) -> tuple[BoolArray, BoolArray]:
-        """Whether the target is out of reach, and whether it is shown."""
+    ) -> tuple[BoolArray, BoolArray, BoolArray]:
+        """Whether the votes left cannot show the target, whether it is out of reach, and whether it is shown."""
         p_upper, second_lower = self._plausible(n, top, second)
         highest = two_class_radius(
             p_upper + self.rules.noise_error, np.maximum(second_lower - self.rules.noise_error, 0.0), self.rules.sigma
         )
-        if not final:
-            highest = np.minimum(highest, self._at_end(n, top, second, 1.0, 0.0))
-        return highest < goal, self.prove(n, top, second, final=final).radius >= goal
+        at_end = highest if final else self._at_end(n, top, second, 1.0, 0.0)
+        return at_end < goal, highest < goal, self.prove(n, top, second, final=final).radius >= goal
 
     def _plausible(self, n: ArrayLike, top: ArrayLike, second: ArrayLike) -> tuple[FloatArray, FloatArray]:
         """The highest chosen-class and the lowest runner-up probability that the votes leave plausible.
 
         Together they hold at every look with probability 1 - `FUTILITY_LEVEL`. That some class is the second only by
-        its votes costs a factor K - 1.
+        its votes costs a factor K - 1. Version 1 took it to have at least the mean of the other classes, too, which
+        overlooks that rows may vote for none.
         """
         votes, s, runner_up = broadcast(n, top, second)
         if self.rules.bound == "clopper_pearson":
@@ -263,7 +314,7 @@ class Plan:
         others = self.rules.num_classes - 1
         levels = np.array([FUTILITY_LEVEL / 2, FUTILITY_LEVEL / (2 * others)])
         not_a, b = mixture_lower(np.stack((votes - s, runner_up)), votes, levels.reshape(2, *(1 for _ in votes.shape)))
-        return 1.0 - not_a, b
+        return 1.0 - not_a, np.maximum(b, not_a / others) if self.rules.version == 1 else b
 
     def _votes_for_target(self, goal: float) -> int:
         """The fewest votes for the chosen class that can show the target at n_max; n_max + 1 if none can."""
@@ -292,29 +343,46 @@ def plan_for(rules: Rules) -> Plan:
     return Plan(rules)
 
 
-class _LookMemory:
-    """What is known of one look of a plan: which votes of the chosen class stop there."""
+def choose_bound(rules: Rules, selection_counts: Sequence[int], n0: int) -> Bound:
+    """The bound that `auto` stands for: the one that promises the larger radius at n_max, in a tie that of one class.
 
-    __slots__ = ("futile_to", "on_from", "on_to", "shown_from")
+    The promise is that of a fixed n if the estimation votes fell as the selection votes did. Those are independent of
+    the estimation votes, so that the choice costs no alpha.
+
+    Args:
+        rules: with the bound that was asked for.
+        selection_counts: votes per class over the `n0` selection noises.
+        n0: selection noises, with those that voted for no class.
+    """
+    if rules.bound != "auto":
+        return rules.bound
+    second, top = sorted(selection_counts)[-2:]
+    scale = rules.n_max / n0
+    promised: dict[Bound, float] = {}
+    for bound in _BOUNDS:
+        fixed = replace(rules, bound=bound, target_radius=None, tolerance=None, deadline=False)
+        promised[bound] = float(plan_for(fixed).prove(rules.n_max, scale * top, scale * second, final=True).radius)
+    return "two_class" if promised["two_class"] > promised["clopper_pearson"] else "clopper_pearson"
+
+
+class _LookMemory:
+    """What is known of one look of a plan: between which votes of the chosen class each stop code was found.
+
+    Each code's votes are an interval, from 0 for futility and up to all for the target.
+    """
+
+    __slots__ = ("_known", "_n")
 
     def __init__(self, n: int) -> None:
-        self.shown_from = n + 1
-        self.futile_to = -1
-        self.on_from, self.on_to = n + 1, -1
+        self._n = n
+        self._known: dict[int, tuple[int, int]] = {}
 
     def code(self, top: int) -> int | None:
         """The stop code, or None where it is not known yet."""
-        if self.on_from <= top <= self.on_to:
-            return _GO_ON
-        if top >= self.shown_from:
-            return _TARGET
-        return _FUTILITY if top <= self.futile_to else None
+        return next((code for code, (low, high) in self._known.items() if low <= top <= high), None)
 
     def learn(self, top: int, code: int) -> None:
         """Remember the stop code of `top` and what it says of its neighbours."""
-        if code == _GO_ON:
-            self.on_from, self.on_to = min(self.on_from, top), max(self.on_to, top)
-        elif code == _TARGET:
-            self.shown_from = min(self.shown_from, top)
-        else:
-            self.futile_to = max(self.futile_to, top)
+        low, high = self._known.get(code, (top, top))
+        low, high = (0 if code == _FUTILITY else min(low, top)), (self._n if code == _TARGET else max(high, top))
+        self._known[code] = low, high

@@ -47,6 +47,7 @@ def a_spec(made, **changes):
         "precision": "fp32",
         "input": InputSpec("dataset", "digits", limit=IMAGES),
         "params": CertifyParams(n0=20, n=200, seed=SEED),
+        "seed_source": "caller",
     }
     return JobSpec(**(values | changes))
 
@@ -146,14 +147,12 @@ class Flaky:
     def decode(self, model, data, asked=None):
         return decode_image(data, input_shape=(1, 8, 8), asked=asked)
 
-    async def certify(self, image, params, *, request_id, priority, image_index):
+    async def certify(self, image, params, *, image_index, priority, **options):
         self.calls.append(image_index)
         assert priority == "batch"
         if faults := self.faults.get(image_index):
             raise faults.pop()
-        return await self.runtime.certify(
-            image, params, request_id=request_id, priority=priority, image_index=image_index
-        )
+        return await self.runtime.certify(image, params, image_index=image_index, priority=priority, **options)
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")

@@ -4,15 +4,19 @@ import json
 
 import pytest
 
+from spacte_client.rounding import round_down
 from spacte_client.types import Certificate
 from spacte_workers.bench.simulated import probabilities, simulated_image, simulated_votes
 from spacte_workers.certification import certificates
 from spacte_workers.certification.algorithm import Certification, CertifySpec
-from spacte_workers.certification.verify import check, replay
+from spacte_workers.certification.canonical import bound_to_noise
+from spacte_workers.certification.verify import _answer, _plan, _source, _votes, check, notes, replay
 from spacte_workers.noise.table import noise_table
-from spacte_workers.shards import Votes
+from spacte_workers.shards import Phase, Shard, Votes
+from spacte_workers.statistics.stopping import STOP_CODES
 
 MODEL = certificates.ModelIdentity("m", "f" * 64, ("a", "b", "c"), "fp32", "plain")
+SHA256 = "0" * 64
 IMAGE = simulated_image([0.1, 0.8, 0.1])
 RULES = [
     {},
@@ -44,10 +48,11 @@ def made(*, deadline_n: int | None = None, image=IMAGE, **changes) -> Certificat
         "bound": "clopper_pearson",
         "noise": "grid",
         "seed": "c" * 32,
-        "noise_error": 64 * noise_table(0.25).total_variation,
+        "noise_error": 3 * noise_table(0.25).total_variation,
         "deadline": deadline_n is not None,
     }
     spec = CertifySpec(**{**settings, **changes})
+    spec = bound_to_noise(spec, MODEL, SHA256)
     run = Certification(spec)
     while not run.done:
         for shard in run.next_shards(200):
@@ -59,7 +64,7 @@ def made(*, deadline_n: int | None = None, image=IMAGE, **changes) -> Certificat
         run.outcome(),
         MODEL,
         id="req_1",
-        image_sha256="0" * 64,
+        image_sha256=SHA256,
         elapsed_ms=5.0,
         deadline_ms=None if deadline_n is None else 10,
     )
@@ -102,7 +107,7 @@ def test_an_abstention_fits():
         ({"alpha": 0.1}, "p_lower"),
         ({"alpha": 1.5}, "alpha"),
         ({"sigma": 0.0}, "sigma"),
-        ({"sigma": 0.5, "noise_error": 64 * noise_table(0.5).total_variation}, "radius"),
+        ({"sigma": 0.5, "noise_error": 3 * noise_table(0.5).total_variation}, "radius"),
         ({"bound": "two_class"}, "p_lower"),
         ({"noise_error": 0.0}, "noise_error"),
         ({"noise": "float"}, "noise_error"),
@@ -160,7 +165,7 @@ def test_a_replay_finds_invented_votes():
     a, b, c = certificate.counts
     forged = certificate.model_copy(update={"counts": [a - 10, b + 10, c]})
     seen = []
-    assert replay(forged, Engine(), IMAGE, seen.append) == [
+    assert replay(forged, Engine(), IMAGE, on_progress=seen.append) == [
         "counts: drawn again, 10 of 1500 votes went to another class.",
         f"replay: the counts drawn again give the same label and radius, class 1 and {certificate.radius:g}.",
     ]
@@ -170,3 +175,78 @@ def test_a_replay_finds_invented_votes():
     )
     assert seen[-1] == 1_530
     assert json.loads(forged.model_dump_json())["n"] == 1_500
+
+
+RESTATEMENTS = [
+    ({"target_radius": 0.1}, lambda c: {"n_max": c.n, "target_radius": None, "looks": 1, "stop_reason": "n_max"}),
+    ({}, lambda c: {"alpha": 0.01}),
+    ({}, lambda c: {"bound": "two_class", "bound_requested": "two_class"}),
+    ({}, lambda c: {"bound_requested": "auto"}),
+    ({"target_radius": 0.3}, lambda c: {"target_radius": 0.25}),
+    ({"tolerance": 0.05}, lambda c: {"tolerance": 0.06}),
+    ({}, lambda c: {"deadline_ms": 10}),
+    ({}, lambda c: {"k_consensus": 1}),
+    ({}, lambda c: {"seed_source": "caller"}),
+    ({}, lambda c: {"model": "another"}),
+    ({}, lambda c: {"image_index": 1}),
+]
+
+
+def proven_by_its_numbers(c: Certificate) -> Certificate:
+    """The certificate as a forger makes it fit: every field that follows from others is recomputed."""
+    plan = _plan(c)
+    label, p_lower, exact = _answer(c, plan)
+    look = plan.looks.index(c.n) if c.n in plan.looks else 0
+    _, top, second = _votes(c)
+    code = STOP_CODES.get(int(plan.stop_codes(c.n, top, second, final=c.n == c.n_max)), c.stop_reason)
+    update = {"label": label, "abstained": label == -1, "p_lower": p_lower, "radius": round_down(exact)}
+    return c.model_copy(update={**update, "looks": look + 1, "stop_reason": code})
+
+
+@pytest.mark.parametrize(("rules", "restated"), RESTATEMENTS)
+def test_no_rule_can_be_restated(rules, restated):
+    certificate = made(**rules)
+    changed = certificate.model_copy(update=restated(certificate))
+    forged = changed if changed.deadline_ms else proven_by_its_numbers(changed)
+    assert replay(certificate, Engine(), IMAGE) == []
+    assert _source(forged) != _source(certificate)
+    assert check(forged) or any("drawn again" in finding for finding in replay(forged, Engine(), IMAGE))
+
+
+def test_what_a_certificate_of_version_1_does_not_say_is_said_aloud():
+    assert notes(made()) == []
+    old = made().model_copy(update={"schema_version": 1, "bound_requested": None, "seed_source": None})
+    assert check(old) == []
+    assert ["version 1" in note for note in notes(old)] == [True]
+    assert ["caller" in note for note in notes(made(seed_source="caller"))] == [True]
+
+
+def test_a_look_after_the_rule_held_is_found_by_a_replay():
+    early = made(target_radius=0.1)
+    later = made(target_radius=0.1, deadline_n=None)
+    plan = _plan(early)
+    look = plan.looks.index(early.n) + 1
+    spec_source = _source(later)
+    counts = list(simulated_votes(Shard(spec_source, Phase.ESTIMATION, 0, plan.looks[look]), probabilities(IMAGE)))
+    late = proven_by_its_numbers(early.model_copy(update={"n": plan.looks[look], "counts": counts}))
+    assert check(late) == []
+    (finding,) = replay(late, Engine(), IMAGE)
+    assert "valid, but not what the rule gives" in finding
+
+
+def test_what_follows_from_the_model_is_recomputed():
+    certificate = made()
+    names = MODEL.class_names
+    assert replay(certificate, Engine(), IMAGE, class_names=names) == []
+    forged = certificate.model_copy(update={"label_name": "z"})
+    assert "the model calls class 1 b" in replay(forged, Engine(), IMAGE, class_names=names)[0]
+    forged = certificate.model_copy(update={"noise_error": certificate.noise_error * 2})
+    assert "noise_error" in replay(forged, Engine(), IMAGE)[0]
+
+
+def test_the_bound_follows_from_the_selection_votes():
+    certificate = made(bound="auto")
+    assert (certificate.bound, certificate.bound_requested) == ("two_class", "auto")
+    assert check(certificate) == []
+    other = certificate.model_copy(update={"bound": "clopper_pearson"})
+    assert "auto gives two_class" in check(proven_by_its_numbers(other))[0]

@@ -14,6 +14,7 @@ from spacte_workers.statistics.stopping import (
     STOP_CODES,
     Plan,
     Rules,
+    choose_bound,
     look_schedule,
     plan_for,
 )
@@ -53,8 +54,8 @@ def test_without_a_rule_two_classes_share_alpha():
     assert found.radius == pytest.approx(float(two_class_radius(lower, upper, 0.5)), abs=1e-6)
 
 
-@pytest.mark.parametrize("rule", [{"target_radius": 0.4}, {"tolerance": 0.01}, {"deadline": True}])
-def test_any_rule_halves_alpha(rule):
+@pytest.mark.parametrize("rule", [{"target_radius": 0.4, "version": 1}, {"tolerance": 0.01}, {"deadline": True}])
+def test_rules_halve_alpha(rule):
     plan = Plan(rules(**rule))
     n = plan.looks[20]
     middle, end = plan.proven(20, n - 5, 5), plan.proven(len(plan.looks) - 1, 9_000, 1_000)
@@ -105,9 +106,38 @@ def test_futility_is_when_the_upper_sequence_falls_below_the_target():
 
 @pytest.mark.parametrize("bound", ["clopper_pearson", "two_class"])
 def test_a_target_beyond_n_max_is_given_up_at_once(bound):
-    """Were all remaining votes for the class, 100 votes could not show 5 sigma."""
+    """Were all remaining votes for the class, 100 votes could not show 5 sigma: which says nothing of the radius."""
     plan = Plan(rules(n_max=100, target_radius=2.5, bound=bound))
-    assert plan.first_stop(0, [16], [0]) == (0, "futility")
+    assert plan.first_stop(0, [16], [0]) == (0, "unprovable")
+    first = Plan(rules(n_max=100, target_radius=2.5, bound=bound, version=1))
+    assert first.first_stop(0, [16], [0]) == (0, "futility")
+
+
+@pytest.mark.parametrize("bound", ["clopper_pearson", "two_class"])
+def test_futility_is_a_statement_about_the_radius(bound):
+    plan = Plan(rules(n_max=100, target_radius=2.5, bound=bound))
+    assert plan.first_stop(1, [16], [16]) == (1, "futility")
+
+
+@pytest.mark.parametrize(
+    ("votes", "chosen"),
+    [
+        ([80, 10, 6, 4], "two_class"),
+        ([45, 30, 25], "two_class"),
+        ([60, 40], "clopper_pearson"),
+        ([60, 40, 0], "clopper_pearson"),
+        ([100, 0, 0], "clopper_pearson"),
+        ([0, 0, 0], "clopper_pearson"),
+        ([0, 0, 50], "two_class"),
+    ],
+)
+def test_auto_is_the_bound_that_promises_more(votes, chosen):
+    """In the last case half of the selection noises voted for no class."""
+    assert choose_bound(rules(bound="auto", target_radius=0.3, num_classes=len(votes)), votes, 100) == chosen
+
+
+def test_a_bound_that_is_asked_for_is_taken():
+    assert choose_bound(rules(), [45, 30, 25], 100) == "clopper_pearson"
 
 
 def test_tolerance_stops_when_the_rest_can_add_less():

@@ -10,6 +10,7 @@ const REASONS = {
   n_max: "all the noisy copies asked for were drawn",
   target: "the radius asked for is proven",
   futility: "the radius asked for is out of reach",
+  unprovable: "the copies left could not prove the radius asked for any more",
   tolerance: "more copies would add next to nothing",
   deadline: "time was up",
   cancelled: "it was stopped",
