@@ -21,7 +21,7 @@ from ._map_in_order import amap_in_order
 from ._options import BracketOptions, CertifyOptions, PredictOptions, SetOptions
 from ._settings import Timeout, resolve_settings
 from ._streams import AsyncCertifyStream
-from .types import Bracket, Certificate, Health, Info, Prediction, PredictionSet, SetMethod
+from .types import Bracket, Certificate, Health, Info, Prediction, PredictionSet, SetMethod, SigningKey
 
 
 class AsyncClient:
@@ -101,6 +101,10 @@ class AsyncClient:
         """Certificates of many images, in order, as they are ready; see `Client.certify_many`."""
         calls.check_many(options, concurrency)
         return amap_in_order(lambda image: self.certify(image, timeout=timeout, **options), images, concurrency)
+
+    async def signing_keys(self) -> list[SigningKey]:
+        """The public keys of the service's signatures, the one that signs now last."""
+        return await self._connection.send(calls.signing_keys())
 
     async def info(self) -> Info:
         """The service's version and every limit that a request is held to."""

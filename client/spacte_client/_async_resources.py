@@ -14,7 +14,7 @@ from ._pages import AsyncPage
 from ._resources import Resource, pause_before_poll
 from ._retries import Deadline, GracePeriod
 from ._uploads import Upload, open_upload
-from .types import CertifyParams, File, Job, JobInput, JobState, JobSummary, Model
+from .types import CertifyParams, Envelope, File, Job, JobInput, JobState, JobSummary, Model
 
 
 class AsyncModels(Resource[AsyncConnection]):
@@ -122,6 +122,15 @@ class AsyncJobs(Resource[AsyncConnection]):
     def events(self, job_id: str, *, after: str | None = None) -> AsyncIterator[Event]:
         """Changes of state and progress until the job ends; see `Jobs.events`."""
         return aread(self._connection, JobEvents(job_id, after))
+
+    async def results_file(self, job_id: str, path: str | Path) -> None:
+        """Finished images byte for byte; see `Jobs.results_file`."""
+        content = await self._connection.send(job_calls.job_results_file(job_id))
+        await asyncio.to_thread(Path(path).write_bytes, content)
+
+    async def attestation(self, job_id: str) -> Envelope:
+        """The service's signature over a job; see `Jobs.attestation`."""
+        return await self._connection.send(job_calls.job_attestation(job_id))
 
     async def summary(self, job_id: str) -> JobSummary:
         """Certified accuracy at a grid of radii, with its interval."""

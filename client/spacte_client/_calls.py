@@ -32,6 +32,8 @@ from .types import (
     PredictionSet,
     PredictParams,
     SetParams,
+    SigningKey,
+    SigningKeyList,
 )
 
 T = TypeVar("T")
@@ -173,6 +175,12 @@ def get_model(name: str) -> Call[Model]:
 def change_model(name: str, verb: str) -> Call[Model]:
     """`POST /v1/models/{name}/load` or `/unload`."""
     return post(f"/v1/models/{path_segment(name, 'model name')}/{verb}", answer(Model))
+
+
+def signing_keys() -> Call[list[SigningKey]]:
+    """`GET /v1/signing-keys`."""
+    read = answer(SigningKeyList)
+    return get("/v1/signing-keys", lambda response: read(response).data)
 
 
 def info() -> Call[Info]:

@@ -10,7 +10,7 @@ from ._exceptions import InvalidArgumentError
 from ._options import validated
 from ._pages import page_query
 from ._problems import retry_after
-from .types import CertifyParams, File, FileList, Job, JobInput, JobList, JobRequest, JobState, JobSummary
+from .types import CertifyParams, Envelope, File, FileList, Job, JobInput, JobList, JobRequest, JobState, JobSummary
 
 
 def upload_file(file: BinaryIO | bytes, filename: str) -> Call[File]:
@@ -92,6 +92,17 @@ def job_results(job_id: str, after: int | None, *, follow: bool) -> Call[httpx2.
     query = ({} if after is None else {"after": str(after)}) | ({"follow": "true"} if follow else {})
     headers = {"Accept": "application/x-ndjson, application/problem+json"}
     return get(f"{_job(job_id)}/results", open_response, query=query, headers=headers, streams=True)
+
+
+def job_results_file(job_id: str) -> Call[bytes]:
+    """`GET /v1/jobs/{id}/results`, byte for byte: the signature of a job is over these."""
+    headers = {"Accept": "application/x-ndjson, application/problem+json"}
+    return get(f"{_job(job_id)}/results", lambda r: r.content, headers=headers)
+
+
+def job_attestation(job_id: str) -> Call[Envelope]:
+    """`GET /v1/jobs/{id}/attestation`."""
+    return get(f"{_job(job_id)}/attestation", answer(Envelope))
 
 
 def job_results_tsv(job_id: str) -> Call[str]:

@@ -21,7 +21,7 @@ from ._options import BracketOptions, CertifyOptions, PredictOptions, SetOptions
 from ._resources import Files, Jobs, Models
 from ._settings import Timeout, resolve_settings
 from ._streams import CertifyStream
-from .types import Bracket, Certificate, Health, Info, Prediction, PredictionSet, SetMethod
+from .types import Bracket, Certificate, Health, Info, Prediction, PredictionSet, SetMethod, SigningKey
 
 
 class Client:
@@ -146,6 +146,10 @@ class Client:
         """
         calls.check_many(options, concurrency)
         return map_in_order(lambda image: self.certify(image, timeout=timeout, **options), images, concurrency)
+
+    def signing_keys(self) -> list[SigningKey]:
+        """The public keys of the service's signatures, the one that signs now last."""
+        return self._connection.send(calls.signing_keys())
 
     def info(self) -> Info:
         """The service's version and every limit that a request is held to."""

@@ -15,7 +15,7 @@ from ._options import CertifyOptions
 from ._pages import Page
 from ._retries import Deadline, GracePeriod
 from ._uploads import Upload, open_upload
-from .types import CertifyParams, File, Job, JobInput, JobState, JobSummary, Model
+from .types import CertifyParams, Envelope, File, Job, JobInput, JobState, JobSummary, Model
 
 C = TypeVar("C", Connection, AsyncConnection)
 
@@ -156,6 +156,14 @@ class Jobs(Resource[Connection]):
     def events(self, job_id: str, *, after: str | None = None) -> Iterator[Event]:
         """Changes of state and progress until the job ends, resumed when the connection breaks."""
         return read(self._connection, JobEvents(job_id, after))
+
+    def results_file(self, job_id: str, path: str | Path) -> None:
+        """Finished images byte for byte as the service sends them, into a file: what `attestation` is over."""
+        Path(path).write_bytes(self._connection.send(job_calls.job_results_file(job_id)))
+
+    def attestation(self, job_id: str) -> Envelope:
+        """The service's signature over a job. `NotFoundError` where the service has no signing keys."""
+        return self._connection.send(job_calls.job_attestation(job_id))
 
     def summary(self, job_id: str) -> JobSummary:
         """Certified accuracy at a grid of radii, with its interval, over what is finished."""

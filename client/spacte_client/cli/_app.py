@@ -9,6 +9,7 @@ from spacte_client._exceptions import APIStatusError, SpacteError
 
 from ._components import ComponentGroup
 from .doctor import doctor
+from .evidence import evidence
 from .images import certify, predict
 from .jobs import jobs_app
 from .models import info, models
@@ -23,7 +24,7 @@ app = typer.Typer(
     rich_markup_mode=None,  # plain help takes a tenth of the time, and the documentation quotes it
     pretty_exceptions_show_locals=False,  # locals may hold an API key
 )
-for command in (certify, predict, attack, models, info, plot, compare, doctor):
+for command in (certify, predict, attack, models, info, plot, compare, doctor, evidence):
     app.command()(command)
 app.command("set")(prediction_set)
 app.add_typer(jobs_app, name="jobs")
