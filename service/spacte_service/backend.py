@@ -19,7 +19,7 @@ from spacte_client.types import (
 if TYPE_CHECKING:  # scipy and numpy come with them, which the application's import can do without
     from spacte_core.preprocessing import Asked
     from spacte_workers.certification.algorithm import Progress
-    from spacte_workers.serving.pools import PoolStatus
+    from spacte_workers.serving.pools import Pool, PoolStatus
     from spacte_workers.shards import Image
 
 OnProgress = Callable[["Progress", Certificate | None], None]
@@ -31,6 +31,11 @@ class Backend(Protocol):
 
     Errors are those of `spacte_workers.errors`, and `BadImageError`.
     """
+
+    @property
+    def pool(self) -> "Pool":
+        """Where the noises are drawn."""
+        ...
 
     async def start(self) -> None:
         """Load the models and start the samplers; returns once requests can be answered."""

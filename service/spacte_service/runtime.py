@@ -14,9 +14,9 @@ def make_runtime(settings: Settings, observer: Observer) -> Runtime:
 
         pool = LocalPool(settings.samplers)
     else:
-        from spacte_workers.cluster import RayPool, RaySettings
+        from .ray_process import ProcessPool
 
-        pool = RayPool(RaySettings(address=settings.address), max_samplers=settings.samplers)
+        pool = ProcessPool(settings.address, settings.samplers)
     return Runtime(
         settings.models,
         pool,

@@ -144,10 +144,11 @@ class BatchJobs:
         return Store.open(self._settings.database_url)
 
     def _runner(self, folder: DataFolder) -> Runner:
-        if self._settings.in_process:
-            from .process_runner import ProcessRunner
+        if not self._settings.in_process:
+            from spacte_service.ray_process import ProcessPool, RayRunner
 
-            return ProcessRunner(folder.logs)
-        from .ray_runner import RayJobsRunner
+            if isinstance(self._backend.pool, ProcessPool):
+                return RayRunner(self._backend.pool)
+        from .process_runner import ProcessRunner
 
-        return RayJobsRunner()
+        return ProcessRunner(folder.logs)

@@ -85,7 +85,7 @@ class Runtime:
         observer: Observer | None = None,
     ) -> None:
         self._store = ModelStore(Path(models))
-        self._pool = pool
+        self.pool = pool
         self._precision: Precision | Literal["auto"] = precision
         self._rule = rule or PrecisionRule()
         self._allow_client_seed = allow_client_seed
@@ -109,7 +109,7 @@ class Runtime:
         """
         names = await asyncio.to_thread(self._store.scan)
         try:
-            await self._pool.start(self._coordinator)
+            await self.pool.start(self._coordinator)
             self._loading = asyncio.create_task(self._load_all(names))
             await asyncio.wait([self._loading], timeout=self._start_wait_s)
         except BaseException:
@@ -122,7 +122,7 @@ class Runtime:
             self._loading.cancel()
             await asyncio.gather(self._loading, return_exceptions=True)
         await self._coordinator.close()
-        await self._pool.stop()
+        await self.pool.stop()
 
     def models(self) -> list[Model]:
         """Every model known, loaded or not, by name."""
@@ -174,14 +174,14 @@ class Runtime:
 
     def ready(self) -> dict[str, str]:
         """Checks by name, each `ok` or a sentence on what is wrong."""
-        pool = self._pool.status()
+        pool = self.pool.status()
         samplers = "ok" if pool.ready else f"No sampler is alive ({pool.starting} starting, {pool.lost} lost)."
         models = "ok" if self._store.all_served() else "No model is loaded."
         return {"samplers": samplers, "models": models}
 
     def pool_status(self) -> PoolStatus:
         """How many samplers are in which state, and what they run on."""
-        return self._pool.status()
+        return self.pool.status()
 
     def decode(self, model: str | None, data: bytes, asked: Asked | None = None) -> Image:
         """Pixels in the model's input shape from an image file's bytes. It computes: call it in a thread.
@@ -369,7 +369,7 @@ class Runtime:
         config, version = entry.config, entry.version
         self._store.loading(name)
         try:
-            report = await self._pool.load(files)
+            report = await self.pool.load(files)
         except Exception as error:
             self._store.failed(name, str(error))
             raise
@@ -389,4 +389,4 @@ class Runtime:
         async with self._changing:
             needed = [*self._store.all_served(), *self._leaving]
             if model.key not in [other.key for other in needed]:
-                await self._pool.unload(model.key)
+                await self.pool.unload(model.key)

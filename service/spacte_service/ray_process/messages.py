@@ -1,0 +1,78 @@
+"""What gateway and Ray process say to each other."""
+
+import logging
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from spacte_workers.serving.pools import PoolStatus
+
+CallName = Literal["load", "unload", "draw", "submit", "status", "stop"]
+
+
+@dataclass(frozen=True, slots=True)
+class Call:
+    """From the gateway: do this, and answer under the same number."""
+
+    number: int
+    name: CallName
+    arguments: tuple[Any, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """To a call: what it returned, or the exception that it raised."""
+
+    number: int
+    value: Any
+    failed: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Started:
+    """Ray is connected; or, with a sentence, could not be."""
+
+    error: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class SamplerUp:
+    """A sampler can draw."""
+
+    sampler_id: str
+    rate: float
+    batch: int
+
+
+@dataclass(frozen=True, slots=True)
+class SamplerGone:
+    """A sampler is handed no more."""
+
+    sampler_id: str
+
+
+@dataclass(frozen=True, slots=True)
+class Status:
+    """The state of the samplers, twice a second."""
+
+    pool: PoolStatus
+
+
+@dataclass(frozen=True, slots=True)
+class LogLine:
+    """A line for the gateway's log."""
+
+    logger: str
+    level: int
+    text: str
+
+
+class Forwarding(logging.Handler):
+    """Sends log lines in place of writing them; `send` takes the message."""
+
+    def __init__(self, send: Any) -> None:
+        super().__init__()
+        self._send = send
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Send one line."""
+        self._send(LogLine(record.name, record.levelno, self.format(record)))
