@@ -11,7 +11,6 @@ from typing import Any, NamedTuple
 import httpx2
 import numpy as np
 import pytest
-import ray
 from opentelemetry import trace as otel
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 from opentelemetry.sdk.trace import TracerProvider
@@ -19,7 +18,6 @@ from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 
 from spacte_service import Settings, create_app
-from spacte_workers.cluster import pool
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.timeout(600)]
 
@@ -74,20 +72,14 @@ class Take(http.server.BaseHTTPRequestHandler):
 
 @pytest.fixture
 def collector(monkeypatch: pytest.MonkeyPatch) -> Iterator[Collector]:
-    """A collector whose address the samplers have in their environment, as if Ray had been started with it."""
+    """A collector; its address is in the environment of the samplers, because it is in that of the gateway."""
     server = Collector()
     thread = threading.Thread(target=server.serve_forever, daemon=True)
     thread.start()
-    variables = {
-        "OTEL_EXPORTER_OTLP_ENDPOINT": f"http://127.0.0.1:{server.server_port}",
-        "OTEL_EXPORTER_OTLP_COMPRESSION": "none",
-        "OTEL_BSP_SCHEDULE_DELAY": "100",
-    }
-
-    def remote(cls: type, **options: Any) -> Any:
-        return ray.remote(runtime_env={"env_vars": variables}, **options)(cls)
-
-    monkeypatch.setattr(pool, "_remote", remote)
+    monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", f"http://127.0.0.1:{server.server_port}")
+    monkeypatch.setenv("OTEL_EXPORTER_OTLP_COMPRESSION", "none")
+    monkeypatch.setenv("OTEL_BSP_SCHEDULE_DELAY", "100")
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
     yield server
     server.shutdown()
     server.server_close()
@@ -110,7 +102,6 @@ def image() -> bytes:
     return file.getvalue()
 
 
-@pytest.mark.usefixtures("local_ray")
 async def test_the_span_of_a_remote_sampler_has_the_request_s_trace_id(
     collector: Collector, gateway_spans: InMemorySpanExporter, tmp_path: Path, make_checkpoint: Callable[..., str]
 ) -> None:
