@@ -22,7 +22,11 @@ reproduce_app = typer.Typer(add_completion=False)
 @reproduce_app.command("reproduce")
 def reproduce(
     table: Annotated[
-        Literal["spacte-cifar10", "single-vs-spacte-vs-ensemble", "digits"], typer.Argument(help="Which table.")
+        str,
+        typer.Argument(
+            metavar="TABLE",
+            help="spacte-cifar10, single-vs-spacte-vs-ensemble, digits, or a study of your own: a .yaml or .py file.",
+        ),
     ],
     folder: Annotated[Path | None, typer.Option(help="State and results of the study [runs/reproduce/TABLE].")] = None,
     minutes: Annotated[float, typer.Option(min=0.0, help="Length of this slice; 0 only shows.")] = 10.0,
@@ -53,12 +57,19 @@ def reproduce(
 
     from .report import write
     from .study import Study
+    from .study_files import read_study
     from .tables import TABLES
 
-    place = folder or Path("runs") / "reproduce" / table
+    with one_sentence():
+        chosen = read_study(Path(table)) if table not in TABLES and Path(table).is_file() else None
+    if chosen is None:
+        if table not in TABLES:
+            known = ", ".join(TABLES)
+            raise typer.BadParameter(f"there is no table and no file {table!r}: choose from {known}, or name a file.")
+        chosen = TABLES[table](network)
+    place = folder or Path("runs") / "reproduce" / Path(table).stem
     place.mkdir(parents=True, exist_ok=True)
     merge_all(place, merge or [])
-    chosen = TABLES[table](network)
     wanted = selection(chosen, table, only, sigmas, seeds)
     write_report = partial(write, chosen, place, shlex.join(["spacte", *sys.argv[1:]]))
     console = Console(soft_wrap=True, highlight=False)

@@ -110,8 +110,8 @@ class Study:
 
     def config(self, setting: Setting, seed: int) -> TrainConfig:
         """The recipe of a cell; the test split is looked at once, when all is trained."""
-        changes = {"seed": seed, "validate_every": 0, **self.changes}
-        if setting.data != "digits":
+        changes = {"seed": seed, "validate_every": 0, **self.changes, **dict(setting.changes)}
+        if setting.own_recipe is None and setting.data != "digits":
             changes.setdefault("store", "bf16")  # a study's folder is carried from machine to machine
             if self.cifar10 is not None:
                 changes["data.source"] = self.cifar10

@@ -1,7 +1,7 @@
 """Which cells a table has, how they are certified, and which values are published (docs/methods.md, 3.8)."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
 Network = Literal["resnet110", "resnet20"]
@@ -39,6 +39,8 @@ class Setting:
         data: `digits`, or `cifar10-NETWORK`.
         method: of the recipe DATA-METHOD-SIGMA, or DATA-METHOD for the digits.
         published_acr: None where docs/methods.md gives no value.
+        own_recipe: the recipe of a study file's cell, in place of that name.
+        changes: settings of the recipe that a study file's cell replaces.
     """
 
     data: str
@@ -46,10 +48,14 @@ class Setting:
     sigma: float
     protocol: Protocol
     published_acr: float | None = None
+    own_recipe: str | None = None
+    changes: tuple[tuple[str, object], ...] = field(default=(), hash=False)
 
     @property
     def recipe(self) -> str:
         """The recipe's name; those of the digits are for any sigma."""
+        if self.own_recipe is not None:
+            return self.own_recipe
         name = f"{self.data}-{self.method}"
         return name if self.data == "digits" else f"{name}-{self.sigma}"
 

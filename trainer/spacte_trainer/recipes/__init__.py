@@ -2,13 +2,35 @@
 
 import difflib
 import math
+from importlib.metadata import EntryPoint, entry_points
 
 from spacte_trainer.config import TrainConfig
 
 from . import cifar10, cifar10_resnet20, digits, imagenet
-from .base import ENTRIES, Entry, RecipeError
+from .base import ANY_SIGMA, ENTRIES, Entry, RecipeError
 
 __all__ = ["ENTRIES", "Entry", "RecipeError", "cifar10", "cifar10_resnet20", "digits", "imagenet", "load_recipe"]
+
+
+RECIPES = "spacte.recipes"
+"""The entry-point group of other packages' recipes: a name, and a function from sigma to a `TrainConfig`."""
+
+
+def _add_installed() -> None:
+    """List the recipes of installed packages; ours keep their names."""
+    for point in entry_points(group=RECIPES):
+        if point.name not in ENTRIES:
+            ENTRIES[point.name] = _installed(point)
+
+
+def _installed(point: EntryPoint) -> Entry:
+    def make(sigma: float) -> TrainConfig:
+        return point.load()(sigma)
+
+    return Entry(make, ANY_SIGMA, f"Of the package {point.dist.name if point.dist else point.module}.")
+
+
+_add_installed()
 
 
 def load_recipe(name: str, sigma: float | None = None) -> TrainConfig:

@@ -6,9 +6,9 @@ An `InputSpec` says which, and travels in the job's `job.json`; `open_source` op
 from collections.abc import Sequence
 from pathlib import Path
 
+from .allowed_uris import load_driver, parts_of, pieces, resolve_uri, scheme_of
 from .base import InputError, InputSpec, Limits, Row, Source
 from .detect import kind_of
-from .uris import load_driver, parts_of, pieces, resolve_uri, scheme_of
 
 __all__ = [
     "InputError",
