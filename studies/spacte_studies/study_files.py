@@ -4,7 +4,7 @@ title: Heads on the digits
 seeds: [0, 1]
 certify: {every: 20, n0: 100, n: 1000, alpha: 0.001, radii: [0, 0.25, 0.5]}
 cells:
-  - {name: one head, recipe: digits-spacte-gaussian, sigma: 0.25, set: {model.heads: 1}}
+  - {name: one head, recipe: digits-gaussian, sigma: 0.25}
   - {name: five heads, recipe: digits-spacte-gaussian, sigma: 0.25, published: 0.5}
 
 YAML or JSON; or a Python file that assigns the same to STUDY.
