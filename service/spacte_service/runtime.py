@@ -24,6 +24,7 @@ def make_runtime(settings: Settings, observer: Observer) -> Runtime:
         rule=PrecisionRule(settings.allow_int8, settings.min_agreement),
         allow_client_seed=settings.allow_client_seed,
         seed_secret=settings.seed_secret,
+        signer=settings.require_signed_models,
         max_pixels=settings.max_pixels,
         observer=observer,
     )

@@ -14,6 +14,8 @@ class ServerSettings(Group):
 
     models: Path = Path("models")
     """Folder of checkpoint folders; each becomes a model by its folder's name."""
+    require_signed_models: Path | None = None
+    """Public key (PEM); only checkpoint folders that it has signed, in OpenSSF's format, are loaded."""
     host: str = "127.0.0.1"
     """Address to listen on; 0.0.0.0 for every network this machine is on."""
     port: Annotated[int, Field(ge=0, le=65535)] = 8000

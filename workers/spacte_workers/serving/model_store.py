@@ -17,9 +17,17 @@ from spacte_client.types import Diagnosis, ImageParams, Model, Precision, Predic
 from spacte_workers.certification.certificates import ModelIdentity
 from spacte_workers.certification.set_calibration import Calibration, load_calibration
 from spacte_workers.diagnosis.files import read_diagnosis
-from spacte_workers.errors import BadParameterError, ModelNotFoundError, ModelNotReadyError, check_consensus
+from spacte_workers.errors import (
+    BadParameterError,
+    ModelLoadError,
+    ModelNotFoundError,
+    ModelNotReadyError,
+    check_consensus,
+)
 from spacte_workers.images import BadImageError
 from spacte_workers.shards import Image
+
+from .signed_models import check_model_signature
 
 if TYPE_CHECKING:
     from spacte_core.checkpoint import CheckpointConfig
@@ -112,10 +120,12 @@ class ModelStore:
     Args:
         folder: one checkpoint, or a folder whose sub-folders are checkpoints. A sub-folder without `config.json` and
             `model.safetensors` is not a model; one whose files cannot be read is a failed model.
+        signer: a public key as PEM; a folder that it has not signed, or that was changed since, is a failed model.
     """
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, signer: Path | None = None) -> None:
         self.folder = folder
+        self._signer = signer
         self._entries: dict[str, ModelEntry] = {}
 
     def scan(self) -> list[str]:
@@ -244,7 +254,9 @@ class ModelStore:
         entry = self._entries.setdefault(name, ModelEntry(folder))
         try:
             entry.config, entry.version = read_config(folder)
-        except CheckpointError as error:
+            if self._signer is not None:
+                check_model_signature(folder, self._signer)
+        except (CheckpointError, ModelLoadError) as error:
             self.failed(name, str(error))
         else:
             entry.reason, entry.diagnosis = "", read_diagnosis(folder)

@@ -64,6 +64,7 @@ class Runtime:
         allow_client_seed: let a caller choose the seed. Choosing among seeds makes false certificates likelier, so this
             is for tests and replays.
         seed_secret: makes each seed a function of its request, so that asking again gives the same votes.
+        signer: public key (PEM) that must have signed every model, see `signed_models`.
         max_pixels: largest height times width of an image that is decoded at all.
         start_wait_s: how long `start` waits for the models. Chosen: longer than one takes to load and check itself.
         patience_s: how long a request waits for a sampler where none is left, see `Coordinator`.
@@ -79,12 +80,13 @@ class Runtime:
         rule: PrecisionRule | None = None,
         allow_client_seed: bool = False,
         seed_secret: bytes | None = None,
+        signer: Path | None = None,
         max_pixels: int = MAX_PIXELS,
         start_wait_s: float = 120.0,
         patience_s: float = 30.0,
         observer: Observer | None = None,
     ) -> None:
-        self._store = ModelStore(Path(models))
+        self._store = ModelStore(Path(models), signer)
         self.pool = pool
         self._precision: Precision | Literal["auto"] = precision
         self._rule = rule or PrecisionRule()

@@ -3,6 +3,8 @@
 import asyncio
 import io
 import shutil
+import subprocess
+import sys
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -11,6 +13,8 @@ from typing import Any
 import numpy as np
 import pytest
 import pytest_asyncio
+from cryptography.hazmat.primitives import serialization
+from cryptography.hazmat.primitives.asymmetric import ec
 from PIL import Image as Pillow
 
 from spacte_client.types import CertifyParams, PredictParams
@@ -352,3 +356,32 @@ async def test_stopping_ends_requests_in_flight(folder: Path) -> None:
     await runtime.stop()
     with pytest.raises(NoWorkersError):
         await endless
+
+
+async def test_a_signed_model_with_one_changed_byte_is_not_loaded(folder: Path, tmp_path: Path) -> None:
+    key = ec.generate_private_key(ec.SECP256R1())
+    private, public = tmp_path / "private.pem", tmp_path / "public.pem"
+    form = serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
+    private.write_bytes(key.private_bytes(serialization.Encoding.PEM, *form))
+    encoding = serialization.Encoding.PEM, serialization.PublicFormat.SubjectPublicKeyInfo
+    public.write_bytes(key.public_key().public_bytes(*encoding))
+    models = tmp_path / "models"
+    models.mkdir()
+    (folder / "digits").rename(models / "digits")
+    async with running(models, signer=public) as runtime:
+        (model,) = runtime.models()
+        assert model.state == "failed"
+        with pytest.raises(ModelLoadError, match=r"has no model\.sig: sign it"):
+            await runtime.load("digits")
+        command = [sys.executable, "-m", "model_signing", "sign", "key", str(models / "digits")]
+        command += ["--signature", str(models / "digits" / "model.sig"), "--private_key", str(private)]
+        await asyncio.to_thread(subprocess.run, command, check=True, capture_output=True)
+        await runtime.load("digits")
+        await runtime.certify(an_image(), ask(n=20), request_id="req")
+        weights = models / "digits" / "model.safetensors"
+        content = bytearray(weights.read_bytes())
+        content[-1] ^= 1
+        weights.write_bytes(content)
+        with pytest.raises(ModelLoadError, match=r"is not what was signed \(.*model\.safetensors"):
+            await runtime.load("digits")
+        assert runtime.models()[0].state == "ready"  # what was loaded before goes on answering
