@@ -157,6 +157,9 @@ class JobList(PageInfo):
     data: list[Job] = Field(description="The jobs of this page.")
 
 
+BEGUN = "Images of the job begun when this line was written: what a summary of an unfinished job is about."
+
+
 class CertificateRecord(Certificate):
     """One finished image of a job: its certificate, and where in the input it stands."""
 
@@ -168,6 +171,7 @@ class CertificateRecord(Certificate):
         default=None, description="Whether `label` is `true_label`; null without a true class."
     )
     input_sha256: str | None = Field(default=None, description=INPUT_SHA256)
+    begun: int | None = Field(default=None, description=BEGUN)
 
 
 class ErrorRecord(AnswerModel):
@@ -179,6 +183,7 @@ class ErrorRecord(AnswerModel):
     true_label: int | None = Field(default=None, description="The true class, where the input has one.")
     error: JobError = Field(description="Why there is no certificate.")
     input_sha256: str | None = Field(default=None, description=INPUT_SHA256)
+    begun: int | None = Field(default=None, description=BEGUN)
 
 
 JobRecord = Annotated[CertificateRecord | ErrorRecord, Field(discriminator="outcome")]
@@ -198,6 +203,12 @@ class JobSummary(AnswerModel):
     """Answer of `GET /v1/jobs/{id}/summary`: what the finished images of a job show together."""
 
     images: int = Field(ge=0, description="Images with a certificate or an abstention.")
+    begun: int = Field(
+        default=0,
+        ge=0,
+        description="Images begun by the last result, less those errored: what the statement is about, because the "
+        "first to finish are no random choice.",
+    )
     abstained: int = Field(ge=0, description="Those on which the smoothed classifier abstains.")
     errored: int = Field(default=0, ge=0, description="Images without a certificate; not counted in `images`.")
     labelled: int = Field(default=0, ge=0, description="Images with a true class: what `acr` and the rows are over.")

@@ -72,6 +72,7 @@ class Driver:
         self._attempt = attempt
         self._on_progress = on_progress
         self._log = ResultsLog(folder.results_file)
+        self._begun = len(self._log.finished)
         self._started_at = datetime.now(UTC)
         self._throughput = Throughput()
         self._latest = Throughput(window_s=10.0)  # chosen: what is in flight follows the pace within seconds
@@ -118,6 +119,7 @@ class Driver:
             while not stop.is_set():
                 while len(self._tasks) < self._ahead() and (index := next(waiting, None)) is not None:
                     task = asyncio.create_task(self._one(index))
+                    self._begun += 1
                     self._tasks.add(task)
                     task.add_done_callback(self._tasks.discard)
                 if not self._tasks and self._finished.empty():
@@ -141,7 +143,7 @@ class Driver:
         done = [first]
         while not self._finished.empty():
             done.append(self._finished.get_nowait())
-        records = [record for record in done if not isinstance(record, BaseException)]
+        records = [record | {"begun": self._begun} for record in done if not isinstance(record, BaseException)]
         if records:
             await asyncio.to_thread(self._log.append, records)
             self._throughput.add(len(records))

@@ -24,12 +24,17 @@ NO_LABEL = -1  # as those logs say of an abstention
 
 
 def summarize(records: Iterable[Record]) -> JobSummary:
-    """Certified accuracy with its intervals, ACR, and the joint statement about all certificates."""
+    """Certified accuracy with its intervals, ACR, and the joint statement about all certificates.
+
+    Of a job that is not finished those images are there that took few noises, which hangs on their votes. So the joint
+    statement is about all images begun by then, of which those finished are a part.
+    """
     correct: list[bool] = []
     radii: list[float] = []
-    abstained = errored = images = 0
+    abstained = errored = images = begun = 0
     sigma = alpha = None
     for record in records:
+        begun = max(begun, record.get("begun") or 0)
         if record["outcome"] == "errored":
             errored += 1
             continue
@@ -41,9 +46,12 @@ def summarize(records: Iterable[Record]) -> JobSummary:
             radii.append(record["radius"])
     if sigma is None or alpha is None:
         return JobSummary(images=0, abstained=0, errored=errored)
-    false = most_false(images, alpha, alpha)
+    begun = max(images, begun - errored)  # what is wrong with an image does not hang on votes
+    false = most_false(begun, alpha, alpha)
+    among = f"these {images:,}" if begun == images else f"the {begun:,} images begun, of which {images:,} are finished"
     return JobSummary(
         images=images,
+        begun=begun,
         abstained=abstained,
         errored=errored,
         labelled=len(correct),
@@ -55,7 +63,7 @@ def summarize(records: Iterable[Record]) -> JobSummary:
         rho=alpha,
         max_false=false,
         statement=(
-            f"Each certificate by itself is false with probability at most {alpha:g}; of these {images:,}, "
+            f"Each certificate by itself is false with probability at most {alpha:g}; of {among}, "
             f"whose noises are independent, at most {false:,} are false with probability at least "
             f"{1 - alpha:g}."
         ),

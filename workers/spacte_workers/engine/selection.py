@@ -25,7 +25,7 @@ from .counting import votes_of
 from .errors import EngineError, NoSuchKernelsError
 from .forms import forms
 from .peak_rates import synchronize
-from .self_checks import agreement, is_one_function, same_logits
+from .self_checks import agreement, is_one_function, module_is_one_function, same_logits
 
 WantedPrecision = Precision | Literal["auto"]
 
@@ -46,8 +46,8 @@ AMD's CPUs with AVX-512 BF16 1.8 times (benchmarks/results/engine_cpu.md)."""
 
 _SMALL = 8  # A large batch's rows over those of a small one. Chosen: looks at few samples cost an eighth
 _NOT_ONE_FUNCTION = (
-    "The module's votes change from run to run or with the rest of the batch: switch off dropout and batch "
-    "statistics in eval mode, so that it is one fixed function."
+    "The module's logits change from run to run or with the rest of the batch: switch off dropout, batch statistics "
+    "and counters in eval mode, so that it is one fixed function."
 )
 
 
@@ -90,6 +90,8 @@ def select_form(
     Raises:
         EngineError: the module is not one fixed function, or the precision or form asked for does not fit it.
     """
+    if not module_is_one_function(classifier, rows.compared):
+        raise EngineError(_NOT_ONE_FUNCTION)
     size = batch or default_batch(classifier, rows.compared[:2])
     reference = plain(classifier, size)
     votes_N = votes_of(logits_of(reference, rows.compared))

@@ -28,7 +28,7 @@ pytestmark = pytest.mark.asyncio(loop_scope="module")
 
 SEED = "00112233445566778899aabbccddeeff"
 IMAGES = 12
-TIMES = ("elapsed_ms", "queue_ms", "created_at")
+TIMES = ("begun", "elapsed_ms", "queue_ms", "created_at")
 
 
 @pytest.fixture(scope="module")

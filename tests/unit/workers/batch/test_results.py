@@ -12,6 +12,8 @@ from spacte_client.types import CertifyParams
 from spacte_workers.batch.inputs import InputSpec
 from spacte_workers.batch.job_folder import JobFolder, JobFolderError, JobSpec, read_json, write_json
 from spacte_workers.batch.results import ResultsLog, read_results
+from spacte_workers.batch.summary import summarize
+from spacte_workers.statistics.metrics import most_false
 
 
 def line(index, outcome="certified"):
@@ -167,3 +169,14 @@ def test_a_second_driver_is_kept_out_until_the_first_is_dead(tmp_path):
     assert not folder.at_work()
     with folder.locked():
         assert folder.at_work()
+
+
+def test_a_summary_is_about_the_images_begun():
+    """The first to finish are no random choice; images that cannot be certified are not about votes."""
+    record = {"outcome": "certified", "abstained": False, "sigma": 1.0, "alpha": 0.01, "correct": None}
+    lines = [record | {"begun": 200}, {"outcome": "errored", "begun": 256}, record | {"begun": 256}]
+    summary = summarize(lines)
+    assert (summary.images, summary.errored, summary.begun) == (2, 1, 255)
+    assert summary.max_false == most_false(255, 0.01, 0.01) > most_false(2, 0.01, 0.01)
+    assert "the 255 images begun, of which 2 are finished" in summary.statement
+    assert summarize([record]).begun == 1
