@@ -35,7 +35,7 @@ class Models:
 
     def only(self) -> str:
         """The name of the model that answers where none is named; empty where several could."""
-        ready = [model.name for model in self._backend.models() if model.state == "ready"]
+        ready = [model.name for model in self._backend.models() if model.answers]
         return ready[0] if len(ready) == 1 else ""
 
     async def load(self, name: str) -> None:

@@ -96,7 +96,7 @@ def _check_service(client: Client) -> Iterator[Check]:
     if health.status != "ok" and all(state == "ok" for state in health.checks.values()):
         yield Check("ready", "failure", "the gateway says that it is not ready; look at its log")
     models = client.models.list()
-    ready = [model.name for model in models if model.state == "ready"]
+    ready = [model.name for model in models if model.answers]
     if ready:
         yield Check("models", "ok", ", ".join(ready))
     else:

@@ -56,7 +56,12 @@ class Model(AnswerModel):
     normalization: str = Field(description="`standard`, `center` or `none`; applied inside the model.")
     dataset: str | None = Field(default=None, description="What it was trained on.")
     precision: str | None = Field(default=None, description="Arithmetic it runs in: `fp32`, `bf16` or `int8`.")
-    state: Literal["loading", "ready", "unloaded", "failed"] = Field(description="Only a `ready` model answers.")
+    state: Literal["loading", "ready", "unloaded", "failed"] = Field(
+        description="A `ready` model answers, and a `loading` one whose `target_version` is not its `version`."
+    )
+    target_version: str | None = Field(
+        default=None, description="The version that is being loaded; until it is, `version` answers if it is another."
+    )
     reason: str | None = Field(
         default=None, description="Why it, or the version in its folder, could not be loaded; null where it could."
     )
@@ -64,6 +69,11 @@ class Model(AnswerModel):
         default_factory=dict[str, float], description="Figures recorded when it was trained, e.g. `test_accuracy`."
     )
     diagnosis: Diagnosis | None = Field(default=None, description="What `spacte diagnose` found for this version.")
+
+    @property
+    def answers(self) -> bool:
+        """Whether requests are answered now, also by an old version while another one is being loaded."""
+        return self.state == "ready" or (self.state == "loading" and self.version != self.target_version)
 
 
 class ModelList(AnswerModel):

@@ -110,6 +110,7 @@ class ModelEntry:
     version: str | None = None
     state: ModelState = "unloaded"
     reason: str = ""
+    target: str | None = None
     served: ServedModel | None = None
     diagnosis: Diagnosis | None = None
 
@@ -192,9 +193,10 @@ class ModelStore:
         """Every version that answers now."""
         return [entry.served for entry in self._entries.values() if entry.served]
 
-    def loading(self, name: str) -> None:
-        """A version of this name is being loaded. If another one answers meanwhile, the name stays `ready`."""
+    def loading(self, name: str, version: str) -> None:
+        """A version of this name is being loaded; another one may answer meanwhile."""
         entry = self.entry(name)
+        entry.target = version
         if entry.served is None:
             entry.state = "loading"
 
@@ -202,13 +204,13 @@ class ModelStore:
         """Point the name at a loaded version, and return the one that answered before."""
         entry = self.entry(name)
         before, entry.served = entry.served, served
-        entry.state, entry.reason = "ready", ""
+        entry.state, entry.reason, entry.target = "ready", "", None
         return before
 
     def failed(self, name: str, reason: str) -> None:
         """Record why a version could not be loaded. If another one answers, it goes on answering."""
         entry = self.entry(name)
-        entry.state, entry.reason = ("ready" if entry.served else "failed"), reason
+        entry.state, entry.reason, entry.target = ("ready" if entry.served else "failed"), reason, None
 
     def unloaded(self, name: str) -> ServedModel | None:
         """Stop answering under a name, and return the version that did."""
@@ -299,8 +301,9 @@ def _on_the_wire(name: str, entry: ModelEntry) -> Model:
     config = served.config if served else entry.config
     if config is None:
         unknown = dict.fromkeys(("arch", "method", "normalization"), "unknown")
+        state = {"state": entry.state, "reason": entry.reason or None, "target_version": entry.target}
         empty = {"heads": 0, "num_classes": 0, "sigmas": [], "class_names": [], "input_shape": []}
-        return Model(name=name, version="", state=entry.state, reason=entry.reason or None, **unknown, **empty)
+        return Model(name=name, version="", **state, **unknown, **empty)
     version = served.version if served else entry.version or ""
     return Model(
         name=name,
@@ -315,7 +318,8 @@ def _on_the_wire(name: str, entry: ModelEntry) -> Model:
         normalization=config.model.normalization.kind,
         dataset=config.dataset,
         precision=served.precision if served else None,
-        state=entry.state,
+        state="loading" if entry.target else entry.state,
+        target_version=entry.target,
         reason=entry.reason or None,
         metrics=dict(config.metrics),
         diagnosis=entry.diagnosis if entry.diagnosis and entry.diagnosis.model_version == version else None,

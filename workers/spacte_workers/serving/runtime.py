@@ -369,7 +369,7 @@ class Runtime:
             return None
         files = ModelFiles(model_key(name, entry.version), entry.folder, entry.version, self._precision, self._rule)
         config, version = entry.config, entry.version
-        self._store.loading(name)
+        self._store.loading(name, version)
         try:
             report = await self.pool.load(files)
         except Exception as error:

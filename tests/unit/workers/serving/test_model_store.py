@@ -107,7 +107,7 @@ def test_a_replacement_that_fails_leaves_the_old_version_answering(folder: Path)
     store.scan()
     old = served(store, "a")
     store.ready("a", old)
-    store.loading("a")
+    store.loading("a", "new")
     assert store.served("a") is old
     store.failed("a", "out of memory")
     assert store.served("a") is old
@@ -144,18 +144,22 @@ async def test_a_version_in_use_is_waited_for(folder: Path) -> None:
     await asyncio.wait_for(waiting, 1)
 
 
-def test_a_version_that_answers_is_ready_while_another_is_loaded(folder: Path) -> None:
+def test_a_version_that_answers_is_shown_beside_the_one_that_is_loaded(folder: Path) -> None:
     store = ModelStore(folder)
     store.scan()
     store.ready("a", served(store, "a"))
-    store.loading("a")
-    assert [model.state for model in store.listing()] == ["ready", "unloaded"]
+    store.loading("a", "new")
+    a, b = store.listing()
+    assert (a.state, a.target_version, a.answers) == ("loading", "new", True)
+    assert (b.state, b.target_version, b.answers) == ("unloaded", None, False)
+    store.loading("b", b.version)
+    assert not store.listing()[1].answers
 
 
 def test_without_a_name_models_that_are_loading_yet_are_waited_for(folder: Path) -> None:
     store = ModelStore(folder)
     store.scan()
-    store.loading("b")
+    store.loading("b", "new")
     with pytest.raises(ModelNotReadyError, match="try again") as caught:
         store.served(None)
     assert caught.value.state == "loading"

@@ -225,8 +225,10 @@ async def test_a_replacement_drops_no_request(folder: Path, make_checkpoint: Cal
         await asyncio.sleep(0.05)
         new = make_checkpoint(folder / "digits", seed=5)
         replacing = asyncio.create_task(runtime.load("digits"))
+        swap: set[tuple[str, str | None, bool]] = set()
         async with asyncio.timeout(60):
-            while runtime.models()[0].version == old:  # noqa: ASYNC110
+            while (seen := runtime.models()[0]).version == old:
+                swap |= {(seen.state, seen.target_version, seen.answers)}
                 await asyncio.sleep(0.01)
         short = await runtime.certify(an_image(), ask(n=20), request_id="req_short")
         assert not replacing.done() or long.done()  # the old version is kept while it is used
@@ -235,6 +237,8 @@ async def test_a_replacement_drops_no_request(folder: Path, make_checkpoint: Cal
     assert answered.model_version == old
     assert sum(answered.counts) == 60_000
     assert short.model_version == new != old
+    assert ("loading", new, True) in swap
+    assert (seen.state, seen.target_version) == ("ready", None)
 
 
 def cut_weights(model: Path) -> None:

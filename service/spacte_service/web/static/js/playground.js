@@ -12,10 +12,14 @@ const state = { models: [], model: null, file: null, values: null, proof: null, 
 
 // ---------------------------------------------------------------------------------------------- models
 
+/** Whether a model answers now, also while another version of it is being loaded. */
+const answers = (model) =>
+  model.state === "ready" || (model.state === "loading" && model.version !== model.target_version);
+
 async function loadModels() {
   try {
     const { data } = await getJson("/v1/models");
-    state.models = data.filter((model) => model.state === "ready");
+    state.models = data.filter(answers);
     tell(state.models.length ? null : new Error("No model is loaded: put one into the folder the service was started with."));
   } catch (problem) {
     tell(problem);
