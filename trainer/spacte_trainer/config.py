@@ -76,8 +76,10 @@ class TrainConfig(BaseModel, frozen=True, extra="forbid"):
             raise ValueError("members and pretrain exclude each other: give the members to pretrain")
         if self.init is not None and (self.members > 1 or self.pretrain is not None):
             raise ValueError("a run from a given network has no members and no pretrain: choose another recipe")
-        if self.model.members and self.model.heads != len(self.model.members):
+        if self.model.arch == "ensemble" and self.model.heads != len(self.model.members):
             raise ValueError("an ensemble has one head a member: leave model.heads as it is")
+        if (self.model.arch == "denoised") != (self.objective.base.name == "denoise"):
+            raise ValueError("a denoiser is trained by `denoise`, and nothing else is: use the recipe of a denoiser")
         if self.objective.teaching is not None and (self.model.heads < 2 or self.epochs < 2):
             raise ValueError("circular teaching needs at least 2 heads and 2 epochs: raise them")
         return self

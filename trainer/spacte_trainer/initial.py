@@ -8,6 +8,7 @@ from torch import nn
 
 from spacte_core.checkpoint import Checkpoint, CheckpointError, load_checkpoint, read_config
 from spacte_core.models import ModelConfig, MultiHeadNet, build
+from spacte_core.models.denoisers import Denoised
 from spacte_core.models.exported import Program
 from spacte_core.programs import program_network
 from spacte_core.sources import SourceOptions, is_source, load_source
@@ -18,13 +19,16 @@ from .config import InitConfig, TrainConfig
 EXPORTED = "exported"
 
 
-def model_of(init: InitConfig, recipe: ModelConfig | None, heads: int | None) -> tuple[ModelConfig, InitConfig]:
+def model_of(
+    init: InitConfig, recipe: ModelConfig | None, heads: int | None, *, trains: bool = True
+) -> tuple[ModelConfig, InitConfig]:
     """The network that a run from `init` trains, and `init` with what identifies it.
 
     Args:
         init: what to start from.
         recipe: the network that a recipe has; a library's network takes its classes, images and normalisation.
         heads: as many as asked for; None: a checkpoint's own, or the recipe's.
+        trains: whether the network itself is trained, and not a denoiser before it.
 
     Raises:
         CheckpointError: it cannot be read, or is no network that can be trained.
@@ -34,7 +38,7 @@ def model_of(init: InitConfig, recipe: ModelConfig | None, heads: int | None) ->
             raise CheckpointError(f"How many classes {init.model} is to have is not known: name a RECIPE, too.")
         return recipe.model_copy(update={"arch": EXPORTED, "members": (), "heads": heads or recipe.heads}), init
     config, version = read_config(init.model)
-    if config.model.arch in ("onnx", "ensemble"):
+    if trains and config.model.arch in ("onnx", "ensemble", "denoised"):
         raise CheckpointError(f"{init.model} is {config.model.arch}, which cannot be trained on: name another model.")
     return config.model.model_copy(update={"heads": heads or config.model.heads}), init.model_copy(
         update={"version": version}
@@ -64,6 +68,8 @@ def initial_network(config: TrainConfig) -> MultiHeadNet:
     checkpoint = load_checkpoint(Path(init.model))
     if checkpoint.version != init.version:
         raise CheckpointError(f"{init.model} has changed since this run began: put the old one back, or start anew.")
+    if config.model.denoiser is not None:
+        return Denoised(config.model.denoiser.build(config.model.input_shape[0]), checkpoint.net)
     if config.model.arch == EXPORTED:
         return _cut(checkpoint.net, config, init)
     return _with_heads(checkpoint, config)

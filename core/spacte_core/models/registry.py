@@ -8,6 +8,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 from torch import nn
 
 from . import cifar_resnet, digits_cnn
+from .denoisers import Denoised, DenoiserConfig
 from .ensemble import Ensemble
 from .multihead import MultiHeadNet, Pick
 from .normalization import Normalization
@@ -18,17 +19,28 @@ class ModelConfig(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
     arch: str = Field(
-        description="`cifar_resnetD` (D = 6n+2), `imagenet_resnet50`, `digits_cnn`, `ensemble`, `exported`, `onnx`."
+        description="`cifar_resnetD` (D = 6n+2), `imagenet_resnet50`, `digits_cnn`, `ensemble`, `exported`, `onnx`, "
+        "`denoised`."
     )
     heads: int = Field(default=1, ge=1)
     num_classes: int = Field(ge=2)
     input_shape: tuple[int, int, int] = Field(description="(C, H, W)")
     normalization: Normalization = Normalization()
-    members: tuple["ModelConfig", ...] = Field(default=(), description="Of an ensemble, one head each.")
+    members: tuple["ModelConfig", ...] = Field(
+        default=(), description="Of an ensemble, one head each; of `denoised`, the classifier."
+    )
+    denoiser: DenoiserConfig | None = Field(
+        default=None, description="Of `denoised`: what comes before the classifier."
+    )
 
     @model_validator(mode="after")
     def _one_head_a_member(self) -> Self:
-        if len(self.members) != (self.heads if self.arch == "ensemble" else 0):
+        if (self.arch == "denoised") != (self.denoiser is not None):
+            raise ValueError("`denoised` has a denoiser, and nothing else has one")
+        if self.arch == "denoised":
+            if [member.heads for member in self.members] != [self.heads]:
+                raise ValueError("`denoised` has one member, the classifier, and as many heads as that")
+        elif len(self.members) != (self.heads if self.arch == "ensemble" else 0):
             raise ValueError("an ensemble has one head a member, and nothing else has members")
         return self
 
@@ -46,6 +58,12 @@ def build(config: ModelConfig) -> MultiHeadNet:
             "imagenet_resnet50 or digits_cnn."
         )
     return FAMILIES[match[1]](config, int(match[2] or 0))
+
+
+def denoised_of(denoiser: DenoiserConfig, classifier: ModelConfig) -> ModelConfig:
+    """The configuration of a denoiser before a classifier."""
+    same = classifier.model_dump(include={"heads", "num_classes", "input_shape"})
+    return ModelConfig(arch="denoised", denoiser=denoiser, members=(classifier,), **same)
 
 
 def ensemble_of(members: tuple[ModelConfig, ...]) -> ModelConfig:
@@ -91,6 +109,12 @@ def _ensemble(config: ModelConfig, _depth: int) -> MultiHeadNet:
     return Ensemble(map(build, config.members))
 
 
+def _denoised(config: ModelConfig, _depth: int) -> MultiHeadNet:
+    if config.denoiser is None:
+        raise ValueError("A denoised classifier needs a denoiser: give one.")
+    return Denoised(config.denoiser.build(config.input_shape[0]), build(config.members[0]))
+
+
 def _exported(config: ModelConfig, _depth: int) -> MultiHeadNet:
     from .exported import Program  # torch.export takes a second to import
 
@@ -115,4 +139,5 @@ FAMILIES: dict[str, Callable[[ModelConfig, int], MultiHeadNet]] = {
     "ensemble": _ensemble,
     "exported": _exported,
     "onnx": _onnx,
+    "denoised": _denoised,
 }

@@ -17,7 +17,11 @@ recipes_app = typer.Typer(help="List the recipes, or print one.")
 @train_app.command()
 def train(
     recipe: Annotated[
-        str | None, typer.Argument(help="A recipe; `spacte recipes` lists them. Without one: --init and --method.")
+        str | None,
+        typer.Argument(
+            help="A recipe; `spacte recipes` lists them. With --init also denoiser-dncnn or denoiser-unet, "
+            "each also with -stability; or none, and --method."
+        ),
     ] = None,
     out: Annotated[Path | None, typer.Option(help="Folder of the checkpoint [runs/RECIPE].")] = None,
     init: Annotated[
@@ -98,7 +102,10 @@ def configure(
     """The recipe with `changes` applied, and then the --set ones."""
     from spacte_trainer.config import override, parse_setting
     from spacte_trainer.recipes import RecipeError, load_recipe
+    from spacte_trainer.recipes.denoisers import KINDS
 
+    if recipe in KINDS:
+        raise RecipeError("A denoiser comes before a classifier: name its checkpoint with --init.")
     if recipe is None:
         raise RecipeError("What to train is not said: name a RECIPE, or --init MODEL, --method and --data.")
     return override(load_recipe(recipe, sigma), changes | dict(map(parse_setting, settings or [])))
@@ -116,10 +123,14 @@ def configure_from(
     from spacte_trainer.config import override, parse_setting
     from spacte_trainer.initial import model_of
     from spacte_trainer.recipes import RecipeError, load_recipe
+    from spacte_trainer.recipes.denoisers import KINDS, denoising
     from spacte_trainer.recipes.fine_tuning import fine_tuning, from_init, heads_of_method
 
     if what is None:
         raise RecipeError("How to train is not said: name a RECIPE, or --method, such as gaussian.")
+    if what in KINDS:
+        config = denoising(what, *_data_and_noise(changes, sigma), *model_of(init, None, None, trains=False))
+        return override(config, changes | dict(map(parse_setting, settings or [])))
     given = changes.pop("model.heads", None)
     heads = given if isinstance(given, int) else None
     if is_recipe:
@@ -128,12 +139,20 @@ def configure_from(
         model, start = model_of(init, recipe.model, heads or own)
         config = from_init(recipe, model, start)
     else:
-        source = changes.pop("data.source", None)
-        if sigma is None or not isinstance(source, str):
-            raise RecipeError("Fine-tuning without a recipe needs data and a noise level: add --data and --sigma.")
+        level, source = _data_and_noise(changes, sigma)
         model, start = model_of(init, None, heads_of_method(what, heads))
-        config = fine_tuning(what, sigma, source, model, start)
+        config = fine_tuning(what, level, source, model, start)
     return override(config, changes | dict(map(parse_setting, settings or [])))
+
+
+def _data_and_noise(changes: dict[str, object], sigma: float | None) -> tuple[float, str]:
+    """What a run without a data set's recipe has to be told; taken out of `changes`."""
+    from spacte_trainer.recipes import RecipeError
+
+    source = changes.pop("data.source", None)
+    if sigma is None or not isinstance(source, str):
+        raise RecipeError("Such a run needs data and a noise level: add --data and --sigma.")
+    return sigma, source
 
 
 @recipes_app.command()

@@ -7,6 +7,7 @@ from spacte_trainer.attacks import Pgd
 
 from .base import Draws, Loss, Method, SeededDraws, Step, Terms
 from .consistency import Consistency
+from .denoise import Denoise
 from .drt import Drt
 from .gaussian import Gaussian
 from .macer import Macer
@@ -19,6 +20,7 @@ __all__ = [
     "BaseMethod",
     "CircularTeaching",
     "Consistency",
+    "Denoise",
     "Draws",
     "Drt",
     "Gaussian",

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from .base import Loss, Step
 from .consistency import Consistency
+from .denoise import Denoise
 from .drt import Drt
 from .gaussian import Gaussian
 from .macer import Macer
@@ -19,7 +20,9 @@ from .smoothadv import SmoothAdv
 from .smoothmix import SmoothMix
 from .teaching import CircularTeaching, weigh
 
-BaseMethod = Annotated[Gaussian | Consistency | SmoothMix | SmoothAdv | Macer | Drt, Field(discriminator="name")]
+BaseMethod = Annotated[
+    Gaussian | Consistency | SmoothMix | SmoothAdv | Macer | Drt | Denoise, Field(discriminator="name")
+]
 
 
 class Objective(BaseModel, frozen=True, extra="forbid"):

@@ -39,13 +39,10 @@ def fine_tuning(method: str, sigma: float, source: str, model: ModelConfig, init
     """
     if method.removeprefix("spacte-") not in SINGLE:
         raise RecipeError(f"There is no method {method!r}: use {', '.join(SINGLE)}, or one of them after spacte-.")
-    channels, height, _ = model.input_shape
-    kind = DataConfig(source=source).kind
-    pictures: dict[str, Any] = {"image_size": height, "channels": channels} if kind in ("folder", "parquet") else {}
     return TrainConfig(
         recipe=f"fine-tuning-{method}",
         method=method,
-        data=DataConfig(source=source, **pictures),
+        data=data_for(source, model),
         model=model,
         objective=objective(method, sigma),
         sigma=sigma,
@@ -55,6 +52,14 @@ def fine_tuning(method: str, sigma: float, source: str, model: ModelConfig, init
         batch=BATCH,
         init=init,
     )
+
+
+def data_for(source: str, model: ModelConfig) -> DataConfig:
+    """The data, brought to a network's input where they are pictures of any size."""
+    channels, height, _ = model.input_shape
+    pictures: dict[str, Any] = {"image_size": height, "channels": channels}
+    kind = DataConfig(source=source).kind
+    return DataConfig(source=source, **(pictures if kind in ("folder", "parquet") else {}))
 
 
 def heads_of_method(method: str, heads: int | None) -> int | None:
