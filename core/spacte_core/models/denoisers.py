@@ -1,6 +1,6 @@
 """Denoise, then classify (Salman et al. 2020): a denoiser before an untouched classifier, together one function."""
 
-from typing import Literal, Self
+from typing import Literal, Self, cast
 
 import torch
 from pydantic import BaseModel, ConfigDict, Field
@@ -28,12 +28,13 @@ class DnCnn(nn.Module):
     def __init__(self, channels: int, width: int, depth: int) -> None:
         super().__init__()
         inner = [_block(width, width) for _ in range(depth - 2)]
-        first, last = nn.Conv2d(channels, width, 3, padding=1), nn.Conv2d(width, channels, 3, padding=1)
+        first, last = nn.Conv2d(channels, width, 3, padding=1), _last(width, channels)
         self.noise = nn.Sequential(first, nn.ReLU(), *inner, last)
+        self.scale = _scale(width)
 
     def forward(self, x_BCHW: Tensor) -> Tensor:
         """Pixels with less noise; not clipped."""
-        return x_BCHW - self.noise(x_BCHW)
+        return x_BCHW - self.scale * self.noise(x_BCHW)
 
 
 class SmallUNet(nn.Module):
@@ -44,13 +45,14 @@ class SmallUNet(nn.Module):
         self.into = nn.Sequential(_block(channels, width), _block(width, width))
         self.down = nn.Sequential(_block(width, 2 * width, stride=2), _block(2 * width, 2 * width))
         self.up = nn.Sequential(_block(2 * width, 2 * width), nn.Upsample(scale_factor=2), _block(2 * width, width))
-        self.out = nn.Sequential(_block(2 * width, width), nn.Conv2d(width, channels, 3, padding=1))
+        self.out = nn.Sequential(_block(2 * width, width), _last(width, channels))
+        self.scale = _scale(width)
 
     def forward(self, x_BCHW: Tensor) -> Tensor:
         """Pixels with less noise; not clipped. Height and width are even."""
         fine = self.into(x_BCHW)
         coarse = self.up(self.down(fine))
-        return x_BCHW - self.out(torch.cat([fine, coarse], dim=1))
+        return x_BCHW - self.scale * self.out(torch.cat([fine, coarse], dim=1))
 
 
 class DenoisedBackbone(nn.Module):
@@ -94,3 +96,16 @@ class Denoised(MultiHeadNet):
 def _block(channels: int, width: int, stride: int = 1) -> nn.Sequential:
     convolution = nn.Conv2d(channels, width, 3, padding=1, stride=stride, bias=False)
     return nn.Sequential(convolution, nn.BatchNorm2d(width), nn.ReLU())
+
+
+def _last(width: int, channels: int) -> nn.Conv2d:
+    """The convolution that estimates the noise; it begins with none, so that a fresh denoiser changes nothing."""
+    convolution = nn.Conv2d(width, channels, 3, padding=1)
+    nn.init.zeros_(convolution.weight)
+    nn.init.zeros_(cast(Tensor, convolution.bias))
+    return convolution
+
+
+def _scale(width: int) -> float:
+    """Of the last convolution's output: one over the root of its inputs, so that one rate trains any width."""
+    return (9 * width) ** -0.5
