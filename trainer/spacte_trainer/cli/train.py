@@ -14,28 +14,43 @@ train_app = typer.Typer(help="Train a classifier by a recipe.")
 recipes_app = typer.Typer(help="List the recipes, or print one.")
 
 
+Recipe = Annotated[
+    str | None,
+    typer.Argument(
+        help="A recipe; `spacte recipes` lists them. With --init also denoiser-dncnn or denoiser-unet, each also with "
+        "-stability; or none, and --method."
+    ),
+]
+Init = Annotated[Path | None, typer.Option(help="Start from this checkpoint, also one that `spacte import` wrote.")]
+MethodName = Annotated[
+    str | None,
+    typer.Option(help="Without a recipe: gaussian, consistency, ..., or spacte-gaussian, ... with --init, --data."),
+]
+Data = Annotated[
+    str | None, typer.Option(help="digits, cifar10, cifar100, mnist, svhn, imagenet:PATH, folder:PATH or parquet:PATH.")
+]
+Settings = Annotated[
+    list[str] | None,
+    typer.Option("--set", metavar="KEY=VALUE", help="Any field of the recipe, e.g. optimizer.lr=0.05."),
+]
+Address = Annotated[
+    str | None, typer.Option(envvar="RAY_ADDRESS", help="Ray cluster for --workers [one started here].")
+]
+LabelColumn = Annotated[str | None, typer.Option(help="Column of the class in parquet files [label, fine_label ...].")]
+SplitAt = Annotated[
+    str | None, typer.Option(help="Module of --init or --arch at which heads begin [the last stage or blocks].")
+]
+
+
 @train_app.command()
 def train(
-    recipe: Annotated[
-        str | None,
-        typer.Argument(
-            help="A recipe; `spacte recipes` lists them. With --init also denoiser-dncnn or denoiser-unet, "
-            "each also with -stability; or none, and --method."
-        ),
-    ] = None,
+    recipe: Recipe = None,
     out: Annotated[Path | None, typer.Option(help="Folder of the checkpoint [runs/RECIPE].")] = None,
-    init: Annotated[
-        Path | None, typer.Option(help="Start from this checkpoint, also one that `spacte import` wrote.")
-    ] = None,
-    method: Annotated[
-        str | None,
-        typer.Option(help="Without a recipe: gaussian, consistency, ..., or spacte-gaussian, ... with --init, --data."),
-    ] = None,
+    init: Init = None,
+    method: MethodName = None,
     arch: Annotated[str | None, typer.Option(help="timm:NAME or torchvision:NAME in place of the recipe's.")] = None,
     weights: Annotated[str, typer.Option(help="Of --arch: random, hub, or a file.")] = "random",
-    split: Annotated[
-        str | None, typer.Option(help="Module of --init or --arch at which heads begin [the last stage or blocks].")
-    ] = None,
+    split: SplitAt = None,
     sigma: Annotated[
         float | None, typer.Option(help="Noise sd in units of [0, 1] pixels; settings that depend on it follow.")
     ] = None,
@@ -44,25 +59,15 @@ def train(
         int | None, typer.Option(help="Length of the run; drops of the learning rate move in proportion.")
     ] = None,
     seed: Annotated[int | None, typer.Option(help="Everything random follows from it.")] = None,
-    data: Annotated[
-        str | None,
-        typer.Option(help="digits, cifar10, cifar100, mnist, svhn, imagenet:PATH, folder:PATH or parquet:PATH."),
-    ] = None,
-    label_column: Annotated[
-        str | None, typer.Option(help="Column of the class in parquet files [label, fine_label ...].")
-    ] = None,
+    data: Data = None,
+    label_column: LabelColumn = None,
     device: Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1 ... [cuda where there is one]")] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Carry on the run in --out.")] = False,
-    settings: Annotated[
-        list[str] | None,
-        typer.Option("--set", metavar="KEY=VALUE", help="Any field of the recipe, e.g. optimizer.lr=0.05."),
-    ] = None,
+    settings: Settings = None,
     workers: Annotated[
         int, typer.Option(min=1, help="Processes that train together, data-parallel, on Ray Train.")
     ] = 1,
-    address: Annotated[
-        str | None, typer.Option(envvar="RAY_ADDRESS", help="Ray cluster for --workers [one started here].")
-    ] = None,
+    address: Address = None,
 ) -> None:
     """Train a classifier by a recipe and leave a checkpoint folder in --out.
 
