@@ -24,6 +24,7 @@ from spacte_client import AsyncClient
 from spacte_client.types import Certificate, ProgressEvent, ResultEvent
 from spacte_workers.certification import certificates
 from spacte_workers.certification.algorithm import Certification, CertifySpec
+from spacte_workers.certification.canonical import bound_to_noise
 from spacte_workers.certification.verify import check, replay
 from spacte_workers.engine import Engine
 from spacte_workers.images import from_array, image_sha256
@@ -79,6 +80,7 @@ class Case:
             deadline=True,
             noise_error=noise_table(SIGMA).total_variation * math.prod(SHAPE),
         )
+        spec = bound_to_noise(spec, MODEL, image_sha256(self.image))
         run, shown = Certification(spec), 0
         while not run.done:
             shards = run.next_shards(1_024)
