@@ -118,6 +118,9 @@ def verify(
     if key is not None and (findings := unsigned(certificate, text, key)):
         typer.echo(json.dumps({"fits": False, "findings": findings}) if as_json else "\n".join(findings))
         raise typer.Exit(1)
+    if changed := _changed_log(certificate, text):
+        typer.echo(json.dumps({"fits": False, "findings": [changed]}) if as_json else changed)
+        raise typer.Exit(1)
     certificates = _read(certificate, text)
     if replay is not None and len(certificates) != 1:
         raise typer.TyperException("A replay is of one certificate: put it in a file of its own.")
@@ -141,6 +144,24 @@ def verify(
             typer.echo(note if len(certificates) == 1 else f"{times:,} of {len(certificates):,}: {note}")
     if wrong:
         raise typer.Exit(1)
+
+
+def _changed_log(path: Path, text: str) -> str | None:
+    """What is wrong with the chain of a job's results; their end stands beside them in the job's folder."""
+    from spacte_workers.batch.chains import ChangedLogError, check_log
+    from spacte_workers.batch.job_folder import JobFolder
+
+    first = text.lstrip().partition("\n")[0]
+    if '"previous_sha256":"' not in first.replace(" ", "") or not path.is_file():
+        return None
+    folder = JobFolder(path.parent)
+    progress = folder.progress() if path.resolve() == folder.results_file.resolve() else {}
+    count = sum(progress["counts"][name] for name in ("certified", "abstained", "errored")) if progress else None
+    try:
+        check_log(path, count, progress.get("results_sha256"))
+    except ChangedLogError as error:
+        return f"The results are not what their driver wrote: {error}. Resume the job to draw again what is missing."
+    return None
 
 
 def _verdict(total: int, wrong: int, replayed: bool) -> str:

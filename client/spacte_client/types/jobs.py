@@ -37,6 +37,7 @@ RESUMABLE_STATES: frozenset[JobState] = frozenset({"failed", "cancelled", "inter
 """The states from which `resume` is allowed."""
 
 
+PREVIOUS_SHA256 = "SHA-256 of the line before in the results, so that a changed log is found; zeros in the first."
 INPUT_SHA256 = (
     "SHA-256 of the input when the job was made: of a file its own, of several that of the lines of `sha256sum`. "
     "Each driver compares it, and looks for changes before each result."
@@ -172,6 +173,7 @@ class CertificateRecord(Certificate):
     )
     input_sha256: str | None = Field(default=None, description=INPUT_SHA256)
     begun: int | None = Field(default=None, description=BEGUN)
+    previous_sha256: str | None = Field(default=None, description=PREVIOUS_SHA256)
 
 
 class ErrorRecord(AnswerModel):
@@ -184,6 +186,7 @@ class ErrorRecord(AnswerModel):
     error: JobError = Field(description="Why there is no certificate.")
     input_sha256: str | None = Field(default=None, description=INPUT_SHA256)
     begun: int | None = Field(default=None, description=BEGUN)
+    previous_sha256: str | None = Field(default=None, description=PREVIOUS_SHA256)
 
 
 JobRecord = Annotated[CertificateRecord | ErrorRecord, Field(discriminator="outcome")]

@@ -123,13 +123,14 @@ class BatchJobs:
 
         folder = DataFolder(settings.data_dir)
         uploads = Uploads(store, folder.uploads)
+        reader = JobReader(store, folder, self._drain)
         runner = self._runner(folder)
         reconciler = Reconciler(settings, settings, store, runner, folder, self._metrics)
         return OpenJobs(
             store,
             uploads,
-            JobService(settings, settings.models, self._backend, store, uploads, folder, self._quotas),
-            JobReader(store, folder, self._drain),
+            JobService(settings, settings.models, self._backend, store, uploads, folder, reader, self._quotas),
+            reader,
             JobImages(),
             reconciler,
             runner,

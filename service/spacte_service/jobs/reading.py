@@ -27,6 +27,8 @@ if TYPE_CHECKING:
     from spacte_service.store.schema import JobRow
 
 PIECE_BYTES = 1 << 20  # chosen: about a thousand records are sent at a time
+REMEDY = "Resume the job: it keeps what is whole and draws the other images again, to the same votes."
+CHECKS_KEPT = 64  # chosen: as many jobs are read at a time
 POLL_S = 0.5  # chosen: a driver writes progress about once a second
 SUMMARIES_KEPT = 64  # chosen: more than the page of jobs compares
 
@@ -38,6 +40,15 @@ class JobReader:
     _store: "Store"
     _folder: DataFolder
     _drain: Drain
+
+    def check(self, row: "JobRow") -> None:
+        """See that a job's results are what its driver wrote. It blocks. Raises ProblemError: 409, they are not."""
+        path = self._folder.job(row.id).results_file
+        stat = path.stat() if path.exists() else None
+        changed = stat and _changed(path, stat.st_size, stat.st_mtime_ns, row.done, row.results_sha256, row.state)
+        if changed or (stat is None and row.done):
+            sentence = f"The results of {row.id} are not what its driver wrote: {changed or 'their file is gone'}. "
+            raise ProblemError("job_state", sentence + REMEDY)
 
     def start_of(self, job_id: str, after: int | None) -> int:
         """Where in the results log to go on after the record of image `after`. It blocks.
@@ -114,6 +125,18 @@ class JobReader:
     def _is_over(self, job_id: str) -> bool:
         row = self._store.jobs.get(job_id)
         return row is None or row.state in TERMINAL_STATES
+
+
+@lru_cache(CHECKS_KEPT)
+def _changed(path: Path, _size: int, _mtime: int, count: int, sha256: str | None, state: str) -> str | None:
+    """What is wrong with a log, if anything. A driver's last line may be torn until the job has succeeded."""
+    from spacte_workers.batch.chains import ChangedLogError, check_log
+
+    try:
+        check_log(path, count, sha256, ended=state == "succeeded")
+    except ChangedLogError as error:
+        return str(error)
+    return None
 
 
 @lru_cache(SUMMARIES_KEPT)

@@ -41,6 +41,8 @@ CLEAN_UP_S = 3600.0  # between two deletions of what is old; chosen: what is kep
 STOP_AFTER_S = 20.0  # a driver that was asked to stop and has not by then is ended; chosen: an image takes seconds
 AWAY_S = 30.0  # a runner that is silent for so long has lost its drivers; chosen: a restarted head of Ray is quicker
 STARTUP_S = 60.0  # a driver may import so long before it locks its folder; chosen: a busy machine takes less
+DRIVER_DIED = "driver_died"
+RESTART_AFTER_S = (1.0, 5.0, 30.0)  # a driver's death, by attempt; chosen: a machine out of memory gets time
 MAX_ATTEMPTS = 10  # drivers of a job that nobody asked for; chosen: one that dies every time must not go on
 THREADS = 4  # calls of store and folders at a time; chosen: jobs are looked at one after the other
 MESSAGE_LENGTH = 300  # of a runner's message; chosen: a job's error stays a sentence
@@ -151,6 +153,8 @@ class Reconciler:
             await self._runner.stop(row.submission_id)
 
     async def _interrupted(self, row: "JobRow") -> None:
+        if row.error_code == DRIVER_DIED and _age(row) < RESTART_AFTER_S[min(row.attempt, len(RESTART_AFTER_S)) - 1]:
+            return
         if self._settings.resume_jobs != "never" and row.attempt < MAX_ATTEMPTS:
             await self._move(row, "queued", **next_attempt(row))
 
@@ -174,8 +178,9 @@ class Reconciler:
                 first_line = status.message.partition(", last available logs")[0].partition("\n")[0]
                 reason = first_line[:MESSAGE_LENGTH] or status.stage
                 sentence = f"The driver died ({reason}); resume the job to carry on."
-                again = self._settings.resume_jobs == "always" and row.attempt < MAX_ATTEMPTS
-                await self._move(row, "interrupted" if again else "failed", error=("driver_died", sentence))
+                most = MAX_ATTEMPTS - 1 if self._settings.resume_jobs == "always" else self._settings.driver_restarts
+                again = self._settings.resume_jobs != "never" and row.attempt <= most
+                await self._move(row, "interrupted" if again else "failed", error=(DRIVER_DIED, sentence))
 
     async def _orphaned(self, row: "JobRow", sentence: str) -> None:
         """The runner knows nothing of the driver; while it holds its lock, it lives all the same."""
@@ -201,7 +206,7 @@ class Reconciler:
         counts = {name: progress.get("counts", {}).get(name, 0) for name in COUNTED}
         if sum(counts.values()) > row.done:
             pace = {name: progress[name] for name in ("images_per_minute", "eta_s")}
-            if await self._in_thread(self._store.jobs.progress, row, counts, pace):
+            if await self._in_thread(self._store.jobs.progress, row, counts, pace, progress.get("results_sha256")):
                 self._metrics.job_images({name: counts[name] - getattr(row, name) for name in COUNTED})
                 for name in COUNTED:  # the same pass may come here again
                     setattr(row, name, counts[name])

@@ -39,6 +39,8 @@ if TYPE_CHECKING:
     from spacte_service.store.idempotency import Claim
     from spacte_service.store.schema import JobRow
 
+    from .reading import JobReader
+
 
 @dataclass
 class JobService:
@@ -50,6 +52,7 @@ class JobService:
     _store: "Store"
     _uploads: Uploads
     _folder: DataFolder
+    _reader: "JobReader"
     _quotas: QuotaCounts
 
     def create(self, request: JobRequest, caller: Caller, key: str | None) -> tuple[Job, bool]:
@@ -106,16 +109,32 @@ class JobService:
         """
         while True:
             row = self.get(job_id, caller)
-            if row.state not in RESUMABLE_STATES:
+            repaired = self._repaired(row) if row.state in TERMINAL_STATES else {}
+            if row.state not in RESUMABLE_STATES and not repaired:
                 sentence = f"{job_id} is {row.state}; only one that failed, was cancelled or interrupted is resumed."
                 raise ProblemError("job_state", sentence)
             self._check_input(row)
             # An interrupted one counts already.
             most = caller.quotas.jobs if row.caller == caller.id and row.state in TERMINAL_STATES else None
             with quotas_as_problems():
-                moved = self._store.jobs.move(row, "queued", most_active=most, **next_attempt(row))
+                moved = self._store.jobs.move(row, "queued", most_active=most, **(next_attempt(row) | repaired))
             if moved is not None:
                 return job_of(moved)
+
+    def _repaired(self, row: "JobRow") -> dict[str, Any]:
+        """Where a job's results were changed from outside: cut them to what is whole, and give the columns for that."""
+        from spacte_workers.batch.chains import cut_changed
+
+        folder = self._folder.job(row.id)
+        try:
+            self._reader.check(row)
+        except ProblemError:
+            if folder.at_work():
+                return {}
+            counts, sha256 = cut_changed(folder.results_file, row.done, row.results_sha256)
+            folder.progress_file.unlink(missing_ok=True)  # its counts are those of the whole log
+            return {**counts, "results_sha256": sha256}
+        return {}
 
     def remove(self, job_id: str, caller: Caller) -> None:
         """Delete a job with its results. Raises ProblemError: 404; 409, it is not at its end."""

@@ -115,7 +115,7 @@ async def delete_job(job_id: str, jobs: TheOpenJobs, caller: TheCaller) -> None:
     await jobs.in_thread(jobs.service.remove, job_id, caller)
 
 
-@router.get("/{job_id}/results", response_class=StreamingResponse, responses=LINES | problems(404, 422))
+@router.get("/{job_id}/results", response_class=StreamingResponse, responses=LINES | problems(404, 409, 422))
 async def job_results(
     job_id: str,
     jobs: TheOpenJobs,
@@ -130,17 +130,17 @@ async def job_results(
     ] = "ndjson",
 ) -> StreamingResponse:
     """The finished images, in the order in which they were finished; also of a job that failed or runs."""
-    await jobs.in_thread(jobs.service.get, job_id, caller)
+    await jobs.in_thread(jobs.reader.check, await jobs.in_thread(jobs.service.get, job_id, caller))
     if format == "tsv":
         return StreamingResponse(await jobs.in_thread(jobs.reader.tsv, job_id), media_type=TSV)
     start = await jobs.in_thread(jobs.reader.start_of, job_id, after)
     return StreamingResponse(jobs.reader.results(job_id, start, stream, follow=follow), media_type=NDJSON)
 
 
-@router.get("/{job_id}/summary", responses=problems(404))
+@router.get("/{job_id}/summary", responses=problems(404, 409))
 async def job_summary(job_id: str, jobs: TheOpenJobs, caller: TheCaller) -> JobSummary:
     """Certified accuracy with its intervals, ACR, and what may be claimed of all certificates together."""
-    await jobs.in_thread(jobs.service.get, job_id, caller)
+    await jobs.in_thread(jobs.reader.check, await jobs.in_thread(jobs.service.get, job_id, caller))
     return await jobs.in_thread(jobs.reader.summary, job_id)
 
 

@@ -1,9 +1,9 @@
 """Uploads, jobs and the store that keeps them."""
 
 from pathlib import Path
-from typing import Literal, Self
+from typing import Annotated, Literal, Self
 
-from pydantic import field_validator, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from .group import Count, CountOrNone, Group, parts
 from .limits import MIB, Bytes
@@ -31,6 +31,8 @@ class JobSettings(Group):
     """Most samplers of one job; by default as many as there is room for."""
     resume_jobs: Literal["never", "interrupted", "always"] = "interrupted"
     """Jobs to carry on with by itself: those whose cluster went, or also whose driver died."""
+    driver_restarts: Annotated[int, Field(ge=0)] = 3  # chosen: a fault that comes back each time is soon told
+    """Drivers of a job that died of a fault and are started again by themselves, before the job has failed."""
     keep_jobs_days: Count = 30  # chosen: a month to fetch results
     """Jobs are deleted with their results so many days after their end."""
 

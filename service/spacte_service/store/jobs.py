@@ -123,8 +123,10 @@ class Jobs(Table):
         with self._writing() as session:
             session.execute(update(JobRow).where(*mine).values(claimed_at=None))
 
-    def progress(self, row: JobRow, counts: dict[str, int], pace: dict[str, float | None]) -> bool:
-        """Record that more images are finished; False where that was known already."""
+    def progress(
+        self, row: JobRow, counts: dict[str, int], pace: dict[str, float | None], sha256: str | None = None
+    ) -> bool:
+        """Record that more images are finished, the last with this hash; False where that was known already."""
         now = datetime.now(UTC)
         done = counts["certified"] + counts["abstained"] + counts["errored"]
         known = JobRow.certified + JobRow.abstained + JobRow.errored
@@ -132,7 +134,7 @@ class Jobs(Table):
             seq = session.scalar(
                 update(JobRow)
                 .where(JobRow.id == row.id, JobRow.state.not_in(TERMINAL_STATES), known < done)
-                .values(**counts, seq=JobRow.seq + 1)
+                .values(**counts, results_sha256=sha256, seq=JobRow.seq + 1)
                 .returning(JobRow.seq)
             )
             if seq is None:

@@ -67,7 +67,8 @@ class JobRow(Base):
     """A batch job.
 
     `attempt` counts its drivers, and `submission_id` names the latest one on the cluster; `claimed_at` is
-    when a gateway took it upon itself to submit that one. `seq` is the number of the latest event.
+    when a gateway took it upon itself to submit that one. `results_sha256` is the hash of the last line of
+    its results, when they had as many as are counted. `seq` is the number of the latest event.
     """
 
     __tablename__ = "jobs"
@@ -106,6 +107,7 @@ class JobRow(Base):
     certified: Mapped[int] = mapped_column(BigInteger, default=0)
     abstained: Mapped[int] = mapped_column(BigInteger, default=0)
     errored: Mapped[int] = mapped_column(BigInteger, default=0)
+    results_sha256: Mapped[str | None] = mapped_column(String(64))
     seq: Mapped[int] = mapped_column(BigInteger, default=0)
 
     @property

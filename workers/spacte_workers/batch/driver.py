@@ -18,10 +18,11 @@ from spacte_workers.errors import BadParameterError, NoWorkersError
 from spacte_workers.images import BadImageError, asked_of, from_array
 from spacte_workers.shards import Image
 
+from .chains import Record
 from .inputs import Row, Source
 from .job_folder import JobFolder, JobSpec, write_json
 from .progress import State, Throughput, snapshot
-from .results import Record, ResultsLog, certificate_record, error_record
+from .results import ResultsLog, certificate_record, error_record
 
 if TYPE_CHECKING:
     from spacte_workers.serving.runtime import Runtime
@@ -79,7 +80,7 @@ class Driver:
         self._finished: asyncio.Queue[Record | BaseException] = asyncio.Queue()
         self._tasks: set[asyncio.Task[None]] = set()
         if self._log.cut:
-            _log.warning("cut %d bytes of an unfinished line off %s", self._log.cut, folder.results_file)
+            _log.warning("cut %d bytes of lines that do not follow off %s", self._log.cut, folder.results_file)
 
     async def run(self, stop: asyncio.Event | None = None) -> State:
         """Certify what is not finished yet.
@@ -228,9 +229,9 @@ class Driver:
         return self._folder.stopped_state()
 
     async def _report(self, state: State, error: dict[str, str] | None = None) -> None:
-        progress = snapshot(
-            state, self._attempt, len(self._source.indices), self._log.counts, self._throughput, self._started_at, error
-        )
+        end, total = self._log.end, len(self._source.indices)
+        progress = snapshot(state, self._attempt, total, end.counts, self._throughput, self._started_at, error)
+        progress["results_sha256"] = end.sha256
         await asyncio.to_thread(write_json, self._folder.progress_file, progress)
         if self._on_progress:
             self._on_progress(progress)

@@ -25,11 +25,11 @@ from spacte_workers.engine.precision_rule import MIN_AGREEMENT, PrecisionRule
 from spacte_workers.errors import RuntimeFault
 from spacte_workers.serving.device_shares import BATCH_SHARE
 
+from .chains import OUTCOMES
 from .driver import Driver
 from .inputs import InputError, open_source
 from .job_folder import JobFolder, JobFolderError, JobSpec, write_json
 from .progress import State, Throughput, snapshot
-from .results import OUTCOMES
 from .summary import export
 
 if TYPE_CHECKING:
@@ -213,12 +213,14 @@ def _settle_model(runtime: "Runtime", folder: JobFolder, spec: JobSpec) -> tuple
 
 def _report(folder: JobFolder, attempt: int, state: State, error: Exception | None = None) -> State:
     """Leave the state where the gateway looks for it; the counts are those of the last attempt."""
-    counts = folder.progress().get("counts", {})
+    before = folder.progress()
+    counts = before.get("counts", {})
     done = {name: counts.get(name, 0) for name in OUTCOMES}
     code = "bad_input" if isinstance(error, InputError) else "failed"
     why = None if error is None else {"code": code, "detail": str(error)}
     total, now = counts.get("total") or 0, datetime.now(UTC)
-    write_json(folder.progress_file, snapshot(state, attempt, total, done, Throughput(), now, why))
+    progress = snapshot(state, attempt, total, done, Throughput(), now, why)
+    write_json(folder.progress_file, {**progress, "results_sha256": before.get("results_sha256")})
     return state
 
 

@@ -8,17 +8,14 @@ with the same noises and hence the same result.
 import json
 import os
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from spacte_client.types import Certificate, CertificateRecord, ErrorRecord, JobError
 from spacte_core.files import sync_folder
 from spacte_workers.errors import BadParameterError
 
-Record = dict[str, Any]
-"""One line: the fields of `spacte_client.types.JobRecord`."""
-
-OUTCOMES = ("certified", "abstained", "errored")
+from .chains import FIRST, OUTCOMES, Record, line_sha256, whole_lines
 
 
 def certificate_record(index: int, true_label: int | None, custom_id: str | None, certificate: Certificate) -> Record:
@@ -42,22 +39,32 @@ def error_record(index: int, true_label: int | None, custom_id: str | None, erro
     return record.model_dump(mode="json")
 
 
+@dataclass(frozen=True, slots=True)
+class LogEnd:
+    """What a log holds so far: images by outcome, and the SHA-256 of its last line."""
+
+    counts: dict[str, int]
+    sha256: str
+
+
 class ResultsLog:
     """The log of one job, open for appending. One writer at a time: the caller holds the job's lock.
 
     Attributes:
         finished: indices of the images in the log.
-        counts: how many are `certified`, `abstained` and `errored`.
-        cut: bytes of unfinished lines that were cut off.
+        end: how many are `certified`, `abstained` and `errored`, and the hash of the last line; replaced as a whole.
+        cut: bytes that were cut off: of unfinished lines, and from the first line on that does not follow.
     """
 
     def __init__(self, path: Path) -> None:
         self.finished: set[int] = set()
-        self.counts: dict[str, int] = dict.fromkeys(OUTCOMES, 0)
+        self.end = LogEnd(dict.fromkeys(OUTCOMES, 0), FIRST)
         end = 0
-        for record, stop in _scan(path):
-            self._count(record)
-            end = stop
+        for line in whole_lines(path):
+            if line.record["index"] in self.finished:
+                break
+            self._count([line.record], line.sha256)
+            end = line.end
         self._fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
         self.cut = os.fstat(self._fd).st_size - end
         os.ftruncate(self._fd, end)
@@ -76,47 +83,33 @@ class ResultsLog:
         for record in records:
             if record["index"] in self.finished:
                 raise ValueError(f"image {record['index']} is certified twice")
-        data = memoryview(b"".join(json.dumps(r, separators=(",", ":")).encode() + b"\n" for r in records))
+        lines, last = list[bytes](), self.end.sha256
+        for record in records:
+            lines.append(json.dumps({**record, "previous_sha256": last}, separators=(",", ":")).encode() + b"\n")
+            last = line_sha256(lines[-1])
+        data = memoryview(b"".join(lines))
         while data:
             data = data[os.write(self._fd, data) :]
         os.fsync(self._fd)
-        for record in records:
-            self._count(record)
+        self._count(records, last)
 
     def close(self) -> None:
         """Close the file."""
         os.close(self._fd)
 
-    def _count(self, record: Record) -> None:
-        self.finished.add(record["index"])
-        self.counts[record["outcome"]] += 1
+    @property
+    def counts(self) -> dict[str, int]:
+        """How many images are `certified`, `abstained` and `errored`."""
+        return self.end.counts
+
+    def _count(self, records: Sequence[Record], last_sha256: str) -> None:
+        counts = dict(self.end.counts)
+        for record in records:
+            self.finished.add(record["index"])
+            counts[record["outcome"]] += 1
+        self.end = LogEnd(counts, last_sha256)
 
 
 def read_results(path: Path) -> Iterator[Record]:
     """Every whole record, in the order in which the images were finished; none where there is no log yet."""
-    return (record for record, _ in _scan(path))
-
-
-def _scan(path: Path) -> Iterator[tuple[Record, int]]:
-    """Records and the offsets of their ends, up to the first line that is not whole."""
-    if not path.exists():
-        return
-    with path.open("rb") as file:
-        end = 0
-        for line in file:
-            end += len(line)
-            record = _parse(line)
-            if record is None:
-                return
-            yield record, end
-
-
-def _parse(line: bytes) -> Record | None:
-    if not line.endswith(b"\n"):
-        return None
-    try:
-        record = json.loads(line)
-    except ValueError:
-        return None
-    whole = isinstance(record, dict) and isinstance(record.get("index"), int) and record.get("outcome") in OUTCOMES
-    return record if whole else None
+    return (line.record for line in whole_lines(path))

@@ -9,8 +9,9 @@ from spacte_client.types import JobSummary
 from spacte_core.files import replace_file
 from spacte_workers.statistics.metrics import average_certified_radius, certified_accuracy, most_false
 
+from .chains import Record
 from .job_folder import JobFolder, write_json
-from .results import Record, read_results
+from .results import read_results
 
 STEP = 0.05
 """Certified accuracy is given at multiples of this radius. Chosen: published tables have steps of .25 and .5."""

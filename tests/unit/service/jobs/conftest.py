@@ -146,7 +146,7 @@ def checkpoint(tmp_path_factory, make_checkpoint):
 
 @pytest.fixture
 async def world(backend, tmp_path, checkpoint):
-    world = World(Settings(data_dir=tmp_path / "data"), backend, checkpoint)
+    world = World(Settings(data_dir=tmp_path / "data", driver_restarts=0), backend, checkpoint)
     yield world
     await world.close()
 
@@ -156,7 +156,9 @@ async def make_world(backend, tmp_path, checkpoint):
     worlds = []
 
     def make(**settings):
-        worlds.append(World(Settings(data_dir=tmp_path / "data", **settings), backend, checkpoint))
+        worlds.append(
+            World(Settings(data_dir=tmp_path / "data", **({"driver_restarts": 0} | settings)), backend, checkpoint)
+        )
         return worlds[-1]
 
     yield make

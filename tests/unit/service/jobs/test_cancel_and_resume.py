@@ -4,6 +4,8 @@ import pytest
 
 from spacte_service.jobs.runner import DriverStatus
 
+from .conftest import IMAGES
+
 
 async def test_cancel_is_cooperative_and_idempotent_and_keeps_results(world):
     job = (await world.create()).json()
@@ -87,3 +89,31 @@ async def test_a_dead_driver_is_replaced_where_the_policy_says_so(make_world, po
     else:
         job = await world.until(job["id"], after)
         assert job["ray_submission_id"].endswith("-1")
+
+
+async def test_a_driver_that_died_is_started_again_so_often_and_no_more(make_world):
+    world = make_world(driver_restarts=1)
+    job = (await world.create()).json()
+    await world.until(job["id"], "running")
+    world.runner.drivers[f"{job['id']}-1"] = DriverStatus("failed", "killed")
+    await world.until_second_driver(job["id"])
+    world.runner.drivers[f"{job['id']}-2"] = DriverStatus("failed", "killed")
+    assert (await world.until(job["id"], "failed"))["error"]["code"] == "driver_died"
+
+
+async def test_changed_results_are_told_and_drawn_again(world):
+    job = (await world.create()).json()
+    await world.until(job["id"], "running")
+    counts = world.finish(job["id"], range(IMAGES))
+    world.says(job["id"], "succeeded", counts)
+    world.runner.drivers[f"{job['id']}-1"] = DriverStatus("succeeded")
+    await world.until(job["id"], "succeeded")
+    results, path = f"/v1/jobs/{job['id']}/results", world.folder(job["id"]).results_file
+    assert (await world.http.get(results)).status_code == 200
+    path.write_bytes(path.read_bytes()[:-7])
+    for url in (results, f"/v1/jobs/{job['id']}/summary"):
+        told = (await world.http.get(url)).json()
+        assert (told["status"], told["code"]) == (409, "job_state")
+        assert "Resume the job" in told["detail"]
+    answer = (await world.http.post(f"/v1/jobs/{job['id']}/resume")).json()
+    assert (answer["state"], answer["counts"]["certified"]) == ("queued", IMAGES - 1)

@@ -9,6 +9,7 @@ import time
 import pytest
 
 from spacte_client.types import CertifyParams
+from spacte_workers.batch.chains import line_sha256
 from spacte_workers.batch.inputs import InputSpec
 from spacte_workers.batch.job_folder import JobFolder, JobFolderError, JobSpec, read_json, write_json
 from spacte_workers.batch.results import ResultsLog, read_results
@@ -49,7 +50,8 @@ def test_a_line_torn_at_any_byte_is_cut_off_and_nothing_else(tmp_path):
     log.append([line(0), line(1)])
     log.close()
     whole = path.read_bytes()
-    torn = (json.dumps(line(2), separators=(",", ":")) + "\n").encode()
+    last = line(2) | {"previous_sha256": line_sha256(whole.splitlines()[-1])}
+    torn = (json.dumps(last, separators=(",", ":")) + "\n").encode()
     for length in range(1, len(torn)):
         path.write_bytes(whole + torn[:length])
         log = ResultsLog(path)
