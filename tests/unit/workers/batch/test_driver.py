@@ -28,7 +28,7 @@ pytestmark = pytest.mark.asyncio(loop_scope="module")
 
 SEED = "00112233445566778899aabbccddeeff"
 IMAGES = 12
-TIMES = ("begun", "elapsed_ms", "queue_ms", "created_at")
+TIMES = ("begun", "elapsed_ms", "queue_ms", "created_at", "previous_sha256")  # the last is a hash over the others
 
 
 @pytest.fixture(scope="module")
