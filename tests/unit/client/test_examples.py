@@ -22,7 +22,7 @@ from .conftest import RealGateway, Spacte
 ROOT = Path(__file__).parents[3]
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
 GENERATED = "cli.md"
-OTHERS = ("mkdir", "openssl", "docker")
+OTHERS = ("mkdir", "openssl", "docker", "pip", "model_signing")
 """Programs that are not ours; their lines are not checked."""
 
 ADDRESS = "http://127.0.0.1:8000"
@@ -37,7 +37,7 @@ def blocks(*kinds: str) -> list[tuple[str, str]]:
         block: list[str] | None = None
         kind = ""
         for line in page.read_text().splitlines():
-            fence = re.fullmatch(r" *```(\w*)", line)
+            fence = re.fullmatch(r" *```(\w*)( \w+)?", line)
             if fence and block is None:
                 block, kind = [], fence[1]
             elif fence and block is not None:
@@ -49,7 +49,9 @@ def blocks(*kinds: str) -> list[tuple[str, str]]:
     return found
 
 
-PYTHON = blocks("python")
+PYTHON = [(where, code) for where, code in blocks("python") if not where.startswith("extending.md")]
+"""Those of `docs/extending.md` are run one after the other by `tests/integration/test_extending.py`."""
+
 LINES = [
     (f"{where}: {line.split('#')[0].strip()}", line.split("#")[0].strip())
     for where, block in blocks("", "bash", "sh", "console")

@@ -76,6 +76,10 @@ class ScriptedBackend:
         self.loads: list[str] = []
         self.params: list[PredictParams] = []
 
+    @property
+    def pool(self) -> None:
+        """It has no samplers of its own."""
+
     async def start(self) -> None:
         pass
 

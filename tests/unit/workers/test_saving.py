@@ -12,6 +12,8 @@ from spacte_core.checkpoint import CheckpointError, load_checkpoint
 from spacte_core.models import Normalization
 from spacte_core.preprocessing import Preprocessing
 from spacte_workers import EngineError, LocalCertifier, LogitsOf, save_model
+from spacte_workers.images import from_array
+from spacte_workers.shards import NoiseSource, Phase, Shard
 
 SHAPE = (3, 8, 8)
 
@@ -54,11 +56,14 @@ def test_a_module_is_saved_and_votes_as_before(kind, tmp_path):
     checkpoint = load_checkpoint(tmp_path / "m")
     assert (checkpoint.version, checkpoint.config.class_names, checkpoint.config.sigma) == (version, names, 0.25)
     image = np.random.default_rng(0).integers(0, 256, SHAPE, dtype=np.uint8)
-    options = {"n0": 10, "n": 200, "seed": "0a" * 16}
-    saved = LocalCertifier(tmp_path / "m", device="cpu").certify(image, **options)
+    saved = LocalCertifier(tmp_path / "m", device="cpu")
     bare = LocalCertifier(LogitsOf(module), sigma=0.25, num_classes=4, input_shape=SHAPE, device="cpu")
-    assert bare.certify(image, **options).counts == saved.counts
-    assert saved.label_name in names
+    same = (
+        from_array(image, input_shape=SHAPE),
+        Shard(NoiseSource("0a" * 16, 0, 0.25, "grid"), Phase.ESTIMATION, 0, 200),
+    )
+    assert bare.engine.votes(*same).counts == saved.engine.votes(*same).counts
+    assert saved.predict(image, n=200).label_name in (*names, None)
 
 
 @pytest.mark.parametrize("kind", REFUSED)
