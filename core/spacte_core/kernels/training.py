@@ -1,7 +1,7 @@
 """The pass that gives a training network our kernels, layer by layer; what they do not fit stays PyTorch's."""
 
 import torch
-from torch import fx, nn
+from torch import nn
 
 from spacte_core.hardware import has_triton
 from spacte_core.kernel_switch import kernels_enabled
@@ -9,6 +9,7 @@ from spacte_core.models import MultiHeadNet
 from spacte_core.models.multihead import shared_copy
 
 from .cpu.batch_norm import fuse_batch_norms
+from .graph.tracing import symbolic_trace
 
 
 def optimize(net: MultiHeadNet, device: torch.device) -> MultiHeadNet:
@@ -43,6 +44,6 @@ def optimize(net: MultiHeadNet, device: torch.device) -> MultiHeadNet:
 def _fused(part: nn.Module) -> nn.Module:
     """The part as a graph with fused batch normalisations; as it is where its code cannot be traced."""
     try:
-        return fuse_batch_norms(fx.symbolic_trace(part))
+        return fuse_batch_norms(symbolic_trace(part))
     except Exception:  # noqa: BLE001  the part's own code fails in any way it likes on symbolic values
         return part

@@ -14,6 +14,8 @@ from torch import fx, nn
 from torch.nn import functional
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
+from .tracing import symbolic_trace
+
 _RELU_FUNCTIONS = (functional.relu, torch.relu, torch.relu_)
 _ADD_FUNCTIONS = (operator.add, operator.iadd, torch.add)
 
@@ -21,7 +23,7 @@ _ADD_FUNCTIONS = (operator.add, operator.iadd, torch.add)
 def trace(module: nn.Module) -> fx.GraphModule | None:
     """The module's flat graph over copies of its layers, or None where it cannot be traced."""
     try:
-        return fx.symbolic_trace(copy.deepcopy(module))
+        return symbolic_trace(copy.deepcopy(module))
     except Exception:  # noqa: BLE001  the module's own code fails in any way it likes on symbolic values
         return None
 
