@@ -45,13 +45,13 @@ test: $(STAMPS)/dev  ## the test suite: minutes
 	$(BIN)/python -m pytest
 
 test-fast: $(STAMPS)/dev  ## the tests that take seconds: no Ray, no server, no training
-	$(BIN)/python -m pytest -n 2 --dist loadscope -m "not slow and not ray and not postgres and not long and not cluster"
+	$(BIN)/python -m pytest -n 2 --dist loadscope -m "not slow and not ray and not postgres and not long and not large and not cluster"
 
 test-all: $(STAMPS)/dev  ## with the long statistical, fuzz, fault and browser suites
-	$(BIN)/python -m pytest -m "not cluster"
+	$(BIN)/python -m pytest -m "not cluster and not large"
 
-test-cluster: $(STAMPS)/dev  ## the tests that start several Ray nodes or training workers: minutes
-	$(BIN)/python -m pytest -m cluster
+test-cluster: $(STAMPS)/dev  ## the tests that start several Ray nodes or training workers, or load large networks: many minutes
+	$(BIN)/python -m pytest -m "cluster or large"
 
 check: $(STAMPS)/dev  ## format, lint, types and import arrows
 	$(BIN)/ruff format --check .

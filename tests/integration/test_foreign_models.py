@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
-from tests.foreign_models import LARGE, NAMES, bring
+from tests.foreign_models import NAMES, bring
 from typer.testing import CliRunner
 
 from spacte_core.checkpoint import load_checkpoint
@@ -18,8 +18,10 @@ from spacte_workers.cli import verify_app
 
 SPACTE = Path(sys.executable).with_name("spacte")
 SERVED = ("onnx:one", "hf:ViT", "timm:resnet18")
+QUICK = ("onnx:one", "hf:ViT")
+"""Those that take seconds; the others run with `make test-cluster`."""
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.long]
 
 
 def imported(name: str, folder: Path) -> Path:
@@ -41,7 +43,7 @@ def replayed(certificate: str, folder: Path) -> None:
     assert result.exit_code == 0, result.output
 
 
-@pytest.mark.parametrize("name", [pytest.param(n, marks=[pytest.mark.long] if n in LARGE else []) for n in NAMES])
+@pytest.mark.parametrize("name", [pytest.param(n, marks=[] if n in QUICK else [pytest.mark.large]) for n in NAMES])
 def test_a_certificate_is_drawn_again_to_the_same_counts(name: str, tmp_path: Path) -> None:
     picture = imported(name, tmp_path)
     pixels = np.asarray(Image.open(picture)).transpose(2, 0, 1)
@@ -51,7 +53,7 @@ def test_a_certificate_is_drawn_again_to_the_same_counts(name: str, tmp_path: Pa
     replayed(certificate.model_dump_json(), tmp_path)
 
 
-@pytest.mark.parametrize("name", SERVED)
+@pytest.mark.parametrize("name", [pytest.param(n, marks=[] if n in QUICK else [pytest.mark.large]) for n in SERVED])
 def test_a_certificate_over_http_is_drawn_again(name: str, tmp_path: Path) -> None:
     """Three commands: import, serve, certify."""
     picture = imported(name, tmp_path)

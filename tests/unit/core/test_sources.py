@@ -27,7 +27,7 @@ def imported(out: Path, *arguments: str) -> Any:
 
 
 @pytest.mark.parametrize(
-    "name", [pytest.param(name, marks=[pytest.mark.long] if name in LARGE else []) for name in NAMES]
+    "name", [pytest.param(name, marks=[pytest.mark.large] if name in LARGE else []) for name in NAMES]
 )
 def test_a_model_s_logits_are_those_of_its_own_code(name: str, tmp_path: Path) -> None:
     brought = bring(name, tmp_path)
