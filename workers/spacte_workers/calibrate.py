@@ -119,7 +119,8 @@ def _labelled(checkpoint: "Checkpoint", spec: "InputSpec", images: int) -> "tupl
     import numpy as np
 
     from .batch.inputs import open_source
-    from .images import decode_image, from_array, image_sha256
+    from .batch.inputs.pixels import row_pixels
+    from .images import image_sha256
 
     shape = checkpoint.config.model.input_shape
     source = open_source(spec, shape, class_names=checkpoint.config.class_names)
@@ -133,10 +134,7 @@ def _labelled(checkpoint: "Checkpoint", spec: "InputSpec", images: int) -> "tupl
         digest = hashlib.sha256()
         for index in chosen.tolist():
             row = source.read(index)
-            if isinstance(row.content, bytes):
-                image = decode_image(row.content, input_shape=shape, stated=checkpoint.config.pictures)
-            else:
-                image = from_array(row.content, input_shape=shape)
+            image = row_pixels(row, spec, input_shape=shape, stated=checkpoint.config.pictures)
             pixels.append(image)
             labels.append(row.label or 0)
             digest.update(f"{image_sha256(image)} {row.label}\n".encode())

@@ -179,7 +179,7 @@ class LocalCertifier:
             enlarge=enlarge,
             convert=list(convert),
         )
-        return self._certify(image, params)
+        return self._certify(self._pixels(image, params), params)
 
     def predict(
         self,
@@ -285,7 +285,7 @@ class LocalCertifier:
         params = self._checked(BracketParams, alpha_upper=alpha_upper, n_upper=n_upper, **options)
         started = time.perf_counter()
         pixels = self._pixels(image, params)
-        certificate = self._certify(image, params)
+        certificate = self._certify(pixels, params)
         found = None
         if not certificate.abstained:
             spec = AttackSpec.of(certificate, params, num_classes=self.engine.num_classes, seed=fresh_seed())
@@ -313,8 +313,7 @@ class LocalCertifier:
             self._advance(run, pixels)
         return run.outcome()
 
-    def _certify(self, image: Any, params: CertifyParams) -> Certificate:
-        pixels = self._pixels(image, params)
+    def _certify(self, pixels: Image, params: CertifyParams) -> Certificate:
         started = time.perf_counter()
         deadline = Deadline(params.deadline_ms, started)
         sha256 = image_sha256(pixels)

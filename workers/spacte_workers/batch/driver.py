@@ -9,7 +9,6 @@ import asyncio
 import logging
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import replace
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
@@ -20,6 +19,7 @@ from spacte_workers.shards import Image
 
 from .chains import Record
 from .inputs import Row, Source
+from .inputs.pixels import asked_for
 from .job_folder import JobFolder, JobSpec, write_json
 from .progress import State, Throughput, snapshot
 from .results import ResultsLog, certificate_record, error_record
@@ -184,9 +184,7 @@ class Driver:
 
     def _decode(self, row: Row) -> Image:
         if isinstance(row.content, bytes):
-            asked = asked_of(self._params)
-            # Whoever names the layout of ImageNet names its transform.
-            asked = replace(asked, resize=asked.resize or self._spec.input.location.startswith("imagenet:"))
+            asked = asked_for(self._spec.input, asked_of(self._params))
             return self._runtime.decode(self._spec.model, row.content, asked)
         return from_array(row.content, input_shape=self._input_shape)
 

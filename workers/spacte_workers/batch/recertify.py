@@ -19,13 +19,14 @@ from numpy.typing import NDArray
 from spacte_client.rounding import round_down
 from spacte_client.types import ABSTAIN, Certificate, CertifyParams
 from spacte_workers.certification.algorithm import Certification, CertifySpec
-from spacte_workers.images import asked_of, decode_image, from_array
+from spacte_workers.images import asked_of
 from spacte_workers.seeds import fresh_seed
 from spacte_workers.shards import Image, NoiseSource, Phase, Shard
 from spacte_workers.statistics.bounds import clopper_pearson_lower, radius
 from spacte_workers.statistics.disagreement import carried_lower
 
 from .inputs import open_source
+from .inputs.pixels import row_pixels
 from .results import read_results
 
 if TYPE_CHECKING:
@@ -171,12 +172,9 @@ def recertify_job(
             if record["outcome"] == "errored":
                 continue
             row = source.read(record["index"])
-            if isinstance(row.content, bytes):
-                image = decode_image(
-                    row.content, input_shape=shape, stated=old.config.pictures, asked=asked_of(spec.params)
-                )
-            else:
-                image = from_array(row.content, input_shape=shape)
+            image = row_pixels(
+                row, spec.input, input_shape=shape, stated=old.config.pictures, asked=asked_of(spec.params)
+            )
             certificate = Certificate.model_validate(record)
             yield record, _record(record, recertifier.of(image, certificate, record["index"]), recertifier)
     finally:

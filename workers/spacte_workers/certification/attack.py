@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 
 from spacte_client.types import BracketParams, Certificate, Noise
 from spacte_workers.images import to_array
-from spacte_workers.shards import Image, NoiseSource, Phase, Shard, Votes
+from spacte_workers.shards import Image, NoiseSource, Phase
 
 from .prediction import PredictionRun, PredictOutcome, PredictSpec
 from .sampling_run import SamplingRun, SingleLookRun
@@ -110,18 +110,10 @@ class GradientRun(SingleLookRun[tuple[Pixels, tuple[int, ...]]]):
 
     def __init__(self, source: NoiseSource, num_classes: int) -> None:
         super().__init__(source, Phase.ATTACK, _GRADIENT_NOISES, num_classes)
-        self._parts: dict[int, NDArray[np.float32]] = {}
-
-    def give(self, shard: Shard, votes: Votes) -> bool:
-        """Take the gradient of a shard; False where it is not awaited."""
-        awaited = super().give(shard, votes)
-        if awaited and votes.gradient_CHW is not None:
-            self._parts[shard.start] = votes.gradient_CHW
-        return awaited
 
     def outcome(self) -> tuple[Pixels, tuple[int, ...]]:
         """Gradient [C, H, W] and votes; only when `done`."""
-        parts = [self._parts[start].astype(np.float64) for start in sorted(self._parts)]
+        parts = [part.gradient_CHW.astype(np.float64) for part in self.parts if part.gradient_CHW is not None]
         return np.sum(parts, axis=0), self.counts
 
 

@@ -7,7 +7,7 @@ from numpy.typing import NDArray
 from scipy.special import log_softmax
 
 from spacte_client.types import Noise, SetMethod, SetParams
-from spacte_workers.shards import NoiseSource, Phase, Shard, Votes
+from spacte_workers.shards import NoiseSource, Phase
 from spacte_workers.statistics.prediction_sets import SetRule, bincp, rcp1
 
 from .sampling_run import SingleLookRun
@@ -50,18 +50,10 @@ class LogitsRun(SingleLookRun[NDArray[np.float32]]):
     def __init__(self, spec: ScoreSpec) -> None:
         source = NoiseSource(spec.seed, spec.image_index, spec.sigma, spec.noise, output="logits")
         super().__init__(source, Phase.SCORES, spec.n, spec.num_classes)
-        self._logits: dict[int, NDArray[np.float32]] = {}
-
-    def give(self, shard: Shard, votes: Votes) -> bool:
-        """Take the logits of a shard; False where it is not awaited."""
-        awaited = super().give(shard, votes)
-        if awaited and votes.logits_NK is not None:
-            self._logits[shard.start] = votes.logits_NK
-        return awaited
 
     def outcome(self) -> NDArray[np.float32]:
         """The logits; only when `done`."""
-        return np.concatenate([self._logits[start] for start in sorted(self._logits)])
+        return np.concatenate([part.logits_NK for part in self.parts if part.logits_NK is not None])
 
 
 @dataclass(frozen=True, slots=True)

@@ -102,6 +102,19 @@ class SingleLookRun(SamplingRun[OutcomeT]):
 
     def __init__(self, source: NoiseSource, phase: Phase, n: int, num_classes: int) -> None:
         super().__init__(Tally(source, phase, [n], num_classes))
+        self._parts: dict[int, Votes] = {}
+
+    def give(self, shard: Shard, votes: Votes) -> bool:
+        """Take the votes of a shard, and what came with them; False where they are not awaited."""
+        awaited = super().give(shard, votes)
+        if awaited:
+            self._parts[shard.start] = votes
+        return awaited
+
+    @property
+    def parts(self) -> list[Votes]:
+        """What came of each shard, in the order of the noises; only when `done`."""
+        return [self._parts[start] for start in sorted(self._parts)]
 
     @property
     def counts(self) -> tuple[int, ...]:

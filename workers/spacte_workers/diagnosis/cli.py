@@ -90,7 +90,8 @@ def _images(
     """Labelled images of the data set, evenly spread; raises TyperException where there are none."""
     from spacte_core.preprocessing import Asked
     from spacte_workers.batch.inputs import InputError, InputSpec, open_source
-    from spacte_workers.images import BadImageError, decode_image, from_array
+    from spacte_workers.batch.inputs.pixels import row_pixels
+    from spacte_workers.images import BadImageError
 
     from .measuring import LabelledImages
 
@@ -100,7 +101,7 @@ def _images(
     spec = InputSpec("file" if file else "dataset", place, data_root=str(root), label_column=label_column)
     config = checkpoint.config
     shape = config.model.input_shape
-    asked = Asked(resize=resize or data.startswith("imagenet:"))
+    asked = Asked(resize=resize)
     pixels, labels = [], []
     try:
         source = open_source(spec, shape, class_names=config.class_names)
@@ -108,10 +109,7 @@ def _images(
             row = source.read(index)
             if row.label is None:
                 continue
-            if isinstance(row.content, bytes):
-                pixels.append(decode_image(row.content, input_shape=shape, stated=config.pictures, asked=asked))
-            else:
-                pixels.append(from_array(row.content, input_shape=shape))
+            pixels.append(row_pixels(row, spec, input_shape=shape, stated=config.pictures, asked=asked))
             labels.append(row.label)
         source.close()
     except (InputError, BadImageError) as error:

@@ -119,6 +119,9 @@ class Engine:
         self._busy = threading.Lock()
         make_step = partial(NoiseStep, self.input_shape, self.form.encoding, self.device)
         self._noise_step = lru_cache(_NOISE_STEPS_KEPT)(make_step)
+        unit = Encoding((1.0,) * channels, (0.0,) * channels)  # of the module as it came, which gradients are of
+        make_unit_step = partial(NoiseStep, self.input_shape, unit, self.device)
+        self._unit_step = lru_cache(_NOISE_STEPS_KEPT)(make_unit_step)
         self._graph = None
         if self.device.type == "cuda" and self.form.recordable and kernels_enabled("cuda_graphs"):
             from .cuda_graphs import graphed_batch
@@ -236,9 +239,7 @@ class Engine:
 
     def _gradient(self, image: Image, shard: Shard) -> Votes:
         """The gradient of a shard, by the module as it came, in float32."""
-        channels = self.input_shape[0]
-        unit = Encoding((1.0,) * channels, (0.0,) * channels)
-        step = NoiseStep(self.input_shape, unit, self.device, shard.source.noise, shard.source.sigma)
+        step = self._unit_step(shard.source.noise, shard.source.sigma)
         rows = _rows_of([(image, shard)], step)
         return probability_gradient(self._module, step, rows, shard.source.label or 0, self.batch, self.num_classes)
 
