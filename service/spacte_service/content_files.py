@@ -37,8 +37,13 @@ def received(pieces: Iterable[bytes], folder: Path) -> Generator[ReceivedFile]:
 def keep(file: ReceivedFile, path: Path) -> None:
     """Give a file a lasting name, which is on disk when this returns. Where it is kept already, it counts as new."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    try:
-        os.link(file.path, path)
-    except FileExistsError:
-        os.utime(path)
+    while True:
+        try:
+            os.link(file.path, path)
+        except FileExistsError:
+            try:
+                os.utime(path)
+            except FileNotFoundError:  # deleted between the two calls
+                continue
+        break
     sync_folder(path.parent)

@@ -2,6 +2,7 @@
 
 import asyncio
 import io
+import os
 import threading
 from concurrent.futures import ThreadPoolExecutor
 
@@ -11,6 +12,7 @@ import pytest
 
 from spacte_service import Settings, create_app
 from spacte_service.callers import anonymous
+from spacte_service.content_files import keep, received
 from spacte_service.problems import ProblemError
 from spacte_service.quotas import Quotas
 from spacte_service.store import Store
@@ -126,6 +128,20 @@ def test_a_file_deleted_while_it_comes_again_is_there_in_the_end(tmp_path):
         else:
             assert uploads.path(uploads.get(second.id, NOBODY).sha256).read_bytes() == data
     store.close()
+
+
+def test_a_file_deleted_while_it_is_renewed_is_kept_anew(tmp_path, monkeypatch):
+    kept, renew = tmp_path / "kept" / "digest", os.utime
+
+    def utime(path):
+        path.unlink()
+        renew(path)
+
+    monkeypatch.setattr(os, "utime", utime)
+    for _ in range(2):
+        with received([b"bytes"], tmp_path) as file:
+            keep(file, kept)
+    assert kept.read_bytes() == b"bytes"
 
 
 def asking(*file_ids, **fields):

@@ -103,7 +103,12 @@ def test_what_is_no_head_is_told_as_such(start: Callable[..., str]) -> None:
         assert not is_there(address)
 
 
-async def test_addresses_are_refused_before_ray_is_asked(start: Callable[..., str]) -> None:
+async def test_addresses_are_refused_before_ray_is_asked(
+    start: Callable[..., str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Other tests of this process may have started a Ray, which is neither to be used nor to be ended here.
+    monkeypatch.setattr(ray, "is_initialized", lambda: False)
+    monkeypatch.setattr(ray, "shutdown", lambda: None)
     for address, sentence in {
         "http://127.0.0.1:8265": "dashboard and Jobs API",
         "127.0.0.1:1": "port that Ray does not take",
