@@ -10,6 +10,10 @@ class UserError(Exception):
     """The base of every such error: its message is one sentence that names the remedy."""
 
 
+class DataError(UserError):
+    """Data that cannot be trained on or certified; the message is one sentence that names the remedy."""
+
+
 class DeviceError(UserError):
     """There is no such device on this machine."""
 

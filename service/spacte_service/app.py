@@ -7,6 +7,7 @@ from fastapi import FastAPI
 from fastapi.middleware.cors import CORSMiddleware
 
 from .backend import Backend
+from .decoding import Decoding
 from .gateway import Gateway
 from .head_requests import HeadRequests
 from .logs import configure_structlog
@@ -39,12 +40,12 @@ def create_app(settings: Settings | None = None, runtime: Backend | None = None)
     """
     settings = settings or Settings()
     configure_structlog()
-    metrics = Metrics()
+    metrics, decoding = Metrics(), Decoding(settings)
     if runtime is None:
         from .runtime import make_runtime
 
-        runtime = make_runtime(settings, metrics)
-    gateway = Gateway(settings, runtime, metrics)
+        runtime = make_runtime(settings, decoding, metrics)
+    gateway = Gateway(settings, runtime, metrics, decoding)
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncGenerator[None]:

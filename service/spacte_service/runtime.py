@@ -4,10 +4,11 @@ from spacte_workers.engine.precision_rule import PrecisionRule
 from spacte_workers.scheduling.observers import Observer
 from spacte_workers.serving.runtime import Runtime
 
+from .decoding import Decoding
 from .settings import Settings
 
 
-def make_runtime(settings: Settings, observer: Observer) -> Runtime:
+def make_runtime(settings: Settings, decoding: Decoding, observer: Observer) -> Runtime:
     """A runtime that has not been started; it tells `observer` of what is drawn, wasted and retried."""
     if settings.in_process:
         from spacte_workers.serving.pools import LocalPool
@@ -25,6 +26,6 @@ def make_runtime(settings: Settings, observer: Observer) -> Runtime:
         allow_client_seed=settings.allow_client_seed,
         seed_secret=settings.seed_secret,
         signer=settings.require_signed_models,
-        max_pixels=settings.max_pixels,
+        decode=decoding.image,
         observer=observer,
     )

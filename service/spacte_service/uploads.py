@@ -3,6 +3,7 @@
 A file is on disk before its row is in the store: a crash may leave a file without a row, never a row without its file.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import partial
@@ -20,6 +21,7 @@ from .quotas import over_quota, quotas_as_problems
 if TYPE_CHECKING:
     from spacte_service.store import Store
     from spacte_service.store.schema import FileRow
+    from spacte_workers.batch.inputs import Kind
 
 FORM_BYTES = 4096  # of a body that are not the file's; chosen: more than a form of one part has
 PIECE_BYTES = 1 << 20  # chosen: hashing and writing cost more than the calls
@@ -32,6 +34,7 @@ class Uploads:
 
     _store: "Store"
     _folder: Path
+    _kind_of: Callable[[Path], "Kind | None"]
 
     def check_quota(self, caller: Caller, declared: int) -> None:
         """Refuse an upload that is declared to have more bytes than its caller may keep. Raises ProblemError: 429."""
@@ -45,10 +48,9 @@ class Uploads:
         Raises ProblemError: 415, it is nothing that is certified here; 400, it is empty; 429, the quota is used up.
         """
         from spacte_service.store.schema import FileRow
-        from spacte_workers.batch.inputs import kind_of
 
         with received(iter(partial(content.read, PIECE_BYTES), b""), self._folder / "incoming") as file:
-            kind = kind_of(file.path)
+            kind = self._kind_of(file.path)
             if not file.bytes:
                 raise ProblemError("bad_request", "The file is empty; send an npz, a zip of images or a parquet file.")
             if kind is None:

@@ -3,7 +3,8 @@
 import torch
 from pydantic import BaseModel, Field
 
-from spacte_core.data.base import DataError, ImageData, in_order, stream
+from spacte_core.data.base import ImageData, in_order, stream
+from spacte_core.errors import DataError
 from spacte_core.models import ModelConfig, MultiHeadNet
 
 from .objectives import SeededDraws

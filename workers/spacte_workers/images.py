@@ -61,6 +61,10 @@ def decode_image(
         values, steps = preprocess(data, stated, asked, channels=channels, size=(height, width), max_pixels=max_pixels)
     except PictureError as error:
         raise BadImageError(str(error)) from error
+    except MemoryError:
+        raise
+    except Exception as error:  # a conversion fails in any way it likes on a damaged file
+        raise BadImageError("The image is damaged: save it anew.") from error
     return replace(_image(values), steps=steps)
 
 

@@ -2,7 +2,9 @@
 
 from importlib import import_module
 
-from .base import Batch, DataConfig, DataError, ImageData, Split
+from spacte_core.errors import DataError
+
+from .base import Batch, DataConfig, ImageData, Split
 
 __all__ = ["Batch", "DataConfig", "DataError", "ImageData", "Split", "load_data"]
 

@@ -10,17 +10,13 @@ import torch
 from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor
 
-from spacte_core.errors import UserError
+from spacte_core.errors import DataError
 from spacte_core.preprocessing import IMAGENET, Conversion, Preprocessing
 
 Split = Literal["train", "test"]
 
 MAX_UNREADABLE = 0.01
 """The share of unreadable images above which a data set is refused. Chosen: more is a damaged set, not a few files."""
-
-
-class DataError(UserError):
-    """Data that cannot be trained on; the message is one sentence that names the remedy."""
 
 
 class DataConfig(BaseModel):

@@ -6,10 +6,11 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from spacte_core.errors import DataError
 from spacte_core.pictures import PictureError
 from spacte_core.preprocessing import Asked, Preprocessing, preprocess
 
-from .base import DataConfig, DataError, check_classes, check_unreadable
+from .base import DataConfig, check_classes, check_unreadable
 from .memory import MemoryData
 
 

@@ -6,7 +6,9 @@ PATH/cat/1.png                                 without: every tenth image of eac
 
 from pathlib import Path
 
-from .base import DataConfig, DataError, Split
+from spacte_core.errors import DataError
+
+from .base import DataConfig, Split
 from .decode import ImageCollector
 from .memory import MemoryData
 

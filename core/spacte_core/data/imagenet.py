@@ -16,10 +16,11 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 from torchvision import transforms
 
+from spacte_core.errors import DataError
 from spacte_core.pictures import PictureError
 from spacte_core.preprocessing import IMAGENET, Asked, preprocess
 
-from .base import Batch, DataConfig, DataError, Split, check_unreadable
+from .base import Batch, DataConfig, Split, check_unreadable
 from .folder import class_files, class_names_of, split_folder
 
 SIZE = 224  # METHODS section 2

@@ -13,13 +13,12 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from .base import DataConfig, DataError, Split
+from spacte_core.columns import image_column, label_column
+from spacte_core.errors import DataError
+
+from .base import DataConfig, Split
 from .decode import ImageCollector
 from .memory import MemoryData
-
-IMAGE_COLUMNS = ("img", "image")
-LABEL_COLUMNS = ("label", "labels", "fine_label", "target", "class")
-"""What published sets call the class, in the order in which they are looked for; CIFAR-100 has no `label`."""
 
 PREFIXES = {"train": ("train",), "test": ("test", "val")}
 
@@ -40,29 +39,6 @@ def split_files(path: Path, split: Split, label_column: str | None = None) -> li
     if len(found) > 1 and not any(_has_labels(file, label_column) for file in found[0]):
         return found[1]
     return found[0]
-
-
-def image_column(schema: Any) -> str | None:
-    """The column with encoded image files, plain or in the field `bytes` of a struct; None where there is none."""
-    for name in IMAGE_COLUMNS:
-        if name in schema.names:
-            kind = schema.field(name).type
-            encoded = pa.types.is_struct(kind) and kind.get_field_index("bytes") >= 0
-            if encoded or pa.types.is_binary(kind) or pa.types.is_large_binary(kind):
-                return name
-    return None
-
-
-def label_column(schema: Any, wanted: str | None) -> str | None:
-    """The column of the true class; None where none is named and none is called as such columns usually are.
-
-    Raises:
-        DataError: the one that is named is not there.
-    """
-    if wanted is not None and wanted not in schema.names:
-        there = ", ".join(schema.names)[:200]
-        raise DataError(f"There is no column {wanted[:60]!r} among {there}: name one of them with --label-column.")
-    return wanted or next((name for name in LABEL_COLUMNS if name in schema.names), None)
 
 
 def load(config: DataConfig, split: Split) -> MemoryData:

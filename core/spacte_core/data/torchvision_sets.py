@@ -7,7 +7,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from .base import DataConfig, DataError, Split
+from spacte_core.errors import DataError
+
+from .base import DataConfig, Split
 from .memory import MemoryData
 
 DIGIT_NAMES = tuple("0123456789")

@@ -11,6 +11,7 @@ from anyio import CapacityLimiter, to_thread
 
 from spacte_service.backend import Backend
 from spacte_service.callers import Caller
+from spacte_service.decoding import Decoding
 from spacte_service.drain import Drain
 from spacte_service.metrics import Metrics
 from spacte_service.quotas import QuotaCounts
@@ -63,6 +64,7 @@ class BatchJobs:
     _metrics: Metrics
     _drain: Drain
     _quotas: QuotaCounts
+    _decoding: Decoding
     _opening: asyncio.Lock = field(default_factory=asyncio.Lock)
     _opened: OpenJobs | None = None
 
@@ -122,16 +124,18 @@ class BatchJobs:
         from .service import JobService
 
         folder = DataFolder(settings.data_dir)
-        uploads = Uploads(store, folder.uploads)
+        uploads = Uploads(store, folder.uploads, self._decoding.pictures.kind)
         reader = JobReader(store, folder, self._drain)
         runner = self._runner(folder)
         reconciler = Reconciler(settings, settings, store, runner, folder, self._metrics)
         return OpenJobs(
             store,
             uploads,
-            JobService(settings, settings.models, self._backend, store, uploads, folder, reader, self._quotas),
+            JobService(
+                settings, settings.models, self._backend, store, uploads, folder, reader, self._quotas, self._decoding
+            ),
             reader,
-            JobImages(),
+            JobImages(self._decoding),
             reconciler,
             runner,
             # Not in the context of the request that may have opened the store: its id is not that of our log.

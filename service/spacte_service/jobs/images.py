@@ -12,17 +12,19 @@ from .data_folder import spec_of
 
 if TYPE_CHECKING:
     from spacte_core.checkpoint import CheckpointConfig
+    from spacte_service.decoding import Decoding
     from spacte_service.store.schema import JobRow
     from spacte_workers.batch.inputs import Row, Source
     from spacte_workers.shards import Image
 
-INPUTS_KEPT = 4  # stay open; chosen: a page of thumbnails asks one job for many images, and a few may be open
+INPUTS_KEPT = 1  # stays open; chosen: a page of thumbnails asks one job for many images
 
 
 class JobImages:
     """Images of jobs as PNG files. Its methods block and may be called from several threads."""
 
-    def __init__(self) -> None:
+    def __init__(self, decoding: "Decoding") -> None:
+        self._decoding = decoding
         self._lock = threading.Lock()
         self._inputs: OrderedDict[str, tuple[Source, CheckpointConfig]] = OrderedDict()
 
@@ -41,7 +43,7 @@ class JobImages:
                 if index not in source.indices:
                     raise ProblemError("not_found", f"{row.id} has no image {index}; see its results.")
                 found = source.read(index)
-            return _png(_decode(found, config))
+            return _png(self._decode(found, config))
         except (CheckpointError, InputError) as error:
             raise ProblemError("not_found", f"The images of {row.id} cannot be shown: {error}") from None
         except BadImageError as error:
@@ -56,26 +58,26 @@ class JobImages:
     def _open(self, row: "JobRow") -> "tuple[Source, CheckpointConfig]":
         """A job's input, and what its model says of itself."""
         from spacte_core.checkpoint import read_config
-        from spacte_workers.batch.inputs import open_source
+        from spacte_workers.decoding import open_isolated
 
         if row.id not in self._inputs:
             config = read_config(Path(row.checkpoint))[0]
-            self._inputs[row.id] = open_source(spec_of(row).input, config.model.input_shape), config
+            while len(self._inputs) >= INPUTS_KEPT:
+                self._inputs.popitem(last=False)[1][0].close()
+            opened = open_isolated(spec_of(row).input, config.model.input_shape, self._decoding.inputs)
+            self._inputs[row.id] = opened, config
         self._inputs.move_to_end(row.id)
-        while len(self._inputs) > INPUTS_KEPT:
-            self._inputs.popitem(last=False)[1][0].close()
         return self._inputs[row.id]
 
+    def _decode(self, row: "Row", config: "CheckpointConfig") -> "Image":
+        """The pixels that the model got, or would have got: an image that was refused is shown as well."""
+        from spacte_core.preprocessing import EVERYTHING
+        from spacte_workers.images import from_array
 
-def _decode(row: "Row", config: "CheckpointConfig") -> "Image":
-    """The pixels that the model got, or would have got: an image that was refused is shown as well."""
-    from spacte_core.preprocessing import EVERYTHING
-    from spacte_workers.images import decode_image, from_array
-
-    shape = config.model.input_shape
-    if not isinstance(row.content, bytes):
-        return from_array(row.content, input_shape=shape)
-    return decode_image(row.content, input_shape=shape, stated=config.pictures, asked=EVERYTHING)
+        shape = config.model.input_shape
+        if not isinstance(row.content, bytes):
+            return from_array(row.content, input_shape=shape)
+        return self._decoding.image(row.content, input_shape=shape, stated=config.pictures, asked=EVERYTHING)
 
 
 def _png(image: "Image") -> bytes:

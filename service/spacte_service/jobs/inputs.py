@@ -14,6 +14,7 @@ from .remote_inputs import fetch_input
 
 if TYPE_CHECKING:
     from spacte_workers.batch.inputs import InputSpec
+    from spacte_workers.decoding import Decoders
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,20 +27,27 @@ class CountedInput:
 
 
 def count_input(
-    source: JobInput, model: Model, settings: JobSettings, uploads: Uploads, fetched: Path, caller: Caller
+    source: JobInput,
+    model: Model,
+    settings: JobSettings,
+    uploads: Uploads,
+    fetched: Path,
+    caller: Caller,
+    decoders: "Decoders",
 ) -> CountedInput:
-    """Resolve an input, open it for the model, and count its images. It reads files: call it in a thread.
+    """Resolve an input, open it for the model in one of the `decoders`, and count its images. Call it in a thread.
 
     What is on another machine is copied into the folder `fetched` first.
 
     Raises ProblemError: 404, no such file; 422, not allowed, damaged, empty, or not for this model.
     """
-    from spacte_workers.batch.inputs import InputError, open_source
+    from spacte_workers.batch.inputs import InputError
+    from spacte_workers.decoding import open_isolated
 
     try:
         spec = _resolve(source, settings, uploads, fetched, caller)
         spec = replace(spec, label_column=source.label_column)
-        opened = open_source(spec, model.input_shape, class_names=model.class_names)
+        opened = open_isolated(spec, model.input_shape, decoders, class_names=model.class_names)
         try:
             total, spec = len(opened.indices), replace(spec, sha256=opened.pin(None))
         finally:

@@ -19,6 +19,7 @@ from spacte_client.types import (
 )
 from spacte_service.backend import Backend
 from spacte_service.callers import Caller
+from spacte_service.decoding import Decoding
 from spacte_service.idempotency import in_progress, mismatch
 from spacte_service.ids import new_id, page_info
 from spacte_service.problems import ProblemError, field_error
@@ -54,6 +55,7 @@ class JobService:
     _folder: DataFolder
     _reader: "JobReader"
     _quotas: QuotaCounts
+    _decoding: Decoding
 
     def create(self, request: JobRequest, caller: Caller, key: str | None) -> tuple[Job, bool]:
         """A new job, or the one that an earlier request of the caller with the same key made; and whether it is that.
@@ -160,7 +162,9 @@ class JobService:
 
         model = self._model(request.model)
         _check_params(request.params, model)
-        counted = count_input(request.input, model, self._settings, self._uploads, self._folder.fetched, caller)
+        counted = count_input(
+            request.input, model, self._settings, self._uploads, self._folder.fetched, caller, self._decoding.inputs
+        )
         checkpoint = self._folder.checkpoint(model.name, model.version)
         keep_checkpoint(self._models, model.name, model.version, checkpoint)
         row = _row(request, model, counted, str(checkpoint), caller)
@@ -198,12 +202,13 @@ class JobService:
 
     def _check_input(self, row: "JobRow") -> None:
         """See that a job's input is still what it was, before it is queued again."""
-        from spacte_workers.batch.inputs import InputError, open_source
+        from spacte_workers.batch.inputs import InputError
+        from spacte_workers.decoding import open_isolated
 
         for model in self._backend.models():
             if model.name == row.model:  # else the driver, which has the job's own checkpoint, says what is wrong
                 try:
-                    open_source(spec_of(row).input, model.input_shape).close()
+                    open_isolated(spec_of(row).input, model.input_shape, self._decoding.inputs).close()
                 except InputError as error:
                     raise ProblemError("job_state", f"{row.id} cannot go on: {error}") from None
 

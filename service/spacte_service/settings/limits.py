@@ -40,8 +40,12 @@ class LimitSettings(Group):
     """Of these, how many one API key (or address) may have: keeps room for the others."""
     body_timeout_s: Annotated[float, Field(gt=0)] = 30.0  # 16 MiB at 4.5 Mbit/s
     """Time in which a request body must have arrived: frees what slow senders hold."""
-    decode_threads: Count = 4  # decoding an image takes a millisecond or two
-    """Threads that decode images: more for large images on many cores."""
+    memory_bytes: Annotated[int, Field(ge=64 * MIB)] = 2048 * MIB  # pictures of 25 megapixels, two at a time
+    """Memory for what callers send, beside models and samplers: half of it for pictures that are decoded, shared
+    evenly among --decode-processes, a quarter for bodies that arrive or are worked on, a quarter for inputs of jobs
+    that are open. What needs more is refused."""
+    decode_processes: Count = 2  # decoding an image takes a millisecond or two
+    """Processes that decode images, 50 MB each: more for large images on many cores."""
     allow_client_seed: bool = False
     """Let callers choose the seed of their noises. For tests only:
     choosing among seeds makes false certificates likelier."""
@@ -70,6 +74,21 @@ class LimitSettings(Group):
         if self.max_client_batch_size > self.max_concurrent_requests:
             raise ValueError("--max-client-batch-size must not exceed --max-concurrent-requests")
         return self
+
+    @property
+    def picture_bytes(self) -> int:
+        """The part of the memory for pictures that are decoded."""
+        return self.memory_bytes // 2
+
+    @property
+    def bodies_bytes(self) -> int:
+        """The part for bodies."""
+        return self.memory_bytes // 4
+
+    @property
+    def input_bytes(self) -> int:
+        """The part for inputs of jobs."""
+        return self.memory_bytes // 4
 
     @property
     def most_images(self) -> int:

@@ -27,7 +27,7 @@ from spacte_workers.serving.device_shares import BATCH_SHARE
 
 from .chains import OUTCOMES
 from .driver import Driver
-from .inputs import InputError, open_source
+from .inputs import InputError
 from .job_folder import JobFolder, JobFolderError, JobSpec, write_json
 from .progress import State, Throughput, snapshot
 from .summary import export
@@ -151,8 +151,10 @@ async def _certify(
     on_progress: OnProgress | None,
     rule: PrecisionRule | None,
 ) -> State:
+    from spacte_workers.decoding import Decoders, open_isolated
     from spacte_workers.serving.runtime import Runtime
 
+    pictures, inputs = Decoders(), Decoders()
     runtime = Runtime(
         spec.checkpoint,
         pool,
@@ -160,13 +162,14 @@ async def _certify(
         rule=rule,
         allow_client_seed=True,
         start_wait_s=math.inf,  # a busy cluster has room for us some day
+        decode=pictures.image,
     )
     try:
         if not await _started(runtime, stop):
             return _report(folder, attempt, folder.stopped_state())
         spec, model = await asyncio.to_thread(_settle_model, runtime, folder, spec)
         shape = model.model.input_shape
-        opening = asyncio.to_thread(open_source, spec.input, shape, class_names=model.class_names)
+        opening = asyncio.to_thread(open_isolated, spec.input, shape, inputs, class_names=model.class_names)
         with closing(await opening) as source:
             driver = Driver(
                 folder,
@@ -180,6 +183,8 @@ async def _certify(
             )
             return await driver.run(stop)
     finally:
+        pictures.close()
+        inputs.close()
         await runtime.stop()
 
 

@@ -26,7 +26,6 @@ from spacte_client.types import (
     SeedSource,
     SetParams,
 )
-from spacte_core.pictures import MAX_PIXELS
 from spacte_core.preprocessing import Asked
 from spacte_workers.certification import certificates, set_answers
 from spacte_workers.certification.algorithm import CertifySpec, Outcome, Progress, noise_error
@@ -65,7 +64,7 @@ class Runtime:
             is for tests and replays.
         seed_secret: makes each seed a function of its request, so that asking again gives the same votes.
         signer: public key (PEM) that must have signed every model, see `signed_models`.
-        max_pixels: largest height times width of an image that is decoded at all.
+        decode: from the bytes of an image file to pixels: `decode_image`, or the same in a process of its own.
         start_wait_s: how long `start` waits for the models. Chosen: longer than one takes to load and check itself.
         patience_s: how long a request waits for a sampler where none is left, see `Coordinator`.
         observer: told of what is drawn, wasted and retried, for metrics.
@@ -81,7 +80,7 @@ class Runtime:
         allow_client_seed: bool = False,
         seed_secret: bytes | None = None,
         signer: Path | None = None,
-        max_pixels: int = MAX_PIXELS,
+        decode: Callable[..., Image] = decode_image,
         start_wait_s: float = 120.0,
         patience_s: float = 30.0,
         observer: Observer | None = None,
@@ -92,7 +91,7 @@ class Runtime:
         self._rule = rule or PrecisionRule()
         self._allow_client_seed = allow_client_seed
         self._seed_secret = seed_secret
-        self._max_pixels = max_pixels
+        self._decode = decode
         self._coordinator = Coordinator(patience_s=patience_s, observer=observer)
         self._changing = asyncio.Lock()
         self._leaving: list[ServedModel] = []
@@ -196,7 +195,7 @@ class Runtime:
         """
         config = self.model(model).config
         shape, stated = config.model.input_shape, config.pictures
-        return decode_image(data, input_shape=shape, stated=stated, asked=asked, max_pixels=self._max_pixels)
+        return self._decode(data, input_shape=shape, stated=stated, asked=asked)
 
     async def certify(
         self,

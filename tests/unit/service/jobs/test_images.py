@@ -8,6 +8,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from spacte_service import Settings
+from spacte_service.decoding import Decoding
 from spacte_service.jobs.images import INPUTS_KEPT, JobImages
 from spacte_service.problems import ProblemError
 from spacte_service.store.schema import JobRow
@@ -25,9 +27,11 @@ def checkpoint(tmp_path_factory, make_checkpoint):
 
 @pytest.fixture
 def images():
-    images = JobImages()
+    decoding = Decoding(Settings())
+    images = JobImages(decoding)
     yield images
     images.close()
+    decoding.close()
 
 
 def a_row(checkpoint: Path, location: Path | str, name: str = "job_1", **spec: object) -> JobRow:

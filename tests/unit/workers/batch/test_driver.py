@@ -8,10 +8,14 @@ import signal
 import subprocess
 import sys
 import time
+import zipfile
+from functools import partial
+from pathlib import Path
 
 import numpy as np
 import pytest
 import pytest_asyncio
+from tests.odd_pictures import colour, saved
 
 from spacte_client.types import CertifyParams, JobSummary
 from spacte_workers.batch.driver import Driver
@@ -19,6 +23,7 @@ from spacte_workers.batch.inputs import InputError, InputSpec, open_source
 from spacte_workers.batch.job_folder import JobFolder, JobFolderError, JobSpec
 from spacte_workers.batch.main import run_folder
 from spacte_workers.batch.results import read_results
+from spacte_workers.decoding import Decoders
 from spacte_workers.errors import NoWorkersError, RuntimeFault
 from spacte_workers.images import decode_image
 from spacte_workers.serving.pools import LocalPool
@@ -385,3 +390,23 @@ async def test_sigterm_stops_between_images_and_a_second_driver_is_kept_out(tmp_
     assert driver.returncode == 0, errors
     assert folder.progress()["state"] == "interrupted"
     assert folder.progress()["counts"]["remaining"] == IMAGES - len(without_times(folder))
+
+
+async def test_images_that_kill_their_decoder_are_errored(tmp_path, checkpoint, monkeypatch):
+    """Eight good images, two that end the process that decodes them, one that Pillow has no error for."""
+    monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parents[4]))
+    monkeypatch.setattr("spacte_workers.decoding.Decoders", partial(Decoders, tasks="tests.faulty_tasks"))
+    good = saved(colour(8, 8).convert("L"))
+    faults = {"3.png": b"abort", "6.png": b"raise", "9.png": b"exit"}
+    with zipfile.ZipFile(tmp_path / "eleven.zip", "w") as archive:
+        for number in range(11):
+            archive.writestr(f"{number:x}.png", faults.get(f"{number:x}.png", good))
+    spec = a_spec(checkpoint, input=InputSpec("file", str(tmp_path / "eleven.zip")))
+    folder = a_folder(tmp_path / "job", spec)
+    assert await run_folder(folder, LocalPool(1)) == "succeeded"
+    errored = {index: record["error"]["detail"] for index, record in without_times(folder).items() if "error" in record}
+    assert sorted(errored) == [3, 6, 9]
+    assert "cannot be decoded within" in errored[3]
+    assert "is damaged" in errored[6]
+    counts = folder.progress()["counts"]
+    assert (counts["errored"], counts["certified"] + counts["abstained"]) == (3, 8)

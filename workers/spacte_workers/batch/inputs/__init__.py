@@ -8,14 +8,16 @@ from pathlib import Path
 
 from .allowed_uris import load_driver, parts_of, pieces, resolve_uri, scheme_of
 from .base import InputError, InputSpec, Limits, Row, Source
-from .detect import kind_of
+from .detect import Kind, kind_of
 
 __all__ = [
     "InputError",
     "InputSpec",
+    "Kind",
     "Limits",
     "Row",
     "Source",
+    "file_of",
     "kind_of",
     "load_driver",
     "open_source",
@@ -52,11 +54,7 @@ def _open(spec: InputSpec, input_shape: Sequence[int], limits: Limits, class_nam
         from .dataset import open_dataset
 
         return open_dataset(spec, input_shape, limits, class_names)
-    path = Path(spec.location)
-    if spec.roots:
-        path = resolve_uri(spec.location, [Path(root) for root in spec.roots])
-    if not path.is_file():
-        raise InputError(f"There is no file {path.name[:200]!r}: check the path, or upload the file again.")
+    path = file_of(spec)
     match kind_of(path):
         case "npz":
             from .npz import NpzSource
@@ -72,3 +70,13 @@ def _open(spec: InputSpec, input_shape: Sequence[int], limits: Limits, class_nam
             return ParquetSource([path], spec, limits, class_names)
         case _:
             raise InputError("The file is none of npz, zip of images and parquet: send one of these.")
+
+
+def file_of(spec: InputSpec) -> Path:
+    """The file of an input of kind `file`; raises InputError where it is not there, or not where it may lie."""
+    path = Path(spec.location)
+    if spec.roots:
+        path = resolve_uri(spec.location, [Path(root) for root in spec.roots])
+    if not path.is_file():
+        raise InputError(f"There is no file {path.name[:200]!r}: check the path, or upload the file again.")
+    return path

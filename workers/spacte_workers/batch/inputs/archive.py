@@ -16,7 +16,7 @@ from pathlib import Path, PurePosixPath
 
 import numpy as np
 
-from spacte_core.data.parquet import LABEL_COLUMNS
+from spacte_core.columns import LABEL_COLUMNS
 from spacte_workers.images import BadImageError
 
 from .archive_names import is_hidden
@@ -80,7 +80,10 @@ class ZipSource(Source):
 
 def _images(archive: zipfile.ZipFile, limits: Limits) -> list[zipfile.ZipInfo]:
     members: dict[str, zipfile.ZipInfo] = {}
-    for info in archive.infolist():
+    infos = archive.infolist()
+    if infos and not any(info.file_size for info in infos):
+        raise InputError(f"All {len(infos):,} files of the zip file are empty: pack image files.")
+    for info in infos:
         name = info.filename[:200]
         path = PurePosixPath(info.filename)
         if path.is_absolute() or ".." in path.parts or "\\" in info.filename or ":" in info.filename.split("/")[0]:
@@ -89,7 +92,7 @@ def _images(archive: zipfile.ZipFile, limits: Limits) -> list[zipfile.ZipInfo]:
             raise InputError(f"{name!r} in the zip file is a link: pack the image itself.")
         if info.flag_bits & 1:
             raise InputError("The zip file is encrypted: send it without a password.")
-        if info.is_dir() or path.suffix.lower() not in IMAGE_SUFFIXES or is_hidden(path):
+        if info.is_dir() or path.suffix.lower() not in IMAGE_SUFFIXES or is_hidden(info.filename):
             continue
         _check_size(info, limits)
         if info.filename in members:
@@ -104,8 +107,7 @@ def _images(archive: zipfile.ZipFile, limits: Limits) -> list[zipfile.ZipInfo]:
 
 def _check_size(info: zipfile.ZipInfo, limits: Limits) -> None:
     """Refuse bombs, by the declared size: zipfile never yields more bytes than that."""
-    bomb = info.file_size > limits.ratio_floor and info.file_size > limits.ratio * info.compress_size
-    if bomb or info.file_size > limits.member_bytes:
+    if info.file_size > limits.member_bytes:
         raise InputError(
             f"{info.filename[:200]!r} of the zip file unpacks from {info.compress_size:,} to "
             f"{info.file_size:,} bytes: send image files of at most {limits.member_bytes:,} bytes."
@@ -120,7 +122,7 @@ def _labels(
     class_names: Sequence[str],
 ) -> Labels:
     tables = [info for info in archive.infolist() if PurePosixPath(info.filename).name in TABLES]
-    tables = [info for info in tables if not is_hidden(PurePosixPath(info.filename))]
+    tables = [info for info in tables if not is_hidden(info.filename)]
     if tables:
         table = min(tables, key=lambda info: info.filename.count("/"))
         _check_size(table, limits)

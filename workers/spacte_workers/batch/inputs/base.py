@@ -111,6 +111,7 @@ class Source(ABC):
         num_classes: of the model; None where labels are not looked at.
 
     Attributes:
+        total: rows of the whole input.
         indices: the rows to certify, ascending, by their position in the whole input.
         remark: what should be known of the labels before anything is certified, one sentence; empty where all is well.
 
@@ -119,6 +120,7 @@ class Source(ABC):
     """
 
     def __init__(self, total: int, spec: InputSpec, labels: Labels, num_classes: int | None) -> None:
+        self.total = total
         self.indices = range(0, total, spec.stride)[: spec.limit]
         if not self.indices:
             raise InputError("The input holds no image: send at least one.")
@@ -212,21 +214,18 @@ class Source(ABC):
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """What an input may cost before it is refused. The values are chosen: far above any set of the field.
+    """What an input may cost before it is refused, in bytes once it is unpacked, so that it does not matter how well it
+    packs. The values are chosen: far above any set of the field.
 
     Attributes:
         images: rows.
-        member_bytes: one image file, unpacked.
-        unpacked_bytes: an array, unpacked.
-        ratio: unpacked over packed size, above `ratio_floor` bytes: real images stay below 20.
-        ratio_floor: unpacked size below which the ratio is not looked at.
+        member_bytes: one image file.
+        unpacked_bytes: an array that is packed in its file, and so has to be unpacked to disk.
     """
 
     images: int = 10_000_000
     member_bytes: int = 64 << 20
-    unpacked_bytes: int = 64 << 30
-    ratio: int = 100
-    ratio_floor: int = 16 << 20
+    unpacked_bytes: int = 2 << 30
 
 
 def named_labels(names: Sequence[str | None], class_names: Sequence[str], where: str) -> NDArray[np.int64]:

@@ -2,7 +2,7 @@
 
 import zipfile
 from collections.abc import Sequence
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Literal
 
 from .archive_names import is_hidden
@@ -26,12 +26,12 @@ def kind_of(path: Path) -> Kind | None:
                 names = archive.namelist()
         except (zipfile.BadZipFile, OSError, ValueError, NotImplementedError):
             return "zip"  # the reader says what is wrong with it
-        return "npz" if _are_arrays([path for path in map(PurePosixPath, names) if not is_hidden(path)]) else "zip"
+        return "npz" if _are_arrays([name for name in names if not is_hidden(name)]) else "zip"
     return None
 
 
-def _are_arrays(paths: Sequence[PurePosixPath]) -> bool:
+def _are_arrays(names: Sequence[str]) -> bool:
     """Whether the members can be arrays of numpy.savez, which lie at the top, or `images.npy` packed by hand."""
-    if any(path.name == "images.npy" for path in paths):
+    if any(name.rpartition("/")[2] == "images.npy" for name in names):
         return True
-    return bool(paths) and all(path.suffix == ".npy" and len(path.parts) == 1 for path in paths)
+    return bool(names) and all(name.endswith(".npy") and "/" not in name for name in names)

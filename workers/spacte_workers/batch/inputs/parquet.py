@@ -17,13 +17,13 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from spacte_core.data import DataError
-from spacte_core.data.parquet import image_column, label_column
+from spacte_core.columns import image_column, label_column
+from spacte_core.errors import DataError
 from spacte_workers.images import BadImageError
 
 from .base import NO_LABEL, InputError, InputSpec, Labels, Limits, Row, Source, named_labels
 
-KEPT_BYTES, KEPT_CHUNKS = 256 << 20, 64
+KEPT_BYTES, KEPT_CHUNKS = 32 << 20, 64
 """Decoded rows held in memory. Chosen: rows are read nearly in order, so few are asked for again later."""
 
 CHUNK_ROWS = 64
@@ -55,7 +55,7 @@ class ParquetSource(Source):
         for number, file in enumerate(self._files):
             for group in range(file.metadata.num_row_groups):
                 about = file.metadata.row_group(group)
-                largest = max(largest, _image_bytes(about, self._columns[number][0], limits))
+                largest = max(largest, _largest_row(about, self._columns[number][0]))
                 self._groups.append((number, group))
                 sizes.append(about.num_rows)
         self._ends = list(accumulate(sizes))
@@ -84,6 +84,7 @@ class ParquetSource(Source):
 
         Raises:
             BadImageError: it has no image, or one too large, or its part of the file is damaged.
+        MemoryError: it needs more than there is.
         """
         columns, values = self._row(index)
         image = values[columns[0]]
@@ -136,6 +137,10 @@ class ParquetSource(Source):
         while True:
             try:
                 rows = next(self._decoding[1], None)
+            except MemoryError:
+                self._kept.clear()
+                self._decoding = None
+                raise
             except (pa.ArrowException, OSError):
                 rows = None
             if not rows:
@@ -156,22 +161,10 @@ def _open(path: Path) -> pq.ParquetFile:
         raise InputError("The parquet file is damaged: write it anew.") from error
 
 
-def _image_bytes(group: Any, column: str, limits: Limits) -> int:
-    """Bytes of a row group's images once they are unpacked, as far as the file says.
-
-    Raises:
-        InputError: too much for what lies in the file.
-    """
+def _largest_row(group: Any, column: str) -> int:
+    """Bytes that one image of a row group may have, as far as the file says: all of them, where many rows share it."""
     chunks = [group.column(number) for number in range(group.num_columns)]
-    images = [chunk for chunk in chunks if chunk.path_in_schema.split(".")[0] == column]
-    unpacked = sum(chunk.total_uncompressed_size for chunk in images)
-    packed = sum(chunk.total_compressed_size for chunk in images)
-    if unpacked > limits.ratio_floor and unpacked > limits.ratio * packed:
-        raise InputError(
-            f"`{column}` of the parquet file unpacks to more than {limits.ratio} times its size: write encoded "
-            "images, uncompressed."
-        )
-    return unpacked
+    return sum(chunk.total_uncompressed_size for chunk in chunks if chunk.path_in_schema.split(".")[0] == column)
 
 
 def _columns(schema: Any) -> list[str]:
@@ -208,6 +201,8 @@ def _group_labels(file: pq.ParquetFile, group: int, name: str, class_names: Sequ
     """The labels of one row group; where it is damaged it has none."""
     try:
         column = file.read_row_group(group, columns=[name]).column(name)
+    except MemoryError:
+        raise
     except (pa.ArrowException, OSError):
         return np.full(file.metadata.row_group(group).num_rows, NO_LABEL)
     if pa.types.is_string(column.type) or pa.types.is_large_string(column.type):
