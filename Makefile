@@ -12,6 +12,9 @@ unexport PYTHONDONTWRITEBYTECODE
 MODEL ?= digits
 PORT ?= 8000
 UPGRADE ?= --upgrade
+# Processes of a test run; modules that need Ray go to one of them, for one Ray.
+TEST_PROCESSES ?= 2
+PYTEST := $(BIN)/python -m pytest -n $(TEST_PROCESSES) --dist loadgroup --no-loadscope-reorder
 
 .DEFAULT_GOAL := help
 .PHONY: help setup demo serve test test-fast test-all test-cluster check fix bench docs screenshots clean lock lock-image sbom audit
@@ -42,13 +45,13 @@ serve: $(STAMPS)/dev  ## the same model, kept running at http://127.0.0.1:$(PORT
 	$(BIN)/python demo/serve.py --model $(MODEL) --port $(PORT)
 
 test: $(STAMPS)/dev  ## the test suite: minutes
-	$(BIN)/python -m pytest
+	$(PYTEST)
 
 test-fast: $(STAMPS)/dev  ## the tests that take seconds: no Ray, no server, no training
-	$(BIN)/python -m pytest -n 2 --dist loadscope -m "not slow and not ray and not postgres and not long and not large and not cluster"
+	$(PYTEST) -m "not slow and not ray and not postgres and not long and not large and not cluster"
 
 test-all: $(STAMPS)/dev  ## with the long statistical, fuzz, fault and browser suites
-	$(BIN)/python -m pytest -m "not cluster and not large"
+	$(PYTEST) -m "not cluster and not large"
 
 test-cluster: $(STAMPS)/dev  ## the tests that start several Ray nodes or training workers, or load large networks: many minutes
 	$(BIN)/python -m pytest -m "cluster or large"

@@ -22,8 +22,17 @@ hypothesis_settings.load_profile("any machine")
 os.environ.setdefault("RAY_AUTH_MODE", "disabled")  # read when ray is imported
 os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
 os.environ["SPACTE_DATA_DIR"] = tempfile.mkdtemp(prefix="spacte-test-data-")  # of tests that name none
+os.environ["SPACTE_LOAD_CACHE"] = "off"  # a test's engine hangs on no other test's
 atexit.register(shutil.rmtree, os.environ["SPACTE_DATA_DIR"], ignore_errors=True)
 os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")  # what a later Ray does; this one warns
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Share modules among the processes of `-n`; those with tests that need Ray go to one, for one Ray, and first."""
+    with_ray = {item.path for item in items if item.get_closest_marker("ray")}
+    items.sort(key=lambda item: item.path not in with_ray)
+    for item in items:
+        item.add_marker(pytest.mark.xdist_group("ray" if item.path in with_ray else str(item.path)))
 
 
 def _postgres_binaries() -> Path | None:

@@ -31,6 +31,11 @@ def replace_file(path: Path, data: bytes, *, mode: int = 0o666) -> None:
         file.write(data)
 
 
+def cache_folder() -> Path:
+    """The folder of what can be made again, such as compiled kernels: in the user's own cache; it may not exist yet."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "spacte"
+
+
 def sync_folder(folder: Path) -> None:
     """Wait until the disk has the names in a folder."""
     fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)

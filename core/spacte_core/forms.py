@@ -45,7 +45,7 @@ class Classifier:
         encoding: of the trunk's input, in float32.
         trunk: encoded pixels to features, one tensor whose first dimension is the batch.
         heads: features to logits [B, K].
-        fitted: what kernels fitted to calibration rows; it serves all batch sizes.
+        fitted: what kernels found out about it once, for all forms and batch sizes.
     """
 
     encoding: Encoding
@@ -60,7 +60,7 @@ class Form:
 
     Attributes:
         name: for reports: `plain`, `folded`, `onednn`, `winograd`, `amx`, `chain_avx512` and its like, `int8`, `fused`,
-            `compiled`, `onnxruntime`.
+            `compiled`, `onnxruntime`; `portable` where the same bits come out on every kind of x86 processor.
         precision: the arithmetic, part of the function that is certified.
         batch: rows of each call; every call has exactly this many.
         encoding: of the trunk's input.
@@ -68,6 +68,7 @@ class Form:
         heads: features -> logits [B, K], one function a head.
         fit: a digest of what was fitted to calibration rows, of int8; the version of another runtime that computes it.
         recordable: whether a CUDA graph can record it.
+        any_batch: whether calls may have another number of rows, and a row's logits are the same bits then.
     """
 
     name: str
@@ -78,6 +79,7 @@ class Form:
     heads: Sequence[Part]
     fit: str = ""
     recordable: bool = True
+    any_batch: bool = False
 
     def logits(self, x_BCHW: Tensor) -> Tensor:
         """Summed head logits, float32 [B, K], of an encoded batch: the vote is their first maximum."""

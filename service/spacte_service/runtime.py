@@ -22,7 +22,7 @@ def make_runtime(settings: Settings, decoding: Decoding, observer: Observer) -> 
         settings.models,
         pool,
         precision=settings.precision,
-        rule=PrecisionRule(settings.allow_int8, settings.min_agreement),
+        rule=PrecisionRule(settings.allow_int8, settings.min_agreement, settings.portable),
         allow_client_seed=settings.allow_client_seed,
         seed_secret=settings.seed_secret,
         signer=settings.require_signed_models,

@@ -17,6 +17,8 @@ from spacte_workers.engine import Engine
 from spacte_workers.images import from_array
 from spacte_workers.shards import NoiseSource, Phase, Shard
 
+pytestmark = pytest.mark.slow
+
 SHAPE = (1, 8, 8)
 SEED = "c0ffee00" * 4
 REQUEST = "0123456789abcdef" * 4

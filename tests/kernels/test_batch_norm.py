@@ -10,6 +10,8 @@ from spacte_core.kernels.compiler import compile_library
 from spacte_core.kernels.cpu import batch_norm as norm
 from spacte_core.kernels.cpu.batch_norm import fits, fuse_batch_norms, fused_batch_norm
 
+pytestmark = pytest.mark.slow
+
 needs_compiler = pytest.mark.skipif(
     compile_library(norm.SOURCE, *norm.OPTIONS) is None, reason="there is no C++ compiler on this machine"
 )

@@ -22,7 +22,7 @@ from spacte_core.kernels.cpu.chain import ChainKernel, Layer, codes_to_chains, f
 from spacte_core.kernels.cpu.targets import TARGETS, VARIABLE, CpuTargetError, target_for
 from spacte_core.kernels.graph.folding import trace
 from spacte_core.kernels.graph.fusing import fuse, fused_convs
-from spacte_core.kernels.int8.layers import Encode, Int8Conv, MeanOfCodes, codes_for
+from spacte_core.kernels.int8.layers import Encode, Int8Conv, MeanOfCodes, codes_for, pack
 from spacte_core.kernels.int8.quantiser import Quantiser
 from spacte_core.kernels.int8.ranges import RangeObserver
 from spacte_core.kernels.int8.rounding import WeightRounder
@@ -31,6 +31,8 @@ from spacte_workers.engine import peak_rates as ceilings
 from spacte_workers.engine.calibration import noisy_rows
 from spacte_workers.engine.decomposition import decompose
 from spacte_workers.engine.self_checks import is_one_function
+
+pytestmark = pytest.mark.slow
 
 AMX = TARGETS[0]
 EMULATED = replace(
@@ -314,10 +316,12 @@ def test_a_network_of_chains_keeps_the_function_on_codes(target, tangled):
     rounder = WeightRounder(graph)
     rounder.round(rows)
     by_onednn, _ = Quantiser(graph, ranges, given, len(rows), rounder.rounded).run()
+    pack(by_onednn)
     wanted = by_onednn(codes)
     graph, _ = Quantiser(graph, ranges, given, len(rows), rounder.rounded).run()
     assert codes_to_chains(graph, target)
     assert sum(chains_of(graph)) == 13
+    pack(graph)
     assert [type(module) for module in graph.modules() if isinstance(module, Int8Conv | MeanOfCodes)] == [Int8Conv]
     spread = (wanted - wanted.mean(0)).square().mean().sqrt()
     assert (graph(codes) - wanted).square().mean().sqrt() < 0.02 * spread  # codes next to a tie may fall otherwise

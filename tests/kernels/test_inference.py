@@ -9,7 +9,7 @@ from spacte_core.kernels.cpu.onednn import to_onednn
 from spacte_core.kernels.cpu.targets import target_for
 from spacte_core.kernels.graph.folding import fold_batch_norm, trace
 from spacte_core.kernels.graph.fusing import FusedConv, fuse, fused_convs
-from spacte_core.kernels.int8.layers import Codes, Decode, Encode, codes_for
+from spacte_core.kernels.int8.layers import Codes, Decode, Encode, codes_for, pack
 from spacte_core.kernels.int8.quantiser import Quantiser
 from spacte_core.kernels.int8.ranges import RangeObserver
 from spacte_core.kernels.int8.rounding import Rounded, WeightRounder, round_weights
@@ -154,6 +154,7 @@ def test_every_int8_step_is_exact(batch, groups):
     rounder.round(batch)
     quantiser = Quantiser(fused, ranges, given, len(batch), rounder.rounded)
     coded, _ = quantiser.run()
+    pack(coded)
     kernels = {str(quantiser.new[node].target): step for node, step in fused_convs(fused)}
     targets = {str(quantiser.new[node].target): str(node.target) for node, _ in fused_convs(fused)}
     seen, lifted = 0, 0

@@ -14,6 +14,8 @@ from spacte_core.kernels.graph.fusing import FusedConv, fuse, fused_convs
 from spacte_workers.engine import forms as build
 from spacte_workers.engine.self_checks import is_one_function
 
+pytestmark = pytest.mark.slow
+
 needs_kernel = pytest.mark.skipif(winograd_library() is None, reason="neither AVX-512 nor AVX2, or no compiler")
 
 

@@ -7,6 +7,8 @@ from scipy.special import ndtr
 from spacte_workers.bench.samples import CASES, simulate, stage_cost
 from spacte_workers.statistics.stopping import Plan, Rules
 
+pytestmark = pytest.mark.slow
+
 OURS = (145, 1_294, 16_551, 4_434, 4_441, 10_604, 6_258)
 MIXTURE = (141, 1_449, 21_764, 4_175, 4_713, 12_166, 6_700)
 STAGES = (1_100, 4_022, 81_502, 10_177, 10_672, 62_090, 11_200)

@@ -65,6 +65,7 @@ class LocalCertifier:
         batch: rows of a batch; default by measurement.
         allow_int8: whether `auto` may choose int8.
         min_agreement: smallest share of noisy rows on which a precision must vote as float32 does.
+        portable: whether votes have to be the same on every kind of x86 processor; they are int8's then.
         examples: uint8 [M, C, H, W], images on which precisions are compared and to which int8 is fitted, for a module;
             default random ones. A checkpoint has its own, so that whoever replays a certificate has them, too.
 
@@ -85,6 +86,7 @@ class LocalCertifier:
         batch: int | None = None,
         allow_int8: bool = False,
         min_agreement: float = MIN_AGREEMENT,
+        portable: bool = False,
         examples: Any = None,
     ) -> None:
         from .engine import Engine
@@ -96,6 +98,7 @@ class LocalCertifier:
             "batch": batch,
             "allow_int8": allow_int8,
             "min_agreement": min_agreement,
+            "portable": portable,
         }
         if isinstance(module_or_checkpoint, str | Path):
             from spacte_core.checkpoint import load_checkpoint

@@ -14,6 +14,7 @@ from typing import Any
 
 from torch import Tensor
 
+from spacte_core.files import cache_folder
 from spacte_core.hardware import cpu_flags, cpu_name
 
 _log = logging.getLogger(__name__)
@@ -48,7 +49,7 @@ def compile_library(source: Path, *options: str, needs: tuple[str, ...] = ()) ->
         processor = f"{platform.machine()} {cpu_name()} {' '.join(sorted(cpu_flags()))}"
         sources = b"".join(path.read_bytes() for path in (source, *sorted(source.parent.glob("*.h"))))
         key = hashlib.sha256(sources + " ".join((*command, processor)).encode()).hexdigest()[:16]
-        folder = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "spacte"
+        folder = cache_folder()
         library = folder / f"{source.stem}_{key}.so"
         if not library.exists():
             folder.mkdir(parents=True, exist_ok=True, mode=0o700)

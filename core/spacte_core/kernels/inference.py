@@ -19,12 +19,13 @@ from spacte_core.kernel_switch import kernels_enabled
 from .cpu.chain import floats_to_chains
 from .cpu.onednn import to_onednn
 from .cpu.row_by_row import logits_row_by_row
-from .cpu.targets import DTYPES, TARGETS, Target, target_for
+from .cpu.targets import DTYPES, TARGETS, Target, target_for, targets_for
 from .cpu.winograd import to_winograd
 from .gpu.fused_conv import fused_kernels, mostly_narrow
 from .graph.folding import fold_batch_norm, layer_of, recompile, trace
 from .graph.fusing import fuse, fused_convs, is_last_linear
-from .int8.form import fit_codes, int8_form
+from .int8.form import PORTABLE, fit_codes, int8_form
+from .row_wise import is_row_wise
 
 _log = logging.getLogger(__name__)
 
@@ -57,13 +58,14 @@ def optimized_forms(
     target = None if rows_NCHW.is_cuda else _chain_target(precision, only)
     if target is not None:
         offered = {target.form: (), **offered}
+    if only == PORTABLE and precision == "int8" and not rows_NCHW.is_cuda:
+        offered = {PORTABLE: ("chain", "int8")}
     names = [name for name in offered if only in (None, name) and all(map(kernels_enabled, offered[name]))]
-    graphs = [trace(part) for part in (classifier.trunk, *classifier.heads)] if names else []
-    folded = [fold_batch_norm(graph) for graph in graphs if graph is not None]
-    for name in names if len(folded) == len(graphs) else ():
+    folded = _folded(classifier) if names else []
+    for name in names if folded else ():
         try:
             maker = FormMaker(classifier, precision, batch, rows_NCHW, copy.deepcopy(folded))
-            form = maker.chains(target) if target is not None and name == target.form else getattr(maker, name)()
+            form = maker.make(name, target)
         except (RuntimeError, TypeError, ValueError, AttributeError, NotImplementedError) as error:
             _log.warning("the %s form of the classifier cannot be made here: %s", name, error)
             continue
@@ -79,6 +81,15 @@ def _chain_target(precision: str, only: str | None) -> Target | None:
     target = target_for(DTYPES[precision], only)
     switches = [name for name in ("amx", "int8") if target is not None and name in (target.form, precision)]
     return target if all(map(kernels_enabled, switches)) else None
+
+
+def _folded(classifier: Classifier) -> list[fx.GraphModule]:
+    """Trunk and heads as folded graphs, traced once; none where one of them cannot be traced."""
+    if "folded" not in classifier.fitted:
+        graphs = [trace(part) for part in (classifier.trunk, *classifier.heads)]
+        folded = [fold_batch_norm(graph) for graph in graphs if graph is not None]
+        classifier.fitted["folded"] = folded if len(folded) == len(graphs) else []
+    return classifier.fitted["folded"]
 
 
 @dataclass(frozen=True)
@@ -100,6 +111,10 @@ class FormMaker:
     def dtype(self) -> torch.dtype:
         """Of the layers, save those on 8-bit codes."""
         return torch.bfloat16 if self.precision == "bf16" else torch.float32
+
+    def make(self, name: str, target: Target | None) -> Form | None:
+        """The form of that name; `target` is the one for chains."""
+        return self.chains(target) if target is not None and name == target.form else getattr(self, name)()
 
     def folded(self) -> Form:
         """Batch normalisation in the convolutions."""
@@ -136,6 +151,10 @@ class FormMaker:
         replaced = [to_winograd(graph, rows) for graph, rows in self._with_inputs(graphs, torch.float32)]
         return self._by_onednn("winograd", graphs) if any(replaced) else None
 
+    def portable(self) -> Form | None:
+        """Convolutions on 8-bit codes, all of them by the best target that can: on each the bits are the same."""
+        return self.int8(*targets_for(torch.uint8), portable=True)
+
     def chains(self, target: Target) -> Form | None:
         """The form of oneDNN in bfloat16 or int8, except for the chains that the target computes."""
         if self.precision == "int8":
@@ -144,16 +163,21 @@ class FormMaker:
         replaced = [floats_to_chains(graph, rows, target) for graph, rows in self._with_inputs(graphs, torch.float32)]
         if not any(replaced):
             return None
-        return self._by_onednn(target.form, [logits_row_by_row(graph, target, self.dtype) for graph in graphs])
+        form = self._by_onednn(target.form, [logits_row_by_row(graph, target, self.dtype) for graph in graphs])
+        return replace(form, any_batch=all(map(is_row_wise, graphs)))
 
-    def int8(self, target: Target | None = None) -> Form | None:
-        """Convolutions on 8-bit codes."""
+    def int8(self, *targets: Target, portable: bool = False) -> Form | None:
+        """Convolutions on 8-bit codes, by the first of the targets that can, or by oneDNN where none is named."""
         graphs, fitted = self._fuse(), self.classifier.fitted
         if not any(map(fused_convs, graphs)):
             return None
         if "int8" not in fitted or fitted["int8"].rows_NCHW is not self.rows_NCHW:
             fitted["int8"] = fit_codes(self.classifier, graphs, self.rows_NCHW)
-        return int8_form(self.classifier, graphs, self.batch, fitted["int8"], target)
+        for target in targets if targets or portable else (None,):
+            form = int8_form(self.classifier, graphs, self.batch, fitted["int8"], target, portable=portable)
+            if form is not None:
+                return form
+        return None
 
     def _fuse(self) -> list[fx.GraphModule]:
         return [fuse(graph) for graph in self.graphs]

@@ -65,6 +65,8 @@ def driver_command(row: "JobRow", folder: Path, jobs: JobSettings, samplers: Sam
     """The command line of a driver for a job's present attempt."""
     command = [sys.executable, "-m", "spacte_workers.batch.main", str(folder), "--attempt", str(row.attempt)]
     command += ["--min-agreement", repr(samplers.min_agreement)]
+    if samplers.portable:
+        command.append("--portable")
     if jobs.job_samplers_max is not None:
         command += ["--samplers", str(jobs.job_samplers_max)]
     if samplers.in_process:

@@ -10,7 +10,9 @@ from spacte_service.dependencies import InFlight, TheBodies, TheJobs, TheOpenJob
 
 from .descriptions import file_body, problems
 
-router = APIRouter(prefix="/v1/files", tags=["files"], dependencies=[Depends(identify)], responses=problems(401, 429))
+router = APIRouter(
+    prefix="/v1/files", tags=["files"], dependencies=[Depends(identify)], responses=problems(400, 401, 429)
+)
 
 Limit = Annotated[int, Query(ge=1, le=100, description="Entries in one page.")]
 After = Annotated[str | None, Query(description="The last id of the page before.")]

@@ -19,7 +19,9 @@ from spacte_service.problems import field_error
 
 from .descriptions import json_body, problems
 
-router = APIRouter(prefix="/v1/jobs", tags=["jobs"], dependencies=[Depends(identify)], responses=problems(401, 429))
+router = APIRouter(
+    prefix="/v1/jobs", tags=["jobs"], dependencies=[Depends(identify)], responses=problems(400, 401, 429)
+)
 
 NDJSON = "application/x-ndjson"
 TSV = "text/tab-separated-values"

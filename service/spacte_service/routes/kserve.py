@@ -58,7 +58,7 @@ async def server() -> dict[str, Any]:
     return {"name": "spacte", "version": VERSION, "extensions": ["binary_tensor_data"]}
 
 
-@router.get("/models/{name}", dependencies=[Depends(identify)], responses=problems(401, 404, 429))
+@router.get("/models/{name}", dependencies=[Depends(identify)], responses=problems(400, 401, 404, 429))
 async def metadata(name: str, models: TheModels) -> dict[str, Any]:
     """A model's tensors; -1 stands for the number of images."""
     model = models.get(name)
@@ -75,7 +75,7 @@ async def metadata(name: str, models: TheModels) -> dict[str, Any]:
 @router.get(
     "/models/{name}/ready",
     dependencies=[Depends(identify)],
-    responses=problems(401, 404, 429) | NOT_READY,
+    responses=problems(400, 401, 404, 429) | NOT_READY,
     response_model=dict[str, Any],
 )
 async def model_ready(name: str, models: TheModels) -> JSONResponse:

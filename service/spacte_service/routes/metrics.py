@@ -15,7 +15,7 @@ router = APIRouter(tags=["health"])
 @router.get(
     "/metrics",
     dependencies=[Depends(identify)],
-    responses=problems(401, 429) | {200: {"content": {"text/plain": {"schema": {"type": "string"}}}}},
+    responses=problems(400, 401, 429) | {200: {"content": {"text/plain": {"schema": {"type": "string"}}}}},
     response_class=Response,
 )
 async def metrics(metrics: TheMetrics) -> Response:

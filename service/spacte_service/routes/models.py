@@ -10,7 +10,7 @@ from spacte_service.worker_errors import worker_errors_as_problems
 
 from .descriptions import problems
 
-router = APIRouter(prefix="/v1", tags=["models"], dependencies=[Depends(identify)], responses=problems(401, 429))
+router = APIRouter(prefix="/v1", tags=["models"], dependencies=[Depends(identify)], responses=problems(400, 401, 429))
 
 
 @router.get("/models")

@@ -8,7 +8,9 @@ from spacte_service.dependencies import TheSigner
 
 from .descriptions import problems
 
-router = APIRouter(prefix="/v1", tags=["signatures"], dependencies=[Depends(identify)], responses=problems(401, 429))
+router = APIRouter(
+    prefix="/v1", tags=["signatures"], dependencies=[Depends(identify)], responses=problems(400, 401, 429)
+)
 
 
 @router.get("/signing-keys")

@@ -24,3 +24,5 @@ class SamplerSettings(Group):
     """Let `auto` choose int8, on CPUs."""
     min_agreement: Annotated[float, Field(ge=0, le=1)] = MIN_AGREEMENT
     """The check: smallest share of noisy images on which a precision must vote as float32 does."""
+    portable: bool = False
+    """Vote by kernels, in int8, whose votes are the same on every kind of x86 processor: for mixed clusters."""

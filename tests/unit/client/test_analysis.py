@@ -177,6 +177,7 @@ def test_wrong_options_are_usage_errors(spacte: Spacte, log: Path, options: tupl
     assert spacte("compare", str(log), *options).status == 2
 
 
+@pytest.mark.slow
 def test_plot_writes_png_and_svg(spacte: Spacte, log: Path, tmp_path: Path) -> None:
     out = tmp_path / "curve"
     run = spacte("plot", str(log), str(log), "--name", "ours", "--name", "theirs", "--out", str(out))
@@ -208,6 +209,7 @@ def test_the_plot_draws_what_the_log_says(log: Path, tmp_path: Path, monkeypatch
     assert math.isclose(axes.get_xlim()[1], 0.953 * 1.05)
 
 
+@pytest.mark.slow
 def test_plot_failures_are_one_sentence(
     spacte: Spacte, log: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

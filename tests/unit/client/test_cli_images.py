@@ -199,6 +199,7 @@ def test_lines_round_radii_down_and_name_the_reason_to_stop() -> None:
     assert "9 s left" in images.progress_line("x", progress, 10).plain
 
 
+@pytest.mark.slow
 def test_the_real_gateway_answers_the_command_line(spacte: Spacte, live_gateway: str, digit: str) -> None:
     run = spacte("certify", digit, "--n", "200", "--n0", "20", "--base-url", live_gateway, "--json")
     certificate = Certificate.model_validate_json(run.out)

@@ -19,6 +19,8 @@ from PIL import Image
 
 from .conftest import RealGateway, Spacte
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).parents[3]
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
 GENERATED = "cli.md"

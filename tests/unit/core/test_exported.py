@@ -47,6 +47,7 @@ def archive() -> bytes:
     return export(Own())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("heads", [1, 2])
 def test_it_answers_as_before_through_a_checkpoint_a_copy_and_a_pickle(tmp_path: Path, heads: int) -> None:
     net = Own(heads)

@@ -15,6 +15,8 @@ from spacte_core.errors import MissingPackageError, optional_package
 from spacte_core.models.onnx_network import OnnxNetwork
 from spacte_core.sources import SourceOptions, load_source
 
+pytestmark = pytest.mark.slow
+
 ROWS = 64
 TOLERANCE = 1e-4
 """Largest difference of logits, as part of the largest logit: float32's rounding in other orders of summation."""

@@ -139,6 +139,7 @@ def test_every_route_is_in_the_table(app):
     assert {len(cells) for *_, cells in rows()} == {len(CALLERS)}
 
 
+@pytest.mark.slow
 async def test_the_table_is_true(gateway):
     mine, theirs = await gateway.job("owner"), await gateway.job("other key")
     untrue = {}

@@ -75,6 +75,7 @@ async def test_a_large_body_is_parsed_in_a_thread(http: httpx2.AsyncClient) -> N
     assert answer.status_code == 200
 
 
+@pytest.mark.slow
 async def test_several_images_give_several_predictions_in_order(http: httpx2.AsyncClient, png) -> None:
     images = [png(value) for value in (3, 1, 4)]
     by_json = await http.post("/v1/predict", json={"images": [b64(image) for image in images], "n": 10})

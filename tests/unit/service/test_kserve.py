@@ -90,6 +90,7 @@ async def test_what_cannot_be_read_is_one_sentence(
     assert problem["error"] == problem["detail"], "where clients of the protocol look"
 
 
+@pytest.mark.slow
 async def test_a_wrong_length_and_another_model(http: httpx2.AsyncClient) -> None:
     for length in ("-1", "x", "999"):
         answer = await http.post(INFER, content=b"{}", headers={"Inference-Header-Content-Length": length})

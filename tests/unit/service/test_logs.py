@@ -4,6 +4,8 @@ import json
 import subprocess
 import sys
 
+import pytest
+
 PROGRAM = """
 import logging, warnings
 from spacte_service.logs import configure_logging
@@ -19,6 +21,7 @@ except ZeroDivisionError:
 """
 
 
+@pytest.mark.slow
 def test_warnings_and_tracebacks_are_json_lines_too() -> None:
     done = subprocess.run([sys.executable, "-c", PROGRAM], capture_output=True, text=True, check=True, timeout=60)
     warning, line, broken = (json.loads(line) for line in done.stderr.splitlines())

@@ -49,6 +49,7 @@ def test_every_operation_and_field_is_described(schema: dict[str, Any]) -> None:
             assert described.get("description"), f"{name}.{field}"
 
 
+@pytest.mark.slow
 def test_the_command_that_writes_it_writes_it(capsys: pytest.CaptureFixture[str]) -> None:
     main()
     assert capsys.readouterr().out == COMMITTED.read_text()

@@ -219,6 +219,7 @@ async def test_all_who_obey_retry_after_get_through_at_the_second_attempt(seed: 
     assert admission.permits.held == 0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("route", ["certify", "predict", "stream"])
 async def test_the_sdk_with_its_defaults_gets_a_permit_when_it_comes_back(
     make_http: Callable[[Settings], httpx2.AsyncClient], backend: Any, digit: bytes, until: Any, route: str

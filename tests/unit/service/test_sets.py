@@ -11,6 +11,8 @@ from spacte_client.types import Bracket, PredictionSet
 from spacte_service import Settings, create_app
 from spacte_workers.calibrate import calibrate_app
 
+pytestmark = pytest.mark.slow
+
 CALIBRATE = ["--data", "digits", "--images", "100", "--noises", "20", "--precision", "fp32"]
 
 

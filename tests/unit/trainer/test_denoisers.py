@@ -14,6 +14,8 @@ from spacte_core.models.denoisers import DenoiserConfig
 from spacte_trainer.cli.train import train_app
 from spacte_trainer.evaluation import accuracy
 
+pytestmark = pytest.mark.slow
+
 OPTIONS = ("--data", "digits", "--sigma", "0.5", "--set", "threads=1", "--set", "precision=float32", "--device", "cpu")
 
 

@@ -15,6 +15,8 @@ from spacte_core.programs import program_network
 from spacte_core.trainable import lifted, trainable_network
 from spacte_trainer.cli.train import train_app
 
+pytestmark = pytest.mark.slow
+
 
 def trained(out: Path, *arguments: str) -> Any:
     result = CliRunner().invoke(train_app, [*arguments, "--out", str(out), "--device", "cpu"])

@@ -97,6 +97,7 @@ def test_the_demo_recipe_is_accurate_on_held_out_digits(tmp_path: Path):
 # Mini-batching and schedule
 
 
+@pytest.mark.slow
 def test_every_mini_batch_is_one_step_and_the_trailing_samples_are_unused(tmp_path: Path):
     """1,400 digits in batches of 512: 512, 512, 376, each cut into m = 3 mini-batches; 512 mod 3 samples are left."""
     recorder = Recorder()
@@ -106,6 +107,7 @@ def test_every_mini_batch_is_one_step_and_the_trailing_samples_are_unused(tmp_pa
     assert split(512, 3)[-1][1] == 510
 
 
+@pytest.mark.slow
 def test_the_rate_drops_right_after_the_epochs_of_the_schedule(tmp_path: Path):
     recorder = Recorder()
     schedule = {"name": "step", "drops_after": [1, 3], "factor": 0.1}
@@ -246,6 +248,7 @@ def test_what_cannot_be_trained_is_said_beforehand(changes: dict[str, object], s
 # Composition
 
 
+@pytest.mark.slow
 def test_naive_ensemble_is_its_members_and_resumes_by_member(tmp_path: Path):
     config = small("digits-ensemble-gaussian", members=2)
     folder = run(config, tmp_path / "ensemble", device=CPU, console=Console(quiet=True))
@@ -277,6 +280,7 @@ def test_drt_goes_on_from_its_pretrained_members(tmp_path: Path):
         assert torch.allclose(ours, theirs, atol=1e-6)
 
 
+@pytest.mark.slow
 def test_the_checkpoint_rebuilds_its_run(tmp_path: Path):
     folder = run(small(), tmp_path / "first", device=CPU, console=Console(quiet=True))
     checkpoint = load_checkpoint(folder)

@@ -14,6 +14,8 @@ from spacte_workers.calibrate import calibrate_app
 from spacte_workers.certification.set_calibration import CALIBRATION_FILE
 from spacte_workers.errors import BadParameterError, NotCalibratedError
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def calibrated(tmp_path_factory: pytest.TempPathFactory, make_checkpoint: Callable[..., str]) -> tuple[Path, dict]:

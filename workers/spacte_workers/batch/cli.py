@@ -53,6 +53,9 @@ AllowInt8 = Annotated[bool, Option("--allow-int8", help="Let `auto` choose int8,
 MinAgreement = Annotated[
     float, Option(min=0, max=1, help="Smallest share of noisy images on which a precision must vote as float32 does.")
 ]
+Portable = Annotated[
+    bool, Option("--portable", help="Vote by int8 kernels whose votes are the same on every kind of x86 processor.")
+]
 Seed = Annotated[str | None, Option(help="128-bit seed in hex; drawn by default, and kept in job.json.")]
 LabelColumn = Annotated[
     str | None, Option(help="Column of the true class in parquet, npz and labels.csv [label, fine_label ...].")
@@ -86,6 +89,7 @@ def certify_dataset(
     precision: Precision = "auto",
     allow_int8: AllowInt8 = False,
     min_agreement: MinAgreement = MIN_AGREEMENT,
+    portable: Portable = False,
     seed: Seed = None,
     label_column: LabelColumn = None,
     data_root: DataRoot = Path("data"),
@@ -109,7 +113,7 @@ def certify_dataset(
     source = _input(data, split, stride, limit, label_column, data_root, folder.path)
     spec = _spec(checkpoint, source, params, precision)
     pool = ("local" if local else "ray", address, samplers)
-    state = _run(folder, spec, seed is not None, pool, PrecisionRule(allow_int8, min_agreement))
+    state = _run(folder, spec, seed is not None, pool, PrecisionRule(allow_int8, min_agreement, portable))
     _report(folder, as_json)
     if why := _same_error(folder):
         raise typer.TyperException(f"No image could be certified: {why}")

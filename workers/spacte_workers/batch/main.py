@@ -259,7 +259,7 @@ async def run(options: argparse.Namespace) -> int:
         pool = make_pool(
             options.pool, options.address, options.samplers, at_least=options.at_least, share=options.share
         )
-        rule = PrecisionRule(min_agreement=options.min_agreement)
+        rule = PrecisionRule(min_agreement=options.min_agreement, portable=options.portable)
         state = await run_folder(JobFolder(options.folder), pool, attempt=options.attempt, stop=stop, rule=rule)
     except (InputError, JobFolderError, RuntimeFault) as error:
         _log.error("%s", error)
@@ -287,6 +287,7 @@ def main() -> None:
         default=MIN_AGREEMENT,
         help="share of noisy images on which the job's precision must vote as float32 does",
     )
+    parser.add_argument("--portable", action="store_true", help="kernels that vote alike on every x86 processor")
     parser.add_argument("--with-parent", action="store_true", help="stop when the parent process is gone")
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
     sys.exit(asyncio.run(run(parser.parse_args())))

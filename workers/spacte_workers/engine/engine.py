@@ -16,24 +16,26 @@ from torch import nn
 
 from spacte_client.types import Precision
 from spacte_core.allocator import keep_freed_memory
-from spacte_core.forms import Encoding
+from spacte_core.forms import Classifier, Encoding
 from spacte_core.kernel_switch import kernels_enabled
 from spacte_workers.images import wrong_shape
 from spacte_workers.noise.philox import row_names
 from spacte_workers.shards import Image, NoiseSource, Phase, Shard, Votes
 
-from .calibration import calibration_rows
+from .calibration import Calibration, calibration_rows
 from .consensus import count_consensus
 from .counting import Counts, ShardRows, count_all_heads, votes_of
 from .decomposition import decompose
 from .errors import EngineError, NoSuchKernelsError
 from .gradients import probability_gradient
-from .kernel_names import form_in, kernels_name
+from .kernel_names import PORTABLE, form_in, kernels_name
+from .load_cache import LoadCache
 from .logits import logits_of_shards
 from .noise_step import NoiseStep
 from .peak_rates import synchronize
 from .precision_rule import MIN_AGREEMENT
-from .selection import WantedPrecision, select_form
+from .selection import NOT_ONE_FUNCTION, SelectedForm, WantedPrecision, select_form
+from .self_checks import module_is_one_function
 
 if TYPE_CHECKING:
     from spacte_core.checkpoint import Checkpoint
@@ -41,6 +43,11 @@ if TYPE_CHECKING:
 _DEFAULT_SIGMA = 0.25  # where neither the caller nor the model names one. Chosen: the smallest that papers train for
 _RATE_SOURCE = NoiseSource("5eed" * 8, 0, _DEFAULT_SIGMA, "grid")
 """Of noise that is drawn to measure rates. Chosen: any seed would do."""
+
+_NOT_PORTABLE = (
+    "No kernels that vote alike on every processor compute this classifier as a whole here: they need int8, x86 with "
+    "AVX2, a C++ compiler, and convolutions of 1 x 1 or 3 x 3; else leave `portable` out."
+)
 
 _NOISE_STEPS_KEPT = 8
 """Kinds and levels of noise whose tables and buffers are kept. Chosen: callers name sigma, and memory is bounded."""
@@ -66,6 +73,7 @@ class Engine:
         examples: uint8 [M, C, H, W], images on which precisions are compared; default random ones.
         min_agreement: smallest share of noisy rows on which a precision must vote as float32 does.
         kernels: the kernels that have to vote, as another engine names its own; default the fastest here.
+        portable: whether they have to give the same votes on every kind of x86 processor, which int8's can.
 
     Attributes:
         precision, batch, device, kernels: what was chosen.
@@ -92,6 +100,7 @@ class Engine:
         examples: Any = None,
         min_agreement: float = MIN_AGREEMENT,
         kernels: str | None = None,
+        portable: bool = False,
     ) -> None:
         channels, height, width = input_shape
         self.input_shape = (channels, height, width)
@@ -107,8 +116,14 @@ class Engine:
         with torch.inference_mode():
             classifier = decompose(frozen, rows.compared[:2], num_classes)
             form_name = None if kernels is None else form_in(kernels, self.device)
-            options: Any = {"allow_int8": allow_int8, "min_agreement": min_agreement, "form_name": form_name}
-            selected = select_form(classifier, precision, batch, rows, **options)
+            if not module_is_one_function(classifier, rows.compared):
+                raise EngineError(NOT_ONE_FUNCTION)
+            asked: dict[str, Any] = {"precision": precision, "batch": batch, "allow_int8": allow_int8}
+            asked |= {"min_agreement": min_agreement, "form_name": PORTABLE if portable else form_name}
+            try:
+                selected = _selected(classifier, rows, asked)
+            except NoSuchKernelsError:
+                raise EngineError(_NOT_PORTABLE) if kernels is None else NoSuchKernelsError(kernels) from None
         self.form, self.vote_agreement = selected.form, selected.vote_agreement
         self.forms = [self.form] if selected.small is None else [self.form, selected.small]
         self.precision: Precision = cast("Precision", self.form.precision)
@@ -249,6 +264,16 @@ class Engine:
         self.votes(self._black(), Shard(source, Phase.SELECTION, 0, self.batch))
         timed = self.votes(self._black(), Shard(source, Phase.SELECTION, 0, 2 * self.batch))
         return 2 * self.batch / timed.seconds
+
+
+def _selected(classifier: Classifier, rows: Calibration, asked: dict[str, Any]) -> SelectedForm:
+    """What an earlier load chose, or what is chosen now and kept for later ones."""
+    known = LoadCache.of(classifier, rows, asked)
+    selected = known.load()
+    if selected is None:
+        selected = select_form(classifier, rows, **asked)
+        known.keep(selected)
+    return selected
 
 
 def _rows_of(shards: list[tuple[Image, Shard]], step: NoiseStep) -> ShardRows:

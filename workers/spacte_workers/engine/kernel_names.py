@@ -17,6 +17,9 @@ from .errors import NoSuchKernelsError
 _EXTENSIONS = ("amx_int8", "avx512_fp16", "avx512_bf16", "avx512_vnni", "avx512f", "avx_vnni", "avx2")
 """Instruction sets by which libraries choose kernels, the most recent first."""
 
+PORTABLE = "portable"
+"""The form whose bits are the same on every kind of x86 processor; the name is that of `spacte_core.kernels`."""
+
 _LIMIT = "ONEDNN_MAX_CPU_ISA"  # oneDNN's variable that keeps it from instruction sets
 _USUAL: dict[str, str] = {"fp32": "winograd", "bf16": "onednn", "int8": "int8"}
 
@@ -24,12 +27,15 @@ _USUAL: dict[str, str] = {"fp32": "winograd", "bf16": "onednn", "int8": "int8"}
 def kernels_name(form: str, device: torch.device, fit: str = "") -> str:
     """Such as `onednn/avx512_bf16`, `amx/amx_int8/0c4f88ab91d2` or `compiled/NVIDIA H100 80GB HBM3`.
 
+    `portable/0c4f88ab91d2` names no instructions: the bits are the same with all that such kernels run on.
+
     Args:
         form: its name.
         device: where it runs.
         fit: what int8 was fitted to, as a digest.
     """
-    return "/".join(part for part in (form, _instructions(device), fit) if part)
+    instructions = "" if form == PORTABLE else _instructions(device)
+    return "/".join(part for part in (form, instructions, fit) if part)
 
 
 def form_in(kernels: str, device: torch.device) -> str:
@@ -39,7 +45,7 @@ def form_in(kernels: str, device: torch.device) -> str:
         NoSuchKernelsError: it names other instructions than this device has.
     """
     form, _, rest = kernels.partition("/")
-    if rest.partition("/")[0] != _instructions(device):
+    if form != PORTABLE and rest.partition("/")[0] != _instructions(device):
         raise NoSuchKernelsError(kernels)
     return form
 

@@ -13,7 +13,9 @@ class PrecisionRule:
     Attributes:
         allow_int8: whether `auto` may choose int8.
         min_agreement: smallest share of noisy rows, in 0..1, on which any precision must vote as float32 does.
+        portable: whether the kernels have to give the same votes on every kind of x86 processor; they vote in int8.
     """
 
     allow_int8: bool = False
     min_agreement: float = MIN_AGREEMENT
+    portable: bool = False

@@ -9,7 +9,7 @@ logits.
 import statistics
 import time
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import torch
@@ -24,8 +24,9 @@ from .calibration import Calibration
 from .counting import votes_of
 from .errors import EngineError, NoSuchKernelsError
 from .forms import forms
+from .kernel_names import PORTABLE
 from .peak_rates import synchronize
-from .self_checks import agreement, is_one_function, module_is_one_function, same_logits
+from .self_checks import agreement, is_one_function, same_logits
 
 WantedPrecision = Precision | Literal["auto"]
 
@@ -45,7 +46,7 @@ _BF16_RATE = 2.0
 AMD's CPUs with AVX-512 BF16 1.8 times (benchmarks/results/engine_cpu.md)."""
 
 _SMALL = 8  # A large batch's rows over those of a small one. Chosen: looks at few samples cost an eighth
-_NOT_ONE_FUNCTION = (
+NOT_ONE_FUNCTION = (
     "The module's logits change from run to run or with the rest of the batch: switch off dropout, batch statistics "
     "and counters in eval mode, so that it is one fixed function."
 )
@@ -68,10 +69,10 @@ class SelectedForm:
 
 def select_form(
     classifier: Classifier,
-    precision: WantedPrecision,
-    batch: int | None,
     rows: Calibration,
     *,
+    precision: WantedPrecision,
+    batch: int | None,
     allow_int8: bool,
     min_agreement: float,
     form_name: str | None = None,
@@ -79,41 +80,44 @@ def select_form(
     """Choose the form that is to vote.
 
     Args:
-        classifier: on its device.
+        classifier: on its device; the module itself is one fixed function.
+        rows: calibration rows of the model.
         precision: one of the three, or `auto` for the first that agrees with float32, the fastest tried first.
         batch: rows of a batch, or None for the fastest of a few sizes.
-        rows: calibration rows of the model.
         allow_int8: whether `auto` may try int8.
         min_agreement: smallest share of calibration rows with float32's vote.
         form_name: the form, if no other will do.
 
     Raises:
-        EngineError: the module is not one fixed function, or the precision or form asked for does not fit it.
+        EngineError: the precision asked for does not fit the module.
+        NoSuchKernelsError: the form asked for does not.
     """
-    if not module_is_one_function(classifier, rows.compared):
-        raise EngineError(_NOT_ONE_FUNCTION)
     size = batch or default_batch(classifier, rows.compared[:2])
     reference = plain(classifier, size)
     votes_N = votes_of(logits_of(reference, rows.compared))
     tried: dict[str, float] = {}
-    for name in [precision] if precision != "auto" else _candidates(classifier, rows.compared, allow_int8):
+    if form_name == PORTABLE:
+        names = ["int8"] if precision in ("auto", "int8") else []
+    else:
+        names = [precision] if precision != "auto" else _candidates(classifier, rows.compared, allow_int8)
+    for name in names:
         candidates = forms(classifier, name, size, rows.fitted, only=form_name)
         found = _best_form(candidates, rows.compared, votes_N, min_agreement)
         if found is None:
             continue
-        form, tried[name] = found
-        if tried[name] >= min_agreement:
+        tried[name] = found.agreement
+        if found.agreement >= min_agreement:
             break
     else:
         if not tried and not is_one_function(reference, rows.compared):
-            raise EngineError(_NOT_ONE_FUNCTION)
+            raise EngineError(NOT_ONE_FUNCTION)
         if not tried and form_name is not None:
             raise NoSuchKernelsError(form_name)
         raise EngineError(_refusal(precision, tried, min_agreement))
-    logits_NK = logits_of(form, rows.compared)
+    form = found.form
     if batch is None:
-        form = _faster_batch(classifier, form, rows, logits_NK)
-    return SelectedForm(form, _small_form(classifier, form, rows, logits_NK), tried[form.precision])
+        form = _faster_batch(classifier, form, rows, found.logits_NK)
+    return SelectedForm(form, _small_form(classifier, form, rows, found.logits_NK), found.agreement)
 
 
 def candidate_precisions(device: torch.device, allow_int8: bool, winograd_share: float = 1.0) -> list[Precision]:
@@ -182,15 +186,25 @@ def _candidates(classifier: Classifier, rows_NCHW: Tensor, allow_int8: bool) -> 
     return candidate_precisions(rows_NCHW.device, allow_int8, share)
 
 
+@dataclass(frozen=True)
+class _Compared:
+    """A form that is one function, its logits of the rows compared, and the share of them on which it votes alike."""
+
+    form: Form
+    logits_NK: Tensor
+    agreement: float
+
+
 def _best_form(
     candidates: Iterable[Form], rows_NCHW: Tensor, votes_N: Tensor, min_agreement: float
-) -> tuple[Form, float] | None:
-    """The first form that is one function and agrees with float32, and how well; else the last that is one."""
-    found: tuple[Form, float] | None = None
+) -> _Compared | None:
+    """The first form that is one function and agrees with float32; else the last that is one."""
+    found: _Compared | None = None
     for form in candidates:
         if is_one_function(form, rows_NCHW):
-            found = form, agreement(form, rows_NCHW, votes_N)
-            if found[1] >= min_agreement:
+            logits_NK = logits_of(form, rows_NCHW)
+            found = _Compared(form, logits_NK, agreement(logits_NK, votes_N))
+            if found.agreement >= min_agreement:
                 break
     return found
 
@@ -221,7 +235,11 @@ def _small_form(classifier: Classifier, form: Form, rows: Calibration, logits_NK
 
 def _equal_form(classifier: Classifier, form: Form, batch: int, rows: Calibration, logits_NK: Tensor) -> Form | None:
     """The same form for another batch size; None unless it gives the same logits of `compared`, bit for bit."""
-    for other in forms(classifier, form.precision, batch, rows.fitted, only=form.name):
+    if form.any_batch:
+        others = [replace(form, batch=batch)]
+    else:
+        others = forms(classifier, form.precision, batch, rows.fitted, only=form.name)
+    for other in others:
         if same_logits(logits_of(other, rows.compared), logits_NK) and is_one_function(other, rows.compared):
             return other
     return None

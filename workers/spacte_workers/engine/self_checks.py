@@ -7,7 +7,7 @@ batch, on its neighbours or on the run is none, and is refused.
 import torch
 from torch import Tensor
 
-from spacte_core.forms import Classifier, Form, logits_of, plain, whole_batches
+from spacte_core.forms import Classifier, Form, plain, whole_batches
 
 from .counting import votes_of
 
@@ -26,9 +26,9 @@ _GPU_ROUNDING = 2.0**-6
 bfloat16, each of which is up to 2**-9."""
 
 
-def agreement(form: Form, rows_NCHW: Tensor, votes_N: Tensor) -> float:
-    """Share of rows for which the form votes as the float32 network does."""
-    return (votes_of(logits_of(form, rows_NCHW)) == votes_N).double().mean().item()
+def agreement(logits_NK: Tensor, votes_N: Tensor) -> float:
+    """Share of rows for which such logits vote as the float32 network does."""
+    return (votes_of(logits_NK) == votes_N).double().mean().item()
 
 
 def module_is_one_function(classifier: Classifier, rows_NCHW: Tensor) -> bool:

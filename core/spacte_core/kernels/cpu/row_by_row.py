@@ -41,12 +41,14 @@ class RowByRow(nn.Module):
         return result
 
 
-def logits_row_by_row(graph_module: fx.GraphModule, target: Target, dtype: torch.dtype) -> fx.GraphModule:
+def logits_row_by_row(
+    graph_module: fx.GraphModule, target: Target, dtype: torch.dtype, *, portable: bool = False
+) -> fx.GraphModule:
     """Replace the linear layers that make logits, before a graph is put into bfloat16; changes its argument.
 
-    The form of AMX is older, and leaves them to the library.
+    The form of AMX is older, and leaves them to the library where it need not be portable.
     """
-    if target.unit is not None:
+    if target.unit is not None or portable:
         for node in graph_module.graph.nodes:
             if ends_in_linear(graph_module, node):
                 linear = cast(nn.Linear, layer_of(graph_module, node))

@@ -7,7 +7,7 @@ target's own order.
 import ctypes
 import logging
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -113,8 +113,8 @@ def forced() -> str | None:
     return name
 
 
-def target_for(dtype: torch.dtype, form: str | None = None) -> Target | None:
-    """The best target for maps of a kind; None where there is none.
+def targets_for(dtype: torch.dtype, form: str | None = None) -> Iterator[Target]:
+    """The targets for maps of a kind that may be used here, the best first.
 
     Args:
         dtype: uint8 for codes, or bfloat16.
@@ -124,8 +124,12 @@ def target_for(dtype: torch.dtype, form: str | None = None) -> Target | None:
     for target in TARGETS:
         wanted = only in (None, target.name) and form in (None, target.form)
         if wanted and target.library(dtype) is not None:
-            return target
-    return None
+            yield target
+
+
+def target_for(dtype: torch.dtype, form: str | None = None) -> Target | None:
+    """The best of them; None where there is none."""
+    return next(targets_for(dtype, form), None)
 
 
 def runs(target: Target) -> bool:

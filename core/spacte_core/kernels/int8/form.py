@@ -1,7 +1,8 @@
 """The int8 forms: codes fitted to calibration rows, and the fused network on them."""
 
 import hashlib
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from typing import Any, Self
 
 import torch
 from torch import Tensor, fx
@@ -11,11 +12,15 @@ from spacte_core.kernels.cpu.chain import codes_to_chains
 from spacte_core.kernels.cpu.row_by_row import logits_row_by_row
 from spacte_core.kernels.cpu.targets import Target
 from spacte_core.kernels.graph.fusing import fused_convs
+from spacte_core.kernels.row_wise import is_row_wise
 
-from .layers import Codes, codes_for, round_up
+from .layers import Codes, codes_for, pack, round_up
 from .quantiser import Quantiser
 from .ranges import Range, RangeObserver
 from .rounding import Rounded, WeightRounder
+
+PORTABLE = "portable"
+"""The name of the form whose results are the same bits on every target for chains."""
 
 _ROWS = 64
 """Calibration rows that are observed at a time. Chosen: their maps fit in memory for an ImageNet network, too."""
@@ -37,6 +42,20 @@ class Fit:
     digest: str
     rows_NCHW: Tensor
 
+    def as_plain(self) -> dict[str, Any]:
+        """Dictionaries, numbers and tensors, for a file; without the rows."""
+        ranges = [{name: asdict(seen) for name, seen in of_graph.items()} for of_graph in self.ranges]
+        rounded = [{name: weights._asdict() for name, weights in of_graph.items()} for of_graph in self.rounded]
+        return {"ranges": ranges, "rounded": rounded, "digest": self.digest}
+
+    @classmethod
+    def of_plain(cls, plain: dict[str, Any], rows_NCHW: Tensor) -> Self | None:
+        """What `as_plain` gave; None where it is no longer what it was."""
+        ranges = [{name: Range(**seen) for name, seen in of_graph.items()} for of_graph in plain["ranges"]]
+        rounded = [{name: Rounded(**weights) for name, weights in of_graph.items()} for of_graph in plain["rounded"]]
+        fit = cls(ranges, rounded, plain["digest"], rows_NCHW)
+        return fit if fit.digest == _digest(ranges, rounded) else None
+
 
 def fit_codes(classifier: Classifier, graphs: list[fx.GraphModule], rows_NCHW: Tensor) -> Fit:
     """Fit codes to calibration rows, pixels in [0, 1] plus noise."""
@@ -53,9 +72,15 @@ def fit_codes(classifier: Classifier, graphs: list[fx.GraphModule], rows_NCHW: T
 
 
 def int8_form(
-    classifier: Classifier, graphs: list[fx.GraphModule], batch: int, fit: Fit, target: Target | None
+    classifier: Classifier,
+    graphs: list[fx.GraphModule],
+    batch: int,
+    fit: Fit,
+    target: Target | None,
+    *,
+    portable: bool = False,
 ) -> Form | None:
-    """The int8 form; None where the target computes nothing of it.
+    """The int8 form; None where the target computes nothing of it, or not all of it and it has to be portable.
 
     Args:
         classifier: what is computed.
@@ -63,6 +88,7 @@ def int8_form(
         batch: rows of each later call.
         fit: to calibration rows.
         target: computes chains of the steps that it can, oneDNN the rest; None leaves all to oneDNN.
+        portable: whether all steps have to be ours, which give the same bits on every target.
     """
     encoding = classifier.encoding
     trunk, *heads = graphs
@@ -80,14 +106,19 @@ def int8_form(
         Quantiser(head, ranges, between, batch, rounded).run()[0]
         for head, ranges, rounded in zip(heads, fit.ranges[1:], fit.rounded[1:], strict=True)
     ]
-    name = "int8"
+    name, parts = "int8", [trunk, *heads]
     if target is not None:
-        name = target.form
-        replaced = [codes_to_chains(graph, target) for graph in (trunk, *heads)]
+        name = PORTABLE if portable else target.form
+        replaced = [codes_to_chains(graph, target) for graph in parts]
         if not any(replaced):
             return None
-        trunk, *heads = (logits_row_by_row(graph, target, torch.uint8) for graph in (trunk, *heads))
-    return Form(name, "int8", batch, encoding, trunk, heads, fit.digest)
+        parts = [logits_row_by_row(graph, target, torch.uint8, portable=portable) for graph in parts]
+    row_wise = all(map(is_row_wise, parts))
+    if portable and not row_wise:
+        return None
+    for part in parts:
+        pack(part)
+    return Form(name, "int8", batch, encoding, parts[0], parts[1:], fit.digest, any_batch=row_wise)
 
 
 def _digest(ranges: list[dict[str, Range]], rounded: list[dict[str, Rounded]]) -> str:

@@ -67,10 +67,7 @@ class Int8Conv(nn.Module):
         channels, height, width = shape_BCHW[1:]
         self.source_shape = (channels, height, width)
         self.codes, scale_O = rounded
-        self.weight = torch.ops.onednn.qconv_prepack(
-            self.codes, scale_O, source.scale, source.zero, self.stride, self.padding, self.dilation, self.groups,
-            list(shape_BCHW),
-        )  # fmt: skip
+        self.shape_BCHW, self.weight = list(shape_BCHW), None
         self.scale_O, self.zero_O = scale_O, torch.zeros(len(scale_O), dtype=torch.int32)
         self.bias = torch.zeros(len(scale_O)) if conv.bias is None else conv.bias.float().clone()
         if other is not None and other.lift_C is not None:
@@ -81,8 +78,15 @@ class Int8Conv(nn.Module):
         self.unary = "relu" if step.relu else "none"
         self.in_place = step.in_place
 
+    def pack(self) -> None:
+        """Put the weights into oneDNN's order; a step that goes into a chain of ours needs none."""
+        geometry = (self.stride, self.padding, self.dilation, self.groups, self.shape_BCHW)
+        self.weight = torch.ops.onednn.qconv_prepack(
+            self.codes, self.scale_O, self.source.scale, self.source.zero, *geometry
+        )
+
     def forward(self, x_BCHW: Tensor, other_BCHW: Tensor | None = None) -> Tensor:
-        """relu?(conv(x) + other?) as codes or float32."""
+        """relu?(conv(x) + other?) as codes or float32, once the weights are packed."""
         result, source = self.result or Codes(1.0), self.source
         dtype = torch.float32 if self.result is None else torch.uint8
         inputs = (x_BCHW, source.scale, source.zero, self.weight, self.scale_O, self.zero_O)
@@ -93,6 +97,13 @@ class Int8Conv(nn.Module):
         other = self.other or Codes(1.0)
         after = (other.scale, other.zero, "sum", 1.0, self.unary, [], "")
         return torch.ops.onednn.qconv2d_pointwise.binary(*inputs, total, *geometry, *after)
+
+
+def pack(graph_module: nn.Module) -> None:
+    """Pack the weights of all steps that are left to oneDNN."""
+    for step in graph_module.modules():
+        if isinstance(step, Int8Conv):
+            step.pack()
 
 
 class Encode(nn.Module):

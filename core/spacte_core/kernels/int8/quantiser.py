@@ -52,7 +52,7 @@ class Quantiser:
         self.as_codes: dict[fx.Node, tuple[fx.Node, Codes]] = {}
 
     def run(self) -> tuple[fx.GraphModule, Codes | None]:
-        """The new graph, and the codes of its result (None where it is float32, or several tensors)."""
+        """The new graph, unpacked, and the codes of its result (None where it is float32, or several tensors)."""
         result: Codes | None = None
         for node in self.root.graph.nodes:
             step = layer_of(self.root, node)

@@ -17,6 +17,7 @@ from spacte_service.jobs import reconciler
 from spacte_service.jobs.runner import DriverStatus
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("fields", "status", "code", "words"),
     [
@@ -83,6 +84,7 @@ def parquet(**columns):
     return file.getvalue()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("data", "words"),
     [
@@ -125,6 +127,7 @@ async def test_a_file_stays_while_its_job_needs_it(world):
     assert "There is no file" in resumed.json()["detail"]
 
 
+@pytest.mark.slow
 async def test_a_uri_below_a_root(make_world, tmp_path):
     root = tmp_path / "root"
     root.mkdir()

@@ -127,6 +127,7 @@ async def test_two_gateways_on_one_store_agree(make_world):
 FAILED = {"code": "bad_input", "detail": "The archive is damaged: upload it again."}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("word", "state", "error"),
     [

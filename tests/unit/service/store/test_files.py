@@ -26,6 +26,7 @@ def test_the_same_bytes_are_one_file(store, other):
         store.files.page(1, "file_9")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("state", ["queued", "running", "cancelling", "interrupted"])
 def test_a_file_that_a_job_needs_stays(store, state):
     store.files.add(a_file())

@@ -112,6 +112,7 @@ async def test_an_image_is_certified_as_the_same_image_alone(checkpoint, undistu
     assert undisturbed[0]["radius"] == certificate.radius
 
 
+@pytest.mark.slow
 async def test_stopped_and_resumed_again_and_again(tmp_path, checkpoint, undisturbed, flaky):
     folder = a_folder(tmp_path, a_spec(checkpoint))
     states = []

@@ -209,6 +209,7 @@ def test_without_kernels_auto_goes_by_units_alone(monkeypatch):
         )
 
 
+@pytest.mark.slow
 def test_batch_size_is_measured_and_then_fixed(net):
     engine = engine_of(net, batch=None)
     assert engine.batch & (engine.batch - 1) == 0

@@ -41,6 +41,7 @@ def _coverage(method: str, shift: float, noises: int) -> float:
     return covered / SPLITS
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("method", "noises"), [("rcp1", 1), ("bincp", 150)])
 @pytest.mark.parametrize("shift", [0.0, 0.5, 1.0])
 def test_coverage_holds_under_the_worst_perturbation_of_a_linear_classifier(

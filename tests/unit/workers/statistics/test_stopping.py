@@ -187,6 +187,7 @@ def test_many_looks_at_once_are_the_looks_one_by_one(bound):
         assert in_lumps == one_by_one
 
 
+@pytest.mark.slow
 def test_what_a_plan_remembers_is_what_it_would_compute():
     remembered, spec = plan_for(rules(target_radius=0.45)), rules(target_radius=0.45)
     assert plan_for(spec) is remembered

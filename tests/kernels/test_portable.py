@@ -1,0 +1,99 @@
+"""Promise: portable kernels vote the same on every target, so that a cluster may have machines of several kinds."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+from tests.kernels.test_chain import EMULATED
+from tests.small_engine import SHAPE, SOURCE, an_image
+from torch import nn
+
+from spacte_core.forms import logits_of
+from spacte_core.kernels import inference
+from spacte_core.kernels.cpu.targets import TARGETS, VARIABLE
+from spacte_core.models import ModelConfig, build
+from spacte_workers.engine import Engine, EngineError
+from spacte_workers.engine.calibration import calibration_rows
+from spacte_workers.engine.errors import NoSuchKernelsError
+from spacte_workers.shards import Phase, Shard
+
+NAMES = [target.name for target in TARGETS if target.library(torch.uint8) is not None]
+needs_targets = pytest.mark.skipif(len(NAMES) < 2, reason="one target for chains here, or none")
+
+
+@pytest.fixture(scope="module")
+def network():
+    torch.manual_seed(3)
+    return build(ModelConfig(arch="digits_cnn", heads=3, num_classes=10, input_shape=(1, 8, 8))).eval()
+
+
+def engine_of(network, **options):
+    options = {"precision": "auto", "portable": True, "min_agreement": 0.5, "device": "cpu"} | options
+    return Engine(network, input_shape=(1, 8, 8), num_classes=10, **options)
+
+
+def counts(engine):
+    return engine.votes(an_image(shape=(1, 8, 8)), Shard(SOURCE, Phase.ESTIMATION, 0, 2_000)).counts
+
+
+@needs_targets
+def test_machines_of_several_kinds_vote_alike(network, monkeypatch):
+    first = engine_of(network)
+    form, _, fit = first.kernels.partition("/")
+    assert (form, len(fit), first.precision) == ("portable", 12, "int8")
+    rows = calibration_rows((1, 8, 8), 0.3).compared
+    with torch.inference_mode():
+        logits_NK = logits_of(first.form, rows)
+        for name in NAMES:
+            monkeypatch.setenv(VARIABLE, name)
+            other = engine_of(network, kernels=first.kernels, portable=False, precision="int8", batch=32)
+            assert other.kernels == first.kernels
+            assert torch.equal(logits_of(other.form, rows), logits_NK)
+            assert counts(other) == counts(first)
+
+
+@needs_targets
+def test_a_machine_with_matrix_units_votes_alike(network, monkeypatch):
+    if EMULATED.library(torch.uint8) is None:
+        pytest.skip("the stand-in for AMX does not compile here")
+    wide = build(ModelConfig(arch="cifar_resnet20", heads=2, num_classes=10, input_shape=(3, 8, 8))).eval()
+    rows = calibration_rows((3, 8, 8), 0.25).compared[:64]
+    found = []
+    for known in (TARGETS[1:], (replace(EMULATED, form="amx"),)):
+        monkeypatch.setattr("spacte_core.kernels.cpu.targets.TARGETS", known)
+        engine = Engine(wide, input_shape=(3, 8, 8), num_classes=10, portable=True, min_agreement=0, batch=16)
+        with torch.inference_mode():
+            found.append((engine.kernels, logits_of(engine.form, rows)))
+    assert found[0][0] == found[1][0]
+    assert torch.equal(found[0][1], found[1][1])
+
+
+@needs_targets
+def test_what_one_target_cannot_compute_another_does(network, monkeypatch):
+    """Matrix units take channels by sixteens; a network with others is still portable to a machine that has them."""
+    asked = []
+
+    def only_the_last(classifier, graphs, batch, fit, target, **options):
+        asked.append(target.name)
+        return made(classifier, graphs, batch, fit, target, **options) if target.name == NAMES[-1] else None
+
+    made = inference.int8_form
+    monkeypatch.setattr(inference, "int8_form", only_the_last)
+    monkeypatch.delenv(VARIABLE, raising=False)
+    assert engine_of(network, batch=16).form.name == "portable"
+    assert asked[: len(NAMES)] == NAMES
+
+
+@needs_targets
+def test_what_cannot_be_portable_is_said(network, monkeypatch):
+    dilated = nn.Sequential(
+        nn.Conv2d(2, 16, 3, padding=2, dilation=2), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(16, 4)
+    )
+    with pytest.raises(EngineError, match="leave `portable` out"):
+        Engine(dilated, input_shape=SHAPE, num_classes=4, portable=True, device="cpu")
+    with pytest.raises(EngineError, match="leave `portable` out"):
+        engine_of(network, precision="fp32")
+    first = engine_of(network)
+    monkeypatch.setenv("SPACTE_KERNELS", "-chain")
+    with pytest.raises(NoSuchKernelsError):
+        engine_of(network, kernels=first.kernels, portable=False, precision="int8")
