@@ -27,6 +27,7 @@ atexit.register(shutil.rmtree, os.environ["SPACTE_DATA_DIR"], ignore_errors=True
 os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")  # what a later Ray does; this one warns
 
 
+@pytest.hookimpl(tryfirst=True)  # before pytest-xdist reads the groups
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Share modules among the processes of `-n`; those with tests that need Ray go to one, for one Ray, and first."""
     with_ray = {item.path for item in items if item.get_closest_marker("ray")}
