@@ -14,7 +14,7 @@ PORT ?= 8000
 UPGRADE ?= --upgrade
 # Processes of a test run; modules that need Ray go to one of them, for one Ray.
 TEST_PROCESSES ?= 2
-PYTEST := $(BIN)/python -m pytest -n $(TEST_PROCESSES) --dist loadgroup --no-loadscope-reorder
+PYTEST := $(BIN)/python -m pytest -n $(TEST_PROCESSES) --no-loadscope-reorder
 
 .DEFAULT_GOAL := help
 .PHONY: help setup demo serve test test-fast test-all test-cluster check fix bench docs screenshots clean lock lock-image sbom audit

@@ -12,6 +12,7 @@ import warnings
 from collections.abc import Callable, Iterator
 from itertools import count
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import settings as hypothesis_settings
@@ -27,13 +28,27 @@ atexit.register(shutil.rmtree, os.environ["SPACTE_DATA_DIR"], ignore_errors=True
 os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")  # what a later Ray does; this one warns
 
 
-@pytest.hookimpl(tryfirst=True)  # before pytest-xdist reads the groups
+def _needs_ray(module: Path) -> bool:
+    return "mark.ray" in module.read_text()
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Share modules among the processes of `-n`; those with tests that need Ray go to one, for one Ray, and first."""
-    with_ray = {item.path for item in items if item.get_closest_marker("ray")}
-    items.sort(key=lambda item: item.path not in with_ray)
-    for item in items:
-        item.add_marker(pytest.mark.xdist_group("ray" if item.path in with_ray else str(item.path)))
+    """Modules that need Ray come first: they wait more than they compute."""
+    found = {path: _needs_ray(path) for path in dict.fromkeys(item.path for item in items)}
+    items.sort(key=lambda item: not found[item.path])
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    """Share modules among the processes of `-n`; those that need Ray go to one process, which starts one Ray."""
+    from xdist.scheduler import LoadScopeScheduling
+
+    class ModuleScheduling(LoadScopeScheduling):
+        def _split_scope(self, nodeid: str) -> str:
+            module = nodeid.partition("::")[0]
+            return "ray" if _needs_ray(config.rootpath / module) else module
+
+    return ModuleScheduling(config, log)
 
 
 def _postgres_binaries() -> Path | None:
