@@ -37,6 +37,11 @@ class Settings(  # pydantic takes the fields of the last base first
                 f"listening on {self.host} lets others in: make a key with `spacte keys create NAME` and "
                 "pass --keys-file, or pass --allow-anonymous"
             )
+        if not (self.loopback or self.has_keys or self.hosts):
+            raise ValueError(
+                f"listening on {self.host} without keys: anyone's web page could reach it under a name of its own "
+                "(DNS rebinding); name the hosts that it goes by with --allowed-hosts, or make keys"
+            )
         return self
 
     def limits(self) -> dict[str, float | int | bool]:

@@ -271,13 +271,15 @@ async def test_no_log_line_holds_a_key_or_image_bytes(
 def test_a_gateway_that_others_can_reach_needs_keys_or_plain_words(keys_file: Path) -> None:
     with pytest.raises(ValueError, match="--allow-anonymous"):
         Settings(host="0.0.0.0")
-    assert not Settings(host="0.0.0.0", allow_anonymous=True).has_keys
+    with pytest.raises(ValueError, match=r"under a name of its own .DNS rebinding.; .* --allowed-hosts"):
+        Settings(host="0.0.0.0", allow_anonymous=True)
+    assert not Settings(host="0.0.0.0", allow_anonymous=True, allowed_hosts="lab.example").has_keys
     assert Settings(host="0.0.0.0", keys_file=keys_file).has_keys
     with pytest.raises(ValueError, match="contradict"):
         Settings(keys_file=keys_file, allow_anonymous=True)
     for host in ("localhost", "127.0.0.1", "127.1.2.3", "::1"):
         assert Settings(host=host).loopback
-    assert not Settings(host="example.org", allow_anonymous=True).loopback
+    assert not Settings(host="example.org", allow_anonymous=True, allowed_hosts="example.org").loopback
 
 
 async def test_keys_from_the_environment(monkeypatch: pytest.MonkeyPatch, backend: Any) -> None:

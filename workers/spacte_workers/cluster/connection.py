@@ -9,15 +9,12 @@ import asyncio
 import logging
 import os
 import queue
-import shutil
 import signal
 import socket
-import tempfile
 import threading
 from collections.abc import Callable
 from concurrent.futures import Future
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, TypeVar
 
 import ray
@@ -27,6 +24,7 @@ from spacte_core.ray_address import RayAddressError, cluster_address
 from spacte_workers.errors import ClusterError
 
 from .head import ANSWER_S, check_head
+from .local_node import LocalFolder, on_loopback
 
 _T = TypeVar("_T")
 
@@ -61,7 +59,7 @@ class RayConnection:
     def __init__(self, settings: RaySettings) -> None:
         self._settings = settings
         self._thread: _Thread | None = None
-        self._folder: Path | None = None
+        self._folder: LocalFolder | None = None
 
     async def open(self) -> None:
         """Connect.
@@ -93,7 +91,8 @@ class RayConnection:
         finally:
             thread.end()
             if self._folder is not None:
-                await asyncio.to_thread(shutil.rmtree, self._folder, ignore_errors=True)
+                folder, self._folder = self._folder, None
+                await asyncio.to_thread(folder.remove)
 
     def _init(self) -> None:
         logging.getLogger("ray").setLevel(logging.ERROR)
@@ -108,18 +107,18 @@ class RayConnection:
             self._start(common)
 
     def _start(self, common: dict[str, Any]) -> None:
-        # Ray makes Unix sockets below this folder, and their paths may have 107 characters: TMPDIR may be too long.
-        self._folder = Path(tempfile.mkdtemp(prefix="spacte-ray-", dir="/tmp"))
+        self._folder = LocalFolder()
         try:
-            ray.init(
-                address="local",
-                num_cpus=self._settings.num_cpus,
-                num_gpus=self._settings.num_gpus,
-                object_store_memory=self._settings.object_store_bytes,
-                include_dashboard=False,
-                _temp_dir=str(self._folder),
-                **common,
-            )
+            with on_loopback():
+                ray.init(
+                    address="local",
+                    num_cpus=self._settings.num_cpus,
+                    num_gpus=self._settings.num_gpus,
+                    object_store_memory=self._settings.object_store_bytes,
+                    include_dashboard=False,
+                    _temp_dir=str(self._folder.path),
+                    **common,
+                )
         except Exception as error:  # Ray raises no narrower one where its processes do not come up in 30 s
             raise _SlowStartError(
                 f"Ray did not start on this machine ({_first_line(error)}): free memory, disk or "
