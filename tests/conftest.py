@@ -6,6 +6,7 @@ import gc
 import os
 import pwd
 import shutil
+import signal
 import subprocess
 import tempfile
 import warnings
@@ -60,38 +61,81 @@ def _postgres_binaries() -> Path | None:
     return Path(there).resolve().parent if there else None
 
 
-@pytest.fixture(scope="session")
-def postgres_server() -> Iterator[str]:
-    """A PostgreSQL server of this test run's own, on a Unix socket; gives the socket's folder."""
-    binaries = _postgres_binaries()
-    if binaries is None:
-        pytest.skip("no PostgreSQL server is installed: apt-get install postgresql")
-    folder = Path(tempfile.mkdtemp(prefix="spacte-postgres-"))
-    user = {}
-    if os.geteuid() == 0:  # the server refuses to run as root
-        owner = pwd.getpwnam("postgres")
-        os.chown(folder, owner.pw_uid, owner.pw_gid)
-        user = {"user": owner.pw_uid, "group": owner.pw_gid, "extra_groups": []}
-    data = folder / "data"
-    initdb = [binaries / "initdb", "-D", data, "-A", "trust", "-U", "spacte", "-E", "UTF8", "--no-sync"]
-    subprocess.run(initdb, check=True, capture_output=True, cwd="/", **user)
-    options = ["-c", "listen_addresses=", "-c", "fsync=off", "-c", "unix_socket_directories=" + str(folder)]
-    with (folder / "log").open("wb") as log:
-        server = subprocess.Popen(
-            [binaries / "postgres", "-D", data, *options], stdout=log, stderr=log, cwd="/", **user
-        )
-    try:
-        ready = [binaries / "pg_isready", "-q", "-h", folder, "-t", "1"]
+class PostgresServer:
+    """A PostgreSQL server of this test run's own, on a Unix socket in `folder`; it can be stopped and started again."""
+
+    def __init__(self) -> None:
+        binaries = _postgres_binaries()
+        if binaries is None:
+            pytest.skip("no PostgreSQL server is installed: apt-get install postgresql")
+        self._binaries = binaries
+        self.folder = Path(tempfile.mkdtemp(prefix="spacte-postgres-"))
+        self.url = f"postgresql://spacte@/postgres?host={self.folder}"
+        self._user: dict[str, Any] = {}
+        if os.geteuid() == 0:  # the server refuses to run as root
+            owner = pwd.getpwnam("postgres")
+            os.chown(self.folder, owner.pw_uid, owner.pw_gid)
+            self._user = {"user": owner.pw_uid, "group": owner.pw_gid, "extra_groups": []}
+        initdb = [
+            binaries / "initdb",
+            "-D",
+            self.folder / "data",
+            "-A",
+            "trust",
+            "-U",
+            "spacte",
+            "-E",
+            "UTF8",
+            "--no-sync",
+        ]
+        subprocess.run(initdb, check=True, capture_output=True, cwd="/", **self._user)
+        self.start()
+
+    def start(self) -> None:
+        """Start it, and wait until it answers."""
+        options = ["-c", "listen_addresses=", "-c", "fsync=off", "-c", f"unix_socket_directories={self.folder}"]
+        command = [self._binaries / "postgres", "-D", self.folder / "data", *options]
+        with (self.folder / "log").open("ab") as log:
+            self._process = subprocess.Popen(command, stdout=log, stderr=log, cwd="/", **self._user)
+        ready = [self._binaries / "pg_isready", "-q", "-h", self.folder, "-t", "1"]
         for _ in range(300):
             if subprocess.run(ready, check=False).returncode == 0:
+                return
+            if self._process.poll() is not None:
                 break
-            if server.poll() is not None:
-                pytest.fail(f"PostgreSQL did not start: {(folder / 'log').read_text()}")
-        yield str(folder)
-    finally:
-        server.terminate()
-        server.wait(30)
-        shutil.rmtree(folder, ignore_errors=True)
+        pytest.fail(f"PostgreSQL did not start: {(self.folder / 'log').read_text()}")
+
+    def stop(self) -> None:
+        """Stop it at once, whoever is connected."""
+        self._process.send_signal(signal.SIGINT)
+        self._process.wait(30)
+
+    def close(self) -> None:
+        """Stop it for good."""
+        self.stop()
+        shutil.rmtree(self.folder, ignore_errors=True)
+
+
+@pytest.fixture(scope="session")
+def postgres_server() -> Iterator[str]:
+    """A server for all tests; gives the socket's folder."""
+    server = PostgresServer()
+    yield str(server.folder)
+    server.close()
+
+
+@pytest.fixture
+def start_postgres() -> Iterator[Callable[[], PostgresServer]]:
+    """Starts servers that the test may stop."""
+    servers: list[PostgresServer] = []
+
+    def start() -> PostgresServer:
+        servers.append(PostgresServer())
+        return servers[-1]
+
+    yield start
+    for server in servers:
+        server.close()
 
 
 _databases = count()

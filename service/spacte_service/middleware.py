@@ -17,6 +17,7 @@ from .ids import new_id
 from .metrics import Metrics
 from .open_streams import OpenStream
 from .problems import ProblemError, ProblemResponse, internal
+from .storage_faults import storage_problem
 
 log = structlog.stdlib.get_logger("spacte.http")
 
@@ -80,11 +81,15 @@ class RequestContext:
                     raise
                 stream.request.uncancel()  # the connection is closed before the answer is whole
                 log.info("a stream ended with its key", path=scope["path"])
-            except Exception:
-                log.exception("request failed", method=scope["method"], path=scope["path"])
+            except Exception as error:
+                problem = storage_problem(error)
+                if problem is None:
+                    log.exception("request failed", method=scope["method"], path=scope["path"])
+                else:
+                    log.warning("storage failed", path=scope["path"], error=type(error).__name__, reason=problem.detail)
                 if status:
                     raise
-                await ProblemResponse(internal(), request_id)(scope, receive, send_named)
+                await ProblemResponse(problem or internal(), request_id)(scope, receive, send_named)
             finally:
                 seconds = time.perf_counter() - began
                 method = scope["method"] if scope["method"] in METHODS else "other"

@@ -40,7 +40,9 @@ PROBLEMS: dict[ProblemCode, tuple[int, str]] = {
     "internal": (500, "The service failed"),
     "no_workers": (503, "No sampler is alive"),
     "draining": (503, "The service is shutting down"),
+    "store_unavailable": (503, "Database or disk cannot be used"),
     "model_loading": (503, "The model is still loading"),
+    "storage_full": (507, "The disk is full"),
     "deadline_exceeded": (504, "The deadline passed before anything was proven"),
 }
 """Status and title of every problem code."""

@@ -28,7 +28,7 @@ __all__ = [
     "UriInput",
 ]
 
-JobState = Literal["queued", "running", "succeeded", "failed", "cancelling", "cancelled", "interrupted"]
+JobState = Literal["queued", "running", "stalled", "succeeded", "failed", "cancelling", "cancelled", "interrupted"]
 
 TERMINAL_STATES: frozenset[JobState] = frozenset({"succeeded", "failed", "cancelled"})
 """States that a job leaves only by `resume`. An `interrupted` one (its cluster is gone) may go on by itself."""
@@ -131,7 +131,10 @@ class Job(AnswerModel):
     """A batch of certificates."""
 
     id: str = Field(description="`job_...`")
-    state: JobState = Field(description="`succeeded` may hold errored images: the counts say so.")
+    state: JobState = Field(
+        description="`succeeded` may hold errored images: the counts say so. `stalled`: the service's disk or database "
+        "takes no writes; it goes on by itself."
+    )
     counts: JobCounts = Field(description="How far it is.")
     input: JobInput = Field(description="The images, as they were asked for.")
     model: str = Field(description="The model's name.")

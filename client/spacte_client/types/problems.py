@@ -30,7 +30,9 @@ ProblemCode = Literal[
     "internal",
     "no_workers",
     "draining",
+    "store_unavailable",
     "model_loading",
+    "storage_full",
     "deadline_exceeded",
 ]
 

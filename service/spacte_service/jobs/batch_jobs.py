@@ -73,8 +73,10 @@ class BatchJobs:
 
         A gateway that never had a file or a job makes no data folder before it gets one.
 
-        Raises StoreError: the database cannot be used.
+        Raises StoreError: the database or the data folder cannot be used.
         """
+        if self._settings.data_dir.exists():
+            await to_thread.run_sync(self._check_folder)
         if self._settings.database or self._settings.sqlite_file.exists():
             await self.opened()
 
@@ -111,7 +113,10 @@ class BatchJobs:
 
     def readiness(self) -> dict[str, str]:
         """Checks by name, each `ok` or a sentence on what is wrong."""
-        return {"database": self._opened.reconciler.database} if self._opened else {}
+        if self._opened is None:
+            return {}
+        looks = self._opened.reconciler
+        return {"database": looks.database, "data_folder": looks.data_folder}
 
     async def _open(self) -> OpenJobs:
         settings = self._settings
@@ -132,7 +137,16 @@ class BatchJobs:
             store,
             uploads,
             JobService(
-                settings, settings.models, self._backend, store, uploads, folder, reader, self._quotas, self._decoding
+                settings,
+                settings.models,
+                self._backend,
+                store,
+                uploads,
+                folder,
+                reader,
+                self._quotas,
+                self._decoding,
+                lambda: reconciler.stalled,
             ),
             reader,
             JobImages(self._decoding),
@@ -142,6 +156,17 @@ class BatchJobs:
             asyncio.create_task(reconciler.run(), context=Context()),
             CapacityLimiter(THREADS),
         )
+
+    def _check_folder(self) -> None:
+        from spacte_service.store import StoreError
+
+        try:
+            DataFolder(self._settings.data_dir).check_writable()
+        except OSError as error:
+            raise StoreError(
+                f"The data folder {self._settings.data_dir} cannot be written ({error.strerror}): free space, make it "
+                "writable, or name another one with --data-dir."
+            ) from error
 
     def _open_store(self) -> "Store":
         from spacte_service.store import Store

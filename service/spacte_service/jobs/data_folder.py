@@ -1,6 +1,7 @@
 """Where uploads and jobs are in the data folder, and how a driver is started on a job."""
 
 import sys
+import tempfile
 import time
 from collections.abc import Collection, Iterable
 from pathlib import Path
@@ -15,6 +16,7 @@ if TYPE_CHECKING:
     from spacte_service.store.schema import JobRow
     from spacte_workers.batch.job_folder import JobFolder, JobSpec
 
+PROBE_BYTES = 4096  # a page; of a full disk an empty file would still be made
 FRESH_S = 3600.0  # a younger copy may be of a job that is being made; chosen: no request takes as long
 
 
@@ -29,12 +31,18 @@ class DataFolder:
     """
 
     def __init__(self, path: Path) -> None:
-        root = path.resolve()
+        root = self.root = path.resolve()
         self.jobs = root / "jobs"
         self.uploads = root / "files"
         self.fetched = root / "fetched"
         self.logs = root / "logs"
         self.checkpoints = root / "checkpoints"
+
+    def check_writable(self) -> None:
+        """Write something that is gone at once. Raises OSError: the disk is full, read-only or gone."""
+        self.root.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=self.root, buffering=0) as file:
+            file.write(bytes(PROBE_BYTES))
 
     def job(self, job_id: str) -> "JobFolder":
         """A job's folder."""

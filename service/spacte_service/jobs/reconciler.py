@@ -20,6 +20,7 @@ from anyio import CapacityLimiter, to_thread
 
 from spacte_service.metrics import Metrics
 from spacte_service.settings import JobSettings, SamplerSettings
+from spacte_service.storage_faults import storage_problem
 
 from .checkpoints import delete_unused_checkpoints
 from .data_folder import DataFolder, driver_command
@@ -44,6 +45,7 @@ STARTUP_S = 60.0  # a driver may import so long before it locks its folder; chos
 DRIVER_DIED = "driver_died"
 RESTART_AFTER_S = (1.0, 5.0, 30.0)  # a driver's death, by attempt; chosen: a machine out of memory gets time
 MAX_ATTEMPTS = 10  # drivers of a job that nobody asked for; chosen: one that dies every time must not go on
+CHECK_S = 3.0  # between two attempts to write; chosen: `/readyz` is right within seconds
 THREADS = 4  # calls of store and folders at a time; chosen: jobs are looked at one after the other
 MESSAGE_LENGTH = 300  # of a runner's message; chosen: a job's error stays a sentence
 
@@ -52,7 +54,7 @@ COUNTED = ("certified", "abstained", "errored")
 
 @dataclass(eq=False)
 class Reconciler:
-    """Submits, follows, resumes and cleans up jobs; `database` is `ok`, or says what is wrong with the store."""
+    """Submits, follows, resumes and cleans up jobs; `database` and `data_folder` are `ok`, or say what is wrong."""
 
     _settings: JobSettings
     _samplers: SamplerSettings
@@ -64,7 +66,15 @@ class Reconciler:
     _woken: asyncio.Event = field(default_factory=asyncio.Event)
     _away_since: float | None = None
     _cleaned: float = -CLEAN_UP_S
+    _checked: float = -CHECK_S
+    _written: str = "ok"
     database: str = "ok"
+    data_folder: str = "ok"
+
+    @property
+    def stalled(self) -> bool:
+        """Whether jobs stand still because store or data folder take no writes; they go on by themselves."""
+        return self.database != "ok" or self.data_folder != "ok"
 
     def wake(self) -> None:
         """Start the next pass now: something has changed."""
@@ -73,16 +83,39 @@ class Reconciler:
     async def run(self) -> None:
         """Make a pass about once a second, until cancelled."""
         while True:
-            try:
-                await self.reconcile()
-                self.database = "ok"
-            except Exception:
-                self.database = "The store does not answer; see the log."
-                log.exception("jobs could not be looked after")
+            passed = await self._pass()
+            if time.monotonic() - self._checked >= CHECK_S:
+                self._written, self.data_folder = await self._tried(self._store), await self._tried(self._folder)
+                self._checked = time.monotonic()
+            self.database = self._written if passed == "ok" else passed
             with suppress(TimeoutError):
                 async with asyncio.timeout(PERIOD_S):  # `wait_for` loses a cancellation that comes with the event
                     await self._woken.wait()
             self._woken.clear()
+
+    async def _pass(self) -> str:
+        """One pass: `ok`, or what is wrong."""
+        try:
+            await self.reconcile()
+        except Exception as error:
+            problem = storage_problem(error)
+            if problem is None:
+                log.exception("jobs could not be looked after")
+            return "The store does not answer; see the log." if problem is None else problem.detail
+        return "ok"
+
+    async def _tried(self, part: "Store | DataFolder") -> str:
+        """Whether something can be written: `ok`, or what is wrong."""
+        try:
+            await self._in_thread(part.check_writable)
+        except Exception as error:
+            problem = storage_problem(error)
+            if problem is None:
+                log.exception("nothing could be written")
+            elif not self.stalled:
+                log.warning("nothing can be written: jobs wait", reason=problem.detail)
+            return "Nothing can be written; see the log." if problem is None else problem.detail
+        return "ok"
 
     async def reconcile(self) -> None:
         """One pass over every job that is not at its end."""

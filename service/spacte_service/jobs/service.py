@@ -2,6 +2,7 @@
 
 import hashlib
 import shutil
+from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -33,7 +34,7 @@ from spacte_workers.seeds import fresh_seed
 from .checkpoints import keep_checkpoint
 from .data_folder import DataFolder, spec_of
 from .inputs import CountedInput, count_input
-from .wire import job_of
+from .wire import ACTIVE, job_of
 
 if TYPE_CHECKING:
     from spacte_service.store import Store
@@ -56,6 +57,7 @@ class JobService:
     _reader: "JobReader"
     _quotas: QuotaCounts
     _decoding: Decoding
+    _stalled: Callable[[], bool]  # whether jobs stand still, because nothing can be written
 
     def create(self, request: JobRequest, caller: Caller, key: str | None) -> tuple[Job, bool]:
         """A new job, or the one that an earlier request of the caller with the same key made; and whether it is that.
@@ -79,15 +81,25 @@ class JobService:
             raise _missing(job_id)
         return row
 
+    def shown(self, row: "JobRow") -> Job:
+        """A job as the API shows it now."""
+        return job_of(row, stalled=self._stalled())
+
     def page(self, limit: int, after: str | None, state: JobState | None, caller: Caller) -> JobList:
         """Jobs that the caller sees, newest first. Raises ProblemError: 404, there is no job `after`."""
         from spacte_service.store.sessions import CursorError
 
+        stalled = self._stalled()
+        states = [state] if state is not None else None
+        if state == "stalled":
+            states = list(ACTIVE) if stalled else []
+        elif stalled and state in ACTIVE:
+            states = []
         try:
-            rows, more = self._store.jobs.page(limit, after, state, caller.sees)
+            rows, more = self._store.jobs.page(limit, after, states, caller.sees)
         except CursorError:
             raise _missing(after or "") from None
-        return JobList(data=[job_of(row) for row in rows], **page_info(rows, more))
+        return JobList(data=[job_of(row, stalled=stalled) for row in rows], **page_info(rows, more))
 
     def cancel(self, job_id: str, caller: Caller) -> Job:
         """Ask a job to stop; what it finished stays. Raises ProblemError: 404; 409, it is at its end."""

@@ -9,14 +9,18 @@ from spacte_client.types import CertifyParams, Job, JobCounts, JobError, JobInpu
 if TYPE_CHECKING:
     from spacte_service.store.schema import JobRow
 
+ACTIVE = ("queued", "running")
+"""States of jobs that stand still while nothing can be written."""
+
 _INPUT: TypeAdapter[JobInput] = TypeAdapter(JobInput)
 
 
-def job_of(row: "JobRow") -> Job:
-    """A job as the API shows it."""
+def job_of(row: "JobRow", *, stalled: bool = False) -> Job:
+    """A job as the API shows it; `stalled`, while nothing can be written."""
+    state = "stalled" if stalled and row.state in ACTIVE else row.state
     return Job(
         id=row.id,
-        state=cast("JobState", row.state),
+        state=cast("JobState", state),
         counts=JobCounts(
             total=row.total,
             certified=row.certified,

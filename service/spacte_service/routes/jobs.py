@@ -13,7 +13,6 @@ from spacte_client.types import TERMINAL_STATES, Envelope, Job, JobList, JobRequ
 from spacte_service.auth import TheCaller, TheStream, identify
 from spacte_service.dependencies import IdempotencyKey, InFlight, TheBodies, TheJobs, TheOpenJobs, TheSigner
 from spacte_service.jobs.reading import JobReader
-from spacte_service.jobs.wire import job_of
 from spacte_service.open_streams import OpenStream
 from spacte_service.problems import field_error
 
@@ -86,13 +85,14 @@ async def get_job(
 ) -> Any:
     """A job's state and counts."""
     row = await jobs.in_thread(jobs.service.get, job_id, caller)
-    headers = {"ETag": f'W/"{row.seq}"'}
+    job = jobs.service.shown(row)
+    headers = {"ETag": f'W/"{row.seq}-{job.state}"'}
     if row.state not in TERMINAL_STATES:
         headers["Retry-After"] = POLL_AFTER_S
     if if_none_match is not None and headers["ETag"] in if_none_match:
         return Response(status_code=304, headers=headers)
     response.headers.update(headers)
-    return job_of(row)
+    return job
 
 
 @router.post("/{job_id}/cancel", responses=problems(404, 409))

@@ -15,7 +15,8 @@ from sqlalchemy.exc import ArgumentError, NoSuchModuleError, OperationalError
 from spacte_workers.errors import RuntimeFault
 
 MIGRATIONS = Path(__file__).parent / "migrations"
-BUSY_MS = 30_000  # a writer waits so long for another one; chosen: far above any transaction here
+BUSY_MS = 5_000  # a writer waits so long for another one; chosen: far above any transaction here
+ANSWER_S = 5  # in which PostgreSQL must have answered; chosen: it is on a local network
 POOL_SIZE = 10  # connections to PostgreSQL: the threads of requests, and some of the reconciler's
 MIGRATION_LOCK = 0x5350_4143  # any number of our own ("SPAC"), for PostgreSQL's advisory locks
 
@@ -35,7 +36,12 @@ def open_engine(url: str) -> Engine:
     parsed = _parse(url)
     sqlite = parsed.get_backend_name() == "sqlite"
     pooled: dict[str, Any] = {"pool_pre_ping": True, "pool_size": POOL_SIZE}
-    pooled["connect_args"] = {"client_encoding": "utf8"}  # also of a database that was made without one
+    pooled["connect_args"] = {
+        "client_encoding": "utf8",  # also of a database that was made without one
+        "connect_timeout": ANSWER_S,
+        "tcp_user_timeout": 1000 * ANSWER_S,
+    }
+    pooled["pool_timeout"] = ANSWER_S
     engine = create_engine(parsed, **({} if sqlite else pooled))
     if sqlite:
         _configure_sqlite(engine)
@@ -46,6 +52,11 @@ def open_engine(url: str) -> Engine:
         engine.dispose()
         where = parsed.render_as_string(hide_password=True)
         sentence = f"The database {where} cannot be opened ({_reason(error)}): check the URL and that it runs."
+        raise StoreError(sentence) from error
+    except OSError as error:
+        engine.dispose()
+        where = parsed.render_as_string(hide_password=True)
+        sentence = f"The folder of {where} cannot be written ({error.strerror}): free space, or name another folder."
         raise StoreError(sentence) from error
     except BaseException:
         engine.dispose()

@@ -63,10 +63,10 @@ class Jobs(Table):
             return session.scalars(select(JobRow).where(JobRow.id == job_id, *of(JobRow, owners))).one_or_none()
 
     def page(
-        self, limit: int, after: str | None, state: str | None, owners: Collection[str] | None = None
+        self, limit: int, after: str | None, states: Collection[str] | None, owners: Collection[str] | None = None
     ) -> tuple[Sequence[JobRow], bool]:
         """Jobs, newest first, and whether there are more. Raises CursorError: there is no job `after`."""
-        which = [] if state is None else [JobRow.state == state]
+        which = [] if states is None else [JobRow.state.in_(states)]
         with self._reading() as session:
             return page_of(session, JobRow, limit, after, owners, *which)
 

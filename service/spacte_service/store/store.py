@@ -3,7 +3,7 @@
 from collections.abc import Generator
 from contextlib import contextmanager
 
-from sqlalchemy import Engine
+from sqlalchemy import Engine, text
 from sqlalchemy.orm import Session
 
 from .engine import open_engine
@@ -29,6 +29,11 @@ class Store:
     def close(self) -> None:
         """Close every connection."""
         self._engine.dispose()
+
+    def check_writable(self) -> None:
+        """Write what changes nothing. Raises SQLAlchemyError: the database is away, locked, full or read-only."""
+        with self.writing() as session:
+            session.execute(text("UPDATE alembic_version SET version_num = version_num"))
 
     @contextmanager
     def reading(self) -> Generator[Session]:

@@ -6,8 +6,9 @@ what the first would have drawn.
 """
 
 import asyncio
+import errno
 import logging
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
@@ -36,6 +37,9 @@ TICK_S = 0.5
 """How often `progress.json` is written. Chosen: a gateway that looks once a second finds something new."""
 
 WAIT_FOR_SAMPLERS_S = 1.0
+WAIT_FOR_ROOM_S = 2.0  # chosen: a disk is freed in minutes
+NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
+"""Errors of a disk that may pass: it is full, or mounted read-only."""
 """Pause where there is no sampler. Chosen: the coordinator has waited half a minute for one by then."""
 
 
@@ -94,11 +98,11 @@ class Driver:
         Raises:
             Exception: whatever made it impossible to go on; `progress.json` says so and the results stay.
         """
-        over, failure = asyncio.Event(), None
+        over, failure, stop = asyncio.Event(), None, stop or asyncio.Event()
         ticker = asyncio.create_task(self._tick(over))
         try:
             try:
-                await self._certify_all(stop or asyncio.Event())
+                await self._certify_all(stop)
             except Exception as error:  # noqa: BLE001  raised again below
                 failure = error
             over.set()
@@ -107,7 +111,7 @@ class Driver:
                 await self._report("failed", {"code": "internal", "detail": str(failure) or type(failure).__name__})
                 raise failure
             state = self._state()
-            await self._report(state)
+            await _when_there_is_room(lambda: self._report(state), stop)
             return state
         finally:
             ticker.cancel()
@@ -128,7 +132,7 @@ class Driver:
                 getting = asyncio.create_task(self._finished.get())
                 await asyncio.wait((getting, stopping), return_when=asyncio.FIRST_COMPLETED)
                 if getting.done():
-                    await self._keep(getting.result())
+                    await self._keep(getting.result(), stop)
                 else:
                     getting.cancel()
         finally:
@@ -137,16 +141,16 @@ class Driver:
                 task.cancel()
             await asyncio.gather(*self._tasks, return_exceptions=True)
         if not self._finished.empty():
-            await self._keep(self._finished.get_nowait())
+            await self._keep(self._finished.get_nowait(), stop)
 
-    async def _keep(self, first: Record | BaseException) -> None:
+    async def _keep(self, first: Record | BaseException, stop: asyncio.Event) -> None:
         """Write what is finished by now in one go, so that many small images share a disk flush."""
         done = [first]
         while not self._finished.empty():
             done.append(self._finished.get_nowait())
         records = [record | {"begun": self._begun} for record in done if not isinstance(record, BaseException)]
         if records:
-            await asyncio.to_thread(self._log.append, records)
+            await _when_there_is_room(lambda: asyncio.to_thread(self._log.append, records), stop)
             self._throughput.add(len(records))
             self._latest.add(len(records))
         for error in done:
@@ -233,3 +237,22 @@ class Driver:
         await asyncio.to_thread(write_json, self._folder.progress_file, progress)
         if self._on_progress:
             self._on_progress(progress)
+
+
+async def _when_there_is_room(write: Callable[[], Awaitable[None]], stop: asyncio.Event) -> None:
+    """Write, again and again while the disk takes nothing, until `stop`. Raises OSError: it does not pass."""
+    warned = False
+    while True:
+        try:
+            await write()
+        except OSError as error:
+            if error.errno not in NO_ROOM or stop.is_set():
+                raise
+            if not warned:
+                _log.warning("the job waits until its folder can be written: %s", error)
+            warned = True
+        else:
+            return
+        with suppress(TimeoutError):
+            async with asyncio.timeout(WAIT_FOR_ROOM_S):
+                await stop.wait()

@@ -88,9 +88,15 @@ class ResultsLog:
             lines.append(json.dumps({**record, "previous_sha256": last}, separators=(",", ":")).encode() + b"\n")
             last = line_sha256(lines[-1])
         data = memoryview(b"".join(lines))
-        while data:
-            data = data[os.write(self._fd, data) :]
-        os.fsync(self._fd)
+        start = os.lseek(self._fd, 0, os.SEEK_CUR)
+        try:
+            while data:
+                data = data[os.write(self._fd, data) :]
+            os.fsync(self._fd)
+        except OSError:
+            os.ftruncate(self._fd, start)
+            os.lseek(self._fd, start, os.SEEK_SET)
+            raise
         self._count(records, last)
 
     def close(self) -> None:

@@ -34,7 +34,7 @@ def test_pages_are_newest_first_and_filtered(store):
     assert ([row.id for row in page], more) == (["job_4", "job_3"], True)
     page, more = store.jobs.page(3, "job_3", None)
     assert ([row.id for row in page], more) == (["job_2", "job_1", "job_0"], False)
-    page, more = store.jobs.page(5, None, "failed")
+    page, more = store.jobs.page(5, None, ["failed"])
     assert ([row.id for row in page], more) == (["job_3", "job_1"], False)
     with pytest.raises(CursorError):
         store.jobs.page(5, "job_9", None)

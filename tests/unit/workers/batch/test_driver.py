@@ -1,6 +1,7 @@
 """Promises of the driver: every image once, the same result whatever happens, bad rows are results too."""
 
 import asyncio
+import errno
 import json
 import os
 import secrets
@@ -188,6 +189,25 @@ async def test_times_without_a_sampler_are_waited_out(tmp_path, checkpoint, undi
     assert await a_driver(folder, flaky).run() == "succeeded"
     assert without_times(folder) == undisturbed
     assert flaky.calls.count(5) == 4
+
+
+async def test_a_full_disk_is_waited_out(tmp_path, checkpoint, undisturbed, monkeypatch):
+    """Also where half a line was written before it was full."""
+    monkeypatch.setattr("spacte_workers.batch.driver.WAIT_FOR_ROOM_S", 0.01)
+    write, refusals = os.write, [0]
+
+    def write_or_refuse(fd, data):
+        if bytes(data[:1]) == b"{" and refusals[0] < 3:
+            refusals[0] += 1
+            write(fd, data[:100])
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        return write(fd, data)
+
+    monkeypatch.setattr("spacte_workers.batch.results.os.write", write_or_refuse)
+    folder = a_folder(tmp_path / "job", a_spec(checkpoint))
+    assert await run_folder(folder, LocalPool(1)) == "succeeded"
+    assert refusals == [3]
+    assert without_times(folder) == undisturbed
 
 
 async def test_a_broken_driver_fails_and_keeps_what_it_had(tmp_path, checkpoint, undisturbed, flaky):
