@@ -1,6 +1,7 @@
 """Promise: a database or disk that fails is a 503 or 507 with a time, `/readyz` sees it, and all is well afterwards."""
 
 import asyncio
+import gc
 import sqlite3
 import subprocess
 import time
@@ -12,6 +13,17 @@ from spacte_service import Settings, create_app
 from spacte_service.store import StoreError
 
 from .conftest import make_png
+
+pytestmark = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+"""A form's temporary file that could not be written fails once more when it is collected."""
+
+
+@pytest.fixture(autouse=True)
+def collected():
+    """What fails when it is collected does so here, and not in another test."""
+    yield
+    gc.collect()
+
 
 DIGITS = {"input": {"type": "dataset", "name": "digits", "limit": 2}}
 

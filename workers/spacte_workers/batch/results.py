@@ -8,6 +8,7 @@ with the same noises and hence the same result.
 import json
 import os
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -94,8 +95,9 @@ class ResultsLog:
                 data = data[os.write(self._fd, data) :]
             os.fsync(self._fd)
         except OSError:
-            os.ftruncate(self._fd, start)
-            os.lseek(self._fd, start, os.SEEK_SET)
+            with suppress(OSError):  # opening the log again cuts what is left of the lines
+                os.ftruncate(self._fd, start)
+                os.lseek(self._fd, start, os.SEEK_SET)
             raise
         self._count(records, last)
 

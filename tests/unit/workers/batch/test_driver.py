@@ -136,8 +136,8 @@ async def test_stopped_and_resumed_again_and_again(tmp_path, checkpoint, undistu
 
 
 def _and_then(keep, driver, callback):
-    async def wrapped(first):
-        await keep(first)
+    async def wrapped(first, stop):
+        await keep(first, stop)
         callback(len(driver._log.finished))
 
     return wrapped
@@ -303,10 +303,10 @@ async def test_many_small_images_do_not_grow_what_is_in_flight(tmp_path, checkpo
     most = 0
     keep = driver._keep
 
-    async def watched(first):
+    async def watched(first, stop):
         nonlocal most
         most = max(most, len(driver._tasks) + driver._finished.qsize())
-        await keep(first)
+        await keep(first, stop)
 
     driver._keep = watched
     began = time.monotonic()
