@@ -8,7 +8,7 @@ from ._constants import FIRST_DELAY_S, JITTER, LONGEST_DELAY_S, LONGEST_OUTAGE_S
 from ._exceptions import APIConnectionError, APIError, APIStatusError, APITimeoutError, DeadlineExceededError
 
 UNAVAILABLE_STATUSES = frozenset({502, 503, 504})
-RETRIED_STATUSES = frozenset({408, 429, 500}) | UNAVAILABLE_STATUSES
+RETRIED_STATUSES = frozenset({408, 429, 500, 507}) | UNAVAILABLE_STATUSES
 
 
 class Deadline:

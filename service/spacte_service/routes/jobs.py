@@ -146,13 +146,14 @@ async def job_summary(job_id: str, jobs: TheOpenJobs, caller: TheCaller) -> JobS
     return await jobs.in_thread(jobs.reader.summary, job_id)
 
 
-@router.get("/{job_id}/attestation", responses=problems(404))
+@router.get("/{job_id}/attestation", responses=problems(404, 409))
 async def job_attestation(job_id: str, jobs: TheOpenJobs, caller: TheCaller, signer: TheSigner) -> Envelope:
     """The service's signature over a job as it is now: its results so far, its summary, its model and its input.
 
     An in-toto statement in a DSSE envelope; its subject `results.ndjson` is what `GET /v1/jobs/{id}/results` sends.
     """
     row = await jobs.in_thread(jobs.service.get, job_id, caller)
+    await jobs.in_thread(jobs.reader.check, row)
     return await jobs.in_thread(jobs.reader.attestation, row, signer)
 
 
@@ -187,15 +188,15 @@ async def find_events(
 ) -> EventsRequest:
     """Find the job, so that what is wrong is answered with its own status.
 
-    Raises ProblemError: 404; 422, the id is none of ours.
+    Raises ProblemError: 404; 409, its results are not what its driver wrote; 422, the id is none of ours.
     """
     if last_event_id is not None and not EVENT_ID.fullmatch(last_event_id):
         raise field_error("", "`Last-Event-ID` is the number of the last event you have; leave it out at first.")
-    await jobs.in_thread(jobs.service.get, job_id, caller)
+    await jobs.in_thread(jobs.reader.check, await jobs.in_thread(jobs.service.get, job_id, caller))
     return EventsRequest(jobs.reader, job_id, -1 if last_event_id is None else int(last_event_id), stream)
 
 
-@router.get("/{job_id}/events", response_class=EventSourceResponse, responses=problems(404, 422))
+@router.get("/{job_id}/events", response_class=EventSourceResponse, responses=problems(404, 409, 422))
 async def job_events(events: Annotated[EventsRequest, Depends(find_events)]) -> AsyncIterator[ServerSentEvent]:
     """A job's changes as they come: `state` and `progress`, until it is at its end.
 

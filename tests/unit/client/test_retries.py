@@ -20,6 +20,7 @@ OVERLOADED = problem(429, "overloaded")
         OVERLOADED,
         problem(500, "internal"),
         problem(503, "no_workers"),
+        problem(507, "storage_full"),
         problem(409, "idempotency_in_progress"),
         httpx2.Response(408),
         httpx2.Response(502),

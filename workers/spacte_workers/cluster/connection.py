@@ -14,11 +14,12 @@ import socket
 import threading
 from collections.abc import Callable
 from concurrent.futures import Future
+from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
 import ray
-from ray._private.services import canonicalize_bootstrap_address_or_die
+from ray._private import services
 
 from spacte_core.ray_address import RayAddressError, cluster_address
 from spacte_workers.errors import ClusterError
@@ -132,10 +133,11 @@ def _join(address: str, common: dict[str, Any]) -> None:
     try:
         if address == "auto":
             os.environ["RAY_ADDRESS"] = "auto"  # `ray.init` reads the variable itself, and may not understand it
-            where = str(canonicalize_bootstrap_address_or_die(address))
+            where = str(services.canonicalize_bootstrap_address_or_die(address))
         _check_answers(where)
         check_head(where, finds_token=address == "auto")
-        ray.init(address=address, **common)
+        with on_loopback() if _is_on_loopback(where) else nullcontext():
+            ray.init(address=address, **common)
     except ClusterError:
         raise
     except (Exception, SystemExit) as error:  # Ray ends a process whose head does not answer it
@@ -155,6 +157,19 @@ def _check_answers(address: str) -> None:
             f"Nothing answers at the Ray address {address} ({error}): check host:port, "
             "or leave the address out to start a local Ray."
         ) from error
+
+
+def _is_on_loopback(address: str) -> bool:
+    """Whether the Ray there is one of `_start`: Ray itself would look for it under the machine's other address."""
+    host, _, port = address.rpartition(":")
+    there = services.get_node_ip_address()
+    if not services.is_localhost(host.strip("[]")) or services.is_localhost(there):
+        return False
+    try:
+        socket.create_connection((there, int(port)), timeout=ANSWER_S).close()
+    except OSError:
+        return True
+    return False
 
 
 def _take_sigterm_back() -> None:

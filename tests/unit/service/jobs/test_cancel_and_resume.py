@@ -111,8 +111,8 @@ async def test_changed_results_are_told_and_drawn_again(world):
     results, path = f"/v1/jobs/{job['id']}/results", world.folder(job["id"]).results_file
     assert (await world.http.get(results)).status_code == 200
     path.write_bytes(path.read_bytes()[:-7])
-    for url in (results, f"/v1/jobs/{job['id']}/summary"):
-        told = (await world.http.get(url)).json()
+    for what in ("results", "summary", "events", "attestation"):
+        told = (await world.http.get(f"/v1/jobs/{job['id']}/{what}")).json()
         assert (told["status"], told["code"]) == (409, "job_state")
         assert "Resume the job" in told["detail"]
     answer = (await world.http.post(f"/v1/jobs/{job['id']}/resume")).json()

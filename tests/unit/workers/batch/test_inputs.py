@@ -211,6 +211,17 @@ class TestParquet:
         assert source.about(1) == (6, None)
         assert source.read(2).label == 7
 
+    def test_a_custom_id_that_cannot_be_kept_costs_only_its_row(self, tmp_path):
+        bad_utf8 = pa.StringArray.from_buffers(1, pa.py_buffer(b"\0\0\0\0\1\0\0\0"), pa.py_buffer(b"\xff"))
+        ids = pa.chunked_array([pa.array(["a\0b"]), bad_utf8, pa.array(["c"])])
+        pq.write_table(self.table(pictures(3), custom_id=ids), tmp_path / "set.parquet")
+        source = open_source(on_file(tmp_path / "set.parquet"), COLOUR)
+        for index, sentence in enumerate(("custom_id of row 0 has a NUL", "text in row 1 is not UTF-8")):
+            with pytest.raises(BadImageError, match=sentence):
+                source.read(index)
+            assert source.about(index) == (None, None)
+        assert source.read(2).custom_id == "c"
+
     @pytest.mark.parametrize(
         ("table", "sentence"),
         [

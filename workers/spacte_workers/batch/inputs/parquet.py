@@ -87,6 +87,8 @@ class ParquetSource(Source):
         MemoryError: it needs more than there is.
         """
         columns, values = self._row(index)
+        if "\0" in str(values.get("custom_id")):
+            raise BadImageError(f"The custom_id of row {index} has a NUL character: leave that out.")
         image = values[columns[0]]
         if isinstance(image, dict):
             image = image.get("bytes")
@@ -99,12 +101,12 @@ class ParquetSource(Source):
         return Row(image, *self.about(index))
 
     def custom_id(self, index: int) -> str | None:
-        """The row's custom id, unless its part of the file is damaged."""
+        """The row's custom id, unless it or its part of the file is damaged."""
         try:
             found = self._row(index)[1].get("custom_id")
         except BadImageError:
             return None
-        return None if found is None else str(found)
+        return None if found is None or "\0" in str(found) else str(found)
 
     def close(self) -> None:
         """Close the files."""
@@ -119,7 +121,10 @@ class ParquetSource(Source):
         if found is None:
             raise BadImageError(f"Row {index} lies in a damaged part of the parquet file: write it anew.")
         columns = self._columns[self._groups[group][0]]
-        return columns, {name: found.rows.column(name)[at - found.first].as_py() for name in columns}
+        try:
+            return columns, {name: found.rows.column(name)[at - found.first].as_py() for name in columns}
+        except UnicodeDecodeError:
+            raise BadImageError(f"A text in row {index} is not UTF-8: write it anew.") from None
 
     def _find(self, group: int, at: int) -> _Decoded | None:
         """The rows that are held with row `at` of a group among them."""
