@@ -29,6 +29,8 @@ from .local_node import LocalFolder, on_loopback
 
 _T = TypeVar("_T")
 
+LOOPBACK_HOSTS = ("localhost", "127.0.0.1", "::1")
+
 _START_TRIES = 3  # chosen: each takes at most 30 s, Ray's own limit, and a busy machine seldom fails twice
 
 
@@ -163,7 +165,7 @@ def _is_on_loopback(address: str) -> bool:
     """Whether the Ray there is one of `_start`: Ray itself would look for it under the machine's other address."""
     host, _, port = address.rpartition(":")
     there = services.get_node_ip_address()
-    if not services.is_localhost(host.strip("[]")) or services.is_localhost(there):
+    if host.strip("[]") not in LOOPBACK_HOSTS or there in LOOPBACK_HOSTS:
         return False
     try:
         socket.create_connection((there, int(port)), timeout=ANSWER_S).close()
