@@ -11,6 +11,24 @@ QUIET = ("alembic", "uvicorn.access", "uvicorn.error", "asyncio", "PIL", "python
 """Libraries whose lines below `warning` say nothing that ours do not."""
 
 
+class OnceASecond(logging.Filter):
+    """Passes a message once a second: uvicorn's on malformed requests, of which a caller may send any number."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._passed: dict[str, float] = {}
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        """Whether to write a line; errors always."""
+        if record.levelno >= logging.ERROR:
+            return True
+        message = str(record.msg)
+        if record.created < self._passed.get(message, 0.0) + 1:
+            return False
+        self._passed[message] = record.created
+        return True
+
+
 SHARED: list[structlog.typing.Processor] = [
     structlog.contextvars.merge_contextvars,
     structlog.stdlib.add_logger_name,
@@ -54,5 +72,6 @@ def configure_logging(settings: OperationSettings) -> None:
     root.handlers = [handler]
     root.setLevel(settings.log_level.upper())
     logging.captureWarnings(True)
+    logging.getLogger("uvicorn.error").addFilter(OnceASecond())
     for name in QUIET:
         logging.getLogger(name).setLevel(logging.WARNING)

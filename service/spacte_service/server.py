@@ -13,12 +13,15 @@ from types import FrameType
 
 import structlog
 import uvicorn
+from fastapi import FastAPI
 from prometheus_client import CollectorRegistry, start_http_server
 
 from spacte_workers import tracing
 from spacte_workers.errors import RuntimeFault
 
+from .connections import Connections, Listener
 from .gateway import Gateway
+from .protocol import ServerConfig
 from .settings import NetworkSettings, Settings
 
 log = structlog.stdlib.get_logger("spacte.server")
@@ -122,7 +125,7 @@ def named_address(host: str, port: int) -> Generator[None]:
         raise
 
 
-def bind(host: str, port: int) -> socket.socket:
+def bind(host: str, port: int) -> Listener:
     """A bound socket, before anything slow is started.
 
     Raises OSError: the address is taken or not ours; `filename` names it.
@@ -130,7 +133,7 @@ def bind(host: str, port: int) -> socket.socket:
     with named_address(host, port):
         family, _, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)[0]
         # asyncio switches Nagle's algorithm off only where the protocol is named; with it answers come 40 ms late.
-        listener = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
+        listener = Listener(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
         try:
             listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             listener.bind(address)
@@ -183,6 +186,24 @@ def _with_loopback_names(settings: Settings) -> Settings:
     return settings
 
 
+def server_config(app: FastAPI, settings: NetworkSettings, listener: Listener) -> ServerConfig:
+    """Uvicorn's settings, with bounds for the connections of a listener."""
+    listener.connections = Connections(settings)
+    return ServerConfig(
+        app,
+        listener.connections,
+        lifespan="off",
+        log_config=None,
+        access_log=False,
+        server_header=False,
+        ws="none",
+        timeout_keep_alive=settings.idle_timeout_s,
+        timeout_graceful_shutdown=CLOSE_AFTER_S,
+        ssl_certfile=settings.tls_cert,
+        ssl_keyfile=settings.tls_key,
+    )
+
+
 def serve(settings: Settings) -> int:
     """Serve until a signal, and return the process's exit code.
 
@@ -205,17 +226,7 @@ def serve(settings: Settings) -> int:
         gateway: Gateway = app.state.gateway
         if settings.metrics_port is not None:
             stack.enter_context(metrics_port(gateway.metrics.registry, settings.host, settings.metrics_port))
-        config = uvicorn.Config(
-            app,
-            lifespan="off",
-            log_config=None,
-            access_log=False,
-            server_header=False,
-            ws="none",
-            timeout_graceful_shutdown=CLOSE_AFTER_S,
-            ssl_certfile=settings.tls_cert,
-            ssl_keyfile=settings.tls_key,
-        )
+        config = server_config(app, settings, listener)
         host = f"[{settings.host}]" if ":" in settings.host else settings.host
         scheme = "https" if settings.tls_cert else "http"
         url = f"{scheme}://{host}:{listener.getsockname()[1]}"

@@ -6,7 +6,7 @@ from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
-from .group import Group, parts
+from .group import Count, Group, parts
 
 
 class ServerSettings(Group):
@@ -31,7 +31,7 @@ class ServerSettings(Group):
 
 
 class NetworkSettings(Group):
-    """Host names, web pages of other origins, and TLS."""
+    """Host names, web pages of other origins, TLS, and connections."""
 
     allowed_hosts: str | None = None
     """Host names that the service goes by, separated by commas; by default the loopback names
@@ -42,6 +42,23 @@ class NetworkSettings(Group):
     """Certificate chain (PEM); with it and its key the service speaks HTTPS."""
     tls_key: Path | None = None
     """Private key of the certificate (PEM)."""
+    max_connections: Count = 1000
+    """Connections at the same time, fewer where the system allows fewer than twice as many open files. One more takes
+    the place of the one that has been silent longest; is none silent, it gets 503."""
+    max_connections_per_address: Count = 500
+    """Of these, how many one address may have: raise it where a proxy stands before all callers."""
+    head_timeout_s: Annotated[float, Field(gt=0)] = 10.0  # chosen: the head of a request is one packet
+    """Time in which a request's method, path and headers must have arrived."""
+    idle_timeout_s: Count = 5  # uvicorn's default
+    """Time for which a connection may be idle between two requests: more than that of a proxy before the gateway."""
+    write_timeout_s: Annotated[float, Field(gt=0)] = 60.0  # as nginx's `send_timeout`
+    """Time for which a caller may leave an answer unread."""
+
+    @model_validator(mode="after")
+    def _an_address_is_part_of_all(self) -> Self:
+        if self.max_connections_per_address > self.max_connections:
+            raise ValueError("--max-connections-per-address must not exceed --max-connections")
+        return self
 
     @model_validator(mode="after")
     def _certificate_has_its_key(self) -> Self:
