@@ -21,10 +21,13 @@ from .settings import NetworkSettings
 
 log = structlog.stdlib.get_logger("spacte.connections")
 
-CLOSING = 32
-"""Connections that were given up and are not closed yet: chosen, as many are accepted at one turn of the loop."""
+CLOSING = 8
+"""Connections that were given up and are not closed yet, and so those that come in their places at one turn of the
+loop. Chosen: few, so that a request that has come is read before its connection is the longest silent."""
 DESCRIPTORS_KEPT = 64 + CLOSING
 """Files and sockets that are not a connection's. Chosen: a gateway with store, job and Ray process has about 40."""
+SHARE_OF_CONNECTIONS = 0.75
+"""Of the other descriptors. Chosen: every third connection may have a file for its body, those of over a megabyte."""
 IPV6_PREFIX = 64
 """Bits of an address that stand for one network (RFC 4291, section 2.5.4): who has one has all addresses in it."""
 LOG_EVERY_S = 1.0
@@ -69,8 +72,8 @@ class Connections:
     """All connections of a gateway, and their bounds. Used from its event loop alone."""
 
     def __init__(self, settings: NetworkSettings) -> None:
-        # Each may need a file for its body, too.
-        room = (resource.getrlimit(resource.RLIMIT_NOFILE)[0] - DESCRIPTORS_KEPT) // 2
+        descriptors = resource.getrlimit(resource.RLIMIT_NOFILE)[0] - DESCRIPTORS_KEPT
+        room = int(descriptors * SHARE_OF_CONNECTIONS)
         self.most = max(1, min(settings.max_connections, room))
         self.most_of_a_network = max(1, self.most * settings.max_connections_per_address // settings.max_connections)
         self.write_timeout_s = settings.write_timeout_s

@@ -55,7 +55,16 @@ class RequestContext:
         request_id = given if REQUEST_ID.fullmatch(given) else new_id("req")
         began = time.perf_counter()
         scope.setdefault("state", {}).update(request_id=request_id, arrived=began)
-        status = 0
+        status, arriving, broken_off = 0, True, False
+
+        async def receive_noted() -> Message:
+            nonlocal arriving, broken_off
+            message = await receive()
+            if message["type"] == "http.request":
+                arriving = message.get("more_body", False)
+            else:
+                broken_off = arriving
+            return message
 
         async def send_named(message: Message) -> None:
             nonlocal status
@@ -72,7 +81,7 @@ class RequestContext:
         token = tracing.begin(request_id)
         with structlog.contextvars.bound_contextvars(request_id=request_id):
             try:
-                await self.app(scope, receive, send_named)
+                await self.app(scope, receive_noted, send_named)
             except ClientDisconnectedError:
                 status = CLIENT_CLOSED_REQUEST
             except asyncio.CancelledError:
@@ -97,7 +106,9 @@ class RequestContext:
                 route = getattr(scope.get("route"), "path", "unmatched")
                 self.metrics.answered(route, method, status, seconds)
                 fields = {"path": scope["path"], "status": status, "elapsed_ms": round(1000 * seconds, 1)}
-                log.info("request", method=scope["method"], **fields)
+                # Whoever breaks off while sending could fill the log with it; `connections.py` counts some of them.
+                write = log.debug if broken_off else log.info
+                write("request", method=scope["method"], **fields)
                 tracing.end(token)
 
 

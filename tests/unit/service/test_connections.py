@@ -6,11 +6,15 @@ import errno
 import json
 import logging
 import resource
+import shutil
 import socket
+import subprocess
 import time
 from collections.abc import AsyncIterator, Callable
+from pathlib import Path
 from typing import Any
 
+import httpx2
 import pytest
 
 from spacte_service import Settings, create_app
@@ -98,6 +102,15 @@ async def test_a_slow_body_is_ended_after_all_that_are_silent(serve: Any) -> Non
         assert [is_open(peer) for peer in slow] == [False, True, True, True]
 
 
+async def test_a_request_that_is_broken_off_is_no_line_of_the_log(serve: Any, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO, "spacte.http")
+    async with serve() as connect:
+        (await connect(PREDICT.replace(b"image/png", b"application/json") + b"{"))[1].close()
+        await answer(await connect(LIVEZ))
+        await asyncio.sleep(0.05)
+    assert [record.msg["path"] for record in caplog.records if record.name == "spacte.http"] == ["/livez"]
+
+
 async def test_a_connection_at_work_is_kept_and_one_more_gets_503(serve: Any, backend: Any, png: Any) -> None:
     backend.gate.clear()
     body = b'--b\r\nContent-Disposition: form-data; name="image"; filename="a.png"\r\n\r\n' + png() + b"\r\n--b--\r\n"
@@ -175,7 +188,7 @@ def test_a_network_is_an_address_or_64_bits_of_one() -> None:
 def test_descriptors_bound_the_connections(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(resource, "getrlimit", lambda _: (512, 512))
     few = Connections(Settings())
-    assert (few.most, few.most_of_a_network) == (208, 104)
+    assert (few.most, few.most_of_a_network) == (330, 247)
     assert Connections(Settings(max_connections=20, max_connections_per_address=15)).most_of_a_network == 15
 
 
@@ -195,6 +208,40 @@ async def test_want_of_descriptors_is_logged_once_and_passes(
             await asyncio.sleep(0.1)
         assert len(caplog.records) <= 2  # ours and asyncio's
         assert b" 200 " in await answer(peer)
+
+
+@pytest.mark.slow
+async def test_the_documented_front_passes_requests_on(serve: Any, tmp_path: Path) -> None:
+    """With the shipped file, but for its addresses and certificate."""
+    if shutil.which("nginx") is None or shutil.which("openssl") is None:
+        pytest.skip("nginx and openssl are needed: apt-get install nginx-light openssl")
+    request = ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-subj", "/CN=spacte.example", "-days", "2"]
+    files = ["-keyout", str(tmp_path / "spacte.key"), "-out", str(tmp_path / "spacte.crt")]
+    subprocess.run([*request, *files], check=True, capture_output=True)
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    async with serve() as connect:
+        gateway = (await connect())[1].get_extra_info("peername")[1]
+        text = (Path(__file__).parents[3] / "deploy" / "nginx.conf").read_text()
+        for old, new in (("443", str(port)), (":8000", f":{gateway}"), ("/etc/nginx", str(tmp_path))):
+            text = text.replace(old, new)
+        (tmp_path / "nginx.conf").write_text(text)
+        options = ["-p", str(tmp_path), "-c", str(tmp_path / "nginx.conf"), "-e", str(tmp_path / "log")]
+        options += ["-g", f"daemon off; pid {tmp_path / 'pid'};"]
+        nginx = await asyncio.create_subprocess_exec("nginx", *options, stderr=asyncio.subprocess.DEVNULL)
+        try:
+            async with httpx2.AsyncClient(base_url=f"https://127.0.0.1:{port}", verify=False) as http:  # noqa: S501
+                for _ in range(100):
+                    with contextlib.suppress(httpx2.ConnectError):
+                        assert (await http.get("/livez", headers={"Host": "localhost"})).status_code == 200
+                        break
+                    await asyncio.sleep(0.05)
+                else:
+                    pytest.fail((tmp_path / "log").read_text())
+        finally:
+            nginx.terminate()
+            await nginx.wait()
 
 
 def test_a_line_that_callers_cause_is_written_once_a_second() -> None:
