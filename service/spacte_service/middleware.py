@@ -39,6 +39,24 @@ SECURITY_HEADERS: Mapping[str, str] = {
 }
 
 
+@dataclass
+class NotedBody:
+    """What a request's body comes through: `broken_off` once its caller has left before the end of it."""
+
+    _receive: Receive
+    _arriving: bool = True
+    broken_off: bool = False
+
+    async def receive(self) -> Message:
+        """The next message."""
+        message = await self._receive()
+        if message["type"] == "http.request":
+            self._arriving = message.get("more_body", False)
+        else:
+            self.broken_off = self._arriving
+        return message
+
+
 @dataclass(frozen=True)
 class RequestContext:
     """ASGI middleware that names each request, logs and counts it, and turns a crash into a problem document."""
@@ -55,16 +73,7 @@ class RequestContext:
         request_id = given if REQUEST_ID.fullmatch(given) else new_id("req")
         began = time.perf_counter()
         scope.setdefault("state", {}).update(request_id=request_id, arrived=began)
-        status, arriving, broken_off = 0, True, False
-
-        async def receive_noted() -> Message:
-            nonlocal arriving, broken_off
-            message = await receive()
-            if message["type"] == "http.request":
-                arriving = message.get("more_body", False)
-            else:
-                broken_off = arriving
-            return message
+        status, body = 0, NotedBody(receive)
 
         async def send_named(message: Message) -> None:
             nonlocal status
@@ -81,7 +90,7 @@ class RequestContext:
         token = tracing.begin(request_id)
         with structlog.contextvars.bound_contextvars(request_id=request_id):
             try:
-                await self.app(scope, receive_noted, send_named)
+                await self.app(scope, body.receive, send_named)
             except ClientDisconnectedError:
                 status = CLIENT_CLOSED_REQUEST
             except asyncio.CancelledError:
@@ -107,7 +116,7 @@ class RequestContext:
                 self.metrics.answered(route, method, status, seconds)
                 fields = {"path": scope["path"], "status": status, "elapsed_ms": round(1000 * seconds, 1)}
                 # Whoever breaks off while sending could fill the log with it; `connections.py` counts some of them.
-                write = log.debug if broken_off else log.info
+                write = log.debug if body.broken_off else log.info
                 write("request", method=scope["method"], **fields)
                 tracing.end(token)
 

@@ -35,6 +35,8 @@ EXPECTED = {
     "no_workers": (503, sdk.ServiceUnavailableError),
     "draining": (503, sdk.ServiceUnavailableError),
     "model_loading": (503, sdk.ServiceUnavailableError),
+    "store_unavailable": (503, sdk.ServiceUnavailableError),
+    "storage_full": (507, sdk.InternalServerError),
     "deadline_exceeded": (504, sdk.DeadlineExceededError),
 }
 
