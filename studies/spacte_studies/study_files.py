@@ -19,6 +19,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from spacte_core.errors import UserError
+from spacte_trainer.config import SIGMA_LEAST, SIGMA_MOST
 
 from .tables import DIGITS, Protocol, Setting, Table
 
@@ -48,7 +49,7 @@ class CellPart(_Part):
 
     name: str = Field(min_length=1, description="What the row is called; unique for a sigma.")
     recipe: str = Field(description="As `spacte recipes` lists it, or of a package's entry point `spacte.recipes`.")
-    sigma: float = Field(gt=0, le=10, description="Noise level in units of [0, 1] pixels.")
+    sigma: float = Field(ge=SIGMA_LEAST, le=SIGMA_MOST, description="Noise level in units of [0, 1] pixels.")
     set: dict[str, Any] = Field(default_factory=dict[str, Any], description="Overrides, as `spacte train --set`.")
     published: float | None = Field(default=None, ge=0, description="A published ACR, to be shown beside ours.")
 

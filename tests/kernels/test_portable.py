@@ -58,6 +58,7 @@ def test_a_machine_with_matrix_units_votes_alike(network, monkeypatch):
         pytest.skip("the stand-in for AMX does not compile here")
     wide = build(ModelConfig(arch="cifar_resnet20", heads=2, num_classes=10, input_shape=(3, 8, 8))).eval()
     rows = calibration_rows((3, 8, 8), 0.25).compared[:64]
+    monkeypatch.delenv(VARIABLE, raising=False)
     found = []
     for known in (TARGETS[1:], (replace(EMULATED, form="amx"),)):
         monkeypatch.setattr("spacte_core.kernels.cpu.targets.TARGETS", known)

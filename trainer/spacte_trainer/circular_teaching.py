@@ -4,14 +4,49 @@ Formulas: METHODS 3.2 and 3.4 (SPACTE). L heads, B samples.
 """
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
+from typing import Literal, Protocol
 
 import torch
 from torch import Tensor, nn
 
+Teacher = Literal["previous", "next", "self", "random"]
+"""Which head judges a sample for head k: k-1 (published), k+1, k itself, or another one drawn for each sample."""
 
-def weights(smoothed_ce_LB: Tensor, threshold: float) -> Tensor:
-    """The weight of each sample for each head, by the loss of the head before it.
+
+class Uniform(Protocol):
+    """What a random teacher is drawn by."""
+
+    def uniform(self, shape: Sequence[int]) -> Tensor:
+        """Independent U[0, 1)."""
+        ...
+
+
+def teacher_losses(smoothed_ce_LB: Tensor, teacher: Teacher, draws: Uniform) -> Tensor:
+    """The loss of each head's teacher on each sample, [L, B], without a graph.
+
+    Raises:
+        ValueError: there is one head, which has no teacher.
+    """
+    heads = len(smoothed_ce_LB)
+    if heads < 2:
+        raise ValueError("Circular teaching needs at least two heads: raise `heads`, or train without teaching.")
+    loss_LB = smoothed_ce_LB.detach()
+    match teacher:
+        case "previous":
+            return loss_LB.roll(1, dims=0)
+        case "next":
+            return loss_LB.roll(-1, dims=0)
+        case "self":
+            return loss_LB
+        case "random":
+            own_L1 = torch.arange(heads, device=loss_LB.device)[:, None]
+            further_LB = 1 + (draws.uniform(loss_LB.shape) * (heads - 1)).long().clamp_(max=heads - 2)
+            return loss_LB.gather(0, (own_L1 + further_LB) % heads)
+
+
+def weights(smoothed_ce_LB: Tensor, threshold: float, teacher_LB: Tensor | None = None) -> Tensor:
+    """The weight of each sample for each head, by the loss of its teacher, the head before it.
 
     The teacher of head k is head k-1, and that of head 0 is head L-1. With lbar the smoothed cross-entropy:
 
@@ -25,6 +60,7 @@ def weights(smoothed_ce_LB: Tensor, threshold: float) -> Tensor:
     Args:
         smoothed_ce_LB: lbar, at least two heads.
         threshold: lambda of the epoch.
+        teacher_LB: losses of other teachers than those, without a graph.
 
     Returns:
         w_LB in [0, 1], without a graph, in the dtype of the losses.
@@ -35,7 +71,8 @@ def weights(smoothed_ce_LB: Tensor, threshold: float) -> Tensor:
     if len(smoothed_ce_LB) < 2:
         raise ValueError("Circular teaching needs at least two heads: raise `heads`, or train without teaching.")
     own_LB = smoothed_ce_LB.detach()
-    teacher_LB = own_LB.roll(1, dims=0)
+    if teacher_LB is None:
+        teacher_LB = own_LB.roll(1, dims=0)
     hard_LB = (1 + math.exp(-threshold)) / (1 + torch.exp(own_LB - threshold))
     return torch.where(
         teacher_LB < threshold,

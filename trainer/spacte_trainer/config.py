@@ -15,6 +15,9 @@ from spacte_core.models import ModelConfig
 from .objectives import Objective
 from .schedules import OneCycleSchedule, StepSchedule
 
+SIGMA_LEAST, SIGMA_MOST = 0.001, 10
+"""Noise levels that can be trained with. Chosen: a quarter of a grey level, and ten times the range of pixels."""
+
 
 class ConfigError(UserError):
     """A setting that does not exist or cannot be; the message is one sentence that names the remedy."""
@@ -46,7 +49,9 @@ class TrainConfig(BaseModel, frozen=True, extra="forbid"):
     data: DataConfig
     model: ModelConfig
     objective: Objective
-    sigma: float = Field(gt=0, description="Noise sd in units of [0, 1] pixels.")
+    sigma: float = Field(
+        ge=SIGMA_LEAST, le=SIGMA_MOST, allow_inf_nan=False, description="Noise sd in units of [0, 1] pixels."
+    )
     optimizer: OptimizerConfig = OptimizerConfig()
     schedule: Annotated[StepSchedule | OneCycleSchedule, Field(discriminator="name")] = StepSchedule()
     epochs: int = Field(ge=1)
@@ -81,7 +86,9 @@ class TrainConfig(BaseModel, frozen=True, extra="forbid"):
         if (self.model.arch == "denoised") != (self.objective.base.name == "denoise"):
             raise ValueError("a denoiser is trained by `denoise`, and nothing else is: use the recipe of a denoiser")
         if self.objective.teaching is not None and (self.model.heads < 2 or self.epochs < 2):
-            raise ValueError("circular teaching needs at least 2 heads and 2 epochs: raise them")
+            raise ValueError(
+                "circular teaching needs at least 2 heads and 2 epochs: raise them, or set objective.teaching=null"
+            )
         return self
 
 

@@ -5,8 +5,11 @@ from typing import Literal, Self
 
 from pydantic import BaseModel, Field
 
+Pace = Literal["published", "linear", "fixed", "off"]
+"""How the threshold gets from ln K to lambda_T: see `threshold`."""
 
-def threshold(epoch: int, epochs: int, num_classes: int, lambda_last: float) -> float:
+
+def threshold(epoch: int, epochs: int, num_classes: int, lambda_last: float, pace: Pace = "published") -> float:
     """The loss above which a teacher calls a sample hard (METHODS 3.1).
 
         lambda(t) = -log10( 10^(-ln K) + (t-1)/(T-1) * (10^(-lambda_T) - 10^(-ln K)) )
@@ -19,16 +22,23 @@ def threshold(epoch: int, epochs: int, num_classes: int, lambda_last: float) -> 
         epochs: T, at least 2.
         num_classes: K.
         lambda_last: lambda_T; it may exceed ln K, and then lambda rises.
+        pace: for ablations, lambda is linear itself, or lambda_T in every epoch, or infinite: no sample is ever hard.
 
     Raises:
         ValueError: T is 1, for which the schedule has no value.
     """
     if epochs < 2:
         raise ValueError("The threshold of circular teaching is undefined for one epoch: train for at least two.")
-    first = 10 ** -math.log(num_classes)
-    last = 10**-lambda_last
     done = (epoch - 1) / (epochs - 1)
-    return -math.log10((1 - done) * first + done * last)
+    match pace:
+        case "published":
+            return -math.log10((1 - done) * 10 ** -math.log(num_classes) + done * 10**-lambda_last)
+        case "linear":
+            return (1 - done) * math.log(num_classes) + done * lambda_last
+        case "fixed":
+            return lambda_last
+        case "off":
+            return math.inf
 
 
 def warmup(epoch: int, warmup_epochs: int) -> float:

@@ -1,5 +1,6 @@
 """Promise: a table of one's own is a small file, and its recipes may come from one's own package."""
 
+import re
 import subprocess
 import sys
 import textwrap
@@ -11,6 +12,8 @@ from typer.testing import CliRunner
 from spacte_studies.cli import reproduce_app
 from spacte_studies.study_files import StudyFileError, read_study
 from spacte_studies.tables import DIGITS
+from spacte_trainer.config import override
+from spacte_trainer.recipes import load_recipe
 
 HEADS = """
 title: Heads on the digits
@@ -99,3 +102,13 @@ def test_recipes_come_from_a_package_of_ones_own(tmp_path: Path) -> None:
     )
     assert done.returncode == 0, done.stderr
     assert "| short | 1 of 1 |" in (tmp_path / "runs" / "results.md").read_text()
+
+
+def test_the_studies_of_the_docs_can_be_read(tmp_path: Path) -> None:
+    text = (Path(__file__).parents[3] / "docs" / "training.md").read_text()
+    studies = [block for block in re.findall(r"```yaml\n(.*?)```", text, re.DOTALL) if block.startswith("title")]
+    assert len(studies) == 2
+    for number, study in enumerate(studies):
+        (tmp_path / f"{number}.yaml").write_text(study)
+        for setting in read_study(tmp_path / f"{number}.yaml").settings:
+            override(load_recipe(setting.recipe, setting.sigma), dict(setting.changes))

@@ -91,7 +91,7 @@ def test_a_deferred_term_begins_at_the_same_part_of_a_shorter_run():
 
 @pytest.mark.parametrize("sigma", [0.0, -0.25, float("nan"), float("inf")])
 def test_a_noise_level_that_is_none_is_refused(sigma: float):
-    with pytest.raises(RecipeError, match="give --sigma a number above 0"):
+    with pytest.raises(RecipeError, match=r"give --sigma one from 0\.001 to 10"):
         load_recipe("digits-gaussian", sigma)
 
 

@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -14,6 +15,7 @@ from spacte_workers.bench.simulated import simulated_votes
 from spacte_workers.certification import certificates
 from spacte_workers.certification.algorithm import Certification, CertifySpec
 from spacte_workers.cli import bench_app, verify_app
+from spacte_workers.engine.self_checks import compare
 from spacte_workers.noise.table import noise_table
 from spacte_workers.shards import Votes
 
@@ -177,7 +179,7 @@ def test_a_replay_asks_for_no_agreement(tmp_path, monkeypatch):
     """What was allowed to vote is settled: the replay is about which votes there were."""
     from spacte_workers.engine import selection as choice
 
-    monkeypatch.setattr(choice, "agreement", lambda *_: 0.5)
+    monkeypatch.setattr(choice, "compare", lambda *given: replace(compare(*given), agreement=0.5))
     result = replayed(tmp_path, lambda found: found, precision="int8", min_agreement=0.4)
     assert result.exit_code == 0, result.output
 

@@ -97,6 +97,11 @@ class Terms:
     per_sample_LB: Mapping[str, Tensor]
     scalars: Mapping[str, Tensor] = field(default_factory=dict[str, Tensor])
 
+    def scaled(self, factor: float) -> "Terms":
+        """The losses of heads on samples times a factor; what is judged by, and what is of no head, stays."""
+        per_sample_LB = {name: factor * loss_LB for name, loss_LB in self.per_sample_LB.items()}
+        return Terms(self.smoothed_ce_LB, per_sample_LB, self.scalars)
+
 
 class Method(BaseModel, ABC, frozen=True, extra="forbid"):
     """A base method and its hyper-parameters: noise -> forward -> what each head loses on each sample."""

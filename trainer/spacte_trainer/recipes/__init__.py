@@ -1,10 +1,9 @@
 """Named configurations: `load_recipe("digits-spacte-gaussian")`. One file a data set and network."""
 
 import difflib
-import math
 from importlib.metadata import EntryPoint, entry_points
 
-from spacte_trainer.config import TrainConfig
+from spacte_trainer.config import SIGMA_LEAST, SIGMA_MOST, TrainConfig
 
 from . import cifar10, cifar10_resnet20, digits, imagenet
 from .base import ANY_SIGMA, ENTRIES, Entry, RecipeError
@@ -41,8 +40,10 @@ def load_recipe(name: str, sigma: float | None = None) -> TrainConfig:
     Raises:
         RecipeError: there is no such recipe, or it has no settings for this sigma.
     """
-    if sigma is not None and not 0 < sigma < math.inf:
-        raise RecipeError(f"A noise level of {sigma} cannot be trained with: give --sigma a number above 0.")
+    if sigma is not None and not SIGMA_LEAST <= sigma <= SIGMA_MOST:
+        raise RecipeError(
+            f"A noise level of {sigma} cannot be trained with: give --sigma one from {SIGMA_LEAST} to {SIGMA_MOST}."
+        )
     levels = {entry.sigma: full for full, entry in ENTRIES.items() if full == f"{name}-{entry.sigma}"}
     if levels and name not in ENTRIES:
         if sigma is None:

@@ -26,7 +26,7 @@ from .errors import EngineError, NoSuchKernelsError
 from .forms import forms
 from .kernel_names import PORTABLE
 from .peak_rates import synchronize
-from .self_checks import agreement, is_one_function, same_logits
+from .self_checks import Compared, compare, is_one_function, same_logits
 
 WantedPrecision = Precision | Literal["auto"]
 
@@ -186,24 +186,12 @@ def _candidates(classifier: Classifier, rows_NCHW: Tensor, allow_int8: bool) -> 
     return candidate_precisions(rows_NCHW.device, allow_int8, share)
 
 
-@dataclass(frozen=True)
-class _Compared:
-    """A form that is one function, its logits of the rows compared, and the share of them on which it votes alike."""
-
-    form: Form
-    logits_NK: Tensor
-    agreement: float
-
-
-def _best_form(
-    candidates: Iterable[Form], rows_NCHW: Tensor, votes_N: Tensor, min_agreement: float
-) -> _Compared | None:
+def _best_form(candidates: Iterable[Form], rows_NCHW: Tensor, votes_N: Tensor, min_agreement: float) -> Compared | None:
     """The first form that is one function and agrees with float32; else the last that is one."""
-    found: _Compared | None = None
+    found: Compared | None = None
     for form in candidates:
         if is_one_function(form, rows_NCHW):
-            logits_NK = logits_of(form, rows_NCHW)
-            found = _Compared(form, logits_NK, agreement(logits_NK, votes_N))
+            found = compare(form, rows_NCHW, votes_N)
             if found.agreement >= min_agreement:
                 break
     return found

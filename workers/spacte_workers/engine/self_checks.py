@@ -4,10 +4,12 @@ The theorem is about one function of the noisy image. A form whose result for a 
 batch, on its neighbours or on the run is none, and is refused.
 """
 
+from dataclasses import dataclass
+
 import torch
 from torch import Tensor
 
-from spacte_core.forms import Classifier, Form, plain, whole_batches
+from spacte_core.forms import Classifier, Form, logits_of, plain, whole_batches
 
 from .counting import votes_of
 
@@ -26,9 +28,19 @@ _GPU_ROUNDING = 2.0**-6
 bfloat16, each of which is up to 2**-9."""
 
 
-def agreement(logits_NK: Tensor, votes_N: Tensor) -> float:
-    """Share of rows for which such logits vote as the float32 network does."""
-    return (votes_of(logits_NK) == votes_N).double().mean().item()
+@dataclass(frozen=True)
+class Compared:
+    """A form, its logits of the rows compared, and the share of these on which it votes as the float32 network."""
+
+    form: Form
+    logits_NK: Tensor
+    agreement: float
+
+
+def compare(form: Form, rows_NCHW: Tensor, votes_N: Tensor) -> Compared:
+    """The form compared with the float32 network's votes for rows in units of [0, 1]."""
+    logits_NK = logits_of(form, rows_NCHW)
+    return Compared(form, logits_NK, (votes_of(logits_NK) == votes_N).double().mean().item())
 
 
 def module_is_one_function(classifier: Classifier, rows_NCHW: Tensor) -> bool:

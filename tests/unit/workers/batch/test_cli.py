@@ -3,6 +3,7 @@
 import hashlib
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from typer.testing import CliRunner, Result
 
 from spacte_workers.batch.cli import certify_dataset_app
 from spacte_workers.engine import selection as choice
+from spacte_workers.engine.self_checks import compare
 
 SEED = "00112233445566778899aabbccddeeff"
 IMAGES = 5
@@ -73,7 +75,9 @@ def test_every_image_in_three_files(checkpoint: Path, data: Path, tmp_path: Path
 @pytest.mark.slow
 def test_what_auto_may_choose(checkpoint: Path, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     agreed = {"fp32": 1.0, "bf16": 0.95, "int8": 0.91}
-    monkeypatch.setattr(choice, "agreement", lambda form, *_: agreed[form.precision])
+    monkeypatch.setattr(
+        choice, "compare", lambda form, *rows: replace(compare(form, *rows), agreement=agreed[form.precision])
+    )
     monkeypatch.setattr(choice, "precision_rate", lambda name, *_: {"fp32": 1, "bf16": 2, "int8": 9}[name])
     for options, chosen in (
         ([], "fp32"),

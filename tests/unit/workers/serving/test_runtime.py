@@ -7,6 +7,7 @@ import subprocess
 import sys
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ from PIL import Image as Pillow
 from spacte_client.types import CertifyParams, PredictParams
 from spacte_workers.engine import selection as choice
 from spacte_workers.engine.precision_rule import PrecisionRule
+from spacte_workers.engine.self_checks import compare
 from spacte_workers.errors import (
     BadParameterError,
     DeadlineExceededError,
@@ -196,7 +198,9 @@ async def test_what_an_operator_allows_auto_to_choose(
     folder: Path, monkeypatch: pytest.MonkeyPatch, rule: PrecisionRule, chosen: str
 ) -> None:
     agreed = {"fp32": 1.0, "bf16": 0.95, "int8": 0.91}
-    monkeypatch.setattr(choice, "agreement", lambda form, *_: agreed[form.precision])
+    monkeypatch.setattr(
+        choice, "compare", lambda form, *rows: replace(compare(form, *rows), agreement=agreed[form.precision])
+    )
     monkeypatch.setattr(choice, "precision_rate", lambda name, *_: {"fp32": 1, "bf16": 2, "int8": 9}[name])
     async with running(folder, precision="auto", rule=rule) as runtime:
         assert (await runtime.certify(an_image(), ask(), request_id="req_1")).precision == chosen
