@@ -7,6 +7,7 @@ from fastapi import FastAPI
 from fastapi.middleware.cors import CORSMiddleware
 
 from .backend import Backend
+from .body_budget import BodyBudget
 from .decoding import Decoding
 from .gateway import Gateway
 from .head_requests import HeadRequests
@@ -72,7 +73,12 @@ def create_app(settings: Settings | None = None, runtime: Backend | None = None)
 
 def add_middleware(app: FastAPI, settings: Settings, metrics: Metrics) -> None:
     """Surround the routes; what is added last comes first."""
-    app.add_middleware(BodyLimit, limit=settings.max_body_bytes, by_prefix={"/v1/files": settings.max_upload_bytes})
+    app.add_middleware(
+        BodyLimit,
+        limit=settings.max_body_bytes,
+        uploads=settings.max_upload_bytes,
+        budget=BodyBudget(settings.bodies_bytes),
+    )
     if settings.origins:
         app.add_middleware(
             CORSMiddleware,

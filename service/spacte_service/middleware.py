@@ -8,10 +8,12 @@ from dataclasses import dataclass
 
 import structlog
 from starlette.datastructures import Headers, MutableHeaders
+from starlette.formparsers import MultiPartParser
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from spacte_workers import tracing
 
+from .body_budget import BodyBudget
 from .disconnects import ClientDisconnectedError
 from .ids import new_id
 from .metrics import Metrics
@@ -138,23 +140,24 @@ class AddressCheck:
 
 @dataclass(frozen=True)
 class BodyLimit:
-    """ASGI middleware that refuses a body of more bytes than a limit while it arrives.
+    """ASGI middleware that refuses a body of more bytes than a limit, or than there is memory for, while it arrives.
 
     Starlette's own answers a body whose length is declared with plain text, and not with a problem document.
-    `by_prefix` has other limits, by the beginning of the path.
+    `uploads` is the limit of files, below the path of that name; they are written to disk as they come.
     """
 
     app: ASGIApp
     limit: int
-    by_prefix: Mapping[str, int]
+    uploads: int
+    budget: BodyBudget
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Count what the route reads, and raise a 413 where it reads past the limit."""
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
-        path: str = scope["path"]
-        limit = next((size for prefix, size in self.by_prefix.items() if path.startswith(prefix)), self.limit)
+        is_upload = scope["path"].startswith("/v1/files")
+        limit = self.uploads if is_upload else self.limit
         declared = Headers(scope=scope).get("content-length", "")
         if declared.isdigit() and int(declared) > limit:
             # Answered before the body is read: the server discards what still arrives.
@@ -163,16 +166,19 @@ class BodyLimit:
             return
         read = 0
 
-        async def receive_counted() -> Message:
-            nonlocal read
-            message = await receive()
-            if message["type"] == "http.request":
-                read += len(message.get("body", b""))
-                if read > limit:
-                    raise _too_large(limit)
-            return message
+        with self.budget.body(int(declared) if declared.isdigit() else limit) as body:
 
-        await self.app(scope, receive_counted, send)
+            async def receive_counted() -> Message:
+                nonlocal read
+                message = await receive()
+                if message["type"] == "http.request":
+                    read += len(message.get("body", b""))
+                    if read > limit:
+                        raise _too_large(limit)
+                    body.grow(min(read, MultiPartParser.spool_max_size) if is_upload else read)
+                return message
+
+            await self.app(scope, receive_counted, send)
 
 
 def _too_large(limit: int) -> ProblemError:

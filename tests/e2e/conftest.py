@@ -48,10 +48,16 @@ def models(tmp_path_factory: pytest.TempPathFactory, make_checkpoint: Callable[.
 
 
 @pytest.fixture(scope="module")
-def address(models: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+def options() -> tuple[str, ...]:
+    """Of the gateway, beside those that every one gets."""
+    return ()
+
+
+@pytest.fixture(scope="module")
+def address(models: Path, tmp_path_factory: pytest.TempPathFactory, options: tuple[str, ...]) -> Iterator[str]:
     """A gateway of its own, without Ray."""
     command = [str(Path(sys.executable).with_name("spacte")), "serve", "--in-process", "--models", str(models)]
-    command += ["--port", "0", "--log-level", "warning", "--data-dir", str(tmp_path_factory.mktemp("data"))]
+    command += ["--port", "0", "--log-level", "warning", "--data-dir", str(tmp_path_factory.mktemp("data")), *options]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as gateway:
         assert gateway.stdout is not None
         found = None

@@ -12,6 +12,7 @@ from typing import Any
 import httpx2
 import numpy as np
 import pytest
+from benchmarks.fuzz import mutated
 from PIL import Image as Pillow
 
 from spacte_service import Settings, create_app
@@ -39,30 +40,6 @@ def pictures() -> list[bytes]:
         np.save(file, array)
         found.append(file.getvalue())
     return found
-
-
-def mutated(data: bytes, chance: random.Random, others: list[bytes]) -> bytes:
-    """`data` with a few of the usual injuries."""
-    out = bytearray(data)
-    for _ in range(chance.choice((0, 1, 1, 2, 4, 16))):
-        at = chance.randrange(len(out) + 1)
-        match chance.randrange(7):
-            case 0 if out:
-                out[min(at, len(out) - 1)] ^= 1 << chance.randrange(8)
-            case 1:
-                del out[at:]
-            case 2:
-                out[at:at] = chance.randbytes(chance.randrange(1, 9))
-            case 3:
-                out[at : at + 4] = chance.choice((b"\xff\xff\xff\xff", b"\x7f\xff\xff\xff", b"\0\0\0\0"))
-            case 4:
-                del out[at : at + chance.randrange(1, 64)]
-            case 5:
-                other = chance.choice(others)
-                out[at:] = other[chance.randrange(len(other)) :]
-            case _:
-                out[at:at] = out[at : at + 32] * chance.randrange(1, 4)
-    return bytes(out)
 
 
 def form(image: bytes, params: bytes) -> bytes:
