@@ -9,8 +9,8 @@ from contextlib import contextmanager
 from .problems import ProblemError
 
 SMALL_BYTES = 1 << 20
-"""Bodies up to this size may take the last part of the memory, and count as they come. A larger one takes all that it is
-to have at once, so that of many only the last are refused. Chosen: most pictures, and everything else but some."""
+"""Bodies up to this size may take the last part of the memory, and count as they come. A larger one takes at once what
+it is to have, so that of many only the last are refused. Chosen: few pictures are larger."""
 
 FOR_SMALL = 1 / 8  # the part that larger bodies leave free; chosen: hundreds of small ones
 RETRY_AFTER_S = 2.0  # chosen: a body of 16 MiB is decoded and its picture on its way in less

@@ -55,7 +55,7 @@ class ParquetSource(Source):
         for number, file in enumerate(self._files):
             for group in range(file.metadata.num_row_groups):
                 about = file.metadata.row_group(group)
-                largest = max(largest, _largest_row(about, self._columns[number][0]))
+                largest = max(largest, _largest_row(about, self._columns[number]))
                 self._groups.append((number, group))
                 sizes.append(about.num_rows)
         self._ends = list(accumulate(sizes))
@@ -166,10 +166,10 @@ def _open(path: Path) -> pq.ParquetFile:
         raise InputError("The parquet file is damaged: write it anew.") from error
 
 
-def _largest_row(group: Any, column: str) -> int:
-    """Bytes that one image of a row group may have, as far as the file says: all of them, where many rows share it."""
+def _largest_row(group: Any, columns: Sequence[str]) -> int:
+    """Bytes that one row of a group may have, as far as the file says: all of them, where many rows share a value."""
     chunks = [group.column(number) for number in range(group.num_columns)]
-    return sum(chunk.total_uncompressed_size for chunk in chunks if chunk.path_in_schema.split(".")[0] == column)
+    return sum(chunk.total_uncompressed_size for chunk in chunks if chunk.path_in_schema.split(".")[0] in columns)
 
 
 def _columns(schema: Any) -> list[str]:
