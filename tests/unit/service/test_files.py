@@ -17,6 +17,7 @@ from spacte_service.problems import ProblemError
 from spacte_service.quotas import Quotas
 from spacte_service.store import Store
 from spacte_service.uploads import Uploads
+from spacte_workers.batch.inputs import kind_of
 
 NOBODY = anonymous("127.0.0.1", Quotas())
 
@@ -104,7 +105,7 @@ async def test_a_form_without_a_file(http):
 def test_a_file_deleted_while_it_comes_again_is_there_in_the_end(tmp_path):
     """Whoever is told a file's id finds its bytes, as long as no one deleted that id afterwards."""
     store = Store.open(f"sqlite:///{tmp_path}/store.sqlite")
-    uploads = Uploads(store, tmp_path / "files")
+    uploads = Uploads(store, tmp_path / "files", kind_of)
     for round_ in range(10):
         data = npz(seed=round_)
         first = uploads.add(io.BytesIO(data), "a", NOBODY)
