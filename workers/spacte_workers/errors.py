@@ -37,6 +37,16 @@ class DeadlineExceededError(RuntimeFault):
     """The deadline passed before the first look at the bound; allow more time."""
 
 
+class NotOneFunctionError(RuntimeFault):
+    """Noises that were drawn again got other logits, so that there is no one function that a certificate is about."""
+
+    def __init__(self) -> None:
+        super().__init__(
+            "Rows that were drawn again got other logits, so nothing is certified: make the model one fixed function, "
+            "without dropout, batch statistics or counters, and see that all samplers run on machines of one kind."
+        )
+
+
 class NotCalibratedError(RuntimeFault):
     """The model has no calibration for prediction sets that fits what votes now."""
 

@@ -75,19 +75,24 @@ class NoiseSource:
     label: int | None = None
 
     @property
-    def kind(self) -> tuple[Noise, float, int | None, Output, int | None]:
+    def kind(self) -> tuple[Noise, float, int | None, bool, int | None]:
         """What all rows of a batch have in common."""
-        return self.noise, self.sigma, self.k_consensus, self.output, self.label
+        return self.noise, self.sigma, self.k_consensus, self.output == "gradient", self.label
 
 
 @dataclass(frozen=True, slots=True)
 class Shard:
-    """Noises start..stop-1 of one phase of one image."""
+    """Noises start..stop-1 of one phase of one image.
+
+    `again`: they have been drawn before, and are computed in reverse order now, so that each row has other neighbours.
+    What comes back is in the order of the noises all the same.
+    """
 
     source: NoiseSource
     phase: Phase
     start: int
     stop: int
+    again: bool = False
 
     @property
     def size(self) -> int:
@@ -105,6 +110,7 @@ class Votes:
         invalid: rows that voted for no class, because a logit was NaN or infinite.
         logits_NK: of each row, float32, where the output is `logits`.
         gradient_CHW: of the summed probability of the source's label, float32, where the output is `gradient`.
+        rounding: by how much a row's logits may hang on its place in the batch, as part of what rows differ by.
     """
 
     counts: tuple[int, ...]
@@ -112,6 +118,7 @@ class Votes:
     invalid: int = 0
     logits_NK: "NDArray[np.float32] | None" = None
     gradient_CHW: "NDArray[np.float32] | None" = None
+    rounding: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)

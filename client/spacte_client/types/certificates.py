@@ -241,6 +241,12 @@ class Certificate(AnswerModel):
     selection_counts: list[int] = Field(
         description="Selection votes per class; they sum to `n0`, less those without a vote."
     )
+    redrawn: int = Field(
+        default=0,
+        ge=0,
+        description="Selection noises whose logits were computed a second time, among other neighbours, and came out "
+        "the same.",
+    )
     bound: Bound = Field(description="How votes became `p_lower` and `radius`.")
     bound_requested: RequestedBound | None = Field(
         default=None, description="The bound asked for: `auto` chooses one by the selection votes. Null in version 1."

@@ -24,9 +24,10 @@ from functools import cached_property
 from spacte_client.types import ABSTAIN, Bound, CertifyParams, Noise, SeedSource, StopReason
 from spacte_workers.errors import BadParameterError, DeadlineExceededError
 from spacte_workers.noise.table import noise_table
-from spacte_workers.shards import NoiseSource, Phase
+from spacte_workers.shards import NoiseSource, Phase, Shard, Votes
 from spacte_workers.statistics.stopping import Plan, Proven, Rules, choose_bound, plan_for
 
+from .redraw import REDRAWN, Redraw
 from .sampling_run import SamplingRun
 from .tally import Tally
 
@@ -51,6 +52,7 @@ class CertifySpec(Rules):
         k_consensus: heads that must agree for a vote without the others; None runs all heads.
         seed_source: who chose the seed.
         request_digest: of the canonical request; enters the noise key.
+        redrawn: how many of the selection noises are drawn a second time, see `redraw`.
     """
 
     n0: int
@@ -60,6 +62,7 @@ class CertifySpec(Rules):
     k_consensus: int | None = None
     seed_source: SeedSource = "service"
     request_digest: str = ""
+    redrawn: int = 0
 
     @classmethod
     def from_params(
@@ -100,6 +103,7 @@ class CertifySpec(Rules):
             tolerance=params.tolerance,
             deadline=params.deadline_ms is not None,
             noise_error=noise_error(params.noise, sigma, shape),
+            redrawn=min(params.n0, REDRAWN),
         )
 
     @property
@@ -141,6 +145,7 @@ class Outcome:
         stop_reason: why drawing stopped.
         looks: how often the bound was looked at.
         bound: the one that was used.
+        redrawn: selection noises that were drawn a second time, with the same logits.
     """
 
     label: int
@@ -154,6 +159,7 @@ class Outcome:
     stop_reason: StopReason
     looks: int
     bound: Bound = "clopper_pearson"
+    redrawn: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -183,16 +189,20 @@ class Certification(SamplingRun[Outcome]):
     def __init__(self, spec: CertifySpec) -> None:
         self.spec = spec
         source = spec.noise_source
-        self._selection = Tally(source, Phase.SELECTION, (spec.n0,), spec.num_classes)
+        first = spec.redrawn
+        boundaries = (first, spec.n0) if 0 < first < spec.n0 else (spec.n0,)
+        self._selection = Tally(source, Phase.SELECTION, boundaries, spec.num_classes, with_logits=first)
+        self._redraw = Redraw(source, first, spec.num_classes) if first else None
         self._estimation = Tally(source, Phase.ESTIMATION, spec.rules.looks, spec.num_classes)
         self._reads_votes = spec.target_radius is not None or spec.tolerance is not None
         self._stop_reason: StopReason = "cancelled"
-        super().__init__(self._selection, self._estimation)
+        again = [self._redraw.tally] if self._redraw else []
+        super().__init__(self._selection, *again, self._estimation)
 
     @property
     def counts0(self) -> tuple[int, ...]:
         """Step 1: votes per class over the n0 selection noises, once they are drawn."""
-        return self._selection.counts_at(0)
+        return self._selection.counts_at(len(self._selection.boundaries) - 1)
 
     @property
     def cAHat(self) -> int:  # noqa: N802  the paper's symbol
@@ -223,6 +233,17 @@ class Certification(SamplingRun[Outcome]):
         if not self.done:
             raise RuntimeError("the outcome is asked for before the certification is done")
         return self._at_last_look()
+
+    def give(self, shard: Shard, votes: Votes) -> bool:
+        """Take the votes of a shard, see `SamplingRun.give`.
+
+        Raises:
+            NotOneFunctionError: noises that were drawn again got other logits.
+        """
+        awaited = super().give(shard, votes)
+        if awaited and self._redraw is not None:
+            self._redraw.take(shard, votes)
+        return awaited
 
     def expire(self) -> None:
         """Time is up: settle for what the last look proved.
@@ -268,12 +289,14 @@ class Certification(SamplingRun[Outcome]):
             stop_reason=self._stop_reason,
             looks=self._looks_done,
             bound=self.bound,
+            redrawn=self.spec.redrawn,
         )
 
     def _look(self) -> None:
         """Look at the bound wherever that is possible by now, in order, up to the first look that stops."""
         first, complete = self._looks_done, self._estimation.complete
-        if not self._selection.complete or first == complete:
+        redrawn = self._redraw is None or self._redraw.tally.finished
+        if not (self._selection.finished and redrawn) or first == complete:
             return
         tops, seconds = zip(*(self._top_and_second(look) for look in range(first, complete)), strict=True)
         stop = self._plan.first_stop(first, tops, seconds)
@@ -293,6 +316,11 @@ class Certification(SamplingRun[Outcome]):
         """Steps 4 and 5 in numbers: what the last look proved."""
         look = self._looks_done - 1
         return self._plan.proven(look, *self._top_and_second(look))
+
+    def _open(self, speculate: bool) -> list[tuple[Tally, int]]:
+        """As for any run; but noises are drawn again only in a later call, so that they have other neighbours."""
+        first_drawn = self._selection.complete > 0
+        return [(tally, limit) for tally, limit in super()._open(speculate) if first_drawn or not tally.again]
 
     def _limit(self, speculate: bool) -> int:
         """How many estimation noises may be handed out by now."""

@@ -23,7 +23,7 @@ class SamplingRun(ABC, Generic[OutcomeT]):
     """
 
     def __init__(self, *tallies: Tally) -> None:
-        self._tallies = {tally.phase: tally for tally in tallies}
+        self._tallies = {(tally.phase, tally.again): tally for tally in tallies}
         self._last = tallies[-1]
         self._looks_done = 0
         self._settled = False
@@ -69,11 +69,11 @@ class SamplingRun(ABC, Generic[OutcomeT]):
         Returns:
             Whether they were awaited: votes that come after the outcome, or twice, change nothing.
         """
-        return not self._settled and self._tallies[shard.phase].give(shard, votes)
+        return not self._settled and self._tallies[shard.phase, shard.again].give(shard, votes)
 
     def lost(self, shard: Shard) -> None:
         """The sampler is gone with this shard: hand it out again."""
-        self._tallies[shard.phase].lost(shard)
+        self._tallies[shard.phase, shard.again].lost(shard)
 
     @abstractmethod
     def outcome(self) -> OutcomeT:

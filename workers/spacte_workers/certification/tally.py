@@ -6,6 +6,7 @@ whatever the sizes of the shards and the order in which they come back.
 
 from collections import deque
 from collections.abc import Sequence
+from dataclasses import replace
 from operator import add
 
 from spacte_workers.shards import NoiseSource, Phase, Shard, Votes
@@ -18,16 +19,28 @@ class Tally:
         source, phase: what determines the noises besides their index.
         boundaries: strictly ascending sample counts; the last is all there is to draw.
         num_classes: length of every count vector.
+        with_logits: so many of the first noises, a boundary or none, are wanted with the logits of each row.
+        again: see `Shard`.
     """
 
-    def __init__(self, source: NoiseSource, phase: Phase, boundaries: Sequence[int], num_classes: int) -> None:
-        self.phase = phase
+    def __init__(
+        self,
+        source: NoiseSource,
+        phase: Phase,
+        boundaries: Sequence[int],
+        num_classes: int,
+        *,
+        with_logits: int = 0,
+        again: bool = False,
+    ) -> None:
+        self.phase, self.again = phase, again
         self.boundaries = tuple(boundaries)
         self.drawn = 0
         """Noises whose votes are in, whether or not those before them are."""
         self.complete = 0
         """How many boundaries have been reached without a gap."""
-        self._source = source
+        self._source, self._source_with_logits = source, replace(source, output="logits") if with_logits else source
+        self._with_logits = with_logits
         self._num_classes = num_classes
         self._cursor = 0
         self._cursor_segment = 0
@@ -42,6 +55,11 @@ class Tally:
         return max(0, min(limit, self.boundaries[-1]) - self._cursor) + sum(
             stop - start for start, stop, _ in self._lost
         )
+
+    @property
+    def finished(self) -> bool:
+        """Whether everything has been drawn."""
+        return self.complete == len(self.boundaries)
 
     def counts_at(self, boundary: int) -> tuple[int, ...]:
         """Votes per class over exactly the noises before boundary number `boundary`, a complete one."""
@@ -83,7 +101,8 @@ class Tally:
                 self._cursor_segment += 1
             self._cursor = stop
         self._in_flight[start] = stop, segment
-        return Shard(self._source, self.phase, start, stop)
+        source = self._source_with_logits if stop <= self._with_logits else self._source
+        return Shard(source, self.phase, start, stop, self.again)
 
     def give(self, shard: Shard, votes: Votes) -> bool:
         """Take the votes of a shard; False where it is not awaited, as one that was drawn twice."""

@@ -152,6 +152,8 @@ def _check_counts(c: Certificate) -> list[str]:
     for name, value, least in (("n_max", c.n_max, 1), ("image_index", c.image_index, 0)):
         if not least <= value <= _MOST:
             findings.append(f"{name}: {value} is not between {least} and {_MOST}.")
+    if c.redrawn > c.n0:
+        findings.append(f"redrawn: of {c.n0} selection noises {c.redrawn} cannot have been drawn again.")
     if len(c.counts) != len(c.selection_counts) or len(c.counts) < 2:
         findings.append("counts: there is not one for each of two or more classes, as in selection_counts.")
     selection_invalid = c.n0 - sum(c.selection_counts) if c.schema_version > 1 else 0

@@ -30,6 +30,10 @@ def count_consensus(forms: Sequence[Form], step: NoiseStep, rows: ShardRows, cou
         open_rows = (~agree_B[: batch.size]).nonzero().squeeze(1)
         agree_B[batch.size :] = False
         counts.add(batch.shard_B[agree_B], vote_kB[0][agree_B])
+        shard_B = batch.shard_B[: batch.size]
+        if counts.logits.among(shard_B):
+            summed_BK = total([head(features) for head in batch.form.heads])
+            counts.logits.keep(shard_B, summed_BK[: batch.size], len(batch.form.heads))
         if len(open_rows):
             undecided.add(features[open_rows], total(logits)[open_rows], batch.shard_B[open_rows])
     undecided.finish()

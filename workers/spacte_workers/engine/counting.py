@@ -12,6 +12,7 @@ from torch import Tensor
 from spacte_core.forms import Form
 from spacte_workers.shards import Votes
 
+from .logits import WantedLogits
 from .noise_step import NoiseStep
 
 
@@ -74,10 +75,12 @@ class Counts:
     Attributes:
         columns: K, and one for rows that vote for no class.
         counts: [S * columns].
+        logits: of the rows of shards that want them.
     """
 
-    def __init__(self, shards: int, classes: int, device: torch.device) -> None:
+    def __init__(self, shards: int, classes: int, device: torch.device, logits: WantedLogits | None = None) -> None:
         self.columns = classes + 1
+        self.logits = logits or WantedLogits([False] * shards, device)
         self.counts = torch.zeros(shards * self.columns, dtype=torch.int64, device=device)
 
     def add(self, shard_B: Tensor, vote_B: Tensor) -> None:
@@ -87,14 +90,20 @@ class Counts:
     def votes(self) -> list[Votes]:
         """Those of each shard, without times; on a GPU this alone waits for the device."""
         lists = self.counts.view(-1, self.columns).tolist()
-        return [Votes(tuple(counts), 0.0, invalid) for *counts, invalid in lists]
+        logits = self.logits.of_shards()
+        return [
+            Votes(tuple(counts), 0.0, invalid, logits_NK=logits.get(shard), rounding=self.logits.rounding)
+            for shard, (*counts, invalid) in enumerate(lists)
+        ]
 
 
 def count_all_heads(forms: Sequence[Form], step: NoiseStep, rows: ShardRows, counts: Counts) -> None:
     """Each row votes by the sum of its heads' logits."""
     for batch in rows.batches(forms):
         logits_BK = batch.form.logits(step.add_noise(rows.pixels_SP, batch.shard_B, batch.rows_B5))
-        counts.add(batch.shard_B[: batch.size], votes_of(logits_BK[: batch.size]))
+        shard_B, logits_BK = batch.shard_B[: batch.size], logits_BK[: batch.size]
+        counts.add(shard_B, votes_of(logits_BK))
+        counts.logits.keep(shard_B, logits_BK, len(batch.form.heads))
 
 
 def form_for(forms: Sequence[Form], rows: int) -> Form:

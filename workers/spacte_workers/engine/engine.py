@@ -30,12 +30,12 @@ from .errors import EngineError, NoSuchKernelsError
 from .gradients import probability_gradient
 from .kernel_names import PORTABLE, form_in, kernels_name
 from .load_cache import LoadCache
-from .logits import logits_of_shards
+from .logits import WantedLogits
 from .noise_step import NoiseStep
 from .peak_rates import synchronize
 from .precision_rule import MIN_AGREEMENT
 from .selection import NOT_ONE_FUNCTION, SelectedForm, WantedPrecision, select_form
-from .self_checks import module_is_one_function
+from .self_checks import module_is_one_function, place_rounding
 
 if TYPE_CHECKING:
     from spacte_core.checkpoint import Checkpoint
@@ -187,7 +187,8 @@ class Engine:
         """
         alike: dict[Any, list[int]] = defaultdict(list)
         for i, (_, shard) in enumerate(shards):
-            alike[shard.source.kind].append(i)
+            graphed = self._graph is not None and shard.source.output == "counts"
+            alike[graphed, shard.source.kind].append(i)
         votes: dict[int, Votes] = {}
         with self._busy:
             for indices in alike.values():
@@ -240,17 +241,17 @@ class Engine:
         with torch.inference_mode():
             step = self._noise_step(source.noise, source.sigma)
             rows = _rows_of(shards, step)
-            counts = Counts(len(shards), self.num_classes, self.device)
-            if source.output == "logits":
-                return logits_of_shards(self.forms, step, rows, counts)
-            graph = self._graph(step) if k is None and self._graph else None
+            wants = [shard.source.output == "logits" for _, shard in shards]
+            wanted = WantedLogits(wants, self.device, place_rounding(self.device))
+            counts = Counts(len(shards), self.num_classes, self.device, wanted)
+            graph = self._graph(step) if k is None and self._graph and source.output == "counts" else None
             if k is not None:
                 count_consensus(self.forms, step, rows, counts, k)
             elif graph is not None and len(shards) <= graph.most_shards:
                 graph.count(rows, counts)
             else:
                 count_all_heads(self.forms, step, rows, counts)
-            return counts.votes()
+            return [_in_order(votes, shard) for votes, (_, shard) in zip(counts.votes(), shards, strict=True)]
 
     def _gradient(self, image: Image, shard: Shard) -> Votes:
         """The gradient of a shard, by the module as it came, in float32."""
@@ -277,9 +278,18 @@ def _selected(classifier: Classifier, rows: Calibration, asked: dict[str, Any]) 
 
 
 def _rows_of(shards: list[tuple[Image, Shard]], step: NoiseStep) -> ShardRows:
-    """The rows of shards, on the step's device."""
+    """The rows of shards, on the step's device; those that are drawn again come in reverse order."""
+    names = [row_names(s.source, s.phase, s.start, s.stop) for _, s in shards]
+    ordered = [rows_R5.flip(0) if s.again else rows_R5 for rows_R5, (_, s) in zip(names, shards, strict=True)]
     return ShardRows(
         step.pixels_of([image for image, _ in shards]),
-        torch.cat([row_names(s.source, s.phase, s.start, s.stop) for _, s in shards]).to(step.device),
+        torch.cat(ordered).to(step.device),
         torch.repeat_interleave(torch.tensor([shard.size for _, shard in shards])).to(step.device),
     )
+
+
+def _in_order(votes: Votes, shard: Shard) -> Votes:
+    """The votes of a shard with its logits in the order of the noises."""
+    if votes.logits_NK is None or not shard.again:
+        return votes
+    return replace(votes, logits_NK=votes.logits_NK[::-1].copy())

@@ -49,6 +49,11 @@ def module_is_one_function(classifier: Classifier, rows_NCHW: Tensor) -> bool:
     return is_one_function(form, rows_NCHW, runs=EQUAL_BATCHES, rounding=_MODULE_ROUNDING)
 
 
+def place_rounding(device: torch.device) -> float:
+    """By how much the logits of forms on a device may hang on a row's place in the batch; nothing on CPUs."""
+    return _GPU_ROUNDING if device.type == "cuda" else 0.0
+
+
 def is_one_function(form: Form, rows_NCHW: Tensor, *, runs: int = 2, rounding: float | None = None) -> bool:
     """Whether rows get the same logits when equal batches are run again, in another place of the batch, beside others.
 
@@ -63,7 +68,7 @@ def is_one_function(form: Form, rows_NCHW: Tensor, *, runs: int = 2, rounding: f
         rounding: what a row's place may change, as part of what rows differ by; by default nothing on CPUs.
     """
     if rounding is None:
-        rounding = _GPU_ROUNDING if rows_NCHW.is_cuda else 0.0
+        rounding = place_rounding(rows_NCHW.device)
     batch_BCHW = whole_batches(rows_NCHW, form.batch)[: form.batch]
     first_BK = form.logits(form.encoding(batch_BCHW))
     if not all(same_logits(first_BK, form.logits(form.encoding(batch_BCHW))) for _ in range(runs - 1)):

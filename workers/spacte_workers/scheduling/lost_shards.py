@@ -24,11 +24,12 @@ def draw_again(call: Call, reason: RetryReason, queues: Queues, observer: Observ
     for request, shard in ((request, shard) for request, shards in call.parts for shard in shards):
         request.run.lost(shard)
         if reason == "lost":
-            request.losses[shard.phase, shard.start] += 1
-            losses = request.losses[shard.phase, shard.start]
+            lost = shard.phase, shard.start, shard.again
+            request.losses[lost] += 1
+            losses = request.losses[lost]
             request.isolated |= losses > 1
             if losses >= MAX_LOSSES:
-                lost = f"{losses} samplers in a row went down with this image"
-                request.fail(BrokenRequestError(f"{lost}: check the model and the samplers' memory."))
+                down = f"{losses} samplers in a row went down with this image"
+                request.fail(BrokenRequestError(f"{down}: check the model and the samplers' memory."))
         if not request.over:
             queues.push(request)

@@ -31,7 +31,7 @@ class Request(Generic[OutcomeT]):
         next_progress: when it may be called again, by the event loop's clock.
         call_seconds: how long a call with this request in it may take.
         isolated: share no call with other requests, because this one is suspected of breaking them.
-        losses: how often the sampler of each shard, by phase and start, was lost.
+        losses: how often the sampler of each shard, by phase, start and whether it is drawn again, was lost.
         trace: whose request it is, for the samplers' spans and log lines.
     """
 
@@ -44,7 +44,7 @@ class Request(Generic[OutcomeT]):
     next_progress: float = 0.0
     call_seconds: float = math.inf
     isolated: bool = False
-    losses: Counter[tuple[Phase, int]] = field(default_factory=Counter)
+    losses: Counter[tuple[Phase, int, bool]] = field(default_factory=Counter)
     trace: Trace | None = field(default_factory=current)
     answer: asyncio.Future[OutcomeT] = field(default_factory=lambda: asyncio.get_running_loop().create_future())
 

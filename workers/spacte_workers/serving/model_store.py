@@ -184,7 +184,7 @@ class ModelStore:
         if entry.served is None:
             why = {
                 "loading": "is still loading: try again in a moment.",
-                "failed": f"could not be loaded: {entry.reason}",
+                "failed": f"is not served: {entry.reason}",
             }.get(entry.state, "is not loaded: load it first.")
             raise ModelNotReadyError(f"Model {name} {why}", entry.state)
         return entry.served
@@ -218,6 +218,15 @@ class ModelStore:
         before, entry.served = entry.served, None
         entry.state, entry.reason = "unloaded", ""
         return before
+
+    def withdrawn(self, model: ServedModel, reason: str) -> bool:
+        """Stop answering by a version that turned out to be faulty; False where another one answers already."""
+        entry = self._entries.get(model.name)
+        if entry is None or entry.served is not model:
+            return False
+        entry.served = None
+        self.failed(model.name, reason)
+        return True
 
     def listing(self) -> list[Model]:
         """Every model as the wire shows it, by name; one that cannot be read shows only name and state."""

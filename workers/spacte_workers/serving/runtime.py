@@ -5,7 +5,6 @@ HTTP nor Ray.
 """
 
 import asyncio
-import logging
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -35,7 +34,7 @@ from spacte_workers.certification.prediction import PredictSpec
 from spacte_workers.certification.prediction_sets import LogitsRun, SetSpec
 from spacte_workers.deadlines import Deadline
 from spacte_workers.engine.precision_rule import PrecisionRule
-from spacte_workers.errors import BadParameterError, ModelLoadError
+from spacte_workers.errors import BadParameterError
 from spacte_workers.images import asked_of, decode_image, image_sha256
 from spacte_workers.scheduling.coordinator import Coordinator
 from spacte_workers.scheduling.observers import Observer
@@ -44,10 +43,9 @@ from spacte_workers.seeds import fresh_seed, seed_of
 from spacte_workers.shards import Image
 
 from .clock import RequestClock
-from .model_store import ModelStore, ServedModel, model_key
-from .pools import ModelFiles, Pool, PoolStatus
-
-_log = logging.getLogger(__name__)
+from .model_store import ModelStore, ServedModel
+from .pools import Pool, PoolStatus
+from .versions import Versions
 
 OnProgress = Callable[[Progress, Certificate | None], None]
 """Told how far a certificate is, and the certificate if drawing ends now; None before the first look."""
@@ -87,14 +85,11 @@ class Runtime:
     ) -> None:
         self._store = ModelStore(Path(models), signer)
         self.pool = pool
-        self._precision: Precision | Literal["auto"] = precision
-        self._rule = rule or PrecisionRule()
         self._allow_client_seed = allow_client_seed
         self._seed_secret = seed_secret
         self._decode = decode
         self._coordinator = Coordinator(patience_s=patience_s, observer=observer)
-        self._changing = asyncio.Lock()
-        self._leaving: list[ServedModel] = []
+        self._versions = Versions(self._store, pool, precision, rule or PrecisionRule())
         self._start_wait_s = start_wait_s
         self._loading: asyncio.Task[None] | None = None
 
@@ -111,7 +106,7 @@ class Runtime:
         names = await asyncio.to_thread(self._store.scan)
         try:
             await self.pool.start(self._coordinator)
-            self._loading = asyncio.create_task(self._load_all(names))
+            self._loading = asyncio.create_task(self._versions.load_all(names))
             await asyncio.wait([self._loading], timeout=self._start_wait_s)
         except BaseException:
             await self.stop()
@@ -157,10 +152,7 @@ class Runtime:
             ModelLoadError: it does not work; a version that answered before goes on answering.
             NoWorkersError: there is no sampler to load it.
         """
-        async with self._changing:
-            before = await self._replace(name)
-        if before is not None:
-            await self._retire(before)
+        await self._versions.load(name)
 
     async def unload(self, name: str) -> None:
         """Stop serving a model; requests that run on it are answered first.
@@ -168,10 +160,7 @@ class Runtime:
         Raises:
             ModelNotFoundError: no model has that name.
         """
-        async with self._changing:
-            before = self._store.unloaded(name)
-        if before is not None:
-            await self._retire(before)
+        await self._versions.unload(name)
 
     def ready(self) -> dict[str, str]:
         """Checks by name, each `ok` or a sentence on what is wrong."""
@@ -221,15 +210,15 @@ class Runtime:
 
         Raises:
             ModelNotFoundError, ModelNotReadyError, BadImageError, BadParameterError, NoWorkersError: it cannot be done.
-            DeadlineExceededError: `deadline_ms` passed before anything was proven.
+            DeadlineExceededError, NotOneFunctionError: nothing was proven in time, or nothing can be.
         """
         clock = RequestClock()
-        with self.model(params.model).used() as model:
+        with self.model(params.model).used() as model, self._versions.withdrawn_if_faulty(model):
             pixels, noises = await self._prepare(image, params, model)
-            noises |= {"image_index": image_index, "seed_source": seed_source or noises["seed_source"]}
-            asked, sha256 = partial(CertifySpec.from_params, params, **noises), image_sha256(pixels)
-            spec = await asyncio.to_thread(asked, shape=pixels.shape)
-            spec = bound_to_noise(spec, model.identity, sha256, self._seed_secret)
+            source = seed_source or noises["seed_source"]
+            noises |= {"image_index": image_index, "shape": pixels.shape, "seed_source": source}
+            sha256, asked = image_sha256(pixels), await asyncio.to_thread(CertifySpec.from_params, params, **noises)
+            spec = bound_to_noise(asked, model.identity, sha256, self._seed_secret)
             answer = partial(
                 certificates.certificate,
                 spec,
@@ -245,7 +234,7 @@ class Runtime:
 
             def report(progress: Progress) -> None:
                 if on_progress:
-                    on_progress(progress, certificate(progress.standing) if progress.standing else None)
+                    on_progress(progress, progress.standing and certificate(progress.standing))
 
             outcome = await self._coordinator.certify(
                 model.key,
@@ -329,15 +318,6 @@ class Runtime:
                 return end.value
             outcome = await self._coordinator.draw(key, drawing.image, drawing.run)
 
-    async def _load_all(self, names: list[str]) -> None:
-        for name in names:
-            try:
-                await self.load(name)
-            except ModelLoadError as error:
-                _log.warning("Model %s is not served: %s", name, error)
-            except Exception:  # noqa: BLE001  the other models are to be served
-                _log.exception("Model %s is not served.", name)
-
     async def _prepare(
         self, image: Image | bytes, params: ImageParams, model: ServedModel
     ) -> tuple[Image, dict[str, Any]]:
@@ -354,40 +334,3 @@ class Runtime:
         seed, seed_source = seed_of(params)
         known = {"sigma": config.sigma, "num_classes": config.model.num_classes}
         return image, known | {"seed": seed, "seed_source": seed_source}
-
-    async def _replace(self, name: str) -> ServedModel | None:
-        """Point a name at what its folder holds now, and return the version that answered before."""
-        entry = await asyncio.to_thread(self._store.refresh, name)
-        if entry.config is None or entry.version is None or entry.reason:
-            raise ModelLoadError(entry.reason)
-        if entry.config.sigma == 0:
-            reason = f"Model {name} was trained without noise: train one with a sigma above 0."
-            self._store.failed(name, reason)
-            raise ModelLoadError(reason)
-        if entry.served and entry.served.version == entry.version:
-            return None
-        files = ModelFiles(model_key(name, entry.version), entry.folder, entry.version, self._precision, self._rule)
-        config, version = entry.config, entry.version
-        self._store.loading(name, version)
-        try:
-            report = await self.pool.load(files)
-        except Exception as error:
-            self._store.failed(name, str(error))
-            raise
-        served = ServedModel(name, version, config, report.precision, report.kernels)
-        return self._store.ready(name, served)
-
-    async def _retire(self, model: ServedModel) -> None:
-        """Have the samplers forget a version once its last request is answered; others are loaded meanwhile.
-
-        By then the same version may be served again, or be retired a second time while requests still use it.
-        """
-        self._leaving.append(model)
-        try:
-            await model.unused()
-        finally:
-            self._leaving.remove(model)
-        async with self._changing:
-            needed = [*self._store.all_served(), *self._leaving]
-            if model.key not in [other.key for other in needed]:
-                await self.pool.unload(model.key)

@@ -93,6 +93,7 @@ def test_an_abstention_fits():
 @pytest.mark.parametrize(
     ("changes", "named"),
     [
+        ({"redrawn": 99}, "redrawn"),
         ({"radius": 0.25}, "radius"),
         ({"radius": 0.0}, "radius"),
         ({"p_lower": 0.9}, "p_lower"),

@@ -19,6 +19,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from PIL import Image as Pillow
 
 from spacte_client.types import CertifyParams, PredictParams
+from spacte_workers.engine import Engine
 from spacte_workers.engine import selection as choice
 from spacte_workers.engine.precision_rule import PrecisionRule
 from spacte_workers.engine.self_checks import compare
@@ -28,12 +29,13 @@ from spacte_workers.errors import (
     ModelLoadError,
     ModelNotFoundError,
     ModelNotReadyError,
+    NotOneFunctionError,
     NoWorkersError,
 )
 from spacte_workers.images import BadImageError, from_array
 from spacte_workers.serving.pools import LocalPool
 from spacte_workers.serving.runtime import Runtime
-from spacte_workers.shards import Image
+from spacte_workers.shards import Image, Votes
 
 SEED = "00112233445566778899aabbccddeeff"
 
@@ -393,3 +395,29 @@ async def test_a_signed_model_with_one_changed_byte_is_not_loaded(folder: Path, 
         with pytest.raises(ModelLoadError, match=r"is not what was signed \(.*model\.safetensors"):
             await runtime.load("digits")
         assert runtime.models()[0].state == "ready"  # what was loaded before goes on answering
+
+
+async def test_a_model_that_answers_otherwise_when_asked_again_is_withdrawn(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    votes_many = Engine.votes_many
+
+    def wavering(engine: Engine, shards: Any) -> list[Votes]:
+        found = votes_many(engine, shards)
+        return [
+            replace(votes, logits_NK=votes.logits_NK + 1e-6) if shard.again and votes.logits_NK is not None else votes
+            for votes, (_, shard) in zip(found, shards, strict=True)
+        ]
+
+    async with running(folder) as runtime:
+        assert (await runtime.certify(an_image(), ask(), request_id="req")).redrawn == 16
+        monkeypatch.setattr(Engine, "votes_many", wavering)
+        with pytest.raises(NotOneFunctionError, match="drawn again"):
+            await runtime.certify(an_image(), ask(), request_id="req")
+        with pytest.raises(ModelNotReadyError, match="is not served: Rows that were drawn again"):
+            await runtime.certify(an_image(), ask(), request_id="req")
+        assert [model.state for model in runtime.models()] == ["failed"]
+        assert runtime.ready()["models"] == "No model is loaded."
+        monkeypatch.undo()
+        await runtime.load("digits")
+        assert (await runtime.certify(an_image(), ask(), request_id="req")).redrawn == 16

@@ -1,0 +1,118 @@
+"""Which version of each model the samplers hold: loaded, replaced without dropping a request, withdrawn, forgotten."""
+
+import asyncio
+import logging
+from collections.abc import Generator, Sequence
+from contextlib import contextmanager
+from typing import Literal
+
+from spacte_client.types import Precision
+from spacte_workers.engine.precision_rule import PrecisionRule
+from spacte_workers.errors import ModelLoadError, NotOneFunctionError
+
+from .model_store import ModelStore, ServedModel, model_key
+from .pools import ModelFiles, Pool
+
+_log = logging.getLogger(__name__)
+
+
+class Versions:
+    """Loads models on all samplers, and has them forget what nobody uses. Lives on one event loop.
+
+    Args:
+        store: the models by name.
+        pool: the samplers.
+        precision, rule: arithmetic of the votes, and what samplers may choose for `auto`.
+    """
+
+    def __init__(
+        self, store: ModelStore, pool: Pool, precision: Precision | Literal["auto"], rule: PrecisionRule
+    ) -> None:
+        self._store = store
+        self._pool = pool
+        self._precision: Precision | Literal["auto"] = precision
+        self._rule = rule
+        self._changing = asyncio.Lock()
+        self._leaving: list[ServedModel] = []
+        self._retiring: set[asyncio.Task[None]] = set()
+
+    async def load_all(self, names: Sequence[str]) -> None:
+        """Load one model after the other; one that fails is logged, and the others are served."""
+        for name in names:
+            try:
+                await self.load(name)
+            except ModelLoadError as error:
+                _log.warning("Model %s is not served: %s", name, error)
+            except Exception:  # noqa: BLE001  the other models are to be served
+                _log.exception("Model %s is not served.", name)
+
+    async def load(self, name: str) -> None:
+        """Load a model or replace it, see `Runtime.load`."""
+        async with self._changing:
+            before = await self._replace(name)
+        if before is not None:
+            await self._retire(before)
+
+    async def unload(self, name: str) -> None:
+        """Stop serving a model; requests that run on it are answered first.
+
+        Raises:
+            ModelNotFoundError: no model has that name.
+        """
+        async with self._changing:
+            before = self._store.unloaded(name)
+        if before is not None:
+            await self._retire(before)
+
+    @contextmanager
+    def withdrawn_if_faulty(self, model: ServedModel) -> Generator[None]:
+        """Where noises that are drawn again get other logits, stop serving the model, so that nobody asks once more.
+
+        Whether that happens hangs on the noise, and to ask again until it does not would be a choice among noises.
+        """
+        try:
+            yield
+        except NotOneFunctionError as error:
+            _log.error("Model %s is not served any more: %s", model.name, error)
+            if self._store.withdrawn(model, str(error)):
+                retiring = asyncio.get_running_loop().create_task(self._retire(model))
+                self._retiring.add(retiring)
+                retiring.add_done_callback(self._retiring.discard)
+            raise
+
+    async def _replace(self, name: str) -> ServedModel | None:
+        """Point a name at what its folder holds now, and return the version that answered before."""
+        entry = await asyncio.to_thread(self._store.refresh, name)
+        if entry.config is None or entry.version is None or entry.reason:
+            raise ModelLoadError(entry.reason)
+        if entry.config.sigma == 0:
+            reason = f"Model {name} was trained without noise: train one with a sigma above 0."
+            self._store.failed(name, reason)
+            raise ModelLoadError(reason)
+        if entry.served and entry.served.version == entry.version:
+            return None
+        files = ModelFiles(model_key(name, entry.version), entry.folder, entry.version, self._precision, self._rule)
+        config, version = entry.config, entry.version
+        self._store.loading(name, version)
+        try:
+            report = await self._pool.load(files)
+        except Exception as error:
+            self._store.failed(name, str(error))
+            raise
+        served = ServedModel(name, version, config, report.precision, report.kernels)
+        return self._store.ready(name, served)
+
+    async def _retire(self, model: ServedModel) -> None:
+        """Have the samplers forget a version once its last request is answered; others are loaded meanwhile.
+
+        By then the same version may be served again, or be retired a second time while requests still use it.
+        """
+        self._leaving.append(model)
+        try:
+            await model.unused()
+        finally:
+            self._leaving.remove(model)
+        async with self._changing:
+            needed = [*self._store.all_served(), *self._leaving]
+            if model.key not in [other.key for other in needed]:
+                await self._pool.unload(model.key)
