@@ -299,5 +299,5 @@ def _start(row: "JobRow") -> datetime:
 
 
 def _age(row: "JobRow") -> float:
-    """Seconds since the job came to its state."""
-    return (datetime.now(UTC) - row.changed_at).total_seconds()
+    """Seconds since the job came to its state; where the clock was set back since then, by how much."""
+    return abs((datetime.now(UTC) - row.changed_at).total_seconds())

@@ -4,7 +4,7 @@ from collections.abc import Collection, Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
-from sqlalchemy import delete, func, or_, select, update
+from sqlalchemy import delete, func, not_, or_, select, update
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 
@@ -109,9 +109,13 @@ class Jobs(Table):
             return changed
 
     def claim(self, row: JobRow) -> bool:
-        """Reserve a queued job for submission, for `CLAIM`; False where another gateway has."""
+        """Reserve a queued job for submission, for `CLAIM`; False where another gateway has.
+
+        A claim of the future is one from before the clock was set back, and holds no longer.
+        """
         now = datetime.now(UTC)
-        free = or_(JobRow.claimed_at.is_(None), JobRow.claimed_at < now - CLAIM)
+        held = JobRow.claimed_at.between(now - CLAIM, now + CLAIM)
+        free = or_(JobRow.claimed_at.is_(None), not_(held))
         mine = (JobRow.id == row.id, JobRow.attempt == row.attempt, JobRow.state == "queued", free)
         with self._writing() as session:
             claimed = update(JobRow).where(*mine).values(claimed_at=now).returning(JobRow.id)

@@ -1,5 +1,7 @@
 """Jobs are stopped between images and carried on with, by someone or by themselves."""
 
+from datetime import datetime, timedelta
+
 import pytest
 
 from spacte_service.jobs.runner import DriverStatus
@@ -99,6 +101,25 @@ async def test_a_driver_that_died_is_started_again_so_often_and_no_more(make_wor
     await world.until_second_driver(job["id"])
     world.runner.drivers[f"{job['id']}-2"] = DriverStatus("failed", "killed")
     assert (await world.until(job["id"], "failed"))["error"]["code"] == "driver_died"
+
+
+class Tomorrow(datetime):
+    """A clock that is a day ahead."""
+
+    @classmethod
+    def now(cls, tz=None):
+        return datetime.now(tz) + timedelta(days=1)
+
+
+async def test_a_clock_that_is_set_back_keeps_no_job_waiting(make_world, monkeypatch):
+    world = make_world(driver_restarts=1)
+    with monkeypatch.context() as ahead:
+        ahead.setattr("spacte_service.store.jobs.datetime", Tomorrow)
+        job = (await world.create()).json()
+        await world.until(job["id"], "running")
+        world.runner.drivers[f"{job['id']}-1"] = DriverStatus("failed", "killed")
+        await world.until(job["id"], "interrupted")
+    await world.until_second_driver(job["id"])
 
 
 async def test_changed_results_are_told_and_drawn_again(world):
