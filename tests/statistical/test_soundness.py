@@ -151,7 +151,7 @@ def fastest(precision):
 def thresholds():
     """A certifier for each precision, and its step."""
     found = {}
-    for precision in ("fp32", "bf16", "int8"):
+    for precision in PRECISIONS:
         certifier = LocalCertifier(
             Threshold(),
             sigma=SIGMA,
@@ -168,9 +168,11 @@ def thresholds():
     return found
 
 
+PRECISIONS = ["fp32", "bf16", "int8"]
 RULES = {
     "none": {},
     "target": {"target_radius": 0.12},
+    "target at the edge": {"target_radius": 0.126},
     "tolerance": {"tolerance": 0.03},
     "deadline": {"deadline_ms": 600_000},
 }
@@ -179,7 +181,10 @@ RULES = {
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("noise", "bound", "rule", "precision"),
-    list(itertools.product(["grid", "float"], ["clopper_pearson", "two_class"], RULES, ["fp32", "bf16", "int8"])),
+    [
+        *itertools.product(["grid", "float"], ["clopper_pearson", "two_class"], RULES, PRECISIONS),
+        *itertools.product(["grid"], ["auto"], RULES, PRECISIONS),
+    ],
 )
 def test_every_combination(thresholds, noise, bound, rule, precision):
     """False certificates of 400 are not more than alpha allows."""
