@@ -87,3 +87,21 @@ def test_four_hundred_thousand_best_looks_pass_no_replay():
         ]
         passed += again == [selection[run], best_votes[run]]
     assert passed == 0
+
+
+@pytest.mark.parametrize(
+    ("probabilities", "alone", "chosen"),
+    [([0.8, 0.1, 0.06, 0.04], 0.798, 1.010), ([0.6, 0.2, 0.2], 0.214, 0.499), ([0.6, 0.4], 0.2105, 0.2105)],
+)
+def test_mean_radii_of_the_bound_that_is_chosen(probabilities, alone, chosen):
+    """Over 20,000 runs at n = 10,000, in units of sigma: those of the design within .005."""
+    runs, n, rng = 20_000, 10_000, np.random.default_rng(41)
+    votes, times = np.unique(rng.multinomial(100, probabilities, runs), axis=0, return_counts=True)
+    for asked, expected in (("clopper_pearson", alone), ("auto", chosen)):
+        rules, total = Rules(1.0, n, 0.001, asked, len(probabilities)), 0.0
+        for counts, count in zip(votes.tolist(), times.tolist(), strict=True):
+            label = counts.index(max(counts))
+            plan = Plan(replace(rules, bound=choose_bound(rules, counts, 100)))
+            ordered = [probabilities[label], *(p for c, p in enumerate(probabilities) if c != label)]
+            total += simulate(plan, ordered, count, rng).radius.sum()
+        assert abs(total / runs - expected) < 0.005
