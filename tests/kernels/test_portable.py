@@ -8,12 +8,14 @@ from tests.kernels.test_chain import EMULATED
 from tests.small_engine import SHAPE, SOURCE, an_image
 from torch import nn
 
-from spacte_core.forms import logits_of
+from spacte_core.forms import logits_of, plain
 from spacte_core.kernels import inference
+from spacte_core.kernels.cpu import targets
 from spacte_core.kernels.cpu.targets import TARGETS, VARIABLE
 from spacte_core.models import ModelConfig, build
 from spacte_workers.engine import Engine, EngineError
-from spacte_workers.engine.calibration import calibration_rows
+from spacte_workers.engine.calibration import calibration_rows, noisy_rows
+from spacte_workers.engine.decomposition import decompose
 from spacte_workers.engine.errors import NoSuchKernelsError
 from spacte_workers.shards import Phase, Shard
 
@@ -98,3 +100,19 @@ def test_what_cannot_be_portable_is_said(network, monkeypatch):
     monkeypatch.setenv("SPACTE_KERNELS", "-chain")
     with pytest.raises(NoSuchKernelsError):
         engine_of(network, kernels=first.kernels, portable=False, precision="int8")
+
+
+def test_a_processor_without_a_target_has_the_library_s_forms(monkeypatch):
+    """Of another architecture, or older than AVX2."""
+    monkeypatch.setattr(targets, "cpu_flags", frozenset)
+    monkeypatch.setattr("spacte_core.kernels.cpu.winograd.winograd_library", lambda: None)
+    torch.manual_seed(0)
+    net = nn.Sequential(
+        nn.Conv2d(1, 16, 3, padding=1), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(16, 4)
+    )
+    engine = Engine(net, input_shape=(1, 8, 8), num_classes=4, device="cpu", min_agreement=0.5)
+    assert engine.form.name in ("onednn", "folded", "plain")
+    rows = noisy_rows((1, 8, 8), 0.25, 64)
+    with torch.inference_mode():
+        reference = logits_of(plain(decompose(net.eval(), rows[:2], 4), 16), rows)
+        assert (logits_of(engine.form, rows) - reference).abs().max() < 0.05

@@ -1,7 +1,13 @@
-// Vectors of 16 lanes (AVX-512) and of 8 (AVX2), with the operations that the chain kernel's vector units need.
+// Vectors of 16 lanes (AVX-512), 8 (AVX2) and 4 (NEON), with the operations that the chain kernel's vector units need.
 #pragma once
 
+#ifdef __aarch64__
+#include <arm_neon.h>
+#define SPACTE_VECTOR_OUT(value) "+w"(value)
+#else
 #include <immintrin.h>
+#define SPACTE_VECTOR_OUT(value) "+x"(value)
+#endif
 
 #include <cstdint>
 
@@ -10,6 +16,73 @@
 #define SPACTE_UNROLL _Pragma("GCC unroll 16")
 
 namespace {
+
+#ifdef __aarch64__
+// Vectors of 4 lanes.
+struct Quad {
+  typedef int32x4_t Integers;
+  typedef float32x4_t Reals;
+  static constexpr int64_t kLanes = 4;
+  static constexpr int kPixels = 4;
+
+  static SPACTE_ALWAYS Integers load(const char* from) { return of(vld1q_u8(reinterpret_cast<const uint8_t*>(from))); }
+  static SPACTE_ALWAYS void store(char* to, Integers value) { vst1q_u8(reinterpret_cast<uint8_t*>(to), vreinterpretq_u8_s32(value)); }
+  static SPACTE_ALWAYS void store(float* to, Reals value) { vst1q_f32(to, value); }
+  static SPACTE_ALWAYS Integers all(int32_t value) { return vdupq_n_s32(value); }
+  static SPACTE_ALWAYS Reals all(float value) { return vdupq_n_f32(value); }
+  static SPACTE_ALWAYS Reals reals(Integers a) { return vcvtq_f32_s32(a); }
+  static SPACTE_ALWAYS Integers rounded(Reals a) { return vcvtnq_s32_f32(a); }
+  static SPACTE_ALWAYS Reals plus_product(Reals c, Reals a, Reals b) { return vfmaq_f32(c, a, b); }
+  static SPACTE_ALWAYS Reals plus(Reals a, Reals b) { return vaddq_f32(a, b); }
+  static SPACTE_ALWAYS Integers plus(Integers a, Integers b) { return vaddq_s32(a, b); }
+  static SPACTE_ALWAYS Integers products_of_words(Integers a, Integers b) {
+    const int16x8_t x = vreinterpretq_s16_s32(a), y = vreinterpretq_s16_s32(b);
+    return vpaddq_s32(vmull_s16(vget_low_s16(x), vget_low_s16(y)), vmull_high_s16(x, y));
+  }
+  static SPACTE_ALWAYS Integers both(Integers a, Integers b) { return vandq_s32(a, b); }
+  static SPACTE_ALWAYS Integers right(Integers a, int bits) {
+    return vreinterpretq_s32_u32(vshlq_u32(vreinterpretq_u32_s32(a), vdupq_n_s32(-bits)));
+  }
+  static SPACTE_ALWAYS Integers words(Integers a, Integers b) {
+    return vreinterpretq_s32_s16(vcombine_s16(vqmovn_s32(a), vqmovn_s32(b)));
+  }
+  static SPACTE_ALWAYS Integers bytes(Integers a, Integers b) {
+    return of(vcombine_u8(vqmovun_s16(vreinterpretq_s16_s32(a)), vqmovun_s16(vreinterpretq_s16_s32(b))));
+  }
+  static SPACTE_ALWAYS Integers clamped_words(Integers a) {
+    return vreinterpretq_s32_s16(vminq_s16(vmaxq_s16(vreinterpretq_s16_s32(a), vdupq_n_s16(0)), vdupq_n_s16(255)));
+  }
+  template <class... Bytes>
+  static SPACTE_ALWAYS uint8x16_t order(Bytes... bytes) {
+    const uint8_t of[16] = {uint8_t(bytes)...};
+    return vld1q_u8(of);
+  }
+  static SPACTE_ALWAYS Integers shuffled(Integers a, uint8x16_t order) { return of(vqtbl1q_u8(vreinterpretq_u8_s32(a), order)); }
+  static SPACTE_ALWAYS Integers widened(const char* from) {
+    return vreinterpretq_s32_u16(vmovl_u8(vld1_u8(reinterpret_cast<const uint8_t*>(from))));
+  }
+  static SPACTE_ALWAYS void store_narrowed(char* to, Integers words) {
+    vst1_u8(reinterpret_cast<uint8_t*>(to), vqmovun_s16(vreinterpretq_s16_s32(words)));
+  }
+
+  static SPACTE_ALWAYS void transpose(Integers r[4]) {
+    const int32x4_t a = vtrn1q_s32(r[0], r[1]), b = vtrn2q_s32(r[0], r[1]), c = vtrn1q_s32(r[2], r[3]), d = vtrn2q_s32(r[2], r[3]);
+    r[0] = pairs<false>(a, c);
+    r[1] = pairs<false>(b, d);
+    r[2] = pairs<true>(a, c);
+    r[3] = pairs<true>(b, d);
+  }
+
+ private:
+  static SPACTE_ALWAYS Integers of(uint8x16_t bytes) { return vreinterpretq_s32_u8(bytes); }
+
+  template <bool UPPER>
+  static SPACTE_ALWAYS Integers pairs(Integers a, Integers b) {
+    const int64x2_t x = vreinterpretq_s64_s32(a), y = vreinterpretq_s64_s32(b);
+    return vreinterpretq_s32_s64(UPPER ? vtrn2q_s64(x, y) : vtrn1q_s64(x, y));
+  }
+};
+#else
 
 #ifdef __AVX512BW__
 // Vectors of 16 lanes.
@@ -36,6 +109,10 @@ struct Wide {
   static SPACTE_ALWAYS Integers bytes(Integers a, Integers b) { return _mm512_packus_epi16(a, b); }
   static SPACTE_ALWAYS Integers clamped_words(Integers a) {
     return _mm512_min_epi16(_mm512_max_epi16(a, _mm512_setzero_si512()), _mm512_set1_epi16(255));
+  }
+  template <class... Bytes>
+  static SPACTE_ALWAYS __m128i order(Bytes... bytes) {
+    return _mm_setr_epi8(bytes...);
   }
   static SPACTE_ALWAYS Integers shuffled(Integers a, __m128i order) {
     return _mm512_shuffle_epi8(a, _mm512_broadcast_i32x4(order));
@@ -94,6 +171,10 @@ struct Narrow {
   static SPACTE_ALWAYS Integers clamped_words(Integers a) {
     return _mm256_min_epi16(_mm256_max_epi16(a, _mm256_setzero_si256()), _mm256_set1_epi16(255));
   }
+  template <class... Bytes>
+  static SPACTE_ALWAYS __m128i order(Bytes... bytes) {
+    return _mm_setr_epi8(bytes...);
+  }
   static SPACTE_ALWAYS Integers shuffled(Integers a, __m128i order) {
     return _mm256_shuffle_epi8(a, _mm256_broadcastsi128_si256(order));
   }
@@ -122,5 +203,6 @@ struct Narrow {
     }
   }
 };
+#endif
 
 }  // namespace

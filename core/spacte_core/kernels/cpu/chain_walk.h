@@ -2,7 +2,7 @@
 //
 // A few images, a group, go through all layers together, whose maps then stay in the second-level cache. A back end
 // says how a map of a group lies there, and computes the layers; `chain_amx.cpp` has the one for matrix units,
-// `chain_avx.cpp` those for vector units. Images never meet: a result is its image's own, whatever its place in
+// `chain_vectors.cpp` those for vector units. Images never meet: a result is its image's own, whatever its place in
 // the batch, its neighbours and the number of threads.
 #pragma once
 

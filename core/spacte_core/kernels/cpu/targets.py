@@ -54,7 +54,7 @@ class Target:
     images: int
     multiple: int
     unit: Mapping[torch.dtype, int] | None
-    source: str = "chain_avx.cpp"
+    source: str = "chain_vectors.cpp"
     options: tuple[str, ...] = ()
 
     def library(self, dtype: torch.dtype) -> ctypes.CDLL | None:
@@ -94,6 +94,8 @@ TARGETS = (
     Target("avx512bw", "chain_avx512bw", _needs("avx512bw avx512vl"), 16, 4, _WORDS, options=_AVX512),
     Target("avx_vnni", "chain_avx_vnni", _needs("avx2 fma avx_vnni"), 8, 4, _BYTES, options=(*_AVX2, "-mavxvnni")),
     Target("avx2", "chain_avx2", _needs("avx2 fma"), 8, 4, _WORDS, options=_AVX2),
+    Target("neon_i8mm", "chain_neon_i8mm", _needs("asimd i8mm"), 4, 4, _BYTES, options=("-march=armv8.2-a+i8mm",)),
+    Target("neon", "chain_neon", _needs("asimd"), 4, 4, _WORDS),
 )  # fmt: skip
 """The fastest first."""
 

@@ -1,4 +1,5 @@
-// The back ends of a chain for vector units: AVX-512 with VNNI and BF16, AVX2 with AVX-VNNI, and either without.
+// The back ends of a chain for vector units: AVX-512 with VNNI and BF16, AVX2 with AVX-VNNI, and either without; NEON, with
+// ARM's products of 8-bit matrices and without.
 //
 // The lanes of a vector are the images of a group. A cell is a vector of 4 bytes of each image: a few channels of one
 // pixel, and a map of the group lies as [height + 2][width + 2][cells] with a border that stands for zeros. A product
@@ -9,8 +10,6 @@
 // Sums of codes are exact, so that all targets give the same bits; those of bfloat16 are float32, added in a fixed
 // order. What follows a convolution (scale, bias, residual, ReLU, rounding) is done before a block is stored.
 // Compile without contraction into fused multiply-adds: those that are wanted are written out.
-
-#include <immintrin.h>
 
 #include <type_traits>
 #include <vector>
@@ -56,7 +55,7 @@ struct Bytes : Codes<Vector> {
   static SPACTE_ALWAYS Integers cell(const Reals value[4]) {
     const Integers packed = Vector::bytes(Vector::words(Vector::rounded(value[0]), Vector::rounded(value[1])),
                                           Vector::words(Vector::rounded(value[2]), Vector::rounded(value[3])));
-    return Vector::shuffled(packed, _mm_setr_epi8(0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15));
+    return Vector::shuffled(packed, Vector::order(0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15));
   }
 
   static SPACTE_ALWAYS Integers row(const char* from) { return Vector::load(from); }
@@ -80,7 +79,7 @@ struct Words : Codes<Vector> {
 
   static SPACTE_ALWAYS Integers cell(const Reals value[2]) {
     const Integers packed = Vector::clamped_words(Vector::words(Vector::rounded(value[0]), Vector::rounded(value[1])));
-    return Vector::shuffled(packed, _mm_setr_epi8(0, 1, 8, 9, 2, 3, 10, 11, 4, 5, 12, 13, 6, 7, 14, 15));
+    return Vector::shuffled(packed, Vector::order(0, 1, 8, 9, 2, 3, 10, 11, 4, 5, 12, 13, 6, 7, 14, 15));
   }
 
   static SPACTE_ALWAYS Integers row(const char* from) { return Vector::widened(from); }
@@ -104,8 +103,16 @@ struct BestCodes : Bytes<Narrow> {
     return sums;
   }
 };
-#else
+#elif defined(__AVX2__)
 typedef Words<Narrow> BestCodes;
+#elif defined(__ARM_FEATURE_MATMUL_INT8)
+struct BestCodes : Bytes<Quad> {
+  static SPACTE_ALWAYS Integers plus_products(Integers sums, Integers cell, Integers weight) {
+    return vusdotq_s32(sums, vreinterpretq_u8_s32(cell), vreinterpretq_s8_s32(weight));
+  }
+};
+#else
+typedef Words<Quad> BestCodes;
 #endif
 
 #ifdef __AVX512BF16__
@@ -343,10 +350,10 @@ int64_t products(int64_t each, int64_t parts, int64_t threads) {
     for (auto& sum : sums) sum = Kind::zero();
     typename Kind::Integers cell = Kind::all(int32_t(0)), weight = Kind::all(int32_t(0));
     for (int64_t i = 0; i < each; i += kSums) {
-      asm volatile("" : "+x"(cell), "+x"(weight));  // they may be others each time
+      asm volatile("" : SPACTE_VECTOR_OUT(cell), SPACTE_VECTOR_OUT(weight));  // they may be others each time
       SPACTE_UNROLL for (int s = 0; s < kSums; ++s) sums[s] = Kind::plus_products(sums[s], cell, weight);
     }
-    for (auto& sum : sums) asm volatile("" : : "x"(sum));  // somebody may want them
+    for (auto& sum : sums) asm volatile("" : SPACTE_VECTOR_OUT(sum));  // somebody may want them
   }
   return parts * ((each + kSums - 1) / kSums * kSums) * Kind::kLanes * Kind::kUnit;
 }

@@ -1,0 +1,164 @@
+"""Promise: on ARM, codes are the same bits as on x86: the kernel is compiled for it, and run by an emulator.
+
+`apt-get install qemu-user g++-aarch64-linux-gnu` brings both.
+"""
+
+import ctypes
+import itertools
+import shutil
+import struct
+import subprocess
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pytest
+import torch
+from tests.kernels.test_chain import a_chain, a_layer, maps
+
+from spacte_core.forms import logits_of
+from spacte_core.kernels import inference
+from spacte_core.kernels.cpu import targets
+from spacte_core.kernels.cpu.chain import ChainKernel, Layer
+from spacte_core.kernels.cpu.targets import TARGETS, Target, target_for
+from spacte_core.models import ModelConfig, build
+from spacte_workers.engine.calibration import noisy_rows
+from spacte_workers.engine.decomposition import decompose
+from spacte_workers.engine.forms import forms
+
+COMPILER, EMULATOR = shutil.which("aarch64-linux-gnu-g++"), shutil.which("qemu-aarch64")
+KERNELS = Path(targets.__file__).parent
+REFERENCE = target_for(torch.uint8)
+
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(
+        COMPILER is None or EMULATOR is None, reason="no cross compiler or no qemu-user for aarch64 here"
+    ),
+    pytest.mark.skipif(REFERENCE is None, reason="no target for chains here to compare with"),
+]
+
+
+def packed(*values):
+    """Numbers as int64; tensors and bytes with their length before them."""
+    parts = []
+    for value in values:
+        if isinstance(value, int):
+            parts.append(struct.pack("<q", value))
+        else:
+            parts.append(struct.pack("<q", len(value)) + value)
+    return b"".join(parts)
+
+
+@dataclass(frozen=True)
+class Emulated(Target):
+    """A target of ARM whose kernel an emulator runs."""
+
+    program: Path = field(default=Path())
+
+    def library(self, dtype):
+        return self if dtype in self.unit else None
+
+    def spacte_chain_scratch(self, *_):
+        return 1
+
+    def spacte_chain(self, layers, layer_count, all_maps, map_count, copies, copies_in, copies_out, images, *_):
+        counts = (layer_count, map_count, copies_in, copies_out, images)
+        given = packed(*(count.value for count in counts), *copies)
+        for layer in layers:
+            given += self._layer(layer, all_maps[layer.source].channels)
+        outer = []
+        for i, a_map in enumerate(all_maps):
+            averaged = any(layer.kernel == 0 and layer.target == i for layer in layers)
+            values = images.value * a_map.channels * a_map.height * a_map.width * (4 if averaged else 1)
+            content = b"" if a_map.data is None else ctypes.string_at(a_map.data, values)
+            given += packed(content, a_map.channels, a_map.height, a_map.width, a_map.border)
+            outer += [(a_map.data, len(content))] if content else []
+        made = self._run("chain", given)
+        for address, length in outer:
+            ctypes.memmove(address, made[:length], length)
+            made = made[length:]
+        assert not made
+
+    def spacte_linear(self, rows, weight, bias, result, count, inputs, outputs):
+        count, inputs, outputs = count.value, inputs.value, outputs.value
+        sizes = (count * inputs, inputs * outputs, outputs)
+        blobs = [ctypes.string_at(at.value, 4 * size) for at, size in zip((rows, weight, bias), sizes, strict=True)]
+        made = self._run("linear", packed(*blobs, count, inputs, outputs))
+        ctypes.memmove(result.value, made, len(made))
+
+    def _layer(self, layer, source_channels):
+        cells = -(-source_channels // self.unit[torch.uint8])
+        weights = layer.channels // 4 * layer.kernel**2 * cells * 16
+        blobs = [
+            b"" if at is None else ctypes.string_at(at, size)
+            for at, size in (
+                (layer.weight, weights),
+                (layer.scale, 4 * layer.channels),
+                (layer.bias, 4 * layer.channels),
+            )
+        ]
+        names = ("channels", "height", "width", "kernel", "stride", "relu", "shape", "source", "other", "target")
+        numbers = [getattr(layer, name) for name in names]
+        return packed(*blobs, struct.pack("<d", layer.other_scale), *numbers)
+
+    def _run(self, what, given):
+        command = [EMULATOR, "-cpu", "max", self.program, what]
+        return subprocess.run(command, input=given, capture_output=True, check=True).stdout
+
+
+@pytest.fixture(
+    scope="module", params=[target for target in TARGETS if target.name.startswith("neon")], ids=lambda t: t.name
+)
+def arm(request, tmp_path_factory):
+    """One of ARM's targets."""
+    target = request.param
+    program = tmp_path_factory.mktemp("arm") / target.name
+    command = [COMPILER, "-O2", "-std=c++17", "-static", "-fopenmp", "-ffp-contract=off", *target.options]
+    command += [
+        f'-DSPACTE_KERNEL="{KERNELS / target.source}"',
+        "-o",
+        program,
+        Path(__file__).with_name("emulated_arm.cpp"),
+    ]
+    subprocess.run(command, check=True, capture_output=True)
+    values = {name: getattr(target, name) for name in ("name", "form", "needs", "images", "multiple", "unit")}
+    return Emulated(**values, program=program)
+
+
+def test_layers(arm):
+    generator = torch.Generator().manual_seed(5)
+    geometries = itertools.product((3, 16, 21), (16, 20), (1, 3), (1, 2), ((5, 7), (9, 4)))
+    for number, (inputs, channels, kernel, stride, side) in enumerate(geometries):
+        source = (inputs, *side)
+        options = {"kernel": kernel, "stride": stride, "border": 77, "seed": number, "relu": bool(number % 2)}
+        layer = a_layer(torch.uint8, source, channels, **options)
+        x = torch.randint(0, 256, (6, *source), generator=generator, dtype=torch.uint8)
+        other = torch.randint(0, 256, (6, *layer.shape), generator=generator, dtype=torch.uint8)
+        given = [x, other] if number % 3 else [x]
+        operands, shapes = [(0, len(given) - 1 or None)], [value.shape[1:] for value in given]
+        made, wanted = (ChainKernel([layer], operands, shapes, torch.uint8, t)(*given) for t in (arm, REFERENCE))
+        assert torch.equal(made, wanted), number
+
+
+def test_a_chain_and_its_averages(arm):
+    layers, operands = a_chain(torch.uint8)
+    average = Layer(None, None, None, 0.1, 1, False, layers[-1].shape, (32, 1, 1))
+    x = maps(torch.uint8, 9, 16, 9, 12)
+    for steps, taken in ((layers, operands), ([*layers, average], [*operands, (len(layers), None)])):
+        made, wanted = (ChainKernel(steps, taken, [(16, 9, 12)], torch.uint8, t)(x) for t in (arm, REFERENCE))
+        assert torch.equal(made, wanted)
+
+
+def test_a_network_gives_the_logits_of_other_machines(arm, monkeypatch):
+    torch.manual_seed(0)
+    net = build(ModelConfig(arch="digits_cnn", heads=2, num_classes=10, input_shape=(1, 8, 8))).eval()
+    rows = noisy_rows((1, 8, 8), 0.25, 32)
+    found = []
+    with torch.inference_mode():
+        for known in (TARGETS, (arm,)):
+            monkeypatch.setattr(targets, "TARGETS", known)
+            monkeypatch.setattr(inference, "TARGETS", known)
+            classifier = decompose(net, rows[:2], 10)
+            (form,) = forms(classifier, "int8", 16, rows, only="portable")
+            found.append(logits_of(form, rows))
+    assert torch.equal(*found)
