@@ -57,7 +57,13 @@ def create_app(settings: Settings | None = None, runtime: Backend | None = None)
             await gateway.stop()
 
     app = FastAPI(
-        title="SPACTE", version=VERSION, description=DESCRIPTION, lifespan=lifespan, docs_url=None, redoc_url=None
+        title="SPACTE",
+        version=VERSION,
+        description=DESCRIPTION,
+        lifespan=lifespan,
+        docs_url=None,
+        redoc_url=None,
+        generate_unique_id_function=lambda route: route.name,  # generated clients name their methods so
     )
     app.state.gateway = gateway
     for routes in (answers, sets, stream, models, files, jobs, signing, health, kserve):

@@ -87,7 +87,8 @@ class BodyReader:
             return _one_image(params, validated(schema, parse_json(raw)))
 
         from_form = partial(_from_form, params=params, several=False)
-        return await self._images_of(await self._read(request, from_json, from_form), caller)
+        from_image = partial(_from_image, request, params)
+        return await self._images_of(await self._read(request, from_json, from_form, from_image), caller)
 
     async def predict(self, request: Request, caller: Caller) -> ParsedBody[PredictParams, bytes]:
         """The body of a predict request, with one image or with several.
@@ -95,7 +96,8 @@ class BodyReader:
         Raises ProblemError: it cannot be read, or a field is not as it should be.
         """
         from_form = partial(_from_form, params=PredictParams, several=True)
-        body = await self._images_of(await self._read(request, _predict_json, from_form), caller)
+        from_image = partial(_from_image, request, PredictParams)
+        body = await self._images_of(await self._read(request, _predict_json, from_form, from_image), caller)
         if len(body.images) > self._limits.most_images:
             raise field_error("/images", f"Send at most {self._limits.most_images} images in one request.")
         if body.is_list and body.params.seed is not None:
@@ -171,7 +173,11 @@ class BodyReader:
         return f"The body did not arrive within {self._limits.body_timeout_s:g} s; send it faster or make it smaller."
 
     async def _read(
-        self, request: Request, from_json: Callable[[bytes], T], from_form: Callable[[FormData], Awaitable[T]]
+        self,
+        request: Request,
+        from_json: Callable[[bytes], T],
+        from_form: Callable[[FormData], Awaitable[T]],
+        from_image: Callable[[bytes], T] | None = None,
     ) -> T:
         kind = _media_type(request)
         with _arriving(self._late()):
@@ -183,6 +189,8 @@ class BodyReader:
                     finally:
                         await form.close()
                 raw = await request.body()
+        if kind.startswith("image/") and from_image is not None:
+            return from_image(raw)
         if kind and kind != "application/json" and not kind.endswith("+json"):
             sentence = f"Send application/json or multipart/form-data, not {kind[:64]}."
             raise ProblemError("unsupported_media_type", sentence)
@@ -274,6 +282,16 @@ def _one_image(params: type[P], request: Any) -> ParsedBody[P, bytes | FileImage
 def _options(params: type[P], request: Any) -> P:
     """The request without its images, which are large and already decoded."""
     return params.model_construct(**{name: getattr(request, name) for name in params.model_fields})
+
+
+def _from_image(request: Request, params: type[P], raw: bytes) -> ParsedBody[P, bytes | FileImage]:
+    """A body that is the image itself; its options are in the query, as JSON."""
+    unknown = next((name for name in request.query_params if name != "params"), None)
+    if unknown is not None:
+        sentence = f'Put `{unknown[:64]}` into `params`, such as ?params={{"n": 1000}}, where the body is an image.'
+        raise field_error(f"/{unknown}", sentence)
+    options: Any = parse_json(request.query_params["params"]) if "params" in request.query_params else {}
+    return ParsedBody(validated(params, options), (raw,), ("/image",))
 
 
 async def _from_form(form: FormData, *, params: type[P], several: bool) -> ParsedBody[P, bytes | FileImage]:

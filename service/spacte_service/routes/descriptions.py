@@ -10,6 +10,7 @@ from pydantic.json_schema import models_json_schema
 from spacte_client.types import Problem
 from spacte_service.problems import MEDIA_TYPE, PROBLEMS
 
+IMAGE_TYPES = ("image/png", "image/jpeg", "image/webp")
 REF = "#/components/schemas/{model}"
 
 _body_models: set[type[BaseModel]] = set()
@@ -45,7 +46,7 @@ def file_body(description: str) -> dict[str, Any]:
 
 
 def either_body(params: type[BaseModel], *requests: type[BaseModel]) -> dict[str, Any]:
-    """`openapi_extra=` of a route that takes JSON (one of `requests`), or a form of `image` and `params`."""
+    """`openapi_extra=` of a route that takes JSON (one of `requests`), a form of `image` and `params`, or an image."""
     described(params, *requests)
     refs = [_schema_of(model) for model in requests]
     several = len(refs) > 1
@@ -59,12 +60,20 @@ def either_body(params: type[BaseModel], *requests: type[BaseModel]) -> dict[str
             "params": _schema_of(params),
         },
     }
-    return _body(
+    described_body = _body(
         {
             "application/json": {"schema": {"anyOf": refs} if several else refs[0]},
             "multipart/form-data": {"schema": form, "encoding": {"params": {"contentType": "application/json"}}},
+            **{kind: {"schema": {"type": "string", "format": "binary"}} for kind in IMAGE_TYPES},
         }
     )
+    options = {
+        "name": "params",
+        "in": "query",
+        "description": "Options, where the body is an image itself.",
+        "content": {"application/json": {"schema": _schema_of(params)}},
+    }
+    return {**described_body, "parameters": [options]}
 
 
 def _body(content: dict[str, Any]) -> dict[str, Any]:
