@@ -28,7 +28,7 @@ def routes(api: dict[str, Any]) -> list[str]:
             if parameters:
                 out += ["| Parameter | In | Type | Meaning |", "|---|---|---|---|"]
                 out += [
-                    f"| `{p['name']}` | {p['in']} | {kind(p['schema'])} | {line(p.get('description', ''))} |"
+                    f"| `{p['name']}` | {p['in']} | {kind(its_schema(p))} | {line(p.get('description', ''))} |"
                     for p in parameters
                 ]
                 out.append("")
@@ -59,6 +59,11 @@ def schemas(api: dict[str, Any]) -> list[str]:
             out.append(f"| `{field}` | {kind(its)} | {line(its.get('description', ''))}{default}{needed} |")
         out.append("")
     return out
+
+
+def its_schema(parameter: dict[str, Any]) -> dict[str, Any]:
+    """The schema of a parameter, which may be written as JSON."""
+    return parameter.get("schema") or parameter["content"]["application/json"]["schema"]
 
 
 def kind(schema: dict[str, Any]) -> str:
