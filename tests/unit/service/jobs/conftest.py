@@ -83,6 +83,10 @@ class World:
     async def certified(self, job_id, count):
         await self._until(job_id, lambda job: job["counts"]["certified"] == count)
 
+    async def interrupted_or_later(self, job_id):
+        """Until its driver's death is noticed; by then the next one may have been started."""
+        await self._until(job_id, lambda job: job["state"] == "interrupted" or job["ray_submission_id"].endswith("-2"))
+
     async def until_second_driver(self, job_id):
         def seen(job):
             return job["ray_submission_id"].endswith("-2") and job["state"] == "running"

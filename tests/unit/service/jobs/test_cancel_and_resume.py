@@ -118,7 +118,7 @@ async def test_a_clock_that_is_set_back_keeps_no_job_waiting(make_world, monkeyp
         job = (await world.create()).json()
         await world.until(job["id"], "running")
         world.runner.drivers[f"{job['id']}-1"] = DriverStatus("failed", "killed")
-        await world.until(job["id"], "interrupted")
+        await world.interrupted_or_later(job["id"])
     await world.until_second_driver(job["id"])
 
 
