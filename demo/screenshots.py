@@ -1,23 +1,31 @@
 """Pictures of the real pages, for the README and the documentation: `make screenshots`.
 
-    python demo/screenshots.py          writes docs/images/{proof,jobs,dark,phone}.png
+    python demo/screenshots.py                     writes docs/images/{proof,jobs,dark,phone}.png
+    python demo/screenshots.py --cifar10 PARQUET   writes docs/images/evidence.png, from test images of CIFAR-10
 
 The demo's model is served, and everything in the pictures happened: the proof was under way, the jobs had run.
 """
 
+import argparse
+import io
+import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
+import numpy as np
+import pyarrow.parquet
 from demo_models import DEMO_MODELS
-from gateway import serving
+from gateway import serving, spacte
+from PIL import Image
 from playwright.sync_api import Browser, Page, sync_playwright
 
 from spacte_client import Client
 
 CHROMIUM = "/usr/bin/chromium"
 IMAGES = Path(__file__).parents[1] / "docs" / "images"
+REPORTED = 100  # images of the job whose evidence is shown
 WAIT_MS = 120_000
 """Chosen: a proof of 100,000 noises takes tens of seconds on two CPUs."""
 
@@ -81,11 +89,51 @@ def run_jobs(client: Client) -> list[str]:
     return ids
 
 
+def first_images(parquet: Path, count: int) -> bytes:
+    """The first images of a data set as an npz file."""
+    rows = pyarrow.parquet.read_table(parquet).slice(0, count).to_pylist()
+    pictures = [np.asarray(Image.open(io.BytesIO(row["img"]["bytes"]))).transpose(2, 0, 1) for row in rows]
+    file = io.BytesIO()
+    np.savez(file, images=np.stack(pictures), labels=[row["label"] for row in rows])
+    return file.getvalue()
+
+
+def evidence(parquet: Path) -> None:
+    """The report about a job of the CIFAR-10 model in the box."""
+    with (
+        TemporaryDirectory() as data,
+        serving(Path(__file__).parents[1] / "models", Path(data)) as client,
+        sync_playwright() as playwright,
+    ):
+        images = client.files.upload(first_images(parquet, REPORTED), filename="cifar10-test.npz")
+        job = client.jobs.create(images, n=1_000, metadata={"name": f"CIFAR-10, {REPORTED} test images"})
+        client.jobs.wait(job.id)
+        bundle = Path(data) / "bundle"
+        subprocess.run(spacte("evidence", job.id, "--out", str(bundle), "--base-url", client.base_url), check=True)
+        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox", "--disable-gpu"])
+        page = browser.new_page(viewport={"width": 1000, "height": 1400})
+        page.goto((bundle / "report.html").as_uri())
+        page.screenshot(path=IMAGES / "evidence.png")
+        browser.close()
+
+
 def main() -> None:
-    """Train if need be, serve, look, and write the pictures."""
+    """Write the pictures that are asked for."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+    parser.add_argument("--cifar10", type=Path, help="parquet file of CIFAR-10's test images: for evidence.png alone")
+    parquet = parser.parse_args().cifar10
+    IMAGES.mkdir(parents=True, exist_ok=True)
+    if parquet is None:
+        pages()
+    else:
+        evidence(parquet)
+    print(f"Pictures: {', '.join(sorted(path.name for path in IMAGES.glob('*.png')))} in {IMAGES}")
+
+
+def pages() -> None:
+    """Train if need be, serve, and look."""
     model = DEMO_MODELS["digits"]
     model.train_if_missing()
-    IMAGES.mkdir(parents=True, exist_ok=True)
     with (
         TemporaryDirectory() as data,
         serving(model.folder.parent, Path(data)) as client,
@@ -102,7 +150,6 @@ def main() -> None:
         with open_page(browser, f"{client.base_url}/jobs", 1200, 1400) as page:
             jobs(page, finished)
         browser.close()
-    print(f"Pictures: {', '.join(sorted(path.name for path in IMAGES.glob('*.png')))} in {IMAGES}")
 
 
 if __name__ == "__main__":

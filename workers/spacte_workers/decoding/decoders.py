@@ -3,6 +3,7 @@
 import math
 import queue
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -92,30 +93,44 @@ class Decoders:
             return None
 
     def close(self) -> None:
-        """End the processes; those at work end with it."""
+        """End the processes, those at work after it; what is decoded all the same gets a process for itself alone."""
         self._closed = True
-        while True:
-            try:
-                process = self._free.get_nowait()
-            except queue.Empty:
-                return
+        idle: list[DecodingProcess | None] = []
+        with suppress(queue.Empty):
+            while True:
+                idle.append(self._free.get_nowait())
+        for process in idle:
             if process is not None:
                 process.close()
+            self._free.put(None)
 
     def take(self) -> DecodingProcess:
-        """A process of one's own until `give_back`; waits for a free one."""
-        return self._free.get() or DecodingProcess(self.memory_bytes, self._tasks)
+        """A process of one's own until `give_back`; waits for a free one. Raises OSError: none can be started."""
+        free = self._free.get()
+        if free is not None:
+            return free
+        try:
+            return DecodingProcess(self.memory_bytes, self._tasks)
+        except BaseException:
+            self._free.put(None)
+            raise
 
     def give_back(self, process: DecodingProcess) -> None:
         """Let others use a process; one that has ended is replaced at once, so that the next file need not wait."""
         if process.ended:
             self.lost += 1
-            self._free.put(None if self._closed else DecodingProcess(self.memory_bytes, self._tasks))
+            self._free.put(None if self._closed else self._another())
         elif self._closed:
             process.close()
             self._free.put(None)
         else:
             self._free.put(process)
+
+    def _another(self) -> DecodingProcess | None:
+        try:
+            return DecodingProcess(self.memory_bytes, self._tasks)
+        except OSError:  # the next file tries again, and says so
+            return None
 
     def _call(self, task: str, *arguments: Any, seconds: float, most_bytes: int = 0) -> Answer:
         process = self.take()

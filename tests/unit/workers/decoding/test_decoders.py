@@ -154,3 +154,26 @@ def test_what_the_library_raises_is_the_pictures_fault(real: Decoders, data: byt
     with pytest.raises(BadImageError):
         real.image(data, input_shape=SHAPE)
     assert real.lost == 0
+
+
+def test_after_closing_nobody_waits_for_ever() -> None:
+    """A gateway's application may still be asked after its lifespan, as test clients do."""
+    pool = Decoders()
+    for _ in range(2):
+        pool.close()
+        assert pool.image(GOOD, input_shape=SHAPE).shape == SHAPE
+    assert pool._free.get_nowait() is None
+
+
+def test_a_process_that_cannot_be_started_costs_no_place(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refused(*_: object) -> None:
+        raise OSError("no more processes")
+
+    pool = Decoders()
+    with monkeypatch.context() as crowded:
+        crowded.setattr("spacte_workers.decoding.decoders.DecodingProcess", refused)
+        for _ in range(2):
+            with pytest.raises(OSError, match="no more processes"):
+                pool.image(GOOD, input_shape=SHAPE)
+    assert pool.image(GOOD, input_shape=SHAPE).shape == SHAPE
+    pool.close()
