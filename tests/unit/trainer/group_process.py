@@ -47,8 +47,8 @@ def batch_norm(rank: int) -> dict[str, torch.Tensor]:
 
 def quiet() -> TrainConfig:
     """SPACTE-Gaussian with next to no noise, so that what the ranks draw does not matter; one step a batch."""
-    changes = {"sigma": 1e-7, "model.heads": 2, "objective.base.draws": 1}
-    return override(load_recipe("digits-spacte-gaussian"), changes)
+    changes = {"model.heads": 2, "objective.base.draws": 1}
+    return override(load_recipe("digits-spacte-gaussian"), changes).model_copy(update={"sigma": 1e-7})
 
 
 def steps(rank: int, group: ProcessGroup) -> dict[str, torch.Tensor]:
