@@ -49,6 +49,7 @@ def vectors(tmp_path: Path) -> Path:
     return tmp_path
 
 
+@pytest.mark.slow
 @pytest.mark.shared
 @needs_vectors
 def test_a_wrong_number_fails_and_an_unknown_function_is_said(vectors: Path) -> None:

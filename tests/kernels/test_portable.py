@@ -19,6 +19,8 @@ from spacte_workers.engine.decomposition import decompose
 from spacte_workers.engine.errors import NoSuchKernelsError
 from spacte_workers.shards import Phase, Shard
 
+pytestmark = pytest.mark.slow
+
 NAMES = [target.name for target in TARGETS if target.library(torch.uint8) is not None]
 needs_targets = pytest.mark.skipif(len(NAMES) < 2, reason="one target for chains here, or none")
 

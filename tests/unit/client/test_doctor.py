@@ -123,6 +123,7 @@ def test_components(doctor: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     assert found["spacte train"][0] == "failure"
 
 
+@pytest.mark.slow
 def test_people_get_lines(spacte: Spacte, live_gateway: str) -> None:
     run = spacte("doctor", "--base-url", live_gateway)
     assert f"ok   address: {live_gateway}" in run.out

@@ -15,6 +15,8 @@ from spacte_service.decoding import Decoding
 from spacte_workers.decoding import Decoders, decoders
 from spacte_workers.shards import Image
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).parents[3]
 PROCESSES = 2
 

@@ -51,6 +51,7 @@ async def test_a_proof_ends_with_its_key_and_says_why(alice, backend, until):
     assert backend.cancelled == 1
 
 
+@pytest.mark.slow
 async def test_a_stream_that_does_not_end_by_itself_is_cut(alice):
     """As one whose client reads nothing."""
     _, key, path = alice

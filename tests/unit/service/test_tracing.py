@@ -21,6 +21,8 @@ from spacte_workers.cluster.sampler import ImageCache, RaySampler
 from spacte_workers.shards import Image, NoiseSource, Phase, SampleTask, Shard, Votes
 from spacte_workers.tracing import Trace, TracingError
 
+pytestmark = pytest.mark.slow
+
 TRACE, PARENT = "4bf92f3577b34da6a3ce929d0e0e4736", "00f067aa0ba902b7"
 
 

@@ -49,6 +49,7 @@ async def test_the_noises_of_a_job(world_of):
     assert len((await world.http.get("/v1/jobs")).json()["data"]) == 1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("path", ["events", "results?follow=true"])
 async def test_a_stream_ends_with_its_key(world_of, tmp_path, path):
     world = world_of()

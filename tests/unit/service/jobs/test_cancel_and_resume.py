@@ -8,6 +8,8 @@ from spacte_service.jobs.runner import DriverStatus
 
 from .conftest import IMAGES
 
+pytestmark = pytest.mark.slow
+
 
 async def test_cancel_is_cooperative_and_idempotent_and_keeps_results(world):
     job = (await world.create()).json()

@@ -16,6 +16,8 @@ from spacte_workers.batch.cli import certify_dataset_app
 from spacte_workers.engine import selection as choice
 from spacte_workers.engine.self_checks import compare
 
+pytestmark = pytest.mark.slow
+
 SEED = "00112233445566778899aabbccddeeff"
 IMAGES = 5
 

@@ -30,7 +30,7 @@ from spacte_workers.images import decode_image
 from spacte_workers.serving.pools import LocalPool
 from spacte_workers.serving.runtime import Runtime
 
-pytestmark = pytest.mark.asyncio(loop_scope="module")
+pytestmark = [pytest.mark.asyncio(loop_scope="module"), pytest.mark.slow]
 
 SEED = "00112233445566778899aabbccddeeff"
 IMAGES = 12

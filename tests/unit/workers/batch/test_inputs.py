@@ -175,6 +175,7 @@ class TestZip:
         with pytest.raises(InputError, match="unpacks from"):
             open_source(on_file(tmp_path / "set.zip"), COLOUR)
 
+    @pytest.mark.slow
     def test_a_hundred_thousand_empty_members_are_refused_soon(self, tmp_path):
         path = zipped(tmp_path / "set.zip", {f"{number}.png": b"" for number in range(100_000)})
         began = time.process_time()

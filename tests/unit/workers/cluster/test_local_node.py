@@ -36,6 +36,7 @@ def test_it_is_the_users_alone_and_removed(base: Path) -> None:
     assert roots(base) == []
 
 
+@pytest.mark.slow
 def test_what_a_killed_process_left_is_swept_and_what_lives_stays(base: Path) -> None:
     script = (
         "import os; from spacte_workers.cluster.local_node import LocalFolder; LocalFolder().path.mkdir(); os._exit(9)"

@@ -21,6 +21,8 @@ from spacte_workers.batch.inputs import InputError, InputSpec
 from spacte_workers.decoding import Decoders, open_isolated
 from spacte_workers.images import BadImageError
 
+pytestmark = pytest.mark.slow
+
 SHAPE = (3, 8, 8)
 MEMORY = 256 << 20
 SECONDS = 10  # chosen: ten times what they take on a machine of its own

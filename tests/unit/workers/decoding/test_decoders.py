@@ -17,6 +17,8 @@ from spacte_workers.decoding import Decoders, decoders
 from spacte_workers.images import BadImageError, decode_image
 from spacte_workers.shards import Image
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).parents[4]
 GOOD = PICTURES["RGB"]
 SHAPE = (3, 8, 8)

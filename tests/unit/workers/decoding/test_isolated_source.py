@@ -15,6 +15,8 @@ from spacte_workers.batch.inputs import InputError, InputSpec, Row, Source, open
 from spacte_workers.decoding import Decoders, open_isolated
 from spacte_workers.images import BadImageError
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).parents[4]
 SHAPE = (3, 8, 8)
 ROWS = 6

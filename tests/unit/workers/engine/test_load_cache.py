@@ -10,6 +10,8 @@ from spacte_workers.engine import engine as engine_module
 from spacte_workers.engine import load_cache as cache
 from spacte_workers.shards import Phase, Shard
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture
 def folder(tmp_path, monkeypatch):
