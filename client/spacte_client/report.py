@@ -75,14 +75,14 @@ def _headline(summary: JobSummary, records: Sequence[CertificateRecord]) -> str:
 
 
 def _domain(job: Job, model: Model, records: Sequence[CertificateRecord]) -> str:
-    where = escape(str(job.input.model_dump(exclude_none=True)))
+    stated = job.input.model_dump(exclude_none=True)
+    where = escape(", ".join(f"{name} {value}" for name, value in stated.items()))
     channels, height, width = model.input_shape
     notes = Counter(record.preprocessing.note for record in records if record.preprocessing)
     done = sum(record.preprocessing is not None for record in records)
     changed = (
         f"<p>{done:,} of the pictures were changed before the network got them; the field <code>preprocessing</code> "
-        "of "
-        f"each certificate says how. {_note(notes)}</p>"
+        f"of each certificate says how. {_note(notes)}</p>"
         if done
         else "<p>The network got every picture as it was decoded.</p>"
     )
@@ -90,8 +90,7 @@ def _domain(job: Job, model: Model, records: Sequence[CertificateRecord]) -> str
         f"<p>Images of the input <code>{where}</code>, SHA-256 "
         f"<code>{escape(job.input_sha256 or 'not recorded')}</code>. "
         f"Each is a point <var>x</var> of [0, 1]<sup>{channels} &times; {height} &times; {width}</sup>: the pixels "
-        "that the "
-        "network gets, divided by 255. The domain of each certificate is the open L2 ball around its image, "
+        "that the network gets, divided by 255. The domain of each certificate is the open L2 ball around its image, "
         "{ <var>x</var> + <var>&delta;</var> : &#8214;<var>&delta;</var>&#8214;<sub>2</sub> &lt; <var>R</var> }, where "
         f"<var>R</var> is the certified radius.</p>{changed}"
     )
