@@ -7,6 +7,7 @@ from pathlib import Path
 
 import httpx2
 import pytest
+from tests.idle_cluster import IdleCluster
 
 from spacte_client.types import Model
 from spacte_service import Settings, create_app
@@ -105,25 +106,9 @@ async def gateway(request, backend, tmp_path, make_checkpoint):
         in_process=True,
     )
     made = Gateway(settings.model_copy(update={"jobs_at_once": 1}), backend, checkpoint)
-    made.jobs._runner = lambda folder: Idle()
+    made.jobs._runner = lambda folder: IdleCluster()
     yield made
     await made.close()
-
-
-class Idle:
-    """A cluster where nothing ever starts."""
-
-    async def submit(self, submission_id, command):
-        pass
-
-    async def status(self, submission_id):
-        return None
-
-    async def stop(self, submission_id):
-        pass
-
-    async def close(self):
-        pass
 
 
 def rows():

@@ -8,6 +8,7 @@ import time
 
 import httpx2
 import pytest
+from tests.idle_cluster import IdleCluster
 
 from spacte_service import Settings, create_app
 from spacte_service.store import StoreError
@@ -56,7 +57,7 @@ async def serve(backend, tmp_path, make_checkpoint, monkeypatch):
     async def start(folder, database=None):
         settings = Settings(models=tmp_path / "models", data_dir=folder, database=database, in_process=True)
         app = create_app(settings, backend)
-        app.state.gateway.jobs._runner = lambda folder: Busy()
+        app.state.gateway.jobs._runner = lambda folder: IdleCluster()
         apps.append(app)
         await app.state.gateway.jobs.start()
         return httpx2.AsyncClient(transport=httpx2.ASGITransport(app=app), base_url="http://testserver")
@@ -74,22 +75,6 @@ def fill(path):
 
 def remount(disk, how):
     subprocess.run(["mount", "-o", f"remount,{how}", disk], check=True)
-
-
-class Busy:
-    """A cluster that never gets to it."""
-
-    async def submit(self, submission_id, command):
-        pass
-
-    async def status(self, submission_id):
-        return None
-
-    async def stop(self, submission_id):
-        pass
-
-    async def close(self):
-        pass
 
 
 async def upload(http, value=0):

@@ -253,6 +253,11 @@ async def _when_there_is_room(write: Callable[[], Awaitable[None]], stop: asynci
             warned = True
         else:
             return
-        with suppress(TimeoutError):
-            async with asyncio.timeout(WAIT_FOR_ROOM_S):
-                await stop.wait()
+        await pause(stop, WAIT_FOR_ROOM_S)
+
+
+async def pause(stop: asyncio.Event, seconds: float) -> None:
+    """Sleep for so long, or until `stop` is set."""
+    with suppress(TimeoutError):
+        async with asyncio.timeout(seconds):
+            await stop.wait()

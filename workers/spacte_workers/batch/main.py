@@ -26,7 +26,7 @@ from spacte_workers.errors import RuntimeFault
 from spacte_workers.serving.device_shares import BATCH_SHARE
 
 from .chains import OUTCOMES
-from .driver import Driver
+from .driver import Driver, pause
 from .inputs import InputError
 from .job_folder import JobFolder, JobFolderError, JobSpec, write_json
 from .progress import State, Throughput, snapshot
@@ -139,7 +139,7 @@ async def _lock(lock: ExitStack, folder: JobFolder, stop: asyncio.Event, wait_s:
                 raise
         else:
             return True
-        await _wait(stop, LOCK_EVERY_S)
+        await pause(stop, LOCK_EVERY_S)
 
 
 async def _certify(
@@ -234,14 +234,7 @@ async def _stop_when(true: Callable[[], bool], every_s: float, stop: asyncio.Eve
     while not stop.is_set():
         if true():
             stop.set()
-        await _wait(stop, every_s)
-
-
-async def _wait(stop: asyncio.Event, seconds: float) -> None:
-    """Sleep for so long, or until `stop` is set."""
-    with suppress(TimeoutError):
-        async with asyncio.timeout(seconds):
-            await stop.wait()
+        await pause(stop, every_s)
 
 
 async def run(options: argparse.Namespace) -> int:

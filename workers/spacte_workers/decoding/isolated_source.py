@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from pydantic import BaseModel, ValidationError
 
-from spacte_workers.batch.inputs import InputError, InputSpec, Limits, Row, Source, file_of, open_source
+from spacte_workers.batch.inputs import InputError, InputSpec, Limits, Row, Source, file_of, open_source, pinned
 from spacte_workers.batch.inputs.base import Labels
 from spacte_workers.images import BadImageError
 
@@ -155,14 +155,7 @@ def open_isolated(
     """
     if spec.kind == "dataset":
         return open_source(spec, input_shape, class_names=class_names)
-    source = IsolatedSource(decoders, spec, input_shape, class_names=class_names)
-    if spec.sha256 is not None:
-        try:
-            source.pin(spec.sha256)
-        except InputError:
-            source.close()
-            raise
-    return source
+    return pinned(IsolatedSource(decoders, spec, input_shape, class_names=class_names), spec)
 
 
 def _row_sentence(fields: dict[str, Any], index: int) -> str:

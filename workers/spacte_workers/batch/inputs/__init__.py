@@ -23,6 +23,7 @@ __all__ = [
     "open_source",
     "parts_of",
     "pieces",
+    "pinned",
     "resolve_uri",
     "scheme_of",
 ]
@@ -39,7 +40,11 @@ def open_source(
         InputError: it is missing, damaged, empty, of another shape, another one than was pinned, has labels of another
             model, or would unpack to too much.
     """
-    source = _open(spec, input_shape, limits or Limits(), class_names)
+    return pinned(_open(spec, input_shape, limits or Limits(), class_names), spec)
+
+
+def pinned(source: Source, spec: InputSpec) -> Source:
+    """The source, hashed where its `sha256` is known. Raises InputError: it is another one; it is closed then."""
     if spec.sha256 is not None:
         try:
             source.pin(spec.sha256)
