@@ -1,8 +1,8 @@
 """How many connections there may be, in all and of one address, and how long one may keep the gateway waiting.
 
-Where there are as many as there may be, a new one takes the place of the one whose next bytes have been waited for
-longest: callers who send what they have to say are answered, however many others say nothing. A connection whose
-answer is being made or sent is never given up for another.
+Where there are as many as there may be, a new one takes the place of one whose next bytes have been waited for long:
+callers who send what they have to say are answered, however many others say nothing. A connection whose answer is
+being made or sent is never given up for another, nor is one whose first bytes nobody has looked for yet.
 """
 
 import asyncio
@@ -23,8 +23,18 @@ log = structlog.stdlib.get_logger("spacte.connections")
 
 CLOSING = 8
 """Connections that were given up and are not closed yet, and so those that come in their places at one turn of the
-loop. Chosen: few, so that a request that has come is read before its connection is the longest silent."""
-DESCRIPTORS_KEPT = 64 + CLOSING
+loop. Chosen: few, so that one turn of the loop stays short."""
+REFUSED = 16
+"""Connections that were told 503 and may still be reading it. Chosen: a refusal is read within a millisecond or two."""
+LINGER_S = 1.0
+"""Time for reading a refusal. Chosen: a few round trips."""
+FRESH_S = 1.0
+"""Time for which a silent connection is no worse than one whose body is on its way. Chosen: a request's first bytes
+follow its connection within a round trip or two, those of TLS within two more."""
+TURNS_UNTIL_READ = 4
+"""Turns of asyncio's loop from an acceptance until bytes that had come by then are read: the task that makes the
+transport, the transport's reader, the system's report, the read."""
+DESCRIPTORS_KEPT = 64 + CLOSING + REFUSED
 """Files and sockets that are not a connection's. Chosen: a gateway with store, job and Ray process has about 40."""
 SHARE_OF_CONNECTIONS = 0.75
 """Of the other descriptors. Chosen: every third connection may have a file for its body, those of over a megabyte."""
@@ -47,11 +57,13 @@ class Connection:
     Attributes:
         network: what `network_of` gives for its address.
         end: ends it at once.
+        since: when its next bytes began to be waited for, on the clock of the loop.
         timer: ends it when its time is up.
     """
 
     network: str
     end: Callable[[], None]
+    since: float = 0.0
     timer: asyncio.TimerHandle | None = None
 
 
@@ -63,9 +75,18 @@ class Group:
     silent: dict[Connection, None] = field(default_factory=dict[Connection, None])
     sending: dict[Connection, None] = field(default_factory=dict[Connection, None])
 
-    def longest_waiting(self) -> Connection | None:
-        """One that has sent no whole head of a request; else one whose body is not whole; None if all are at work."""
-        return next(iter(self.silent), None) or next(iter(self.sending), None)
+    def next_to_end(self, now: float) -> Connection | None:
+        """The one that gives its place to a new one; None where all are at work or have not been read yet.
+
+        That is the longest silent, which has sent no whole head of a request, where that took it `FRESH_S`. Where
+        all silent ones are fresh, it is the longest waiting of the larger queue: of the silent in a flood of new
+        connections, and of those whose body is on its way where they hold most places.
+        """
+        longest_silent, longest_sending = next(iter(self.silent), None), next(iter(self.sending), None)
+        if longest_silent is None or longest_sending is None:
+            return longest_silent or longest_sending
+        silent_first = now - longest_silent.since >= FRESH_S or len(self.silent) >= len(self.sending)
+        return longest_silent if silent_first else longest_sending
 
 
 class Connections:
@@ -82,6 +103,7 @@ class Connections:
         self._networks: dict[str, Group] = {}
         self._by_peer: dict[Any, Connection] = {}
         self._events = Events()
+        self.refusals = Refusals()
 
     @property
     def descriptors(self) -> int:
@@ -89,23 +111,25 @@ class Connections:
         return len(self._by_peer)
 
     def admit(self, peer: tuple[Any, ...], end: Callable[[], None]) -> bool:
-        """Take a connection in, perhaps in another one's place; False where every other one is at work."""
+        """Take a connection in, perhaps in another one's place; False where no other one can be ended for it."""
+        loop = asyncio.get_running_loop()
         network = network_of(str(peer[0]))
         of_network = self._networks.get(network) or Group()
         for group, most in ((of_network, self.most_of_a_network), (self._all, self.most)):
             if len(group.open) < most:
                 continue
-            longest = group.longest_waiting()
-            if longest is None:
+            ended = group.next_to_end(loop.time())
+            if ended is None:
                 self._events.count("refused")
                 return False
             self._events.count("ended")
-            self.give_up(longest)
+            self.give_up(ended)
         self._networks[network] = of_network
         connection = self._by_peer[peer] = Connection(network, end)
         for group in (self._all, of_network):
             group.open.add(connection)
-        self.await_head(connection)
+        connection.timer = loop.call_later(self._head_timeout_s, self.time_out, connection)
+        loop.call_soon(self._await_first_bytes, connection, TURNS_UNTIL_READ)
         return True
 
     def find(self, peer: Any) -> Connection:
@@ -115,11 +139,12 @@ class Connections:
     def await_head(self, connection: Connection, idle_s: float = 0.0) -> None:
         """A request's head is waited for, which may begin `idle_s` from now; where it is already, nothing changes."""
         if connection in self._all.open and connection not in self._all.silent:
+            loop = asyncio.get_running_loop()
             self._stop_waiting(connection)
             for group in self._groups(connection):
                 group.silent[connection] = None
-            wait_s = idle_s + self._head_timeout_s
-            connection.timer = asyncio.get_running_loop().call_later(wait_s, self.time_out, connection)
+            connection.since = loop.time()
+            connection.timer = loop.call_later(idle_s + self._head_timeout_s, self.time_out, connection)
 
     def await_body(self, connection: Connection) -> None:
         """A request's body is waited for, which has its own time limit (`bodies.py`)."""
@@ -151,6 +176,15 @@ class Connections:
     def out_of_descriptors(self) -> None:
         """The system gave no descriptor for a connection."""
         self._events.count("no_descriptor")
+
+    def _await_first_bytes(self, connection: Connection, turns: int) -> None:
+        """Count a new connection among the silent, once what came with it has been read."""
+        if connection.timer is None:  # more than a head has come, or it was closed
+            return
+        if turns > 1:
+            asyncio.get_running_loop().call_soon(self._await_first_bytes, connection, turns - 1)
+        else:
+            self.await_head(connection)
 
     def _groups(self, connection: Connection) -> tuple[Group, ...]:
         of_network = self._networks.get(connection.network)
@@ -188,6 +222,43 @@ class Events:
             self._counts = {}
 
 
+class Refusals:
+    """Connections that are told 503. They are closed after their callers: what is closed before its bytes are read is
+    reset, and a caller who is reset may not see the answer. One more than `REFUSED` takes the place of the oldest."""
+
+    def __init__(self) -> None:
+        self._timers: dict[socket.socket, asyncio.TimerHandle] = {}
+
+    def refuse(self, refused: socket.socket) -> None:
+        """Say why, and close it once the caller has closed it or `LINGER_S` are over."""
+        try:
+            refused.send(REFUSAL)
+            refused.shutdown(socket.SHUT_WR)
+        except OSError:  # nobody listens
+            refused.close()
+            return
+        if len(self._timers) >= REFUSED:
+            self._close(next(iter(self._timers)))
+        loop = asyncio.get_running_loop()
+        self._timers[refused] = loop.call_later(LINGER_S, self._close, refused)
+        loop.add_reader(refused, self._read, refused)
+
+    def _read(self, refused: socket.socket) -> None:
+        try:
+            if refused.recv(1 << 16):
+                return
+        except BlockingIOError:
+            return
+        except OSError:  # the caller has reset it
+            pass
+        self._close(refused)
+
+    def _close(self, refused: socket.socket) -> None:
+        self._timers.pop(refused).cancel()
+        asyncio.get_running_loop().remove_reader(refused)
+        refused.close()
+
+
 class Listener(socket.socket):
     """A listening socket for `asyncio`, whose connections are bounded from their acceptance on.
 
@@ -220,7 +291,7 @@ class Listener(socket.socket):
         accepted.setblocking(False)
         bounded = BoundedSocket(accepted.family, accepted.type, accepted.proto, fileno=accepted.detach())
         if not connections.admit(peer, bounded.end):
-            bounded.refuse()
+            connections.refusals.refuse(bounded)
             raise BlockingIOError
         bounded.connections, bounded.peer = connections, peer
         return bounded, peer
@@ -245,15 +316,6 @@ class BoundedSocket(socket.socket):
             self.shutdown(socket.SHUT_RDWR)
         except OSError:  # the peer has closed it
             return
-
-    def refuse(self) -> None:
-        """Say why, and close it."""
-        try:
-            self.send(REFUSAL)
-        except OSError:  # nobody listens
-            pass
-        finally:
-            self.close()
 
 
 def network_of(address: str) -> str:

@@ -60,15 +60,17 @@ def gateway(folder: Path) -> Iterator[str]:
 async def hold(port: int, address: str, away_s: float, first: bytes, trickle: bytes, *, reads: bool) -> None:
     """Connect, send the beginning of a request, then a byte now and then; once ended, come back `away_s` later."""
     while True:
-        with contextlib.suppress(OSError, TimeoutError):
+        with contextlib.suppress(OSError):
             reader, writer = await asyncio.open_connection("127.0.0.1", port, local_addr=(address, 0))
             with contextlib.closing(writer):
                 writer.write(first)
                 while not writer.transport.is_closing():
                     if not reads:
                         await asyncio.sleep(2)
-                    elif await asyncio.wait_for(reader.read(1 << 16), 2) == b"":
-                        break
+                    else:
+                        with contextlib.suppress(TimeoutError):
+                            if await asyncio.wait_for(reader.read(1 << 16), 2) == b"":
+                                break
                     writer.write(trickle)
         await asyncio.sleep(away_s)
 

@@ -44,7 +44,7 @@ class NetworkSettings(Group):
     """Private key of the certificate (PEM)."""
     max_connections: Count = 1000
     """Connections at the same time, fewer where the system allows fewer than 1,500 open files. One more takes
-    the place of the one that has been silent longest; is none silent, it gets 503."""
+    the place of one that is waited for, the longest silent first; where every one is at work, it gets 503."""
     max_connections_per_address: Count = 750
     """Of these, how many one address may have: raise it where a proxy stands before all callers."""
     head_timeout_s: Annotated[float, Field(gt=0)] = 10.0  # chosen: the head of a request is one packet

@@ -16,7 +16,7 @@ from typing import Any
 import httpx2
 import pytest
 
-from spacte_service import Settings, create_app
+from spacte_service import Settings, connections, create_app
 from spacte_service.connections import Connections, network_of
 from spacte_service.logs import OnceASecond
 from spacte_service.server import Server, bind, server_config
@@ -72,6 +72,13 @@ async def answer(peer: Peer) -> bytes:
     return b""
 
 
+async def parts(connected: socket.socket) -> AsyncIterator[bytes]:
+    """What comes until the other side has closed."""
+    async with asyncio.timeout(5):
+        while part := await asyncio.get_running_loop().sock_recv(connected, 1000):
+            yield part
+
+
 async def closed_after(peer: Peer) -> float:
     """Seconds until the server closes a connection."""
     began = time.monotonic()
@@ -94,11 +101,47 @@ async def test_one_more_takes_the_place_of_the_longest_silent(serve: Any) -> Non
         assert b" 200 " in await answer(halves[1])
 
 
-async def test_a_slow_body_is_ended_after_all_that_are_silent(serve: Any) -> None:
+async def test_a_slow_body_is_ended_where_nobody_is_silent(serve: Any) -> None:
     async with serve() as connect:
         slow = [await connect(PREDICT) for _ in range(4)]
         assert b" 200 " in await answer(await connect(LIVEZ))
         assert [is_open(peer) for peer in slow] == [False, True, True, True]
+
+
+async def test_slow_bodies_that_hold_most_places_end_before_a_fresh_silent_one(serve: Any) -> None:
+    async with serve() as connect:
+        slow = [await connect(PREDICT) for _ in range(3)]
+        fresh = await connect()
+        await connect()
+        assert [is_open(peer) for peer in (*slow, fresh)] == [False, True, True, True]
+
+
+@pytest.mark.slow
+async def test_a_silent_one_that_is_no_longer_fresh_ends_before_slow_bodies(
+    serve: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(connections, "FRESH_S", 0.1)
+    async with serve() as connect:
+        slow = [await connect(PREDICT) for _ in range(3)]
+        silent = await connect()
+        await asyncio.sleep(0.2)
+        await connect()
+        assert [is_open(peer) for peer in (*slow, silent)] == [True, True, True, False]
+
+
+async def test_a_request_that_comes_amid_a_burst_is_read(serve: Any) -> None:
+    async with serve(max_connections=12, max_connections_per_address=12) as connect:
+        slow = [await connect(PREDICT) for _ in range(12)]
+        at = slow[0][1].get_extra_info("peername")
+        with contextlib.ExitStack() as open_sockets:  # all of them before the server's next turn
+            burst = [open_sockets.enter_context(socket.create_connection(at)) for _ in range(3)]
+            asking = open_sockets.enter_context(socket.create_connection(at))
+            asking.sendall(LIVEZ)
+            burst += [open_sockets.enter_context(socket.create_connection(at)) for _ in range(40)]
+            asking.setblocking(False)
+            async with asyncio.timeout(5):
+                got = await asyncio.get_running_loop().sock_recv(asking, 100)
+        assert got.startswith(b"HTTP/1.1 200 ")
 
 
 async def test_a_request_that_is_broken_off_is_no_line_of_the_log(serve: Any, caplog: pytest.LogCaptureFixture) -> None:
@@ -116,8 +159,10 @@ async def test_a_connection_at_work_is_kept_and_one_more_gets_503(serve: Any, ba
     head = PREDICT.replace(b"image/png", b"multipart/form-data; boundary=b").replace(b"99", b"%d" % len(body))
     async with serve() as connect:
         working = [await connect(head + body) for _ in range(4)]
-        more = await connect()
-        refusal = await asyncio.wait_for(more[0].read(), 5)
+        with socket.create_connection(working[0][1].get_extra_info("peername")) as more:
+            more.sendall(LIVEZ)
+            more.setblocking(False)
+            refusal = b"".join([part async for part in parts(more)])  # to its end: it is not reset
         assert refusal.startswith(b"HTTP/1.1 503 ")
         assert b"retry-after: 1\r\n" in refusal
         assert json.loads(refusal.partition(b"\r\n\r\n")[2])["code"] == "overloaded"
@@ -187,7 +232,7 @@ def test_a_network_is_an_address_or_64_bits_of_one() -> None:
 def test_descriptors_bound_the_connections(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(resource, "getrlimit", lambda _: (512, 512))
     few = Connections(Settings())
-    assert (few.most, few.most_of_a_network) == (330, 247)
+    assert (few.most, few.most_of_a_network) == (318, 238)
     assert Connections(Settings(max_connections=20, max_connections_per_address=15)).most_of_a_network == 15
 
 
