@@ -50,12 +50,12 @@ def backbone(depth: int, channels: int) -> nn.Module:
         layer1=_stage(n, 16, 16, stride=1),
         layer2=_stage(n, 16, 32, stride=2),
     )
-    return _initialised(nn.Sequential(layers))
+    return initialised(nn.Sequential(layers))
 
 
 def head(depth: int, num_classes: int) -> nn.Module:
     """Stage 3 (64 channels, a quarter of the resolution), global average, linear layer."""
-    return _initialised(Head(_stage(_blocks_a_stage(depth), 32, 64, stride=2), 64, num_classes))
+    return initialised(Head(_stage(_blocks_a_stage(depth), 32, 64, stride=2), 64, num_classes))
 
 
 def _stage(n: int, channels_in: int, channels: int, stride: int) -> nn.Sequential:
@@ -70,7 +70,7 @@ def _blocks_a_stage(depth: int) -> int:
     return n
 
 
-def _initialised(module: nn.Module) -> nn.Module:
+def initialised(module: nn.Module) -> nn.Module:
     """Convolutions N(0, 2 / (kh kw out_channels)); BN and linear layers keep PyTorch's defaults."""
     for layer in module.modules():
         if isinstance(layer, nn.Conv2d):

@@ -7,7 +7,7 @@ from typing import Self
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 from torch import nn
 
-from . import cifar_resnet, digits_cnn
+from . import cifar_fast, cifar_resnet, digits_cnn
 from .denoisers import Denoised, DenoiserConfig
 from .ensemble import Ensemble
 from .multihead import MultiHeadNet, Pick
@@ -19,8 +19,8 @@ class ModelConfig(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
     arch: str = Field(
-        description="`cifar_resnetD` (D = 6n+2), `imagenet_resnet50`, `digits_cnn`, `ensemble`, `exported`, `onnx`, "
-        "`denoised`."
+        description="`cifar_resnetD` (D = 6n+2), `cifar_fastW` (W channels, a multiple of 4), `imagenet_resnet50`, "
+        "`digits_cnn`, `ensemble`, `exported`, `onnx`, `denoised`."
     )
     heads: int = Field(default=1, ge=1)
     num_classes: int = Field(ge=2)
@@ -55,7 +55,7 @@ def build(config: ModelConfig) -> MultiHeadNet:
     if match is None or match[1] not in FAMILIES:
         raise ValueError(
             f"There is no architecture {config.arch!r}: use cifar_resnet20 (or another depth 6n+2), "
-            "imagenet_resnet50 or digits_cnn."
+            "cifar_fast256 (or another width), imagenet_resnet50 or digits_cnn."
         )
     return FAMILIES[match[1]](config, int(match[2] or 0))
 
@@ -88,6 +88,11 @@ def _multi_head(config: ModelConfig, backbone: nn.Module, head: Callable[[], nn.
 def _cifar(config: ModelConfig, depth: int) -> MultiHeadNet:
     backbone = cifar_resnet.backbone(depth, config.input_shape[0])
     return _multi_head(config, backbone, lambda: cifar_resnet.head(depth, config.num_classes))
+
+
+def _cifar_fast(config: ModelConfig, width: int) -> MultiHeadNet:
+    backbone = cifar_fast.backbone(width, config.input_shape[0])
+    return _multi_head(config, backbone, lambda: cifar_fast.head(width, config.num_classes))
 
 
 def _imagenet(config: ModelConfig, depth: int) -> MultiHeadNet:
@@ -134,6 +139,7 @@ def archived_network(config: ModelConfig, backbone: nn.Module) -> MultiHeadNet:
 
 FAMILIES: dict[str, Callable[[ModelConfig, int], MultiHeadNet]] = {
     "cifar_resnet": _cifar,
+    "cifar_fast": _cifar_fast,
     "imagenet_resnet": _imagenet,
     "digits_cnn": _digits,
     "ensemble": _ensemble,

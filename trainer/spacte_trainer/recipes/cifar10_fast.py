@@ -1,0 +1,81 @@
+"""CIFAR-10 in about an hour on two cores, with the network of `cifar_fast`. All ours.
+
+Gaussian training under a one-cycle schedule; Consistency goes on from there for a few epochs at a lower rate, which
+costs far less than regularising from the first step. One noise a sample in Gaussian training, as for ResNet-20.
+"""
+
+from spacte_core.models import ModelConfig, Normalization
+from spacte_trainer.config import OptimizerConfig, TrainConfig
+from spacte_trainer.objectives import spacte
+from spacte_trainer.schedules import OneCycleSchedule
+
+from . import cifar10
+from .base import add_recipes
+from .cifar10_resnet20 import LAMBDA_LAST
+from .methods import HEADS, SIGMAS, gaussian, heads_of, naive_ensemble
+
+FAMILY = "cifar10-fast"
+WIDTH = 256
+MEMBERS = 3
+
+GAUSSIAN_EPOCHS = {"gaussian": 36, "spacte-gaussian": 14}
+"""About as many minutes: five heads cost twice a network with one."""
+
+CONSISTENCY_EPOCHS = {"consistency": 12, "spacte-consistency": 5}
+"""After those of Gaussian; each draws two noises a sample."""
+
+
+RATE = {1: 0.4, HEADS: 0.15}
+"""Peak learning rate, by heads. The losses of heads are summed here: under their mean a head moves by a fifth of its
+gradient, and in few epochs it learns less (after four of 15,000 images: 47.0 % noisy accuracy at a rate of .4, and
+51.5 % under the sum at .15)."""
+
+
+def network(heads: int) -> ModelConfig:
+    """The wide network."""
+    return ModelConfig(
+        arch=f"cifar_fast{WIDTH}",
+        heads=heads,
+        num_classes=10,
+        input_shape=(3, 32, 32),
+        normalization=Normalization.of("cifar10", "standard"),
+    )
+
+
+def configuration(method: str, sigma: float) -> TrainConfig:
+    """Gaussian training from scratch, Consistency from its weights, or a naive ensemble."""
+    if method.startswith("ensemble-"):
+        return naive_ensemble(configuration(method.removeprefix("ensemble-"), sigma), MEMBERS)
+    heads = heads_of(method)
+    config = cifar10.single(method, sigma)
+    changes = {
+        "recipe": f"{FAMILY}-{method}-{sigma}",
+        "model": network(heads),
+        "optimizer": OptimizerConfig(lr=RATE[heads], momentum=0.9, weight_decay=5e-4, nesterov=True),
+        "schedule": OneCycleSchedule(rise=0.2),
+        "batch": 500,
+    }
+    if method.endswith("gaussian"):
+        changes["epochs"] = GAUSSIAN_EPOCHS[method]
+        objective = spacte(gaussian(sigma), LAMBDA_LAST) if heads > 1 else config.objective
+    else:
+        changes["epochs"], changes["batch"] = CONSISTENCY_EPOCHS[method], 1000  # two steps of 500 a batch
+        changes["optimizer"] = changes["optimizer"].model_copy(update={"lr": RATE[heads] / 4})
+        changes["pretrain"] = configuration(method.replace("consistency", "gaussian"), sigma)
+        objective = config.objective
+    changes["objective"] = objective.model_copy(update={"over_heads": "sum"})
+    return config.model_copy(update=changes)
+
+
+add_recipes(
+    FAMILY,
+    configuration,
+    {
+        "spacte-gaussian": "SPACTE-Gaussian, wide network with five heads, about an hour on two cores.",
+        "spacte-consistency": "SPACTE-Consistency after SPACTE-Gaussian, wide network with five heads.",
+        "gaussian": "Gaussian augmentation, one wide network.",
+        "consistency": "Consistency after Gaussian augmentation, one wide network.",
+        "ensemble-gaussian": "Naive ensemble of three wide Gaussian networks.",
+    },
+    SIGMAS,
+)
