@@ -37,7 +37,7 @@ def reproduce(
         list[Path] | None, typer.Option(help="First take what is further in this folder or results.json; likewise.")
     ] = None,
     network: Annotated[
-        Literal["resnet110", "resnet20"], typer.Option(help="Of the CIFAR-10 cells; published is resnet110.")
+        Literal["resnet110", "resnet20", "fast"], typer.Option(help="Of the CIFAR-10 cells; published is resnet110.")
     ] = "resnet110",
     data: Annotated[
         str | None, typer.Option(help="Where CIFAR-10 is, e.g. parquet:PATH [torchvision's, downloaded].")

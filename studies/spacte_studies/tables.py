@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
-Network = Literal["resnet110", "resnet20"]
+Network = Literal["resnet110", "resnet20", "fast"]
 
 
 @dataclass(frozen=True)
@@ -105,8 +105,9 @@ def cifar10(method: str, sigma: float, network: Network) -> Setting:
 
 
 def spacte_cifar10(network: Network) -> Table:
-    """The nine published settings, under the published seed."""
-    settings = tuple(cifar10(method, sigma, network) for method, sigma in PUBLISHED_ACR)
+    """The nine published settings, under the published seed; of a network without SmoothMix six."""
+    wanted = [cell for cell in PUBLISHED_ACR if network != "fast" or cell[0] != "spacte-smoothmix"]
+    settings = tuple(cifar10(method, sigma, network) for method, sigma in wanted)
     return Table("SPACTE on CIFAR-10, five heads", settings, (666,))
 
 

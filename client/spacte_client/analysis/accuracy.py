@@ -9,13 +9,35 @@ import bisect
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from statistics import NormalDist
 
 from .binomial import clopper_pearson
 
 
 @dataclass(frozen=True, slots=True)
+class Votes:
+    """What a record of a job keeps besides its answer.
+
+    Attributes:
+        label: the class that the selection noises chose.
+        chosen: estimation votes for it, of `n`.
+        n, alpha, sigma: see `CertifyParams`.
+        noise_error: what is taken off the lower bound.
+        stops_early: whether a rule could have stopped the noises before `n`.
+    """
+
+    label: int
+    chosen: int
+    n: int
+    alpha: float
+    sigma: float
+    noise_error: float
+    stops_early: bool
+
+
+@dataclass(frozen=True, slots=True)
 class Row:
-    """One image of a log: index, true class, predicted class (-1: abstention), L2 radius, time in seconds."""
+    """One image of a log: index, true class, predicted class (-1: abstention), L2 radius, time in seconds, votes."""
 
     index: int
     label: int
@@ -23,6 +45,7 @@ class Row:
     radius: float
     correct: bool
     seconds: float | None = None
+    votes: Votes | None = None
 
 
 @dataclass(frozen=True)
@@ -47,6 +70,17 @@ class Run:
     def acr(self) -> float:
         """Average certified radius."""
         return sum(self._radii) / self.images
+
+    @cached_property
+    def rules(self) -> set[tuple[int, float, float]]:
+        """(n, alpha, sigma) of its records; empty where a log does not have them."""
+        return {(v.n, v.alpha, v.sigma) for row in self.rows if (v := row.votes) is not None}
+
+    @cached_property
+    def classes(self) -> dict[int, "Run"]:
+        """The images of each true class, as a run of the same name."""
+        labels = sorted({row.label for row in self.rows})
+        return {label: Run(self.name, tuple(r for r in self.rows if r.label == label)) for label in labels}
 
     @property
     def largest_radius(self) -> float:
@@ -80,6 +114,18 @@ def curve_at(run: Run, radii: Iterable[float], confidence: float = 0.95) -> Cert
     return CertifiedAccuracyCurve(
         radii, [count / run.images for count in counts], [low for low, _ in intervals], [high for _, high in intervals]
     )
+
+
+def share_above(run: Run, levels: Iterable[float], sigma: float) -> list[float]:
+    """For each p, the share of images whose true class is proven to have a probability of at least p under noise.
+
+    What is proven is p_A = Phi(R / sigma) where the answer is correct; where it is wrong or an abstention, nothing.
+    One minus this share is the empirical distribution function of p_A's lower bound, which says what the ACR alone
+    does not: whether a radius was gained on images that were hard ("Average certified radius is a poor metric", 2024).
+    """
+    return [
+        run.correct_beyond(max(0.0, sigma * NormalDist().inv_cdf(p) if p > 0.5 else 0.0)) / run.images for p in levels
+    ]
 
 
 def radius_grid(runs: Sequence[Run], step: float) -> list[float]:

@@ -12,7 +12,7 @@ from typing import Any
 
 from spacte_client._exceptions import SpacteError
 
-from .accuracy import Row, Run
+from .accuracy import Row, Run, Votes
 
 COLUMNS = ("idx", "label", "predict", "radius", "correct", "time")
 SUFFIXES = (".csv", ".json", ".jsonl", ".log", ".ndjson", ".tsv", ".txt")
@@ -95,4 +95,21 @@ def _ndjson_row(line: str) -> Row | None:
         raise ValueError("no true_label, without which there is no accuracy")
     label, predict = int(record["true_label"]), int(record["label"])
     elapsed = float(record["elapsed_ms"]) / 1000
-    return Row(int(record["index"]), label, predict, float(record["radius"]), label == predict, elapsed)
+    radius, votes = float(record["radius"]), _votes(record)
+    return Row(int(record["index"]), label, predict, radius, label == predict, elapsed, votes)
+
+
+def _votes(record: dict[str, Any]) -> Votes:
+    """The class that was chosen, and the votes for it; of two classes with as many selection votes the first."""
+    selection: list[int] = record["selection_counts"]
+    label = record["label"] if record["label"] >= 0 else selection.index(max(selection))
+    rules = ("target_radius", "tolerance", "deadline_ms")
+    return Votes(
+        label,
+        int(record["counts"][label]),
+        int(record["n"]),
+        float(record["alpha"]),
+        float(record["sigma"]),
+        float(record.get("noise_error", 0)),
+        record["n"] < record["n_max"] or record["looks"] > 1 or any(record.get(rule) is not None for rule in rules),
+    )

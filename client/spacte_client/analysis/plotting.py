@@ -3,6 +3,7 @@
 import os
 from collections.abc import Sequence
 from pathlib import Path
+from statistics import NormalDist
 from typing import Any
 
 from .accuracy import Run, curve_at
@@ -12,11 +13,18 @@ POINTS = 256
 
 
 def plot_runs(
-    runs: Sequence[Run], paths: Sequence[Path], *, confidence: float = 0.95, title: str | None = None
+    runs: Sequence[Run],
+    paths: Sequence[Path],
+    *,
+    confidence: float = 0.95,
+    title: str | None = None,
+    sigma: float | None = None,
 ) -> None:
     """Draw the runs' certified accuracy against L2 radius, with a band of exact intervals, into each path.
 
-    The ending of a path chooses its format. `confidence` is that of the band, at each radius by itself.
+    The ending of a path chooses its format. `confidence` is that of the band, at each radius by itself. With a noise
+    level `sigma` the axis is the proven probability of the true class, Phi(R / sigma): the empirical distribution
+    function of its lower bound, from above.
 
     Raises:
         ImportError: matplotlib is not installed.
@@ -34,11 +42,13 @@ def plot_runs(
     for run in runs:
         curve = curve_at(run, radii, confidence)
         label = f"{run.name} (ACR {run.acr:.3f})"
-        (line,) = axes.plot(curve.radii, curve.values, label=label, drawstyle="steps-pre")
-        axes.fill_between(
-            curve.radii, curve.lows, curve.highs, step="pre", alpha=0.15, color=line.get_color(), linewidth=0
-        )
-    axes.set(xlim=(0, end), ylim=(0, 1), xlabel="L2 radius", ylabel="certified accuracy", title=title or "")
+        x = curve.radii if sigma is None else [NormalDist().cdf(radius / sigma) for radius in curve.radii]
+        (line,) = axes.plot(x, curve.values, label=label, drawstyle="steps-pre")
+        axes.fill_between(x, curve.lows, curve.highs, step="pre", alpha=0.15, color=line.get_color(), linewidth=0)
+    xlim, xlabel, ylabel = (0.0, end), "L2 radius", "certified accuracy"
+    if sigma is not None:
+        xlim, xlabel, ylabel = (0.5, 1.0), "proven probability of the true class, p", "share of images with at least p"
+    axes.set(xlim=xlim, ylim=(0, 1), xlabel=xlabel, ylabel=ylabel, title=title or "")
     axes.grid(visible=True, linewidth=0.4, alpha=0.6)
     axes.legend(frameon=False)
     axes.text(1, 1.01, f"bands: {confidence:.0%} Clopper-Pearson", transform=axes.transAxes, ha="right", fontsize=7)

@@ -3,34 +3,62 @@
 import csv
 import io
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import typer
 
-from spacte_client.analysis.accuracy import Run, curve_at
+from spacte_client.analysis.accuracy import Run, curve_at, share_above
 from spacte_client.analysis.pairs import PairedDifference
 
 MOST_COLUMNS = 3
 """Runs side by side. Chosen: more, with their intervals, do not fit 80 columns; then each run has a row."""
 
 
-def print_comparison(
-    runs: Sequence[Run], radii: Sequence[float], pairs: Sequence[PairedDifference], confidence: float, form: str
-) -> None:
-    """Print the runs, and below them the differences of each pair."""
-    table = _runs(runs, radii, confidence, form)
+LEVELS = (0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 0.99, 0.999)
+"""Probabilities at which the distribution of p_A is told. Chosen: denser where radii grow fastest."""
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """What is printed.
+
+    Attributes:
+        runs: at least one.
+        radii: where certified accuracy is told.
+        pairs: differences of the runs.
+        confidence: of the intervals.
+        sigma: noise level, where the distribution of p_A is asked for.
+        classes: whether each class is told, too.
+    """
+
+    runs: Sequence[Run]
+    radii: Sequence[float]
+    pairs: Sequence[PairedDifference]
+    confidence: float
+    sigma: float | None = None
+    classes: bool = False
+
+
+def print_comparison(found: Comparison, form: str) -> None:
+    """Print the runs, below them what was asked for besides, and the differences of each pair."""
+    runs, pairs = found.runs, found.pairs
+    tables = [_runs(runs, found.radii, found.confidence, form)]
+    tables += [_ecdf(runs, found.sigma)] if found.sigma is not None else []
+    tables += [_classes(runs, found.radii)] if found.classes else []
     if form != "table":
         write = {"csv": _csv, "markdown": _markdown, "latex": _latex}[form]
-        typer.echo("\n\n".join(write(rows) for rows in (table, _pairs(pairs)) if len(rows) > 1))
+        typer.echo("\n\n".join(write(rows) for rows in (*tables, _pairs(pairs)) if len(rows) > 1))
         return
     wide = len(runs) > MOST_COLUMNS
     shown = [pair for pair in pairs if not wide or (pair.first == runs[0].name and pair.radius is None)]
-    for block in _blocks(table) if wide else [table]:
-        _print_table(block)
+    for table in tables:
+        for block in _blocks(table) if wide or table is not tables[0] else [table]:
+            _print_table(block)
     _print_table(_pairs(shown))
     if wide and pairs:
         typer.echo("--format csv or json has the differences at each radius, and those of all pairs.")
     if not wide:
-        typer.echo(f"Brackets: {confidence:.0%} Clopper-Pearson intervals, each by itself.")
+        typer.echo(f"Brackets: {found.confidence:.0%} Clopper-Pearson intervals, each by itself.")
 
 
 def _print_table(rows: list[list[str]]) -> None:
@@ -75,6 +103,22 @@ def _runs(runs: Sequence[Run], radii: Sequence[float], confidence: float, form: 
     for i, radius in enumerate(radii):
         rows.append([f"at {radius:g}", *(f"{c.values[i]:.1%} [{c.lows[i]:.1%}, {c.highs[i]:.1%}]" for c in curves)])
     return rows
+
+
+def _ecdf(runs: Sequence[Run], sigma: float) -> list[list[str]]:
+    head = ["share of images with proven p_A", *(f">= {level:g}" for level in LEVELS)]
+    return [head, *([run.name, *(f"{share:.1%}" for share in share_above(run, LEVELS, sigma))] for run in runs)]
+
+
+def _classes(runs: Sequence[Run], radii: Sequence[float]) -> list[list[str]]:
+    """A row for each class of each run; a class without images in a run has none."""
+    head = ["class", "images", "abstained", "ACR", *(f"at {r:g}" for r in radii)]
+    parts = [(run.name, label, part) for run in runs for label, part in run.classes.items()]
+    return [head] + [
+        [f"{name}: {label}" if len(runs) > 1 else str(label), str(part.images), str(part.abstained), f"{part.acr:.3f}"]
+        + [f"{value:.1%}" for value in curve_at(part, radii).values]
+        for name, label, part in parts
+    ]
 
 
 def _pairs(pairs: Sequence[PairedDifference]) -> list[list[str]]:

@@ -1,6 +1,7 @@
 """`spacte plot` and `spacte compare`: certified accuracy of runs from their logs, as a picture or a table."""
 
 import json
+import math
 import re
 from dataclasses import asdict
 from enum import StrEnum
@@ -9,12 +10,13 @@ from typing import Annotated
 
 import typer
 
-from spacte_client.analysis.accuracy import Run, curve_at, radius_grid
+from spacte_client.analysis.accuracy import Run, curve_at, radius_grid, share_above
 from spacte_client.analysis.logs import log_name, read_log
 from spacte_client.analysis.pairs import paired_differences
+from spacte_client.analysis.recertified import recertified
 
 from . import _options as opt
-from ._comparison import print_comparison
+from ._comparison import LEVELS, Comparison, print_comparison
 
 Logs = Annotated[
     list[Path],
@@ -27,6 +29,10 @@ Names = Annotated[
     typer.Option("--name", help="What to call a run, once for each log in order; else the file's name."),
 ]
 Confidence = Annotated[float, typer.Option("--confidence", help="Of the intervals, in (0, 1).")]
+Sigma = Annotated[
+    float | None,
+    typer.Option("--sigma", help="Noise level, for --ecdf; else that of the records, or in which all file names end."),
+]
 
 
 def plot(
@@ -37,14 +43,19 @@ def plot(
     names: Names = None,
     title: Annotated[str | None, typer.Option("--title", help="Above the picture.")] = None,
     confidence: Confidence = 0.95,
+    ecdf: Annotated[
+        bool, typer.Option("--ecdf", help="Against the proven probability of the true class in place of the radius.")
+    ] = False,
+    sigma: Sigma = None,
 ) -> None:
     """Draw certified accuracy against radius, a curve and an interval band for each log."""
     runs = read_runs(logs, names, confidence)
+    noise = noise_of(runs, logs, sigma) if ecdf else None
     paths = [out] if out.suffix in (".png", ".svg", ".pdf") else [Path(f"{out}.png"), Path(f"{out}.svg")]
     try:
         from spacte_client.analysis.plotting import plot_runs
 
-        plot_runs(runs, paths, confidence=confidence, title=title)
+        plot_runs(runs, paths, confidence=confidence, title=title, sigma=noise)
     except ImportError as error:
         raise typer.TyperException(
             "Plots need matplotlib; install it with `pip install 'spacte-client[plot]'`."
@@ -72,28 +83,83 @@ def compare(
         float | None,
         typer.Option("--step", help="Between two radii; else sigma where all file names end in the same, or 0.25."),
     ] = None,
+    radii: Annotated[
+        list[float] | None, typer.Option("--radius", help="A radius to compare at, once for each; in place of a grid.")
+    ] = None,
+    alpha: Annotated[
+        float | None, typer.Option("--alpha", help="Certify again at this alpha, from the votes that records hold.")
+    ] = None,
+    n: Annotated[int | None, typer.Option("--n", help="Certify again with this many of the records' noises.")] = None,
+    classes: Annotated[bool, typer.Option("--per-class", help="Also certified accuracy for each true class.")] = False,
+    ecdf: Annotated[
+        bool, typer.Option("--ecdf", help="Also the distribution of the proven probability of the true class.")
+    ] = False,
+    sigma: Sigma = None,
     confidence: Confidence = 0.95,
     form: Annotated[Format, typer.Option("--format", help="Of what is printed.")] = Format.TABLE,
     as_json: opt.AsJson = False,
 ) -> None:
-    """Compare runs: ACR, certified accuracy at a grid of radii, and differences paired by image."""
-    if step is not None and not step > 0:
-        raise typer.BadParameter("is above 0, such as 0.25.", param_hint="--step")
+    """Compare runs: ACR, certified accuracy at a grid of radii, and differences paired by image.
+
+    Below the runs stands their difference, image by image, with the exact sign test (McNemar).
+    """
+    check_options(step, radii, alpha, n)
     runs = read_runs(logs, names, confidence)
-    sigma = common_sigma(logs)
-    radii = [i * sigma for i in range(4)] if step is None and sigma else radius_grid(runs, step or 0.25)
+    if alpha is not None or n is not None:
+        runs = [recertified(run, alpha=alpha, n=n) for run in runs]
+    elif differing := different_rules(runs):
+        typer.echo(differing, err=True)
+    level = sigma or common_sigma(logs)
+    if not radii:
+        radii = [i * level for i in range(4)] if step is None and level else radius_grid(runs, step or 0.25)
     if as_json:
         typer.echo(json.dumps([_document(run, radii, confidence) for run in runs]))
         return
+    noise = noise_of(runs, logs, sigma) if ecdf else None
     pairs, unpaired = paired_differences(runs, radii)
     if form is Format.JSON:
-        documents = [_document(run, radii, confidence) for run in runs]
+        documents = [_document(run, radii, confidence, noise, classes=classes) for run in runs]
         found = {"runs": documents, "pairs": [asdict(pair) for pair in pairs], "not_paired": unpaired}
         typer.echo(json.dumps(found))
         return
-    print_comparison(runs, radii, pairs, confidence, form.value)
+    print_comparison(Comparison(runs, radii, pairs, confidence, noise, classes), form.value)
     for sentence in unpaired:
         typer.echo(sentence, err=True)
+
+
+def check_options(step: float | None, radii: list[float] | None, alpha: float | None, n: int | None) -> None:
+    """Raise BadParameter for an option of `compare` that cannot be."""
+    if step is not None and not step > 0:
+        raise typer.BadParameter("is above 0, such as 0.25.", param_hint="--step")
+    if step is not None and radii:
+        raise typer.BadParameter("leave out --step where radii are given.", param_hint="--radius")
+    if not all(0 <= radius < math.inf for radius in radii or []):
+        raise typer.BadParameter("is 0 or above, such as 0.5.", param_hint="--radius")
+    if alpha is not None and not 0 < alpha < 0.5:
+        raise typer.BadParameter("is between 0 and 0.5, such as 0.001.", param_hint="--alpha")
+    if n is not None and n < 1:
+        raise typer.BadParameter("is at least 1, such as 1000.", param_hint="--n")
+
+
+def different_rules(runs: list[Run]) -> str | None:
+    """A sentence where runs were certified by different rules, so that their radii say different things."""
+    rules = {run.name: run.rules for run in runs if run.rules}
+    if len(set[tuple[int, float, float]]().union(*rules.values())) < 2:
+        return None
+    told = "; ".join(
+        f"{name} has {' and '.join(f'n = {n:,}, alpha = {alpha:g}, sigma = {sigma:g}' for n, alpha, sigma in found)}"
+        for name, found in ((name, sorted(found)[:3]) for name, found in rules.items())
+    )
+    return f"Certified by different rules: {told}. --n and --alpha certify again by the same."
+
+
+def noise_of(runs: list[Run], logs: list[Path], sigma: float | None) -> float:
+    """The noise level of all runs; raises BadParameter where it is not known or not one."""
+    found = {sigma} if sigma else {rule[2] for run in runs for rule in run.rules} or {common_sigma(logs)}
+    level = found.pop() if len(found) == 1 else None
+    if not level or not 0 < level < math.inf:
+        raise typer.BadParameter("these logs do not say one noise level: give it, such as 0.25.", param_hint="--sigma")
+    return level
 
 
 def common_sigma(logs: list[Path]) -> float | None:
@@ -117,10 +183,18 @@ def read_runs(logs: list[Path], names: list[str] | None, confidence: float) -> l
     return [read_log(log, name) for log, name in zip(logs, names, strict=True)]
 
 
-def _document(run: Run, radii: list[float], confidence: float) -> dict[str, object]:
+def _document(
+    run: Run, radii: list[float], confidence: float, sigma: float | None = None, *, classes: bool = False
+) -> dict[str, object]:
     curve = curve_at(run, radii, confidence)
     points = zip(curve.radii, curve.values, curve.lows, curve.highs, strict=True)
-    return {
+    more: dict[str, object] = {}
+    if sigma is not None:
+        shares = zip(LEVELS, share_above(run, LEVELS, sigma), strict=True)
+        more["proven_probability"] = [{"at_least": level, "value": value} for level, value in shares]
+    if classes:
+        more["classes"] = [{"label": k} | _document(part, radii, confidence) for k, part in run.classes.items()]
+    return more | {
         "name": run.name,
         "images": run.images,
         "abstained": run.abstained,

@@ -91,6 +91,7 @@ def test_initialisation_is_the_published_one() -> None:
         ({"heads": 1}, (3, 32, 32)),
         ({"heads": 7, "num_classes": 4}, (3, 32, 32)),
         ({"arch": "cifar_resnet14", "input_shape": (1, 28, 28), "normalization": Normalization()}, (1, 28, 28)),
+        ({"arch": "cifar_fast16", "heads": 2}, (3, 32, 32)),
         ({"arch": "digits_cnn", "input_shape": (1, 8, 8), "normalization": Normalization.of("digits")}, (1, 8, 8)),
         pytest.param({"arch": "imagenet_resnet50", "heads": 2}, (3, 224, 224), marks=pytest.mark.slow),
     ],
@@ -109,9 +110,11 @@ def test_configuration_survives_json_and_rebuilds_the_network() -> None:
     rebuilt.load_state_dict(build(cfg).state_dict())
 
 
-@pytest.mark.parametrize("arch", ["cifar_resnet21", "cifar_resnet2", "imagenet_resnet18", "vgg", "RESNET20"])
+@pytest.mark.parametrize("arch", ["cifar_resnet21", "cifar_resnet2", "cifar_fast6", "imagenet_resnet18", "vgg"])
 def test_what_cannot_be_built_is_said(arch: str) -> None:
-    with pytest.raises(ValueError, match=arch.removeprefix("cifar_resnet").removeprefix("imagenet_resnet")):
+    with pytest.raises(
+        ValueError, match=arch.removeprefix("cifar_resnet").removeprefix("imagenet_resnet").removeprefix("cifar_fast")
+    ):
         build(config(arch))
 
 
@@ -188,6 +191,14 @@ def test_digits_network_is_small() -> None:
     cfg = config("digits_cnn", 5, input_shape=(1, 8, 8), normalization=Normalization.of("digits"))
     macs = multiply_adds(build(cfg).eval(), torch.zeros(1, 1, 8, 8))
     assert 2e6 < macs < 3.5e6
+
+
+def test_the_fast_network_is_as_wide_as_it_says() -> None:
+    image = torch.zeros(1, 3, 32, 32)
+    one, five = (build(config("cifar_fast256", heads)).eval() for heads in (1, 5))
+    assert multiply_adds(one, image) == pytest.approx(118e6, rel=0.01)
+    assert multiply_adds(five, image) == pytest.approx(255e6, rel=0.01)
+    assert sum(p.numel() for p in five.parameters()) == pytest.approx(6.7e6, rel=0.01)
 
 
 def multiply_adds(net: MultiHeadNet, x: torch.Tensor) -> int:

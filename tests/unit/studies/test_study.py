@@ -297,7 +297,7 @@ def test_the_table_shows_ours_beside_the_published(whole: Path, tmp_path: Path) 
 
 def test_every_table_can_be_run() -> None:
     for make in TABLES.values():
-        for network in ("resnet110", "resnet20"):
+        for network in ("resnet110", "resnet20", "fast"):
             table = make(network)
             for setting in table.settings:
                 config = load_recipe(setting.recipe, setting.sigma)

@@ -8,7 +8,17 @@ from spacte_trainer.config import SIGMA_LEAST, SIGMA_MOST, TrainConfig
 from . import cifar10, cifar10_fast, cifar10_resnet20, digits, imagenet
 from .base import ANY_SIGMA, ENTRIES, Entry, RecipeError
 
-__all__ = ["ENTRIES", "Entry", "RecipeError", "cifar10", "cifar10_fast", "cifar10_resnet20", "digits", "imagenet", "load_recipe"]
+__all__ = [
+    "ENTRIES",
+    "Entry",
+    "RecipeError",
+    "cifar10",
+    "cifar10_fast",
+    "cifar10_resnet20",
+    "digits",
+    "imagenet",
+    "load_recipe",
+]
 
 
 RECIPES = "spacte.recipes"

@@ -166,7 +166,10 @@ def _row(
 @bench_engine_app.command("engine")
 def engine_command(
     arch: Annotated[
-        str, Option(help="cifar_resnet20 (or another depth), imagenet_resnet50, digits_cnn.")
+        str,
+        Option(
+            help="cifar_resnet20 (or another depth), cifar_fast256 (or another width), imagenet_resnet50, digits_cnn."
+        ),
     ] = "cifar_resnet20",
     heads: Annotated[int, Option(min=1, help="Heads of the network.")] = 5,
     batch: Annotated[int | None, Option(min=1, help="Rows of a batch; default by measurement.")] = None,

@@ -1,0 +1,140 @@
+"""What `spacte compare` says beyond averages: given radii, classes, the distribution of p_A, other alpha and n."""
+
+import json
+from collections import Counter
+from pathlib import Path
+from statistics import NormalDist
+from typing import Any
+
+import pytest
+from scipy import stats
+
+from spacte_client.analysis import LogError, Row, Run, read_log
+from spacte_client.analysis.accuracy import Votes, share_above
+from spacte_client.analysis.recertified import recertified
+from spacte_workers.statistics.bounds import clopper_pearson_lower
+
+from .conftest import CERTIFICATE, Spacte
+
+
+def run_of(chosen: int, n: int = 1000, *, label: int = 7, index: int = 0, **changes: Any) -> Run:
+    votes = {"label": 7, "chosen": chosen, "n": n, "alpha": 0.001, "sigma": 0.25, "noise_error": 0.0}
+    votes |= {"stops_early": False} | changes
+    return Run("run", (Row(index, label, 7, 0.5, label == 7, 1.0, Votes(**votes)),))
+
+
+def records(folder: Path, name: str, **changes: Any) -> str:
+    lines = [
+        CERTIFICATE | {"outcome": "certified", "index": i, "true_label": true, "radius": radius} | changes
+        for i, (true, radius) in enumerate([(7, 0.5), (7, 0.2), (3, 0.4)])
+    ]
+    path = folder / name
+    path.write_text("\n".join(map(json.dumps, lines)))
+    return str(path)
+
+
+@pytest.mark.parametrize("alpha", [0.1, 0.001, 1e-6])
+@pytest.mark.parametrize("chosen", [0, 400, 700, 995, 1000])
+def test_another_alpha_gives_the_bound_of_the_service(chosen: int, alpha: float) -> None:
+    row = recertified(run_of(chosen, noise_error=1e-4), alpha=alpha).rows[0]
+    p = float(clopper_pearson_lower(chosen, 1000, alpha)) - 1e-4
+    assert row.predict == (7 if p > 0.5 else -1)
+    assert row.correct == (p > 0.5)
+    expected = 0.25 * NormalDist().inv_cdf(p) if p > 0.5 else 0
+    assert expected - 2e-6 < row.radius <= expected
+
+
+def test_votes_of_fewer_noises_are_hypergeometric() -> None:
+    n, chosen, fewer, images = 60, 45, 20, 4000
+
+    def radius_of(chosen: int, n: int, index: int = 0) -> float:
+        return recertified(run_of(chosen, n, index=index, sigma=100.0), alpha=0.4, n=fewer).rows[0].radius
+
+    radii = [radius_of(chosen, n, index) for index in range(images)]
+    assert radius_of(chosen, n, 5) == radii[5]
+    likely = [k for k in range(fewer + 1) if stats.hypergeom.pmf(k, n, chosen, fewer) * images > 10]
+    seen = Counter(radii)
+    found = [seen[radius_of(k, fewer)] for k in likely]
+    assert sum(found) > 0.98 * images
+    expected = stats.hypergeom.pmf(likely, n, chosen, fewer)
+    assert stats.chisquare(found, expected / expected.sum() * sum(found)).pvalue > 1e-4
+
+
+def test_what_cannot_be_certified_again_is_said(spacte: Spacte, tmp_path: Path) -> None:
+    with pytest.raises(LogError, match="at most"):
+        recertified(run_of(700), n=1001)
+    with pytest.raises(LogError, match="stopping rule"):
+        recertified(run_of(700, stops_early=True), alpha=0.01)
+    (tmp_path / "a.tsv").write_text("idx\tlabel\tpredict\tradius\tcorrect\ttime\n0\t3\t3\t0.4\t1\t1\n")
+    run = spacte("compare", str(tmp_path / "a.tsv"), "--alpha", "0.01")
+    assert (run.status, "no votes" in run.err) == (1, True)
+    for rule in ({"tolerance": 0.1}, {"looks": 3}, {"n_max": 2000}):
+        assert spacte("compare", records(tmp_path, "b.ndjson", **rule), "--n", "10").status == 1
+
+
+def test_an_abstention_is_certified_where_alpha_allows_it(tmp_path: Path) -> None:
+    counts = [0, 0, 0, 460, 0, 0, 0, 540, 0, 0]
+    path = records(tmp_path, "a.ndjson", label=-1, radius=0.0, counts=counts)
+    run = read_log(path)
+    assert run.abstained == 3
+    assert run.rules == {(1000, 0.001, 0.25)}
+    assert [row.predict for row in recertified(run, alpha=0.05).rows] == [7, 7, 7]
+    assert recertified(run).abstained == 3
+
+
+def test_the_distribution_of_p_a() -> None:
+    radius = 0.25 * NormalDist().inv_cdf(0.9)
+    rows = (
+        Row(0, 1, 1, radius + 1e-9, True),
+        Row(1, 1, 2, 3.0, False),
+        Row(2, 1, -1, 0.0, False),
+        Row(3, 1, 1, 0.0, True),
+    )
+    assert share_above(Run("a", rows), [0.5, 0.8, 0.9, 0.95], 0.25) == [0.5, 0.25, 0.25, 0]
+
+
+def test_given_radii_classes_and_distribution(spacte: Spacte, tmp_path: Path) -> None:
+    logs = [records(tmp_path, "a.ndjson"), records(tmp_path, "b.ndjson")]
+    options = ("--radius", "0.3", "--radius", "0.1", "--per-class", "--ecdf", "--format")
+    first = json.loads(spacte("compare", *logs, *options, "json").out)["runs"][0]
+    assert [(p["radius"], p["value"]) for p in first["certified_accuracy"]] == [(0.3, 1 / 3), (0.1, 2 / 3)]
+    of_classes = {part["label"]: (part["images"], part["acr"]) for part in first["classes"]}
+    assert of_classes == {3: (1, 0), 7: (2, pytest.approx(0.35))}
+    assert [p["at_least"] for p in first["proven_probability"]][:2] == [0.5, 0.6]
+    assert first["proven_probability"][0]["value"] == pytest.approx(2 / 3)
+    for form in ("table", "markdown", "csv", "latex"):
+        text = spacte("compare", *logs, *options, form).out
+        assert all(part in text for part in ("at 0.3", "a: 7", "0.350", "proven"))
+
+
+def test_different_rules_beside_each_other_are_said(spacte: Spacte, tmp_path: Path) -> None:
+    logs = [records(tmp_path, "a.ndjson"), records(tmp_path, "b.ndjson", alpha=0.01)]
+    assert "different rules" in spacte("compare", *logs).err
+    assert spacte("compare", *logs, "--alpha", "0.01").err == ""
+    assert spacte("compare", *logs[:1], *logs[:1]).err == ""
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        ("--radius", "-1"),
+        ("--radius", "1", "--step", "1"),
+        ("--alpha", "0.5"),
+        ("--n", "0"),
+        ("--ecdf", "--sigma", "-1"),
+    ],
+)
+def test_options_that_cannot_be(spacte: Spacte, tmp_path: Path, options: tuple[str, ...]) -> None:
+    assert spacte("compare", records(tmp_path, "a.ndjson"), *options).status == 2
+
+
+def test_a_distribution_needs_one_noise_level(spacte: Spacte, tmp_path: Path) -> None:
+    logs = [records(tmp_path, "a.ndjson"), records(tmp_path, "b.ndjson", sigma=0.5)]
+    assert (spacte("compare", *logs, "--ecdf").status, spacte("compare", *logs[:1], "--ecdf").status) == (2, 0)
+
+
+@pytest.mark.slow
+def test_the_distribution_is_drawn(spacte: Spacte, tmp_path: Path) -> None:
+    out = tmp_path / "ecdf.svg"
+    assert spacte("plot", records(tmp_path, "a.ndjson"), "--ecdf", "--out", str(out)).status == 0
+    assert b"proven probability" in out.read_bytes() or out.stat().st_size > 5000
