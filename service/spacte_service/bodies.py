@@ -28,6 +28,7 @@ from spacte_client.types import (
     PredictRequest,
 )
 
+from .body_budget import containers
 from .callers import Caller
 from .forms import parse_form
 from .problems import ProblemError, field_error, validation_failed
@@ -194,9 +195,18 @@ class BodyReader:
         if kind and kind != "application/json" and not kind.endswith("+json"):
             sentence = f"Send application/json or multipart/form-data, not {kind[:64]}."
             raise ProblemError("unsupported_media_type", sentence)
+        return await self.parse(request, from_json, raw)
+
+    async def parse(self, request: Request, from_json: Callable[[bytes], T], raw: bytes) -> T:
+        """What `from_json` makes of the JSON of a body: in a thread and within the memory for bodies if it is large.
+
+        Raises ProblemError: there is no memory for it, and what `from_json` raises.
+        """
         if len(raw) <= INLINE_BYTES:
             return from_json(raw)
-        return await to_thread.run_sync(from_json, raw, limiter=self._threads)
+        async with self._threads:
+            with request.state.body.parsing(raw):
+                return await to_thread.run_sync(from_json, raw)
 
 
 def _media_type(request: Request) -> str:
@@ -232,7 +242,7 @@ def parse_json(raw: bytes | str) -> Any:
     """
     if not raw.strip():
         raise ProblemError("bad_request", "The body is empty; send an image and the model's name.")
-    if _containers(raw) > MOST_CONTAINERS:
+    if containers(raw) > MOST_CONTAINERS:
         sentence = f"The JSON has more than {MOST_CONTAINERS:,} lists and objects, which take much memory; send fewer."
         raise ProblemError("payload_too_large", sentence)
     try:
@@ -247,11 +257,6 @@ def parse_json(raw: bytes | str) -> Any:
     if pointer is not None:
         raise field_error(pointer, "A text has a NUL character, which no name here has; leave that out.")
     return value
-
-
-def _containers(raw: bytes | str) -> int:
-    """How many lists and objects a JSON text begins, at most."""
-    return raw.count(b"[") + raw.count(b"{") if isinstance(raw, bytes) else raw.count("[") + raw.count("{")
 
 
 def _number(text: str) -> float | int:
@@ -303,7 +308,7 @@ async def _from_form(form: FormData, *, params: type[P], several: bool) -> Parse
         elif name == "image":
             raise field_error("/image", "Send `image` as a file part, with a file name.")
         elif name == "params":
-            options = parse_json(await value.read() if isinstance(value, UploadFile) else value)
+            options = parse_json(_options_text(await value.read() if isinstance(value, UploadFile) else value))
         else:
             sentence = "The form has the parts `image` and `params` only; put options into `params`."
             raise field_error(f"/{name}", sentence)
@@ -314,6 +319,13 @@ async def _from_form(form: FormData, *, params: type[P], several: bool) -> Parse
     images = [await file.read() for file in files]
     pointers = [f"/images/{i}" for i in range(len(images))] if len(images) > 1 else ["/image"]
     return ParsedBody(validated(params, options), tuple(images), tuple(pointers), len(images) > 1)
+
+
+def _options_text(text: bytes | str) -> bytes | str:
+    """The part `params` of a form, which is parsed at once."""
+    if len(text) > INLINE_BYTES:
+        raise ProblemError("payload_too_large", f"Send `params` of at most {INLINE_BYTES:,} bytes; they are options.")
+    return text
 
 
 def validated(model: type[M], body: Any) -> M:

@@ -86,21 +86,33 @@ class InferenceRequest(BaseModel):
     parameters: dict[str, Any] = {}
 
 
-def read_inference(raw: bytes, json_length: str | None, model: str, most_images: int) -> Inference:
-    """The request in a body.
+def split(raw: bytes, json_length: str | None) -> tuple[bytes, bytes]:
+    """The JSON of a body, and the tensor after it.
 
     Args:
         raw: the body.
         json_length: the header that says where its JSON ends, if it has one.
+
+    Raises ProblemError: that is no length within the body.
+    """
+    end = len(raw) if json_length is None else _length(json_length, len(raw))
+    return raw[:end], raw[end:]
+
+
+def read_inference(text: bytes, *, tensor: bytes, model: str, most_images: int) -> Inference:
+    """The request in a body.
+
+    Args:
+        text: its JSON.
+        tensor: what comes after that.
         model: whom the path names.
         most_images: how many a request may have.
 
     Raises:
         ProblemError: it cannot be read, or a field is not as it should be.
     """
-    end = len(raw) if json_length is None else _length(json_length, len(raw))
-    body = validated(InferenceRequest, parse_json(raw[:end]))
-    images = _images(body.inputs[0], raw[end:])
+    body = validated(InferenceRequest, parse_json(text))
+    images = _images(body.inputs[0], tensor)
     if len(images) > most_images:
         raise field_error("/inputs/0/shape", f"Send at most {most_images} images in one request.")
     options = {name: value for name, value in body.parameters.items() if name not in _CLIENTS_OWN}

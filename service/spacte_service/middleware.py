@@ -167,6 +167,7 @@ class BodyLimit:
         read = 0
 
         with self.budget.body(int(declared) if declared.isdigit() else limit) as body:
+            scope["state"]["body"] = body  # for `bodies.py`
 
             async def receive_counted() -> Message:
                 nonlocal read

@@ -13,14 +13,19 @@ from types import FrameType
 
 import structlog
 import uvicorn
-from fastapi import FastAPI
-from prometheus_client import CollectorRegistry, start_http_server
+from prometheus_client import CONTENT_TYPE_LATEST
+from starlette.applications import Starlette
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Route
+from starlette.types import ASGIApp
 
 from spacte_workers import tracing
 from spacte_workers.errors import RuntimeFault
 
 from .connections import Connections, Listener
 from .gateway import Gateway
+from .metrics import Metrics
 from .protocol import ServerConfig
 from .settings import NetworkSettings, Settings
 
@@ -31,6 +36,7 @@ SIGNALS = (signal.SIGINT, signal.SIGTERM)
 SWITCH_S = 0.0005
 """Samplers in this process share its interpreter lock: they hold it no longer than this while a request waits.
 Chosen: a tenth of Python's default."""
+METRICS_CONNECTIONS = 8  # of those who read the metrics at a port of their own; chosen: more than one scraper has
 CLOSE_AFTER_S = 2  # for what is still connected after the drain; chosen: an answer is sent in milliseconds
 
 
@@ -144,22 +150,33 @@ def bind(host: str, port: int) -> Listener:
 
 
 @contextmanager
-def metrics_port(registry: CollectorRegistry, host: str, port: int) -> Generator[int]:
+def metrics_port(metrics: Metrics, settings: NetworkSettings, host: str, port: int) -> Generator[int]:
     """Serve the metrics at a port of their own, which the network can keep from callers: there no key is asked for.
+
+    A thread does, so that they are answered beside a busy gateway; its connections are bounded like the gateway's.
 
     Yields:
         The port, a free one where 0 is given.
 
     Raises OSError: the address is taken or not ours; `filename` names it.
     """
-    with named_address(host, port):
-        server, thread = start_http_server(port, host, registry)
-    try:
-        yield server.server_port
-    finally:
-        server.shutdown()
-        server.server_close()
-        thread.join()
+
+    def show(_: Request) -> Response:
+        return Response(metrics.text(), media_type=CONTENT_TYPE_LATEST)
+
+    few = {"max_connections": METRICS_CONNECTIONS, "max_connections_per_address": METRICS_CONNECTIONS}
+    plain = settings.model_copy(update=few | {"tls_cert": None, "tls_key": None})
+    with bind(host, port) as listener:
+        app = Starlette(routes=[Route("/{path:path}", show)])
+        server = uvicorn.Server(server_config(app, plain, listener))
+        listener.listen()
+        thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]}, name="metrics")
+        thread.start()
+        try:
+            yield listener.getsockname()[1]
+        finally:
+            server.should_exit = True
+            thread.join()
 
 
 def check_tls(settings: NetworkSettings) -> None:
@@ -186,7 +203,7 @@ def _with_loopback_names(settings: Settings) -> Settings:
     return settings
 
 
-def server_config(app: FastAPI, settings: NetworkSettings, listener: Listener) -> ServerConfig:
+def server_config(app: ASGIApp, settings: NetworkSettings, listener: Listener) -> ServerConfig:
     """Uvicorn's settings, with bounds for the connections of a listener."""
     listener.connections = Connections(settings)
     return ServerConfig(
@@ -225,7 +242,7 @@ def serve(settings: Settings) -> int:
         app = create_app(_with_loopback_names(settings))
         gateway: Gateway = app.state.gateway
         if settings.metrics_port is not None:
-            stack.enter_context(metrics_port(gateway.metrics.registry, settings.host, settings.metrics_port))
+            stack.enter_context(metrics_port(gateway.metrics, settings, settings.host, settings.metrics_port))
         config = server_config(app, settings, listener)
         host = f"[{settings.host}]" if ":" in settings.host else settings.host
         scheme = "https" if settings.tls_cert else "http"

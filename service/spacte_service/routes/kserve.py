@@ -1,8 +1,8 @@
 """The Open Inference Protocol v2, for platforms and clients that speak it: health, metadata, predictions."""
 
+from functools import partial
 from typing import Annotated, Any
 
-from anyio import to_thread
 from fastapi import APIRouter, Depends, Request, Response
 from fastapi.responses import JSONResponse
 
@@ -18,7 +18,7 @@ from spacte_service.dependencies import (
     TheTasks,
 )
 from spacte_service.image_requests import ImageRequest
-from spacte_service.inference_protocol import INPUT, JSON_LENGTH, OUTPUTS, read_inference, write_inference
+from spacte_service.inference_protocol import INPUT, JSON_LENGTH, OUTPUTS, read_inference, split, write_inference
 from spacte_service.version import VERSION
 
 from .answers import PROBLEMS, all_or_none, arrive
@@ -103,8 +103,9 @@ async def infer(
     """
     model = models.get(name).name
     raw = await bodies.tensors(request)
-    length = request.headers.get(JSON_LENGTH)
-    asked = await to_thread.run_sync(read_inference, raw, length, model, limits.most_images)
+    text, tensor = split(raw, request.headers.get(JSON_LENGTH))
+    read = partial(read_inference, tensor=tensor, model=model, most_images=limits.most_images)
+    asked = await bodies.parse(request, read, text)
     bodies.check_limits(asked.params)
     parts = (
         images.predict(ImageRequest(image, asked.params, arrival, request.state.arrived, "/inputs/0"))

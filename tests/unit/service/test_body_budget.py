@@ -3,6 +3,7 @@
 import asyncio
 import base64
 import json
+import tracemalloc
 from collections.abc import AsyncIterator, Callable
 from typing import Any
 
@@ -11,11 +12,13 @@ import pytest
 from fastapi import FastAPI
 
 from spacte_service import Settings, create_app
-from spacte_service.body_budget import BodyBudget
+from spacte_service.bodies import parse_json
+from spacte_service.body_budget import BodyBudget, parsing_bytes
 from spacte_service.middleware import BodyLimit
 from spacte_service.problems import ProblemError
 
-MIB = 1 << 20
+KIB = 1024
+MIB = 1024 * KIB
 MEMORY = 64 * MIB  # of which a quarter is for bodies: 16 MiB, and 14 for large ones
 BODY = 3 * MIB
 
@@ -43,7 +46,7 @@ class HeldBodies:
         yield b"{}"  # no image
 
     async def ask(self) -> httpx2.Response:
-        headers = {"Content-Type": "application/json", "Content-Length": str(self._size + 2)}
+        headers = {"Content-Type": "image/png", "Content-Length": str(self._size + 2)}
         return await self._http.post("/v1/certify", content=self._pieces(), headers=headers)
 
 
@@ -63,9 +66,9 @@ async def test_bodies_beyond_the_memory_are_told_when_to_come_back(
     assert (await http.post("/v1/certify", **form)).status_code == 200
     held.over.set()
     answers = await asyncio.gather(*requests)
-    assert sorted(answer.status_code for answer in answers) == [422, 422, 422, 422, 429, 429]
+    assert sorted(answer.status_code for answer in answers) == [400, 400, 400, 400, 429, 429]
     assert budget.used == 0
-    assert (await held.ask()).status_code == 422
+    assert (await held.ask()).status_code == 400
 
 
 async def test_a_body_counts_until_its_request_is_answered(
@@ -106,6 +109,54 @@ async def test_json_of_many_lists_is_refused(http: httpx2.AsyncClient) -> None:
     """Ten megabytes of empty lists would take two hundred."""
     content = b'{"image": [' + b"[]," * 3_000_000 + b"0]}"
     answer = await http.post("/v1/certify", content=content, headers={"Content-Type": "application/json"})
+    assert (answer.status_code, answer.json()["code"]) == (413, "payload_too_large")
+
+
+@pytest.mark.parametrize("route", ["/v1/certify", "/v1/predict", "/v1/jobs", "/v2/models/digits/infer"])
+async def test_json_that_grows_beyond_the_memory_is_refused(http: httpx2.AsyncClient, app: FastAPI, route: str) -> None:
+    content = b'{"image": [' + b"300," * (256 * KIB) + b"0]}"
+    answer = await http.post(route, content=content, headers={"Content-Type": "application/json"})
+    assert (answer.status_code, answer.json()["code"]) == (413, "payload_too_large")
+    assert "send the image as a file" in answer.json()["detail"]
+    assert budget_of(app).used == 0
+
+
+async def test_json_waits_its_turn_for_the_memory() -> None:
+    budget, raw = BodyBudget(16 * MIB), b"[" + b"1," * (100 * KIB) + b"1]"
+    with budget.body(MIB) as one, budget.body(MIB) as other:
+        with one.parsing(raw), one.parsing(raw), pytest.raises(ProblemError) as refused, other.parsing(raw):
+            pass
+        assert (refused.value.code, refused.value.retry_after_s) == ("overloaded", 2.0)
+        assert budget.used == 0
+        with other.parsing(raw):
+            assert budget.used == parsing_bytes(raw)
+
+
+JSON = {
+    "numbers": b"[" + b"300," * 50_000 + b"0]",
+    "fractions": b"[" + b"1.5," * 50_000 + b"0]",
+    "names": b"[" + b",".join(b'"%x"' % i for i in range(50_000)) + b"]",
+    "lists": b"[" + b"[[]]," * 25_000 + b"0]",
+    "objects": b"[" + b",".join(b'{"%d":300}' % i for i in range(50_000)) + b"]",
+    "a wide character": b'{"a":"' + b"a" * 200_000 + b'\\ud83d\\ude00"}',
+    "a wide byte": b'{"a":"' + b"a" * 200_000 + '\N{GRINNING FACE}"}'.encode(),
+    "base64": b'{"a":"' + b"a" * 200_000 + b'"}',
+}
+
+
+@pytest.mark.parametrize("kind", JSON)
+def test_parsing_takes_no_more_than_it_counts(kind: str) -> None:
+    tracemalloc.start()
+    try:
+        parse_json(JSON[kind])
+        assert tracemalloc.get_traced_memory()[1] <= parsing_bytes(JSON[kind])
+    finally:
+        tracemalloc.stop()
+
+
+async def test_options_are_no_large_part_of_a_form(http: httpx2.AsyncClient, digit: bytes) -> None:
+    files = {"image": ("a.png", digit), "params": ("params.json", b" " * (65 * KIB) + b"{}")}
+    answer = await http.post("/v1/certify", files=files)
     assert (answer.status_code, answer.json()["code"]) == (413, "payload_too_large")
 
 

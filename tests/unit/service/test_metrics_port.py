@@ -1,14 +1,17 @@
 """Promise: with `--metrics-port` the metrics are on that port alone, with nothing else, and end with the gateway."""
 
+import select
+import socket
 from collections.abc import Callable
+from contextlib import ExitStack
 
 import httpx2
 import pytest
 from fastapi import FastAPI
-from prometheus_client import CollectorRegistry
 
 from spacte_service import Settings, create_app
-from spacte_service.server import bind, metrics_port
+from spacte_service.metrics import Metrics
+from spacte_service.server import METRICS_CONNECTIONS, bind, metrics_port
 
 
 async def test_metrics_move_to_their_port(backend: object) -> None:
@@ -18,7 +21,7 @@ async def test_metrics_move_to_their_port(backend: object) -> None:
     async with httpx2.AsyncClient(transport=transport, base_url="http://testserver") as http:
         assert (await http.get("/livez")).status_code == 200
         assert (await http.get("/metrics")).status_code == 404
-    with metrics_port(metrics.registry, "127.0.0.1", 0) as port:
+    with metrics_port(metrics, Settings(), "127.0.0.1", 0) as port:
         async with httpx2.AsyncClient(base_url=f"http://127.0.0.1:{port}") as http:
             answer = await http.get("/metrics")
             assert answer.headers["content-type"].startswith("text/plain")
@@ -37,7 +40,7 @@ async def test_metrics_move_to_their_port(backend: object) -> None:
 
 @pytest.mark.parametrize(
     "listen",
-    [bind, lambda host, port: metrics_port(CollectorRegistry(), host, port).__enter__()],
+    [bind, lambda host, port: metrics_port(Metrics(), Settings(), host, port).__enter__()],
     ids=["api", "metrics"],
 )
 def test_an_address_that_is_taken_is_named(listen: Callable[[str, int], object]) -> None:
@@ -50,5 +53,13 @@ def test_an_address_that_is_taken_is_named(listen: Callable[[str, int], object])
 
 
 def test_the_metrics_of_an_ipv6_address() -> None:
-    with metrics_port(CollectorRegistry(), "::1", 0) as port:
+    with metrics_port(Metrics(), Settings(), "::1", 0) as port:
         assert httpx2.get(f"http://[::1]:{port}/metrics").status_code == 200
+
+
+def test_silent_connections_do_not_keep_a_scraper_out() -> None:
+    with metrics_port(Metrics(), Settings(), "127.0.0.1", 0) as port, ExitStack() as held:
+        silent = [held.enter_context(socket.create_connection(("127.0.0.1", port))) for _ in range(40)]
+        assert httpx2.get(f"http://127.0.0.1:{port}/metrics").status_code == 200
+        ended = select.select(silent, [], [], 0)[0]
+    assert len(silent) - len(ended) < METRICS_CONNECTIONS

@@ -26,7 +26,7 @@ def make_server(backend: Any) -> Iterator[Callable[..., tuple[Server, socket.soc
             app = create_app(Settings(metrics_port=1), backend)
             gateway = app.state.gateway
             listener = stack.enter_context(bind("127.0.0.1", 0))
-            port = stack.enter_context(metrics_port(gateway.metrics.registry, "127.0.0.1", 0))
+            port = stack.enter_context(metrics_port(gateway.metrics, gateway.settings, "127.0.0.1", 0))
             url = f"http://127.0.0.1:{listener.getsockname()[1]}"
             config = uvicorn.Config(app, lifespan="off", log_config=None)
             return Server(config, gateway, url), listener, url, f"http://127.0.0.1:{port}"

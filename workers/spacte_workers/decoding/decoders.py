@@ -115,6 +115,12 @@ class Decoders:
             self._free.put(None)
             raise
 
+    def replacement(self) -> DecodingProcess:
+        """A new process in place of a taken one that has ended. Raises OSError: none can be started."""
+        process = DecodingProcess(self.memory_bytes, self._tasks)
+        self.lost += 1
+        return process
+
     def give_back(self, process: DecodingProcess) -> None:
         """Let others use a process; one that has ended is replaced at once, so that the next file need not wait."""
         if process.ended:

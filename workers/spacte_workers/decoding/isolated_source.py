@@ -136,11 +136,10 @@ class IsolatedSource(Source):
         """Do a task about a row, in a new process where the last one was lost. Raises DecoderLostError."""
         with self._lock:
             if self._process.ended:
-                self._decoders.give_back(self._process)
-                self._process = self._decoders.take()
                 try:
+                    self._process = self._decoders.replacement()
                     self._open()
-                except InputError as error:
+                except (InputError, OSError) as error:
                     raise DecoderLostError(str(error)) from None
             return self._process.call(task, index, seconds=ROW_S, most_bytes=most_bytes)
 

@@ -12,7 +12,7 @@ import pytest
 from tests.odd_pictures import colour, saved
 
 from spacte_workers.batch.inputs import InputError, InputSpec, Row, Source, open_source
-from spacte_workers.decoding import Decoders, open_isolated
+from spacte_workers.decoding import Decoders, decoders, open_isolated
 from spacte_workers.images import BadImageError
 
 pytestmark = pytest.mark.slow
@@ -108,6 +108,33 @@ def test_a_row_that_kills_its_reader_costs_only_itself(faulty: Decoders, tmp_pat
             else:
                 assert source.read(index).label == index
     assert faulty.lost == 2
+
+
+def test_a_lost_process_is_replaced_once_there_is_another(
+    faulty: Decoders, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    spec = InputSpec("file", str(a_parquet(tmp_path / "rows.parquet")))
+    with closing(open_isolated(spec, SHAPE, faulty)) as source:
+        with pytest.raises(BadImageError):
+            source.read(2)
+        with monkeypatch.context() as patch:
+            patch.setattr(decoders, "DecodingProcess", none_can_be_started)
+            with pytest.raises(BadImageError, match="Row 4 cannot be read"):
+                source.read(4)
+        assert source.read(4).label == 4
+        with pytest.raises(BadImageError):
+            source.read(2)
+        monkeypatch.setattr(decoders, "DecodingProcess", none_can_be_started)
+        with pytest.raises(BadImageError):
+            source.read(4)
+    assert faulty.lost == 2
+    places = [faulty._free.get_nowait()]
+    assert faulty._free.empty()  # it gave back one place, not two
+    faulty._free.put(places[0])
+
+
+def none_can_be_started(*_: object) -> None:
+    raise OSError("Resource temporarily unavailable")
 
 
 def test_a_file_that_kills_its_opener_is_refused(faulty: Decoders, tmp_path: Path) -> None:
