@@ -21,6 +21,12 @@ IMAGE = r"^(spacte:\$\{SPACTE_DEVICE:-cpu\}|[a-z]+:[\w.-]+@sha256:[0-9a-f]{64})$
 """Built here, or by its digest."""
 STRINGS = {"type": "array", "items": {"type": "string"}, "minItems": 1}
 NAMED = {"type": "object", "minProperties": 1}
+SECRET = {
+    "type": "object",
+    "required": ["source", "target"],
+    "additionalProperties": False,
+    "properties": {"source": {"type": "string"}, "target": {"type": "string"}},
+}
 SERVICE = {
     "type": "object",
     "required": [
@@ -45,7 +51,7 @@ SERVICE = {
         "tmpfs": {"type": "array", "items": {"type": "string", "pattern": TMPFS}, "minItems": 1},
         "pids_limit": {"type": "integer", "minimum": 1, "maximum": 4096},
         "user": {"type": "string", "pattern": r"^[1-9]\d*:[1-9]\d*$"},
-        "secrets": STRINGS,
+        "secrets": {"type": "array", "items": {"anyOf": [{"type": "string"}, SECRET]}, "minItems": 1},
         "environment": {"type": "object", "additionalProperties": {"type": "string"}},
         "networks": STRINGS,
         "profiles": STRINGS,
@@ -58,7 +64,7 @@ SERVICE = {
                 "type": "object",
                 "required": ["condition"],
                 "additionalProperties": False,
-                "properties": {"condition": {"const": "service_healthy"}},
+                "properties": {"condition": {"const": "service_healthy"}, "restart": {"type": "boolean"}},
             },
         },
         "healthcheck": {
@@ -115,7 +121,7 @@ def services(compose: dict[str, Any]) -> dict[str, Any]:
 
 
 def ours(services: dict[str, Any]) -> dict[str, Any]:
-    return {name: service for name, service in services.items() if name != "postgres"}
+    return {name: service for name, service in services.items() if name not in ("postgres", "front")}
 
 
 def test_every_service_is_as_the_specification_and_this_project_want_it(services: dict[str, Any]) -> None:
@@ -125,20 +131,24 @@ def test_every_service_is_as_the_specification_and_this_project_want_it(services
 
 def test_whatever_is_named_is_there(compose: dict[str, Any], services: dict[str, Any]) -> None:
     for service in services.values():
-        for part in ("networks", "secrets"):
-            assert set(service.get(part, [])) <= set(compose[part])
+        assert set(service["networks"]) <= set(compose["networks"])
+        secrets = [secret["source"] if isinstance(secret, dict) else secret for secret in service["secrets"]]
+        assert set(secrets) <= set(compose["secrets"])
         for volume in service.get("volumes", []):
             source = re.split(r":(?!-)", volume, maxsplit=1)[0]
-            assert source in compose["volumes"] or source.startswith("${"), volume
+            assert source in compose["volumes"] or source.startswith("${") or (ROOT / source).is_file(), volume
         assert set(service.get("depends_on", {})) <= set(services)
 
 
-def test_nothing_but_the_gateway_is_published_and_that_on_loopback(
+def test_only_the_gateway_is_published_and_that_on_loopback_unless_there_is_a_front(
     compose: dict[str, Any], services: dict[str, Any]
 ) -> None:
     published = {name: service["ports"] for name, service in services.items() if "ports" in service}
-    assert list(published) == ["gateway"]
+    assert list(published) == ["gateway", "front"]
     assert [port.startswith("127.0.0.1:") for port in published["gateway"]] == [True]
+    assert services["front"]["profiles"] == ["front"]
+    assert published["front"] == ["${SPACTE_FRONT_PORT:-443}:443"]
+    assert services["front"]["networks"] == ["front"]  # it reaches the gateway alone
     assert not any(port in str(published) for port in RAY_PORTS)
     assert compose["networks"]["cluster"]["internal"]
     assert compose["networks"]["database"]["internal"]
@@ -194,8 +204,9 @@ def test_ray_and_the_gateway_know_their_options(services: dict[str, Any]) -> Non
 def test_the_gateway_goes_by_loopback_names_only_where_no_key_is_asked_for(services: dict[str, Any]) -> None:
     # In its container it listens on every address, so that the setting's default would be any name.
     environment = services["gateway"]["environment"]
-    assert environment["SPACTE_ALLOW_ANONYMOUS"] == "true"
-    assert environment["SPACTE_ALLOWED_HOSTS"].split(",") == ["localhost", "127.0.0.1", "::1"]
+    assert environment["SPACTE_ALLOW_ANONYMOUS"] == "${SPACTE_ALLOW_ANONYMOUS:-true}"
+    assert environment["SPACTE_ALLOWED_HOSTS"] == "${SPACTE_ALLOWED_HOSTS:-localhost,127.0.0.1,::1}"
+    assert environment["SPACTE_API_KEYS"] == "${SPACTE_API_KEYS:-}"
 
 
 def test_what_may_be_written_is_memory_of_a_bounded_size(services: dict[str, Any]) -> None:
@@ -206,7 +217,7 @@ def test_what_may_be_written_is_memory_of_a_bounded_size(services: dict[str, Any
         assert sum(int(size) * (1024 if unit == "g" else 1) for size, unit in sizes) < limit, name
         # Only the folder of compiled kernels may hold code.
         code = [entry.partition(":")[0] for entry in service["tmpfs"] if entry.endswith(",exec")]
-        assert code == ([] if name == "postgres" else ["/home/spacte"])
+        assert code == (["/home/spacte"] if name in ours(services) else [])
 
 
 def test_logs_of_ray_are_small_since_their_folder_is_memory(services: dict[str, Any]) -> None:

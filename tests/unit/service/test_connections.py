@@ -269,7 +269,9 @@ async def test_the_documented_front_passes_requests_on(serve: Any, tmp_path: Pat
     async with serve() as connect:
         gateway = (await connect())[1].get_extra_info("peername")[1]
         text = (Path(__file__).parents[3] / "deploy" / "nginx.conf").read_text()
-        for old, new in (("443", str(port)), (":8000", f":{gateway}"), ("/etc/nginx", str(tmp_path))):
+        addresses = ("443", str(port)), ("gateway:8000", f"127.0.0.1:{gateway}"), ("/etc/nginx", str(tmp_path))
+        for old, new in addresses:
+            assert old in text
             text = text.replace(old, new)
         (tmp_path / "nginx.conf").write_text(text)
         options = ["-p", str(tmp_path), "-c", str(tmp_path / "nginx.conf"), "-e", str(tmp_path / "log")]
