@@ -260,7 +260,8 @@ def gateway(options: argparse.Namespace) -> Generator[str]:
         return
     serve = [Path(sys.executable).with_name("spacte"), "serve", "--in-process", "--port", 0]
     serve += ["--models", options.models, "--log-level", "warning"]
-    serve += ["--max-concurrent-requests", options.places, "--max-client-batch-size", 8]
+    if "places" in options:
+        serve += ["--max-concurrent-requests", options.places, "--max-client-batch-size", 8]
     with subprocess.Popen([str(part) for part in serve], stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None
         try:

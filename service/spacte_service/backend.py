@@ -65,6 +65,10 @@ class Backend(Protocol):
         """How many samplers are in which state, and what they run on."""
         ...
 
+    def rate(self, name: str | None) -> tuple[str, float]:
+        """The model that answers for a name, and the noises a second that the samplers draw for it alone, or 0."""
+        ...
+
     def decode(self, model: str | None, data: bytes, asked: "Asked | None" = None) -> "Image":
         """Pixels in the model's input shape, from the bytes of an image file, changed only as asked or trained."""
         ...

@@ -34,7 +34,10 @@ class Gateway:
         self.metrics = metrics
         self.decoding = decoding
         self.admission = Admission(
-            settings.max_concurrent_requests, settings.max_running, settings.max_concurrent_per_caller
+            settings.max_concurrent_requests,
+            settings.max_running,
+            settings.max_concurrent_per_caller,
+            settings.answer_within_s,
         )
         metrics.watch(self.admission, backend.pool_status)
         self.drain = Drain()

@@ -25,7 +25,7 @@ from spacte_client.types import (
 )
 from spacte_workers.deadlines import Deadline
 
-from .admission import Admission, Arrival, Permit
+from .admission import Admission, Arrival, Demand, Permit
 from .backend import Backend, OnProgress
 from .ids import new_id
 from .metrics import Metrics
@@ -51,6 +51,7 @@ class ImageRequest(Generic[P]):
     arrival: Arrival  # the request, as admission knows it
     arrived: float  # by `time.perf_counter`
     pointer: str = "/image"  # JSON pointer to the image in the body
+    images: int = 1  # of the request, for its first one; 0 for the others, which are taken in with it
 
 
 @dataclass(frozen=True)
@@ -73,7 +74,7 @@ class ImageRequests:
 
     async def predict(self, request: ImageRequest[PredictParams]) -> Prediction:
         """The prediction for one image. Raises ProblemError: as for `certify`, without deadlines."""
-        async with self._admission.permit(request.arrival) as permit:
+        async with self._admission.permit(request.arrival, self._demand(request)) as permit:
             image = await self.decode(request)
             await permit.turn()
             with worker_errors_as_problems():
@@ -85,7 +86,7 @@ class ImageRequests:
 
     async def predict_set(self, request: ImageRequest[SetParams]) -> PredictionSet:
         """The prediction set of one image. Raises ProblemError: as for `predict`; 409, the model is not calibrated."""
-        async with self._admission.permit(request.arrival) as permit:
+        async with self._admission.permit(request.arrival, self._demand(request)) as permit:
             image = await self.decode(request)
             await permit.turn()
             with worker_errors_as_problems():
@@ -96,7 +97,7 @@ class ImageRequests:
 
     async def bracket(self, request: ImageRequest[BracketParams]) -> Bracket:
         """The certified radius of one image from both sides. Raises ProblemError: as for `certify`."""
-        async with self._admission.permit(request.arrival) as permit:
+        async with self._admission.permit(request.arrival, self._demand(request)) as permit:
             image = await self.decode(request)
             await permit.turn()
             with worker_errors_as_problems():
@@ -114,8 +115,24 @@ class ImageRequests:
         """
         async with AsyncExitStack() as stack:
             async with _before(_deadline(request)):
-                permit = await stack.enter_async_context(self._admission.permit(request.arrival))
+                permit = await stack.enter_async_context(self._admission.permit(request.arrival, self._demand(request)))
             yield permit
+
+    def _demand(self, request: ImageRequest[Any]) -> Demand:
+        """What a request asks of the samplers; a prediction set is a matter of milliseconds."""
+        from spacte_workers.statistics.stopping import FIRST_LOOK
+
+        params: ImageParams = request.params
+        model, rate = self._backend.rate(params.model)
+        if not rate or not isinstance(params, PredictParams):
+            return Demand()
+        if not isinstance(params, CertifyParams):
+            seconds = params.n / rate
+            return Demand(model, seconds, request.images * seconds)
+        noises = params.n0 + params.n + (params.n_upper if isinstance(params, BracketParams) else 0)
+        deadline_s = _deadline(request).seconds_left
+        seconds = noises / rate if deadline_s is None else min(noises / rate, deadline_s)
+        return Demand(model, seconds, seconds, (params.n0 + FIRST_LOOK) / rate, deadline_s)
 
     async def decode(self, request: ImageRequest[Any]) -> "Image":
         """The pixels, in the model's input shape, decoded in a thread.

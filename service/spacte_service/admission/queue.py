@@ -1,6 +1,7 @@
 """Turns to run: a bounded number at a time, and waiting callers in rotation.
 
-A caller who sends a hundred requests delays another one's by one, not by a hundred.
+A caller who sends a hundred requests delays another one's by one, not by a hundred. Long requests run a few at a time,
+as many as keep the samplers busy, so that those of others wait for few of them; short ones run beside them.
 """
 
 import asyncio
@@ -11,6 +12,13 @@ from typing import Generic, TypeVar
 
 T = TypeVar("T")
 
+SHORT_S = 0.25
+"""A request of less is short: only `limit` bounds how many run. Chosen: a caller does not notice it."""
+LONG_TOGETHER_S = 2.0
+"""Long requests run beside others as long as all of them together take less. Chosen: dozens of calls to samplers."""
+LEAST_LONG = 2
+"""So many long requests run whatever they take. Chosen: one fills the samplers at the end of the other."""
+
 
 @dataclass(eq=False)
 class Turn(Generic[T]):
@@ -18,6 +26,7 @@ class Turn(Generic[T]):
 
     caller: str
     holder: T
+    seconds: float
     future: asyncio.Future[None] = field(default_factory=lambda: asyncio.get_running_loop().create_future())
 
 
@@ -26,8 +35,13 @@ class FairQueue(Generic[T]):
 
     def __init__(self, limit: int) -> None:
         self.limit = limit
-        self.running = 0
+        self._running: list[float] = []
         self._waiting: OrderedDict[str, deque[Turn[T]]] = OrderedDict()
+
+    @property
+    def running(self) -> int:
+        """Requests that run."""
+        return len(self._running)
 
     def __len__(self) -> int:
         """Requests that wait."""
@@ -41,12 +55,12 @@ class FairQueue(Generic[T]):
         """The waiting requests of a caller, the oldest first."""
         return self._waiting[caller]
 
-    async def wait(self, caller: str, holder: T) -> None:
-        """Return once a request may run; it then counts as running until `release`."""
-        if self.running < self.limit:
-            self.running += 1
+    async def wait(self, caller: str, holder: T, seconds: float = 0.0) -> None:
+        """Return once a request of so many seconds may run; it then counts as running until `release`."""
+        if self._may_run(seconds):
+            self._running.append(seconds)
             return
-        turn = Turn(caller, holder)
+        turn = Turn(caller, holder, seconds)
         self._waiting.setdefault(caller, deque()).append(turn)
         try:
             await turn.future
@@ -54,21 +68,28 @@ class FairQueue(Generic[T]):
             if turn.future.cancelled():
                 self.remove(turn)
             elif turn.future.exception() is None:
-                self.release()  # the turn came in the same moment as the cancellation
+                self.release(seconds)  # the turn came in the same moment as the cancellation
             raise
 
-    def release(self) -> None:
-        """A request has run: the next in turn may."""
-        while self._waiting:
-            caller, turns = next(iter(self._waiting.items()))
-            turn = turns.popleft()
-            self._waiting.move_to_end(caller)
-            if not turns:
-                del self._waiting[caller]
-            if not turn.future.done():
-                turn.future.set_result(None)
-                return
-        self.running -= 1
+    def release(self, seconds: float = 0.0) -> None:
+        """A request of so many seconds has run: the next in turn may, and each one that there is room for now."""
+        self._running.remove(seconds)
+        while (turn := self._next()) is not None:
+            self._waiting.move_to_end(turn.caller)
+            self.remove(turn)
+            self._running.append(turn.seconds)
+            turn.future.set_result(None)
+
+    def _may_run(self, seconds: float) -> bool:
+        if len(self._running) >= self.limit:
+            return False
+        long = [each for each in self._running if each >= SHORT_S]
+        return seconds < SHORT_S or len(long) < LEAST_LONG or sum(long) + seconds <= LONG_TOGETHER_S
+
+    def _next(self) -> Turn[T] | None:
+        """The first turn, in rotation, that may run now: of each caller the oldest."""
+        firsts = (next((turn for turn in turns if not turn.future.done()), None) for turns in self._waiting.values())
+        return next((turn for turn in firsts if turn is not None and self._may_run(turn.seconds)), None)
 
     def remove(self, turn: Turn[T]) -> None:
         """Take a waiting request out of the queue, if it is there."""

@@ -32,15 +32,22 @@ class RetryAfter:
 
         `requests` are here, running or waiting.
         """
-        now = monotonic()
         oldest = next(iter(self.running_since.values()), None)
         # The mean cannot know yet that requests have become slow; the age of the oldest one can.
         each_s = max(self.mean_s, 0.0 if oldest is None else perf_counter() - oldest)
         work_s = each_s * max(1.0, requests / self._at_a_time)
         gap_s = self.mean_s / self._at_a_time  # from one request's end to the next one's
+        return self.seconds_for(caller, key, work_s, gap_s, work_s)
+
+    def seconds_for(self, caller: str, key: str | None, room_in_s: float, gap_s: float, work_s: float) -> float:
+        """As `seconds`, where there is room in `room_in_s` for one, and after each `gap_s` for one more.
+
+        `work_s` is what all that is here takes.
+        """
+        now = monotonic()
         if key is not None:
-            return self.reservations.reserve(caller, key, now, now + work_s, gap_s) - now
-        time = max(now + work_s, max(self._last_time, self.reservations.last()) + gap_s)
+            return self.reservations.reserve(caller, key, now, now + room_in_s, gap_s) - now
+        time = max(now + room_in_s, max(self._last_time, self.reservations.last()) + gap_s)
         self._last_time = min(time, now + MOST_BACKLOGS * work_s)
         return self._last_time - now
 

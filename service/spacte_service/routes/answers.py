@@ -1,7 +1,7 @@
 """`POST /v1/predict` and `POST /v1/certify`: one request, one answer."""
 
 import asyncio
-from collections.abc import Coroutine, Iterable
+from collections.abc import Coroutine, Iterable, Sequence
 from typing import Annotated, Any, TypeVar
 
 from fastapi import APIRouter, Depends, Header, Request, Response
@@ -118,8 +118,8 @@ async def predict(
     """
     body = await bodies.predict(request, caller)
     parts = (
-        images.predict(ImageRequest(image, body.params, arrival, request.state.arrived, pointer))
-        for image, pointer in zip(body.images, body.pointers, strict=True)
+        images.predict(ImageRequest(image, body.params, arrival, request.state.arrived, pointer, together))
+        for image, pointer, together in zip(body.images, body.pointers, first_for_all(body.images), strict=True)
     )
     with quotas.noises(caller.id, caller.quotas, body.params.n * len(body.images)) as noises:
         answers = await tasks.run(request, all_or_none(parts))
@@ -128,6 +128,11 @@ async def predict(
 
 
 T = TypeVar("T")
+
+
+def first_for_all(images: Sequence[object]) -> list[int]:
+    """What the `images` of each `ImageRequest` of one HTTP request are."""
+    return [len(images)] + [0] * (len(images) - 1)
 
 
 async def all_or_none(parts: Iterable[Coroutine[Any, Any, T]]) -> list[T]:

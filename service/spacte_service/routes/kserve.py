@@ -21,7 +21,7 @@ from spacte_service.image_requests import ImageRequest
 from spacte_service.inference_protocol import INPUT, JSON_LENGTH, OUTPUTS, read_inference, split, write_inference
 from spacte_service.version import VERSION
 
-from .answers import PROBLEMS, all_or_none, arrive
+from .answers import PROBLEMS, all_or_none, arrive, first_for_all
 from .descriptions import problems
 from .health import is_ready
 
@@ -108,8 +108,8 @@ async def infer(
     asked = await bodies.parse(request, read, text)
     bodies.check_limits(asked.params)
     parts = (
-        images.predict(ImageRequest(image, asked.params, arrival, request.state.arrived, "/inputs/0"))
-        for image in asked.images
+        images.predict(ImageRequest(image, asked.params, arrival, request.state.arrived, "/inputs/0", together))
+        for image, together in zip(asked.images, first_for_all(asked.images), strict=True)
     )
     with quotas.noises(caller.id, caller.quotas, asked.params.n * len(asked.images)) as noises:
         predictions = await tasks.run(request, all_or_none(parts))

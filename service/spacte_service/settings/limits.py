@@ -32,6 +32,9 @@ class LimitSettings(Group):
     """Largest request body; what is larger is refused while it arrives."""
     max_pixels: Count = 25_000_000  # a photograph of 5,800 x 4,300
     """Most pixels an image may have before it is resized: stops decompression bombs."""
+    answer_within_s: Annotated[float, Field(gt=0)] = 30.0  # half of what proxies wait for an answer
+    """Time in which a request without a deadline is answered: one that the samplers, at their measured rate, could
+    not answer by then is told when to come back. One that takes longer than half of it waits as long as it takes."""
     max_concurrent_requests: Count = 128  # four times what runs: a queue of seconds, not of minutes
     """Requests taken in at the same time, running or waiting; one more is told to come back."""
     max_running: Count = 32  # fills the samplers' batches with every caller's next few shards

@@ -59,6 +59,7 @@ class ScriptedBackend:
         running: requests that are being answered now.
         most: the most that ever were.
         cancelled: requests whose caller went away.
+        noises_a_second: what it says of its samplers' speed; 0 says nothing.
         order: seeds or ids of requests in the order in which they began.
     """
 
@@ -70,6 +71,7 @@ class ScriptedBackend:
         self.cancelled = 0
         self.begun: list[str] = []
         self.samplers = 1
+        self.noises_a_second = 0.0
         self.looks = 3
         self.look_s = 0.0
         self.fault: Exception | None = None
@@ -110,6 +112,9 @@ class ScriptedBackend:
 
     def pool_status(self) -> PoolStatus:
         return PoolStatus(self.samplers, 0, 0, "cpu")
+
+    def rate(self, name: str | None) -> tuple[str, float]:
+        return "digits", self.noises_a_second
 
     def decode(self, model: str | None, data: bytes, asked: Asked | None = None) -> Image:
         if model not in (None, "digits"):

@@ -45,6 +45,16 @@ class SamplingRun(ABC, Generic[OutcomeT]):
         """Votes received beyond the look that decided."""
         return self._last.drawn - self.looks[self._looks_done - 1] if self.done else 0
 
+    @property
+    def left(self) -> int:
+        """How many noises have not been handed out yet, at most: a stopping rule may end it before."""
+        return sum(tally.left for tally in self._tallies.values())
+
+    @property
+    def drawn(self) -> int:
+        """Noises whose votes are in."""
+        return sum(tally.drawn for tally in self._tallies.values())
+
     def available(self, *, speculate: bool = True) -> int:
         """How many noises could be handed out now."""
         return sum(tally.available(limit) for tally, limit in self._open(speculate))

@@ -57,6 +57,11 @@ class Tally:
         )
 
     @property
+    def left(self) -> int:
+        """How many noises have not been handed out yet."""
+        return self.available(self.boundaries[-1])
+
+    @property
     def finished(self) -> bool:
         """Whether everything has been drawn."""
         return self.complete == len(self.boundaries)

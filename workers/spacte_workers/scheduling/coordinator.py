@@ -19,8 +19,8 @@ from spacte_workers.shards import Image, Sampler, SamplerLostError, Votes
 
 from .lost_shards import draw_again
 from .observers import Observer, RetryReason, SampleCounters
-from .queues import FairQueue, Priority, Queues, Request
-from .slots import Call, Slot, Slots
+from .queues import Priority, Queues, Request, ShortestFirst
+from .slots import Call, Slot, Slots, Speed
 
 DEADLINE_CALLS = 8
 """A request with a deadline gets calls short enough for so many, one after the other, to fit in its time. Chosen: at
@@ -69,11 +69,11 @@ class Coordinator:
     def add_sampler(self, sampler: Sampler, rate: float, batch: int = 1) -> None:
         """Hand shards to a sampler from now on. One with the same id is replaced.
 
-        `rate` is a first guess of its speed in noises a second, measured from then on; `batch` are the rows that it
-        always computes together, so a call of fewer costs the same.
+        `rate` is a first guess of its speed in noises a second, measured for each model from then on; `batch` are the
+        rows that it always computes together, so a call of fewer costs the same. `expect` knows models better.
         """
         self.remove_sampler(sampler.id)
-        self._slots.add(Slot(sampler, rate, batch))
+        self._slots.add(Slot(sampler, Speed(rate, batch)))
         if self._out_of_patience:
             self._out_of_patience.cancel()
             self._out_of_patience = None
@@ -84,6 +84,18 @@ class Coordinator:
         slot = self._slots.by_id.get(sampler_id)
         if slot is not None:
             self._drop(slot, "removed")
+
+    def expect(self, model: str, rate: float, batch: int) -> None:
+        """The first guess of each sampler's speed with one model, as for `add_sampler`."""
+        self._slots.expect(model, Speed(rate, batch))
+
+    def forget(self, model: str) -> None:
+        """Nothing is asked of this model any more."""
+        self._slots.forget(model)
+
+    def rate(self, model: str) -> float:
+        """Noises a second of all samplers together, if they draw for this model alone; 0 where there is none."""
+        return self._slots.rate(model)
 
     async def certify(
         self,
@@ -160,6 +172,7 @@ class Coordinator:
         finally:
             self._requests.discard(request)
             self._queues.remove(request)
+            self._count_unanswered(request)
             self._fill_soon()  # a request without time left holds back those behind it
 
     def _expire(self, request: Request[Outcome], run: Certification) -> None:
@@ -174,6 +187,11 @@ class Coordinator:
         if request.run.done and not request.over:
             self._observer.wasted(request.model, request.run.surplus, "past_stop")
             request.answer.set_result(request.run.outcome())
+
+    def _count_unanswered(self, request: Request[Any]) -> None:
+        """Where a request ends without an answer, all that was drawn for it is wasted."""
+        if request.wasted is not None:
+            self._observer.wasted(request.model, request.run.drawn, request.wasted)
 
     def _watch_samplers(self) -> None:
         """Where there is no sampler, wait for one only so long."""
@@ -203,16 +221,16 @@ class Coordinator:
     def _next_call(self, slot: Slot) -> Call | None:
         """Fill a call for a sampler with shards of one model: those that are needed first, then speculative ones."""
         call, model, seconds = Call(), None, self._call_seconds
-        room = slot.room(seconds)
-        popped: list[tuple[FairQueue, Request[Any]]] = []
+        room = 1  # of the first request's model, once that is known
+        popped: list[tuple[ShortestFirst, Request[Any]]] = []
         for queue, speculate in self._queues.in_order():
             while call.size < room and (request := queue.pop(model)) is not None:
                 if request.over:
                     continue
                 popped.append((queue, request))
-                if request.call_seconds < seconds:
-                    seconds = request.call_seconds
-                    room = slot.room(seconds)
+                if model is None or request.call_seconds < seconds:
+                    seconds = min(seconds, request.call_seconds)
+                    room = self._slots.speed(slot, request.model).room(seconds)
                 share = min(room - call.size, self._share(slot, request, speculate))
                 if share <= 0 or (request.isolated and call.parts):
                     room = 0  # this request begins the next call
@@ -234,13 +252,13 @@ class Coordinator:
 
     def _share(self, slot: Slot, request: Request[Any], speculate: bool) -> int:
         """The most noises of one request in one call: idle samplers share it between them."""
-        idle = self._slots.idle
+        idle, speed = self._slots.idle, self._slots.speed(slot, request.model)
         if idle < 2 or len(self._requests) > idle:
-            return slot.room(self._call_seconds)
+            return speed.room(self._call_seconds)
         if speculate and request.run.available(speculate=False):
             return 0  # the others first get their share of what is needed
         even = math.ceil(request.run.available(speculate=speculate) / idle)
-        return max(slot.room(LEAST_CALL_SECONDS), even)
+        return max(speed.room(LEAST_CALL_SECONDS), even)
 
     async def _run(self, slot: Slot, call: Call) -> None:
         tasks = call.tasks
@@ -265,23 +283,25 @@ class Coordinator:
 
     def _receive(self, slot: Slot, call: Call, votes: list[Votes]) -> None:
         seconds = sum(vote.seconds for vote in votes)
-        slot.learn(call.size, seconds, self._call_seconds)
+        self._slots.speed(slot, call.model).learn(call.size, seconds, self._call_seconds)
         self._observer.drawn(call.model, call.size, seconds)
         coming = iter(votes)
         for request, shards in call.parts:
             pairs = list(zip(shards, coming, strict=False))
             if request.over:
-                reason = "cancelled" if request.answer.cancelled() else "past_stop"
-                self._observer.wasted(call.model, sum(shard.size for shard in shards), reason)
+                self._observer.wasted(call.model, sum(shard.size for shard in shards), request.wasted or "past_stop")
                 continue
+            awaited = request.run.drawn + sum(shard.size for shard in shards)
             try:
                 for shard, vote in pairs:
                     if not request.run.give(shard, vote):
+                        awaited -= shard.size
                         self._observer.wasted(call.model, shard.size, "retried")
                 self._settle(request)
                 self._tell(request)
             except Exception as error:  # noqa: BLE001  votes of another shape, or the caller's own callback
                 request.fail(error)
+                self._observer.wasted(call.model, awaited - request.run.drawn, "failed")
             if not request.over:
                 self._queues.push(request)
 

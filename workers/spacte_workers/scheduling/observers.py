@@ -3,7 +3,7 @@
 from collections import Counter
 from typing import Literal, Protocol
 
-WasteReason = Literal["past_stop", "cancelled", "retried"]
+WasteReason = Literal["past_stop", "cancelled", "failed", "retried"]
 RetryReason = Literal["lost", "removed", "error"]
 
 

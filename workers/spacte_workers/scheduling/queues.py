@@ -1,21 +1,34 @@
-"""Requests in flight and whose turn it is: interactive before batch, fair otherwise, no one starved."""
+"""Requests in flight and whose turn it is: interactive before batch, the shortest first, no one starved.
+
+Of one model's requests the one with the fewest noises left goes first: it ends soonest, and requests of one size end
+one after the other instead of all at the end. So what is cut off by a deadline or by its caller has cost little.
+"""
 
 import asyncio
 import math
 from collections import Counter, OrderedDict
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from itertools import count
 from typing import Any, Generic, Literal, TypeVar
 
 from spacte_workers.certification.sampling_run import SamplingRun
 from spacte_workers.shards import Image, Phase
 from spacte_workers.tracing import Trace, current
 
+from .observers import WasteReason
+
 Priority = Literal["interactive", "batch"]
 
 BATCH_TURN = 8
 """In every eighth call batch requests go first, so interactive ones never starve them. Chosen: an eighth of the
 samplers is little to an interactive caller, and enough that a job goes on."""
+
+OLDEST_TURN = 8
+"""Every eighth time the request that came first goes first, so that short ones never starve a long one. Chosen: as
+`BATCH_TURN`."""
+
+_numbers = count()
 
 OutcomeT = TypeVar("OutcomeT")
 
@@ -32,6 +45,7 @@ class Request(Generic[OutcomeT]):
         call_seconds: how long a call with this request in it may take.
         isolated: share no call with other requests, because this one is suspected of breaking them.
         losses: how often the sampler of each shard, by phase, start and whether it is drawn again, was lost.
+        number: in the order in which requests came.
         trace: whose request it is, for the samplers' spans and log lines.
     """
 
@@ -45,6 +59,7 @@ class Request(Generic[OutcomeT]):
     call_seconds: float = math.inf
     isolated: bool = False
     losses: Counter[tuple[Phase, int, bool]] = field(default_factory=Counter)
+    number: int = field(default_factory=lambda: next(_numbers))
     trace: Trace | None = field(default_factory=current)
     answer: asyncio.Future[OutcomeT] = field(default_factory=lambda: asyncio.get_running_loop().create_future())
 
@@ -53,24 +68,32 @@ class Request(Generic[OutcomeT]):
         """Whether it is answered, failed or cancelled."""
         return self.answer.done()
 
+    @property
+    def wasted(self) -> WasteReason | None:
+        """Why all that was drawn for it is wasted; None where it is not over, or has an answer."""
+        if self.answer.cancelled():
+            return "cancelled"
+        return "failed" if self.over and self.answer.exception() else None
+
     def fail(self, error: Exception) -> None:
         """Answer with an error."""
         if not self.over:
             self.answer.set_exception(error)
 
 
-class FairQueue:
-    """Requests that may have noises to hand out, in turn; models take turns too. Everything takes constant time."""
+class ShortestFirst:
+    """Requests that may have noises to hand out, the shortest first; models take turns."""
 
     def __init__(self) -> None:
-        self._models: OrderedDict[str, OrderedDict[Request[Any], None]] = OrderedDict()
+        self._models: OrderedDict[str, dict[Request[Any], tuple[int, int]]] = OrderedDict()
+        self._turn = 0
 
     def push(self, request: Request[Any]) -> None:
-        """Put a request at the end, unless it is in the queue."""
-        self._models.setdefault(request.model, OrderedDict()).setdefault(request)
+        """Put a request in, or in its place by the noises that are left now."""
+        self._models.setdefault(request.model, {})[request] = request.run.left, request.number
 
     def pop(self, model: str | None) -> Request[Any] | None:
-        """Take the first request of a model, or of the model whose turn it is."""
+        """Take the next request of a model, or of the model whose turn it is."""
         if model is None:
             if not self._models:
                 return None
@@ -78,7 +101,10 @@ class FairQueue:
             self._models.move_to_end(model)
         if model not in self._models:
             return None
-        request = next(iter(self._models[model]))
+        requests = self._models[model]
+        self._turn += 1
+        oldest = self._turn % OLDEST_TURN == 0
+        request = min(requests, key=lambda each: each.number) if oldest else min(requests, key=requests.__getitem__)
         self.remove(request)
         return request
 
@@ -95,8 +121,8 @@ class Queues:
     """Four queues: interactive and batch, each for noises that are needed and for noises that may be wasted."""
 
     def __init__(self) -> None:
-        self._needed: dict[Priority, FairQueue] = {"interactive": FairQueue(), "batch": FairQueue()}
-        self._speculative: dict[Priority, FairQueue] = {"interactive": FairQueue(), "batch": FairQueue()}
+        self._needed: dict[Priority, ShortestFirst] = {"interactive": ShortestFirst(), "batch": ShortestFirst()}
+        self._speculative: dict[Priority, ShortestFirst] = {"interactive": ShortestFirst(), "batch": ShortestFirst()}
         self._turn = 0
 
     def push(self, request: Request[Any]) -> None:
@@ -109,7 +135,7 @@ class Queues:
         self._needed[request.priority].remove(request)
         self._speculative[request.priority].remove(request)
 
-    def in_order(self) -> Iterator[tuple[FairQueue, bool]]:
+    def in_order(self) -> Iterator[tuple[ShortestFirst, bool]]:
         """The queues in the order in which the next call is filled, and whether each is speculative."""
         self._turn += 1
         order: tuple[Priority, Priority] = ("interactive", "batch")

@@ -1,7 +1,7 @@
 """The samplers as the coordinator sees them: who can take a call, how fast each is, what it works on."""
 
 import math
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from spacte_workers.shards import Sampler, SampleTask, Shard
@@ -47,15 +47,16 @@ class Call:
         return [SampleTask(request.image, shard, request.trace) for request, shards in self.parts for shard in shards]
 
 
-@dataclass(eq=False, slots=True)
-class Slot:
-    """One sampler: its `rate` in rows a second (a guess until it is `measured`), the rows of its `batch`, its calls."""
+@dataclass(slots=True)
+class Speed:
+    """Of one sampler with one model: `rate` in rows a second (a guess until it is `measured`), the rows of a `batch`.
 
-    sampler: Sampler
+    A batch is always computed as a whole, so a call of fewer rows costs the same.
+    """
+
     rate: float
     batch: int
     measured: bool = False
-    calls: set[Call] = field(default_factory=set)
 
     def room(self, seconds: float) -> int:
         """How many noises make a call of this length: full batches, at least one; none in no time."""
@@ -72,12 +73,43 @@ class Slot:
         self.measured = True
 
 
+@dataclass(eq=False, slots=True)
+class Slot:
+    """One sampler: its speed with a model of which nothing is known, and with each that it drew for; its calls."""
+
+    sampler: Sampler
+    first_guess: Speed
+    speeds: dict[str, Speed] = field(default_factory=dict)
+    calls: set[Call] = field(default_factory=set)
+
+
 class Slots:
     """All samplers, by how many calls they have: those without one come first. Everything takes constant time."""
 
     def __init__(self) -> None:
         self.by_id: dict[str, Slot] = {}
+        self._expected: dict[str, Speed] = {}
         self._free: tuple[dict[Slot, None], ...] = tuple({} for _ in range(MAX_IN_FLIGHT))
+
+    def expect(self, model: str, speed: Speed) -> None:
+        """The first guess of every sampler's speed with a model."""
+        self._expected[model] = speed
+
+    def forget(self, model: str) -> None:
+        """The model is not served any more."""
+        self._expected.pop(model, None)
+        for slot in self.by_id.values():
+            slot.speeds.pop(model, None)
+
+    def speed(self, slot: Slot, model: str) -> Speed:
+        """Of one sampler with one model."""
+        if model not in slot.speeds:
+            slot.speeds[model] = replace(self._expected.get(model, slot.first_guess))
+        return slot.speeds[model]
+
+    def rate(self, model: str) -> float:
+        """Rows a second of all samplers together, with one model."""
+        return sum(self.speed(slot, model).rate for slot in self.by_id.values())
 
     @property
     def idle(self) -> int:

@@ -34,7 +34,7 @@ from spacte_workers.certification.prediction import PredictSpec
 from spacte_workers.certification.prediction_sets import LogitsRun, SetSpec
 from spacte_workers.deadlines import Deadline
 from spacte_workers.engine.precision_rule import PrecisionRule
-from spacte_workers.errors import BadParameterError
+from spacte_workers.errors import BadParameterError, ModelNotFoundError, ModelNotReadyError
 from spacte_workers.images import asked_of, decode_image, image_sha256
 from spacte_workers.scheduling.coordinator import Coordinator
 from spacte_workers.scheduling.observers import Observer
@@ -89,7 +89,8 @@ class Runtime:
         self._seed_secret = seed_secret
         self._decode = decode
         self._coordinator = Coordinator(patience_s=patience_s, observer=observer)
-        self._versions = Versions(self._store, pool, precision, rule or PrecisionRule())
+        told = {"expect": self._coordinator.expect, "forget": self._coordinator.forget}
+        self._versions = Versions(self._store, pool, precision, rule or PrecisionRule(), **told)
         self._start_wait_s = start_wait_s
         self._loading: asyncio.Task[None] | None = None
 
@@ -172,6 +173,17 @@ class Runtime:
     def pool_status(self) -> PoolStatus:
         """How many samplers are in which state, and what they run on."""
         return self.pool.status()
+
+    def rate(self, name: str | None) -> tuple[str, float]:
+        """The model that answers for a name, and the noises a second that the samplers draw for it alone.
+
+        0 where nobody can say.
+        """
+        try:
+            model = self.model(name)
+        except (ModelNotFoundError, ModelNotReadyError):
+            return "", 0.0
+        return model.name, self._coordinator.rate(model.key)
 
     def decode(self, model: str | None, data: bytes, asked: Asked | None = None) -> Image:
         """Pixels in the model's input shape from an image file's bytes. It computes: call it in a thread.

@@ -2,7 +2,7 @@
 
 import asyncio
 import logging
-from collections.abc import Generator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from contextlib import contextmanager
 from typing import Literal
 
@@ -23,15 +23,26 @@ class Versions:
         store: the models by name.
         pool: the samplers.
         precision, rule: arithmetic of the votes, and what samplers may choose for `auto`.
+        expect: told the rate and the batch of a version that was loaded, by its key.
+        forget: told the key of a version that was unloaded.
     """
 
     def __init__(
-        self, store: ModelStore, pool: Pool, precision: Precision | Literal["auto"], rule: PrecisionRule
+        self,
+        store: ModelStore,
+        pool: Pool,
+        precision: Precision | Literal["auto"],
+        rule: PrecisionRule,
+        *,
+        expect: Callable[[str, float, int], None],
+        forget: Callable[[str], None],
     ) -> None:
         self._store = store
         self._pool = pool
         self._precision: Precision | Literal["auto"] = precision
         self._rule = rule
+        self._expect = expect
+        self._forget = forget
         self._changing = asyncio.Lock()
         self._leaving: list[ServedModel] = []
         self._retiring: set[asyncio.Task[None]] = set()
@@ -99,6 +110,7 @@ class Versions:
         except Exception as error:
             self._store.failed(name, str(error))
             raise
+        self._expect(files.key, report.rate, report.batch)
         served = ServedModel(name, version, config, report.precision, report.kernels)
         return self._store.ready(name, served)
 
@@ -116,3 +128,4 @@ class Versions:
             needed = [*self._store.all_served(), *self._leaving]
             if model.key not in [other.key for other in needed]:
                 await self._pool.unload(model.key)
+                self._forget(model.key)

@@ -4,6 +4,7 @@ import asyncio
 import gc
 import weakref
 from collections.abc import Callable, Sequence
+from typing import ClassVar
 
 import pytest
 
@@ -196,20 +197,72 @@ async def test_interactive_requests_go_first_and_batch_ones_are_not_starved():
     await asyncio.gather(*tasks)
     order = counting.indices()
     assert order[0] == {10}
-    assert order[1] == {11}
+    last = max(i for i, indices in enumerate(order) if 10 in indices)
+    assert order.index({11}) > last, "of two alike, the first ends before the second begins"
     first_batch = next(i for i, indices in enumerate(order) if min(indices) < 10)
     assert first_batch < 10
     assert not coordinator._requests
     await coordinator.close()
 
 
-async def test_requests_take_turns():
+async def test_the_shortest_request_goes_first_and_those_alike_one_after_the_other():
     counting = Counting()
     coordinator = Coordinator(call_seconds=0.01)
     counting.noise_s = 1e-3
     coordinator.add_sampler(counting, 1_000, batch=100)
-    await asyncio.gather(*(coordinator.certify("m", IMAGE, spec(i, n0=100, n_max=300)) for i in range(3)))
-    assert counting.indices()[:6] == [{0}, {1}, {2}, {0}, {1}, {2}]
+    sizes = (500, 300, 300, 200)
+    await asyncio.gather(*(coordinator.certify("m", IMAGE, spec(i, n0=100, n_max=n)) for i, n in enumerate(sizes)))
+    order = [min(indices) for indices in counting.indices()]
+    ends = [len(order) - order[::-1].index(i) for i in range(4)]
+    assert sorted(range(4), key=ends.__getitem__) == [3, 1, 2, 0]
+    await coordinator.close()
+
+
+async def test_short_requests_without_end_do_not_starve_a_long_one():
+    counting = Counting()
+    coordinator = Coordinator(call_seconds=0.01)
+    counting.noise_s = 1e-4
+    coordinator.add_sampler(counting, 10_000, batch=100)
+    long = asyncio.create_task(coordinator.certify("m", IMAGE, spec(0, n0=100, n_max=2_000)))
+
+    async def short_ones(first: int) -> int:
+        for number in range(first, 1_000):
+            await coordinator.certify("m", IMAGE, spec(number, n0=100, n_max=100))
+            if long.done():
+                return number
+        return 1_000
+
+    assert max(await asyncio.gather(short_ones(1), short_ones(2), short_ones(3))) < 500
+    await coordinator.close()
+
+
+async def test_a_sampler_has_a_speed_with_each_model():
+    """Calls of a tenth of a second hold a hundred times the noises of a model that is a hundred times as fast."""
+
+    class OfTwoModels:
+        id = "s"
+        rates: ClassVar = {"slow": 1_000, "fast": 100_000}
+
+        def __init__(self) -> None:
+            self._samplers = {model: SimulatedSampler("s", rate) for model, rate in self.rates.items()}
+
+        async def sample_many(self, model: str, tasks: Sequence[SampleTask]) -> list[Votes]:
+            sizes[model].append(sum(task.shard.size for task in tasks))
+            return await self._samplers[model].sample_many(model, tasks)
+
+    sizes: dict[str, list[int]] = {"slow": [], "fast": []}
+    coordinator = Coordinator(call_seconds=0.02)
+    coordinator.add_sampler(OfTwoModels(), 10_000)
+    coordinator.expect("slow", 1_200, 1)
+    assert coordinator.rate("slow") == 1_200
+    assert coordinator.rate("unknown") == 10_000
+    slow = (coordinator.certify("slow", IMAGE, spec(i, n0=50, n_max=100)) for i in range(2))
+    fast = (coordinator.certify("fast", IMAGE, spec(i, n0=50, n_max=10_000)) for i in range(2))
+    await asyncio.gather(*slow, *fast)
+    assert coordinator.rate("slow") == pytest.approx(1_000, rel=0.2)
+    assert coordinator.rate("fast") == pytest.approx(100_000, rel=0.2)
+    assert max(sizes["slow"]) <= 25
+    assert max(sizes["fast"]) >= 1_500
     await coordinator.close()
 
 
@@ -230,6 +283,29 @@ async def test_a_cancelled_request_draws_no_more():
     assert len(counting.calls) == given == MAX_IN_FLIGHT
     assert counters.samples_wasted["m", "cancelled"] == counters.samples_drawn["m"] > 0
     assert not coordinator._requests
+    await coordinator.close()
+
+
+@pytest.mark.parametrize("ending", ["cancelled", "deadline", "fails"])
+async def test_all_that_was_drawn_for_a_request_without_an_answer_is_wasted(ending):
+    counters = SampleCounters()
+    coordinator = Coordinator(call_seconds=0.01, observer=counters)
+    coordinator.add_sampler(SimulatedSampler("s", 10_000), 10_000)
+    deadline = Deadline(100) if ending == "deadline" else None
+    one = spec(n0=100_000, n_max=100_000, deadline=ending == "deadline")
+    task = asyncio.create_task(coordinator.certify("m", IMAGE, one, deadline=deadline))
+    await asyncio.sleep(0.05)
+    assert counters.samples_drawn["m"] > 0
+    assert not counters.samples_wasted
+    if ending == "cancelled":
+        task.cancel()
+    elif ending == "fails":
+        next(iter(coordinator._requests)).fail(RuntimeError("a callback"))
+    with pytest.raises((asyncio.CancelledError, DeadlineExceededError, RuntimeError)):
+        await task
+    await asyncio.sleep(0.1)  # for the calls in flight
+    reason = "cancelled" if ending == "cancelled" else "failed"
+    assert counters.samples_wasted["m", reason] == counters.samples_drawn["m"]
     await coordinator.close()
 
 
