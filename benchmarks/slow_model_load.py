@@ -145,8 +145,11 @@ async def measure(url: str, options: argparse.Namespace) -> dict[str, Any]:
 
 async def until_idle(http: httpx2.AsyncClient) -> None:
     """Wait until what the crowd left has been dropped."""
-    while 'spacte_inflight_images{class="interactive"} 0.0' not in (await http.get("/metrics")).text:
+    for _ in range(600):
+        if 'spacte_inflight_images{class="interactive"} 0.0' in (await http.get("/metrics")).text:
+            return
         await asyncio.sleep(0.1)
+    raise TimeoutError("requests of callers that are gone are still worked on")
 
 
 async def wasted_noises(http: httpx2.AsyncClient) -> dict[str, float]:
@@ -162,8 +165,9 @@ def report(result: dict[str, Any]) -> str:
     least, median, most = result["waited_for_each_second_told"]
     return f"""# A crowd before a slow model
 
-{datetime.now(UTC):%Y-%m-%d}. 2 cores, Intel Xeon with AMX, no GPU, shared with other work; gateway and samplers in one process with
-the defaults, the callers in another one on the same cores; a ResNet-18 of input {result["input_shape"]}, n = {result["n"]:,}.
+{datetime.now(UTC):%Y-%m-%d}. 2 cores, Intel Xeon with AMX, no GPU, shared with other work; gateway and samplers in one
+process with the defaults, the callers in another one on the same cores; a ResNet-18 of input {result["input_shape"]},
+n = {result["n"]:,}.
 
     python -m benchmarks.slow_model_load
 

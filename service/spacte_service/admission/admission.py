@@ -38,7 +38,7 @@ class Arrival:
 class _Returned:
     """A request with a reservation that waits for a permit; once `granted` is set, it holds one."""
 
-    caller: str
+    arrival: Arrival
     demand: Demand
     granted: asyncio.Future[None]
 
@@ -80,10 +80,10 @@ class Admission:
 
         Raises ProblemError: 429, there is none, or the samplers could not do in time what it demands.
         """
-        if not self._is_refused(arrival.caller) and self._has_room(arrival.caller, demand):
+        if not self._is_refused(arrival.caller) and self._has_room(arrival, demand):
             self._take(arrival.caller, demand)
         elif arrival.reserved:
-            await self._wait_for_permit(arrival.caller, demand)
+            await self._wait_for_permit(arrival, demand)
         else:
             raise self._refusal(arrival, demand)
         permit = Permit(self, arrival, demand)
@@ -102,22 +102,24 @@ class Admission:
             return True
         return self.permits.all_held and self._displaceable_for(caller) is None
 
-    def _has_room(self, caller: str, demand: Demand) -> bool:
+    def _has_room(self, arrival: Arrival, demand: Demand) -> bool:
         """Whether a request can be answered in time, and no other one waits for that room."""
         if not demand.together_s:
             return True
         if self._before():
             return False
-        room_in_s = self.work.room_in_s(demand)
+        room_in_s = self.work.room_in_s(demand, spare=not arrival.reserved and self.retry_after.promised())
         if not room_in_s:
             return True
+        caller = arrival.caller
         turn = self._displaceable_for(caller)
         return turn is not None and self.work.pace * turn.seconds >= room_in_s
 
     def _before(self) -> float:
         """Seconds of those that wait for room, with a reservation, and come before all others."""
         waiting = (each for each in self._returned if not each.granted.done())
-        return self.work.pace * sum(each.demand.seconds for each in waiting if not self.permits.at_limit(each.caller))
+        free = (each.demand.seconds for each in waiting if not self.permits.at_limit(each.arrival.caller))
+        return self.work.pace * sum(free)
 
     def _take(self, caller: str, demand: Demand) -> None:
         """Take a permit: a free one, or the one that `caller` has a better claim to than its holder."""
@@ -139,16 +141,18 @@ class Admission:
         latest = reversed(self.queue.of(greediest))
         return next((turn for turn in latest if not turn.future.done() and not turn.holder.arrival.reserved), None)
 
-    async def _wait_for_permit(self, caller: str, demand: Demand) -> None:
-        waiter = _Returned(caller, demand, asyncio.get_running_loop().create_future())
+    async def _wait_for_permit(self, arrival: Arrival, demand: Demand) -> None:
+        waiter = _Returned(arrival, demand, asyncio.get_running_loop().create_future())
         self._returned.append(waiter)
         try:
             await waiter.granted
+            self.work.remove(waiter)
         except asyncio.CancelledError:
             if waiter.granted.cancelled():
                 self._returned.remove(waiter)
             else:
-                self._release(caller)  # the permit was granted in the same moment
+                self.work.remove(waiter)
+                self._release(arrival.caller)  # the permit was granted in the same moment
             raise
 
     def _release(self, caller: str) -> None:
@@ -157,9 +161,10 @@ class Admission:
         for waiter in [each for each in self._returned if not each.granted.done()]:
             if self.permits.all_held or self.work.room_in_s(waiter.demand):
                 return
-            if not self.permits.at_limit(waiter.caller):
+            if not self.permits.at_limit(waiter.arrival.caller):
                 self._returned.remove(waiter)
-                self.permits.take(waiter.caller)
+                self.permits.take(waiter.arrival.caller)
+                self.work.add(waiter, waiter.demand)
                 waiter.granted.set_result(None)
 
     def _refusal(self, arrival: Arrival, demand: Demand = Demand()) -> ProblemError:
@@ -181,7 +186,7 @@ class Admission:
         """The 429 where the samplers have too much to do for an answer in time."""
         each_s = self.work.pace * demand.together_s
         room_in_s = self.work.room_in_s(demand) + self._before()
-        seconds = self.retry_after.seconds_for(arrival.caller, arrival.key, room_in_s, each_s, self.work.total_s())
+        seconds = self.retry_after.seconds_until_room(arrival.caller, arrival.key, room_in_s, each_s)
         sentence = (
             f"The samplers are busy for {self.work.ahead_s(demand):.0f} s before this request, which takes about "
             f"{each_s:.1f} s; try again in about {max(1, round(seconds))} s, or ask for fewer noises."

@@ -1,11 +1,14 @@
 """Reservations of refused requests: one that comes back at its time gets the next free permit.
 
-A reservation is known by its caller and the `Idempotency-Key` of the request, which is the same at every attempt. It
-keeps no permit free: until its request comes back, others use what there is.
+A reservation is known by its caller and the `Idempotency-Key` of the request, which is the same at every attempt;
+without a key, by its caller and the time. It keeps no permit free: until its request comes back, others use what there
+is.
 """
 
+import math
 from collections import Counter, OrderedDict
 from dataclasses import dataclass
+from itertools import count
 
 EARLY_S = 0.05  # that a request may come too early; chosen: timers differ by a few milliseconds
 GRACE_S = 5.0
@@ -27,40 +30,59 @@ class Reservations:
 
     def __init__(self, most: int) -> None:
         self._most = most
-        self._made: OrderedDict[tuple[str, str], Reservation] = OrderedDict()
+        self._made: OrderedDict[tuple[str, str | int], Reservation] = OrderedDict()  # a number stands for no key
+        self._numbers = count()
+        self._line_ends = 0.0
         self._of: Counter[str] = Counter()
 
     def __len__(self) -> int:
         return len(self._made)
 
     def last(self) -> float:
-        """The latest time; 0 where there is none."""
-        return next(reversed(self._made.values())).time if self._made else 0.0
+        """When the last of the line could be taken in; 0 where there is none."""
+        return self._line_ends if self._made else 0.0
 
-    def reserve(self, caller: str, key: str, now: float, earliest: float, gap: float) -> float:
+    def reserve(
+        self, caller: str, key: str | None, now: float, earliest: float, gap: float, *, whole_seconds: bool = False
+    ) -> float:
         """The time at which this request is to come back: after all others, or as it was told, where it came too early.
 
-        At the `earliest` time there will be a permit at all; `gap` seconds are between the ends of two requests.
+        At the `earliest` time there will be a permit at all; `gap` seconds are between the ends of two requests. In
+        `whole_seconds` from now, as `Retry-After` tells it, nobody else can be there before the one who was told.
         """
         self._drop_expired(now)
-        known = self._made.get((caller, key))
+        request = caller, next(self._numbers) if key is None else key
+        known = self._made.get(request)
         if known is not None:
             if known.time > now:
                 return known.time
-            self._drop((caller, key))
-        time = max(earliest, self.last() + gap)
+            self._drop(request)
+        line = max(earliest, self.last() + gap)
+        time = now + math.ceil(line - now) if whole_seconds else line
         if len(self._made) < self._most or self._displace_for(caller):
-            self._made[caller, key] = Reservation(time, time + GRACE * (time - now) + GRACE_S)
+            self._made[request] = Reservation(time, time + GRACE * (time - now) + GRACE_S)
             self._of[caller] += 1
+            self._line_ends = line
         return time
 
-    def use(self, caller: str, key: str, now: float) -> bool:
+    def use(self, caller: str, key: str | None, now: float) -> bool:
         """Whether this request was told to come at about this time; its reservation is used up then."""
-        found = self._made.get((caller, key))
-        if found is None or now < found.time - EARLY_S:
+        request = (caller, key) if key is not None else self._due_without_key(caller, now)
+        found = self._made.get(request) if request else None
+        if request is None or found is None or now < found.time - EARLY_S:
             return False
-        self._drop((caller, key))
+        self._drop(request)
         return now <= found.until
+
+    def _due_without_key(self, caller: str, now: float) -> tuple[str, str | int] | None:
+        """The first reservation of a caller that names no key and whose time has come."""
+        self._drop_expired(now)
+        for request, reservation in self._made.items():
+            if reservation.time - EARLY_S > now:
+                return None
+            if request[0] == caller and isinstance(request[1], int) and now <= reservation.until:
+                return request
+        return None
 
     def _displace_for(self, caller: str) -> bool:
         greediest, most = self._of.most_common(1)[0]
@@ -77,7 +99,7 @@ class Reservations:
                 return
             self._drop(request)
 
-    def _drop(self, request: tuple[str, str]) -> None:
+    def _drop(self, request: tuple[str, str | int]) -> None:
         del self._made[request]
         self._of[request[0]] -= 1
         if not self._of[request[0]]:

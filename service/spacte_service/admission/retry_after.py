@@ -9,6 +9,10 @@ NEWEST_WEIGHT = 0.1  # of the latest request in the mean time; chosen: about the
 MOST_BACKLOGS = 8
 """A request without a reservation is told at most the time of so many times the present work. Chosen: the refused ones
 are spread, and none is sent away for minutes."""
+LONGEST_LINE_S = 600.0
+"""Who would come later than that is told this, without a reservation. Chosen: a line of those who do not wait as they
+are told, and so come again and again, does not grow for ever."""
+HOLD_S = 2.0  # that room is kept for a request after its time; chosen: whole seconds and a slow connection
 RESERVATIONS_PER_PERMIT = 16  # chosen: with 128 permits, 2,048 refused requests may come back at times of their own
 
 
@@ -32,28 +36,35 @@ class RetryAfter:
 
         `requests` are here, running or waiting.
         """
+        now = monotonic()
         oldest = next(iter(self.running_since.values()), None)
         # The mean cannot know yet that requests have become slow; the age of the oldest one can.
         each_s = max(self.mean_s, 0.0 if oldest is None else perf_counter() - oldest)
         work_s = each_s * max(1.0, requests / self._at_a_time)
         gap_s = self.mean_s / self._at_a_time  # from one request's end to the next one's
-        return self.seconds_for(caller, key, work_s, gap_s, work_s)
-
-    def seconds_for(self, caller: str, key: str | None, room_in_s: float, gap_s: float, work_s: float) -> float:
-        """As `seconds`, where there is room in `room_in_s` for one, and after each `gap_s` for one more.
-
-        `work_s` is what all that is here takes.
-        """
-        now = monotonic()
         if key is not None:
-            return self.reservations.reserve(caller, key, now, now + room_in_s, gap_s) - now
-        time = max(now + room_in_s, max(self._last_time, self.reservations.last()) + gap_s)
+            return self.reservations.reserve(caller, key, now, now + work_s, gap_s) - now
+        time = max(now + work_s, max(self._last_time, self.reservations.last()) + gap_s)
         self._last_time = min(time, now + MOST_BACKLOGS * work_s)
         return self._last_time - now
 
+    def seconds_until_room(self, caller: str, key: str | None, room_in_s: float, gap_s: float) -> float:
+        """The same where the samplers are too busy: there is room for one in `room_in_s`, then every `gap_s`.
+
+        A request without a key gets a reservation, too: whoever comes from that caller at that time has it.
+        """
+        now = monotonic()
+        if key is None and self.reservations.last() + gap_s > now + LONGEST_LINE_S:
+            return LONGEST_LINE_S
+        return self.reservations.reserve(caller, key, now, now + room_in_s, gap_s, whole_seconds=True) - now
+
+    def promised(self) -> bool:
+        """Whether requests that were refused are still to come, at the times that they were told."""
+        return monotonic() < self.reservations.last() + HOLD_S
+
     def use_reservation(self, caller: str, key: str | None) -> bool:
         """Whether a request was told to come at about this time; its reservation is used up then."""
-        return key is not None and self.reservations.use(caller, key, monotonic())
+        return self.reservations.use(caller, key, monotonic())
 
     def begin(self, request: object) -> float:
         """A request begins to run; the time, by `perf_counter`."""

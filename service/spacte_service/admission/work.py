@@ -62,9 +62,8 @@ class Work:
             self._demands[request] = demand
 
     def remove(self, request: Hashable) -> None:
-        """A request is not here any more."""
-        if self._demands.pop(request, None) is not None:
-            self._since = perf_counter()
+        """A request is not here any more, without an answer."""
+        self._demands.pop(request, None)
 
     def answered(self, request: Hashable) -> None:
         """A request got its answer, and leaves soon: the time since the last one counts in the pace."""
@@ -89,15 +88,18 @@ class Work:
         begun = min(perf_counter() - self._since, self.pace * min(each.seconds for each in self._demands.values()))
         return max(0.0, self.pace * ahead - begun)
 
-    def room_in_s(self, demand: Demand) -> float:
-        """Seconds until this request can be taken in and be answered in time; 0 where that is so now."""
+    def room_in_s(self, demand: Demand, *, spare: bool = False) -> float:
+        """Seconds until this request can be taken in and be answered in time; 0 where that is so now.
+
+        Where room is kept for others, a request takes only `spare` one: half of the time that it might wait.
+        """
         if not demand.together_s:
             return 0.0
         seconds = self.pace * demand.together_s
         most = max(self._within_s - seconds, seconds)
         if demand.deadline_s is not None:
             most = max(0.0, demand.deadline_s - self.pace * demand.first_s)
-        return max(0.0, self.ahead_s(demand) - most)
+        return max(0.0, self.ahead_s(demand) - (most / 2 if spare else most))
 
     def total_s(self) -> float:
         """Seconds until all that is here is done."""
