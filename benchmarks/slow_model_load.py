@@ -1,8 +1,8 @@
 """A crowd before a model so slow that few of its requests can be answered: certificates, refusals, honest waits.
 
-    python -m benchmarks.slow_model_load [--seconds 60] [--callers 50] [--n 1000] [--size 64] [--out FILE] [--json]
+    python -m benchmarks.slow_model_load [--seconds 60] [--callers 50] [--n 1000 | --each 2] [--size 64] [--out FILE]
 
-Serves a ResNet-18 with fresh weights, or the models of `--models`, with the defaults of `spacte serve --in-process`.
+Serves a ResNet-18 with fresh weights, or the model of `--models`, with the defaults of `spacte serve --in-process`.
 One caller alone, before and after the crowd, says how many certificates the samplers make one after the other; then
 the crowd asks for `--seconds`, each caller waiting as long as `Retry-After` says. What is reported comes from one run:
 the certificates of the crowd for each one made in line, and how long refused callers had to wait for each second that
@@ -34,6 +34,7 @@ from .gateway_load import gateway
 
 SIGMA = 0.25
 CLASSES = 10
+PROBE = 5_000  # noises to see how many `--each` is; chosen: a few calls to the samplers
 
 
 @dataclass
@@ -119,6 +120,10 @@ async def measure(url: str, options: argparse.Namespace) -> dict[str, Any]:
     limits = httpx2.Limits(max_connections=options.callers, max_keepalive_connections=options.callers)
     async with httpx2.AsyncClient(base_url=url, timeout=600, limits=limits) as http:
         shape = (await http.get("/v1/models")).json()["data"][0]["input_shape"]
+        if options.each:
+            (warm_up,) = await in_line(http, shape, PROBE, 0.001)
+            (probe,) = await in_line(http, shape, PROBE, 0.001)
+            options.n = max(PROBE, round(PROBE * options.each / min(warm_up, probe)))
         alone = await in_line(http, shape, options.n, options.seconds / 4)
         seen = await crowd(http, shape, options.n, options.callers, options.seconds)
         await until_idle(http)
@@ -194,6 +199,7 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=60.0)
     parser.add_argument("--callers", type=int, default=50)
     parser.add_argument("--n", type=int, default=1_000)
+    parser.add_argument("--each", type=float, help="in place of --n: so many noises as take about these seconds")
     parser.add_argument("--size", type=int, default=64)
     parser.add_argument("--out", type=Path)
     parser.add_argument("--json", action="store_true")

@@ -57,7 +57,7 @@ def test_a_crowd_before_a_slow_model_gets_what_the_samplers_can_make(
     """So many noises that a certificate takes seconds, and 50 callers who wait as long as they are told."""
     make_checkpoint(tmp_path / "digits")
     command = [sys.executable, "-m", "benchmarks.slow_model_load", "--models", tmp_path, "--json"]
-    command += ["--seconds", 20, "--callers", 50, "--n", 200_000]
+    command += ["--seconds", 20, "--callers", 50, "--each", 2]
     done = subprocess.run([str(part) for part in command], cwd=ROOT, capture_output=True, text=True, check=True)
     print(done.stdout)
     result = json.loads(done.stdout)
