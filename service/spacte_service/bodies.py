@@ -162,10 +162,15 @@ class BodyReader:
         for name, limit in most.items():
             value = getattr(params, name, None)
             if value is not None and value > limit:
-                raise field_error(f"/{name}", f"`{name}` is at most {limit:,} here; ask for less.")
+                raise field_error(
+                    f"/{name}",
+                    f"`{name}` is at most {limit:,} at this gateway (`GET /v1/info` shows its limits); ask for less.",
+                )
         for name in ("alpha", "alpha_upper"):
             if getattr(params, name, 1.0) < limits.alpha_min:
-                raise field_error(f"/{name}", f"`{name}` is at least {limits.alpha_min:g} here; ask for more.")
+                raise field_error(
+                    f"/{name}", f"`{name}` is at least {limits.alpha_min:g} at this gateway; ask for more."
+                )
         if params.seed is not None and not limits.allow_client_seed:
             sentence = "The service draws the seed; leave `seed` out, or have SPACTE_ALLOW_CLIENT_SEED set."
             raise field_error("/seed", sentence)

@@ -156,6 +156,12 @@ class BodyLimit:
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
+        coding = Headers(scope=scope).get("content-encoding", "identity").strip().lower()
+        if coding not in ("", "identity"):
+            sentence = f"Send the body as it is, without `Content-Encoding: {coding[:32]}`; the gateway unpacks none."
+            error = ProblemError("unsupported_media_type", sentence)
+            await ProblemResponse(error, scope["state"]["request_id"])(scope, receive, send)
+            return
         is_upload = scope["path"].startswith("/v1/files")
         limit = self.uploads if is_upload else self.limit
         declared = Headers(scope=scope).get("content-length", "")

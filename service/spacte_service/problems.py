@@ -32,6 +32,7 @@ PROBLEMS: dict[ProblemCode, tuple[int, str]] = {
     "job_state": (409, "The job's state does not allow that"),
     "file_in_use": (409, "The file is in use"),
     "not_calibrated": (409, "The model has no calibration"),
+    "model_failed": (409, "The model could not be loaded"),
     "payload_too_large": (413, "The body is too large"),
     "unsupported_media_type": (415, "Another content type is needed"),
     "validation_failed": (422, "A field is not as it should be"),

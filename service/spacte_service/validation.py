@@ -9,6 +9,35 @@ from spacte_client.types import FieldProblem
 MAX_ERRORS = 20
 """Problems listed at most. Chosen: a body of ten thousand unknown fields does not get ten thousand sentences."""
 
+EXAMPLES = {
+    "image": '{"type": "base64", "data": "iVBORw0KGgo..."}',
+    "images": '[{"type": "base64", "data": "iVBORw0KGgo..."}]',
+    "data": '"iVBORw0KGgo...", an image file in base64',
+    "file_id": '"file_..." as POST /v1/files answers',
+    "input": '{"type": "file", "file_id": "file_..."}',
+    "params": '{"n": 1000}',
+    "model": '"digits"',
+    "n": "10000",
+    "n0": "100",
+    "n_upper": "1000",
+    "alpha": "0.001",
+    "alpha_upper": "0.001",
+    "sigma": "0.25",
+    "radius": "0.25",
+    "bound": '"auto"',
+    "noise": '"grid"',
+    "target_radius": "0.5",
+    "tolerance": "0.05",
+    "deadline_ms": "5000",
+    "k_consensus": "3",
+    "resize": "true",
+    "enlarge": "true",
+    "convert": "true",
+    "method": '"rcp1"',
+    "seed": '"0123456789abcdef0123456789abcdef"',
+}
+"""A right form of each field that a sentence may be about."""
+
 NAME_LENGTH = 64
 """Of a field's name in a sentence. Chosen: longer than every field of the API."""
 
@@ -74,14 +103,18 @@ def pointer_to_nul(body: object) -> str | None:
 def _sentence(error: Mapping[str, Any], name: str, fields: Sequence[str]) -> str:
     kind: str = error["type"]
     if kind == "missing":
-        return f"`{name}` is required."
+        return f"`{name}` is required" + (f"; for example {EXAMPLES[name]}." if name in EXAMPLES else ".")
     if kind == "extra_forbidden":
         near = difflib.get_close_matches(name, fields, n=1)
         hint = f"did you mean `{near[0]}`?" if near else "remove it or check its spelling."
         return f"`{_shortened(name)}` is not a field of this request; {hint}"
+    if name == "the body":
+        return "The body should be a JSON object; for example {" + f'"image": {EXAMPLES["image"]}' + ', "n": 1000}.'
     message: str = error["msg"]
     text = message.removeprefix("Value error, ").removeprefix("Input ").rstrip(".")
-    return f"`{_shortened(name)}` {text}."
+    text = text.replace("a valid dictionary or object to extract fields from", "a JSON object")
+    example = f"; for example {EXAMPLES[name]}" if name in EXAMPLES else ""
+    return f"`{_shortened(name)}` {text}{example}."
 
 
 def _shortened(name: str) -> str:

@@ -10,6 +10,7 @@ from spacte_workers.errors import (
     DeadlineExceededError,
     ModelLoadError,
     ModelNotFoundError,
+    ModelNotNamedError,
     ModelNotReadyError,
     NotCalibratedError,
     NoWorkersError,
@@ -20,6 +21,7 @@ from spacte_workers.images import BadImageError
 from .problems import ProblemError, field_error
 
 CODES: dict[type[RuntimeFault], ProblemCode] = {
+    ModelNotNamedError: "bad_request",
     ModelNotFoundError: "model_not_found",
     ModelNotReadyError: "model_loading",
     ModelLoadError: "bad_request",
@@ -50,7 +52,7 @@ def to_problem_error(error: RuntimeFault | BadImageError, image: str = "/image")
         return field_error(f"/{error.field}", str(error))
     if isinstance(error, ModelNotReadyError) and error.state != "loading":
         # It will not become ready by waiting, so the caller is not told to try again.
-        return ProblemError("model_not_found", str(error))
+        return ProblemError("model_failed" if error.state == "failed" else "model_not_found", str(error))
     codes: list[ProblemCode] = [code for kind, code in CODES.items() if isinstance(error, kind)]
     code = codes[0] if codes else "internal"
     return ProblemError(code, str(error), retry_after_s=RETRY_AFTER_S.get(code))

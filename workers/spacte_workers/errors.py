@@ -6,7 +6,11 @@ class RuntimeFault(Exception):  # noqa: N818  never raised itself
 
 
 class ModelNotFoundError(RuntimeFault):
-    """No model of that name is in the models folder, or none was named where several are served."""
+    """No model of that name is in the models folder, or none is served."""
+
+
+class ModelNotNamedError(ModelNotFoundError):
+    """Several models are served, and the request names none."""
 
 
 class ModelNotReadyError(RuntimeFault):

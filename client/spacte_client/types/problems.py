@@ -22,6 +22,7 @@ ProblemCode = Literal[
     "job_state",
     "file_in_use",
     "not_calibrated",
+    "model_failed",
     "payload_too_large",
     "unsupported_media_type",
     "validation_failed",

@@ -194,7 +194,7 @@ class JobService:
     def _model(self, name: str | None) -> Model:
         """The model that a job is about; it must be served, so that its precision is known.
 
-        Raises ProblemError: 404; 503, it is loading.
+        Raises ProblemError: 400, several are served and none is named; 404; 409, it failed; 503, it is loading.
         """
         models = self._backend.models()
         ready = {model.name: model for model in models if model.state == "ready"}
@@ -203,11 +203,16 @@ class JobService:
         if name is None:
             if not ready and loading:
                 raise _loading("The models are")
-            if len(ready) != 1:
-                raise ProblemError("model_not_found", f"Name the model; those served are: {there}.")
+            if len(ready) > 1:
+                raise ProblemError("bad_request", f"Several models are served: name one of {there}.")
+            if not ready:
+                raise ProblemError("model_not_found", "No model is served: load one.")
             return next(iter(ready.values()))
         if name in loading:
             raise _loading(f"Model {name} is")
+        failed = {model.name: model.reason for model in models if model.state == "failed"}
+        if name in failed:
+            raise ProblemError("model_failed", f"Model {name} is not served: {failed[name]}")
         if name not in ready:
             raise ProblemError("model_not_found", f"No model {name[:64]!r} is served; choose one of: {there}.")
         return ready[name]

@@ -26,6 +26,7 @@ EXPECTED = {
     "job_state": (409, sdk.ConflictError),
     "file_in_use": (409, sdk.ConflictError),
     "not_calibrated": (409, sdk.ConflictError),
+    "model_failed": (409, sdk.ConflictError),
     "payload_too_large": (413, sdk.RequestTooLargeError),
     "unsupported_media_type": (415, sdk.BadRequestError),
     "validation_failed": (422, sdk.UnprocessableEntityError),

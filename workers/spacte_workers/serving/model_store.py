@@ -21,6 +21,7 @@ from spacte_workers.errors import (
     BadParameterError,
     ModelLoadError,
     ModelNotFoundError,
+    ModelNotNamedError,
     ModelNotReadyError,
     check_consensus,
 )
@@ -280,7 +281,7 @@ class ModelStore:
         if len(served) == 1:
             return served[0]
         if served:
-            raise ModelNotFoundError(f"Several models are served: name one of {', '.join(sorted(served))}.")
+            raise ModelNotNamedError(f"Several models are served: name one of {', '.join(sorted(served))}.")
         names = self.names()
         if len(names) == 1:
             return names[0]

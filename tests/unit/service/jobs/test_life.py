@@ -191,6 +191,7 @@ def test_one_checkpoint_under_two_names(tmp_path, checkpoint):
         ("loading", {}, 503, "model_loading"),
         ("unloaded", {"model": "digits"}, 404, "model_not_found"),
         ("unloaded", {}, 404, "model_not_found"),
+        ("failed", {"model": "digits"}, 409, "model_failed"),
     ],
 )
 async def test_a_job_is_of_a_model_that_is_served(world, backend, state, asked, status, code):
