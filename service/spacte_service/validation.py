@@ -32,7 +32,7 @@ EXAMPLES = {
     "k_consensus": "3",
     "resize": "true",
     "enlarge": "true",
-    "convert": "true",
+    "convert": '["channels"]',
     "method": '"rcp1"',
     "seed": '"0123456789abcdef0123456789abcdef"',
 }
