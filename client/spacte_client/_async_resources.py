@@ -64,15 +64,18 @@ class AsyncJobs(Resource[AsyncConnection]):
 
     async def create(
         self,
-        input: JobInput | File | Mapping[str, Any],  # noqa: A002  the name in the API
+        input: JobInput | File | Mapping[str, Any] | None = None,  # noqa: A002  the name in the API
         *,
+        base_job: str | None = None,
         params: CertifyParams | Mapping[str, Any] | None = None,
         metadata: Mapping[str, str] | None = None,
         idempotency_key: str | None = None,
         **options: Unpack[CertifyOptions],
     ) -> Job:
         """Submit a job; see `Jobs.create`."""
-        return await self._connection.send(job_calls.create_job(input, params, options, metadata, idempotency_key))
+        return await self._connection.send(
+            job_calls.create_job(input, base_job, params, options, metadata, idempotency_key)
+        )
 
     async def list(
         self, *, limit: int | None = None, after: str | None = None, state: JobState | None = None

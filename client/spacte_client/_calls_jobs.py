@@ -34,7 +34,8 @@ def delete_file(file_id: str) -> Call[None]:
 
 
 def create_job(
-    source: JobInput | File | Mapping[str, Any],
+    source: JobInput | File | Mapping[str, Any] | None,
+    base_job: str | None,
     params: CertifyParams | Mapping[str, Any] | None,
     options: Mapping[str, Any],
     metadata: Mapping[str, str] | None,
@@ -44,13 +45,15 @@ def create_job(
     named = params.model_dump(exclude_unset=True) if isinstance(params, CertifyParams) else params or {}
     fields: dict[str, Any] = {
         "input": {"type": "file", "file_id": source.id} if isinstance(source, File) else source,
+        "base_job": base_job,
         "model": options.get("model"),
         "params": {**named, **{name: value for name, value in options.items() if name != "model"}},
         "metadata": metadata,
     }
     request = validated(JobRequest, {k: v for k, v in fields.items() if v is not None}, "jobs.create")
     body = request.model_dump(mode="json", exclude_unset=True)
-    body["input"] = request.input.model_dump(mode="json", exclude_none=True)
+    if request.input is not None:
+        body["input"] = request.input.model_dump(mode="json", exclude_none=True)
     return post("/v1/jobs", answer(Job), key=key, body={"json": body})
 
 

@@ -2,7 +2,7 @@
 
 import difflib
 from collections.abc import Mapping
-from typing import Any, TypedDict, TypeVar
+from typing import Any, Literal, TypedDict, TypeVar
 
 from pydantic import BaseModel, ValidationError
 
@@ -50,6 +50,8 @@ class CertifyOptions(PredictOptions, total=False):
     """Stop when drawing on to `n` can add less than this to the radius."""
     deadline_ms: int | None
     """Answer by then with the radius that is proven so far."""
+    certify: Literal["fp32"] | None
+    """`fp32`: certify the plain float32 network, whatever casts the votes; goes with a fixed `n`."""
 
 
 class SetOptions(TypedDict, total=False):

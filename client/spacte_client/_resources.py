@@ -74,8 +74,9 @@ class Jobs(Resource[Connection]):
 
     def create(
         self,
-        input: JobInput | File | Mapping[str, Any],  # noqa: A002  the name in the API
+        input: JobInput | File | Mapping[str, Any] | None = None,  # noqa: A002  the name in the API
         *,
+        base_job: str | None = None,
         params: CertifyParams | Mapping[str, Any] | None = None,
         metadata: Mapping[str, str] | None = None,
         idempotency_key: str | None = None,
@@ -85,12 +86,14 @@ class Jobs(Resource[Connection]):
 
         Args:
             input: an uploaded file, or a job input such as `{"type": "dataset", "name": "digits"}`.
+            base_job: in place of it, the id of a job whose images are certified again for a changed model: its
+                certificates are carried over where that takes fewer noises. Its options are taken over.
             params: options of every certificate as one object, as the API has them.
             metadata: the caller's own notes, kept with the job.
             idempotency_key: the same key within 24 hours gives the same job; made where none is given.
             options: those of `params` by name; see `CertifyOptions`. They win where both are given.
         """
-        return self._connection.send(job_calls.create_job(input, params, options, metadata, idempotency_key))
+        return self._connection.send(job_calls.create_job(input, base_job, params, options, metadata, idempotency_key))
 
     def list(self, *, limit: int | None = None, after: str | None = None, state: JobState | None = None) -> Page[Job]:
         """A page of `limit` jobs, of one state or of all, newest first, from the one after id `after`.

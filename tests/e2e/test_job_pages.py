@@ -126,3 +126,20 @@ def test_jobs_are_compared_in_one_plot(page: "Page", line: "Locator", client: Cl
     page.wait_for_selector("#accuracy path.line >> nth=1")
     assert page.locator("#accuracy path.band").count() == 2
     assert finished.id != again.id
+
+
+def test_a_changed_model_is_compared_with_its_base_job(
+    page: "Page", address: str, client: Client, finished: Job
+) -> None:
+    from playwright.sync_api import expect
+
+    again = client.jobs.wait(client.jobs.create(base_job=finished.id).id, timeout=240)
+    page.goto(f"{address}/jobs")
+    line = page.locator(f'tr[data-job="{again.id}"]')
+    line.get_by_role("button").click()
+    expect(page.locator("#changes-text")).to_contain_text(f"Against {finished.id}: of {IMAGES} certificates")
+    expect(page.locator("#changes-text")).to_contain_text("No image got worse.")
+    expect(page.locator("#compared tbody tr")).to_have_count(3)
+    line.locator("input[type=checkbox]").check()
+    page.wait_for_selector("#accuracy path.line.base")
+    assert "before the change" in page.inner_text("#accuracy")

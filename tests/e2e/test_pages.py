@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from typer.testing import CliRunner
 
 if TYPE_CHECKING:
     from playwright.sync_api import Page
@@ -73,6 +74,33 @@ def test_of_a_thousand_classes_ten_are_shown_and_the_others_found(page: "Page") 
     assert page.locator("#votes .vote").count() == 10
     page.fill("#class-search", "plant")
     assert page.inner_text("#votes") == "No class has a name like that."
+
+
+def test_the_classes_that_hold_the_true_one_are_chips(page: "Page", models: Path) -> None:
+    from spacte_workers.calibrate import calibrate_app
+
+    arguments = [str(models / "digits"), "--data", "digits", "--images", "100", "--noises", "10"]
+    assert CliRunner().invoke(calibrate_app, arguments).exit_code == 0
+    page.reload()
+    page.wait_for_selector("#samples button")
+    page.click("#samples button >> nth=0")
+    certify(page)
+    page.wait_for_selector("#chips li")
+    shows(page, "set-text", "For 90 of 100 images")
+
+
+def test_the_radius_is_bracketed(page: "Page") -> None:
+    page.click("#samples button >> nth=0")
+    certify(page)
+    page.click("#attack")
+    # The model always answers 2, so an attack finds nothing, and says so.
+    shows(page, "interval", "the attack found no image with another one")
+    shown = page.evaluate("""async () => {
+        const { sentence } = await import("/web/js/more.js");
+        const adversarial = { data: "", label_name: "seven" };
+        return sentence({ lower: 0.4199, upper: 0.5701, adversarial, certificate: {} })[0];
+    }""")
+    assert "between 0.41 and 0.58" in shown
 
 
 def test_an_image_is_dropped(page: "Page", models: Path) -> None:

@@ -96,6 +96,10 @@ def verify(
         Path | None, Option(metavar="CHECKPOINT", help="Draw all votes again with this checkpoint folder.")
     ] = None,
     image: Annotated[Path | None, Option(metavar="FILE", help="The image that was certified; with --replay.")] = None,
+    base: Annotated[
+        Path | None,
+        Option(metavar="CHECKPOINT", help="With --replay: the checkpoint of a carried certificate's votes [the same]."),
+    ] = None,
     resize: Annotated[
         bool, Option("--resize", help="Resize the image; certificates of today say so themselves.")
     ] = False,
@@ -129,7 +133,7 @@ def verify(
     for where, one in certificates:
         findings = check(one)
         if replay is not None and image is not None and not findings:
-            findings = _replay(one, replay, image, resize, device)
+            findings = _replay(one, (replay, base), image, resize, device)
         wrong += bool(findings)
         about = notes(one)
         noted.update(about)
@@ -213,10 +217,14 @@ def _read(path: Path, text: str) -> list[tuple[str, Any]]:
     return found
 
 
-def _replay(certificate: Any, checkpoint: Path, image: Path, resize: bool, device: str | None) -> list[str]:
+def _replay(
+    certificate: Any, checkpoints: tuple[Path, Path | None], image: Path, resize: bool, device: str | None
+) -> list[str]:
+    """Draw the votes again; `checkpoints` are the model's, and that of a carried certificate's votes."""
     from spacte_core.checkpoint import load_checkpoint
     from spacte_core.errors import UserError
     from spacte_core.hardware import choose_device
+    from spacte_workers.certification.carrying import voted_by
     from spacte_workers.certification.certificates import KERNELS, preprocessing, software_versions
     from spacte_workers.certification.verify import replay
 
@@ -225,7 +233,7 @@ def _replay(certificate: Any, checkpoint: Path, image: Path, resize: bool, devic
 
     try:
         place = choose_device(device)
-        loaded = load_checkpoint(checkpoint)
+        loaded, *others = (load_checkpoint(path) for path in checkpoints if path is not None)
         net = loaded.config.model
         asked = asked_by(certificate.preprocessing, resize)
         pixels = decode_image(
@@ -249,12 +257,17 @@ def _replay(certificate: Any, checkpoint: Path, image: Path, resize: bool, devic
     if findings:
         return findings
     try:
-        engine = _engine_of(certificate, loaded, place)
-        findings = replay(certificate, engine, pixels, class_names=loaded.config.class_names)
+        votes = voted_by(certificate)
+        voter = others[0] if others else loaded
+        if voter.version != votes.model_version:
+            return [f"carried: name the checkpoint of version {votes.model_version} with --base, which cast the votes."]
+        engine = _engine_of(votes, voter, place)
+        about = None if certificate.carried is None else _engine_of(certificate, loaded, place)
+        findings = replay(certificate, engine, pixels, about=about, class_names=loaded.config.class_names)
     except (EngineError, BadImageError) as error:
         raise typer.TyperException(f"The votes cannot be drawn again here: {error}") from error
     if findings:
-        made = {name: certificate.versions.get(name, "unknown") for name in ("torch", KERNELS)}
+        made = {name: votes.versions.get(name, "unknown") for name in ("torch", KERNELS)}
         findings.append(
             f"replay: drawn on {place.type} with torch {software_versions()['torch']} and kernels {engine.kernels}, "
             f"certified with torch {made['torch']} and kernels {made[KERNELS]}; another kind of device (--device), "

@@ -3,6 +3,8 @@
 import time
 import uuid
 from collections.abc import Sequence
+from dataclasses import replace
+from functools import cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
@@ -28,15 +30,16 @@ from spacte_core.preprocessing import Preprocessing
 from spacte_workers.certification.algorithm import Certification, CertifySpec, noise_error
 from spacte_workers.certification.attack import Adversarial, Attack, AttackSpec, attack
 from spacte_workers.certification.canonical import bound_to_noise
+from spacte_workers.certification.carrying import carried_over, differences, reference_pairs, selected_class
 from spacte_workers.certification.prediction import PredictionRun, PredictSpec
 from spacte_workers.certification.prediction_sets import LogitsRun, SetSpec
-from spacte_workers.certification.sampling_run import SamplingRun
 from spacte_workers.certification.set_calibration import load_calibration
 from spacte_workers.engine.precision_rule import MIN_AGREEMENT
 from spacte_workers.seeds import fresh_seed, seed_of
 
 from .certification import certificates, set_answers
 from .deadlines import Deadline
+from .drawing import advance, draw
 from .errors import BadParameterError, NotCalibratedError, check_consensus
 from .images import BadImageError, asked_of, decode_image, from_array, image_sha256
 from .shards import Image
@@ -45,11 +48,12 @@ if TYPE_CHECKING:
     import torch
     from torch import nn
 
-Params = TypeVar("Params", bound=ImageParams)
-OutcomeT = TypeVar("OutcomeT")
+    from .engine import Engine
 
-_SHARD_SECONDS = 0.2
-"""How long a call of the engine takes at most. Chosen: a deadline, looked at between calls, is missed by no more."""
+Params = TypeVar("Params", bound=ImageParams)
+
+_PLAIN: dict[str, Any] = {"precision": "fp32", "kernels": "plain", "portable": False}
+"""Options of the engine that computes the plain float32 network."""
 
 
 class LocalCertifier:
@@ -110,7 +114,7 @@ class LocalCertifier:
             class_names = tuple(checkpoint.config.class_names)
             self._stated = checkpoint.config.pictures
             sigma = checkpoint.config.sigma if sigma is None else sigma
-            self.engine = Engine.from_checkpoint(checkpoint, sigma=sigma, **options)
+            make = partial(Engine.from_checkpoint, checkpoint)
         else:
             if sigma is None or num_classes is None or input_shape is None:
                 raise ValueError("A bare module says nothing of itself: pass sigma, num_classes and input_shape.")
@@ -118,7 +122,9 @@ class LocalCertifier:
             self._folder = None
             name, version, class_names = "module", "", tuple(str(k) for k in range(num_classes))
             options |= {"input_shape": input_shape, "num_classes": num_classes, "examples": examples}
-            self.engine = Engine(module_or_checkpoint, sigma=sigma, **options)
+            make = partial(Engine, module_or_checkpoint)
+        self.engine = make(sigma=sigma, **options)
+        self._make_reference = partial(make, **(options | _PLAIN), sigma=sigma)
         self.sigma = sigma
         self._identity = certificates.ModelIdentity(
             name, version, class_names, self.engine.precision, self.engine.kernels
@@ -137,6 +143,7 @@ class LocalCertifier:
         tolerance: float | None = None,
         deadline_ms: int | None = None,
         k_consensus: int | None = None,
+        certify: Literal["fp32"] | None = None,
         seed: str | None = None,
         resize: bool = False,
         enlarge: bool = False,
@@ -156,6 +163,8 @@ class LocalCertifier:
             tolerance: stop when drawing on to `n` can add less than this to the radius.
             deadline_ms: answer by then with what is proven.
             k_consensus: heads that must agree for a vote without the others.
+            certify: `fp32` certifies the plain float32 network, whatever casts the votes: a tenth of `n` more noises
+                are voted on by both. Goes with a fixed `n` only.
             seed: 32 hex digits; default fresh. Choosing among seeds forfeits the guarantee.
             resize: scale an image file and crop its centre to the input, as in the checkpoint's training.
             enlarge: also where that enlarges it, so that the radius overstates that of the file.
@@ -177,6 +186,7 @@ class LocalCertifier:
             tolerance=tolerance,
             deadline_ms=deadline_ms,
             k_consensus=k_consensus,
+            certify=certify,
             seed=seed,
             resize=resize,
             enlarge=enlarge,
@@ -210,7 +220,7 @@ class LocalCertifier:
         sha256 = image_sha256(pixels)
         asked = PredictSpec.from_params(params, **self._noises(params))
         run = PredictionRun(bound_to_noise(asked, self._identity, sha256))
-        outcome = self._outcome(run, pixels)
+        outcome = draw(run, self.engine, pixels)
         return certificates.prediction(
             run.spec,
             outcome,
@@ -265,7 +275,7 @@ class LocalCertifier:
             spec,
             params,
             calibration,
-            self._outcome(LogitsRun(spec.scores), pixels),
+            draw(LogitsRun(spec.scores), self.engine, pixels),
             model,
             id=f"set_{uuid.uuid4().hex}",
             image=pixels,
@@ -289,32 +299,29 @@ class LocalCertifier:
         started = time.perf_counter()
         pixels = self._pixels(image, params)
         certificate = self._certify(pixels, params)
-        found = None
+        found, drawn = None, 0
         if not certificate.abstained:
             spec = AttackSpec.of(certificate, params, num_classes=self.engine.num_classes, seed=fresh_seed())
-            found = self._attack(attack(pixels, spec))
+            found, drawn = self._attack(attack(pixels, spec))
         return set_answers.bracket(
             certificate,
             found,
             self._identity,
             alpha_upper=params.alpha_upper,
+            attack_noises=drawn,
             elapsed_ms=(time.perf_counter() - started) * 1000,
         )
 
-    def _attack(self, steps: Attack) -> Adversarial | None:
-        """Draw what an attack asks for, until it ends."""
-        outcome = None
+    def _attack(self, steps: Attack) -> tuple[Adversarial | None, int]:
+        """Draw what an attack asks for, until it ends; and how many noises that took."""
+        outcome, drawn = None, 0
         while True:
             try:
                 drawing = steps.send(outcome)
             except StopIteration as end:
-                return end.value
-            outcome = self._outcome(drawing.run, drawing.image)
-
-    def _outcome(self, run: SamplingRun[OutcomeT], pixels: Image) -> OutcomeT:
-        while not run.done:
-            self._advance(run, pixels)
-        return run.outcome()
+                return end.value, drawn
+            outcome = draw(drawing.run, self.engine, drawing.image)
+            drawn += drawing.run.drawn
 
     def _certify(self, pixels: Image, params: CertifyParams) -> Certificate:
         started = time.perf_counter()
@@ -326,8 +333,8 @@ class LocalCertifier:
             if deadline.passed:
                 run.expire()
             else:
-                self._advance(run, pixels)
-        return certificates.certificate(
+                advance(run, self.engine, pixels)
+        certificate = certificates.certificate(
             run.spec,
             run.outcome(),
             self._identity,
@@ -337,21 +344,27 @@ class LocalCertifier:
             deadline_ms=params.deadline_ms,
             steps=pixels.steps,
         )
+        if params.certify is None:
+            return certificate
+        carried = self._about_reference(certificate, pixels)
+        return carried.model_copy(update={"elapsed_ms": (time.perf_counter() - started) * 1000})
+
+    @cached_property
+    def _reference(self) -> "Engine":
+        """The plain float32 network; made when it is first certified by other votes."""
+        return self._make_reference()
+
+    def _about_reference(self, certificate: Certificate, pixels: Image) -> Certificate:
+        """A certificate of the engine's votes carried over to the plain float32 network."""
+        about = replace(self._identity, precision=self._reference.precision, kernels=self._reference.kernels)
+        pairs = reference_pairs(certificate, about)
+        voter_N, about_N = (draw(pairs.run(), engine, pixels) for engine in (self.engine, self._reference))
+        return carried_over(certificate, about, differences(selected_class(certificate), voter_N, about_N), pairs)
 
     def _noises(self, params: PredictParams) -> dict[str, Any]:
         seed, seed_source = seed_of(params)
         known = {"sigma": self.sigma, "num_classes": self.engine.num_classes}
         return known | {"seed": seed, "seed_source": seed_source}
-
-    def _advance(self, run: SamplingRun[Any], pixels: Image) -> None:
-        """Draw the next shards in one call of the engine and give their votes back."""
-        batches = max(1, int(self.engine.measured_rate * _SHARD_SECONDS / self.engine.batch))
-        shards = run.next_shards(batches * self.engine.batch)
-        if not shards:
-            raise RuntimeError("a run that is not done has nothing to draw, though nothing is in flight")
-        votes = self.engine.votes_many([(pixels, shard) for shard in shards])
-        for shard, counted in zip(shards, votes, strict=True):
-            run.give(shard, counted)
 
     def _checked(self, kind: type[Params], **options: Any) -> Params:
         """The options as the service would take them.

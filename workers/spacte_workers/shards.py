@@ -31,6 +31,7 @@ class Phase(IntEnum):
     SCORES = 3
     ATTACK = 4
     DISAGREEMENT = 5
+    PILOT = 6
 
 
 @dataclass(frozen=True, slots=True)

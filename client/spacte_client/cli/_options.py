@@ -4,7 +4,7 @@ import os
 from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
@@ -49,6 +49,10 @@ Tolerance = Annotated[
 ]
 DeadlineMs = Annotated[
     int | None, typer.Option("--deadline-ms", min=1, help="Answer by then with the radius proven so far.")
+]
+Certify = Annotated[
+    Literal["fp32"] | None,
+    typer.Option(help="Certify the plain float32 network, whatever casts the votes; with a fixed number of noises."),
 ]
 KConsensus = Annotated[
     int | None, typer.Option("--k-consensus", min=1, help="If the first k heads agree, their class is the vote.")

@@ -41,6 +41,7 @@ def certify(
     tolerance: opt.Tolerance = None,
     deadline_ms: opt.DeadlineMs = None,
     k_consensus: opt.KConsensus = None,
+    certify: opt.Certify = None,
     resize: opt.Resize = False,
     enlarge: opt.Enlarge = False,
     convert: opt.Convert = None,
@@ -67,13 +68,13 @@ def certify(
     options = opt.provided(
         model=model, n=n, alpha=alpha, sigma=sigma, noise=noise, k_consensus=k_consensus, resize=resize, seed=seed
     )
-    options |= opt.provided(enlarge=enlarge, convert=convert or None)
+    options |= opt.provided(enlarge=enlarge, convert=convert or None, certify=certify)
     options |= opt.provided(
         n0=n0, bound=bound, target_radius=target_radius, tolerance=tolerance, deadline_ms=deadline_ms
     )
     terminal = Console(stderr=True, highlight=False)
     if live is None:
-        live = Console().is_terminal and terminal.is_terminal and not as_json
+        live = Console().is_terminal and terminal.is_terminal and not as_json and certify is None
     with opt.connect(base_url, api_key, timeout) as client:
         certifier = ImageCertifier(client, options, terminal if live else None)
         names = ClassNames(client) if votes else None

@@ -1,6 +1,7 @@
 """`spacte jobs`: submit, watch and read batch jobs."""
 
 import json
+from collections.abc import Iterator
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, NoReturn
@@ -15,10 +16,13 @@ from ._watch import counts_text, watch_job
 
 if TYPE_CHECKING:
     from spacte_client._client import Client
-    from spacte_client.types import Job
+    from spacte_client.types import Job, Recertified
 
 DETACHED = 130
 """Exit status after Ctrl-C: what a shell gives for SIGINT, 128 + 2."""
+
+WORST = 10
+"""Images that got worse, as listed. Chosen: a screen; `--json` has more."""
 
 jobs_app = typer.Typer(
     help="Certify whole data sets, as jobs of the gateway.", no_args_is_help=True, rich_markup_mode=None
@@ -51,6 +55,7 @@ def submit(
     target_radius: opt.TargetRadius = None,
     tolerance: opt.Tolerance = None,
     k_consensus: opt.KConsensus = None,
+    certify: opt.Certify = None,
     resize: opt.Resize = False,
     enlarge: opt.Enlarge = False,
     convert: opt.Convert = None,
@@ -65,10 +70,34 @@ def submit(
     options = opt.provided(
         model=model, n0=n0, n=n, alpha=alpha, sigma=sigma, noise=noise, k_consensus=k_consensus, resize=resize
     )
-    options |= opt.provided(enlarge=enlarge, convert=convert or None)
+    options |= opt.provided(enlarge=enlarge, convert=convert or None, certify=certify)
     options |= opt.provided(bound=bound, target_radius=target_radius, tolerance=tolerance)
     with opt.connect(base_url, api_key) as client:
         job = client.jobs.create(job_input(client, source, selection, columns), **options)
+        if not wait_for_it:
+            show_job(job, as_json=as_json)
+            return
+        if not as_json:
+            typer.echo(f"{job.id} {job.state}")
+        watch_and_exit(client, job.id, as_json=as_json)
+
+
+@jobs_app.command()
+def recertify(
+    job_id: Annotated[str, typer.Argument(metavar="ID", help="A job that has succeeded, job_...")],
+    model: opt.ModelName = None,
+    wait_for_it: Annotated[bool, typer.Option("--wait", help="Watch it to its end.")] = False,
+    as_json: AsJson = False,
+    base_url: BaseUrl = None,
+    api_key: ApiKey = None,
+) -> None:
+    """Certify the images of a job again, for a changed model: the one of that name now, or --model.
+
+    Certificates are carried over where that takes fewer noises, and made anew elsewhere; `spacte jobs summary` says
+    what got worse.
+    """
+    with opt.connect(base_url, api_key) as client:
+        job = client.jobs.create(base_job=job_id, **opt.provided(model=model))
         if not wait_for_it:
             show_job(job, as_json=as_json)
             return
@@ -202,6 +231,24 @@ def summary(job_id: JobId, as_json: AsJson = False, base_url: BaseUrl = None, ap
         typer.echo(f"at {row.radius:g}: {row.value:.1%} [{row.low:.1%}, {row.high:.1%}]")
     if found.statement:
         typer.echo(found.statement)
+    if found.recertified is not None:
+        for line in recertified_lines(found.recertified):
+            typer.echo(line)
+
+
+def recertified_lines(found: "Recertified") -> Iterator[str]:
+    """What became of the base job's certificates, for people."""
+    anew = found.images - found.carried
+    yield f"Against {found.base_job}: {found.carried:,} certificates carried over, {anew:,} made anew."
+    yield f"{found.votes:,} votes, where the base job took {found.votes_from_scratch:,}."
+    for pair in found.compared:
+        yield f"at {pair.radius:g}: {pair.before:.1%} before, {pair.after:.1%} after, p {pair.p_value:.2g}"
+    yield f"{len(found.worse):,} images got worse{':' if found.worse else '.'}"
+    for image in found.worse[:WORST]:
+        yield (
+            f"  image {image.index}: class {image.label_before} up to {image.radius_before:g} before, class "
+            f"{image.label} up to {image.radius:g} after"
+        )
 
 
 def job_input(client: "Client", source: str, selection: dict[str, Any], columns: dict[str, Any]) -> Any:

@@ -1,6 +1,8 @@
 """The certified radius from below and from above: `POST /v1/brackets`."""
 
-from pydantic import Field
+from typing import Self
+
+from pydantic import Field, model_validator
 
 from ._base import AnswerModel
 from .certificates import MAX_SAMPLES, Certificate, CertifyParams, ImageSource
@@ -17,6 +19,12 @@ class BracketParams(CertifyParams):
     n_upper: int = Field(
         default=10_000, ge=100, le=MAX_SAMPLES, description="The most noises to draw for each test of an attack."
     )
+
+    @model_validator(mode="after")
+    def _of_what_votes(self) -> Self:
+        if self.certify is not None:
+            raise ValueError("an attack asks what votes, and `certify` is about another function: leave it out")
+        return self
 
 
 class BracketRequest(BracketParams):
@@ -48,4 +56,7 @@ class Bracket(AnswerModel):
     alpha_upper: float = Field(description="Probability that `upper` is false, over the noise.")
     certificate: Certificate = Field(description="What `lower` rests on.")
     adversarial: AdversarialImage | None = Field(description="What `upper` rests on.")
+    attack_noises: int = Field(
+        default=0, ge=0, description="Noises drawn by the attack: for gradients, votes on the way, and tests."
+    )
     elapsed_ms: float = Field(description="From the request's arrival to its answer.")

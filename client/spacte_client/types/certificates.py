@@ -11,6 +11,7 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from ._base import AnswerModel, RequestModel
+from .carried import Carried, Precision
 from .signatures import Envelope
 
 __all__ = [
@@ -26,7 +27,6 @@ __all__ = [
     "ImageParams",
     "ImageSource",
     "Noise",
-    "Precision",
     "PredictBatchRequest",
     "PredictParams",
     "PredictRequest",
@@ -57,7 +57,6 @@ Conversion = Literal["channels", "orientation", "depth", "transparency"]
 RequestedBound = Literal["auto", "clopper_pearson", "two_class"]
 SeedSource = Literal["service", "caller"]
 Noise = Literal["grid", "float"]
-Precision = Literal["fp32", "bf16", "int8"]
 StopReason = Literal["n_max", "target", "futility", "unprovable", "tolerance", "deadline", "cancelled"]
 
 
@@ -138,6 +137,11 @@ class CertifyParams(PredictParams):
     )
     deadline_ms: int | None = Field(
         default=None, ge=1, le=MAX_DEADLINE_MS, description="Answer by then with the radius that is proven so far."
+    )
+    certify: Literal["fp32"] | None = Field(
+        default=None,
+        description="Certify the plain float32 network, whatever casts the votes: a tenth of `n` more noises are voted "
+        "on by both, and what they differ in is taken off. Goes with a fixed `n` only.",
     )
 
 
@@ -277,6 +281,11 @@ class Certificate(AnswerModel):
     created_at: datetime = Field(description="When it was made, UTC.")
     elapsed_ms: float = Field(description="From the request's arrival to its answer.")
     queue_ms: float = Field(description="Part of `elapsed_ms` before the first noise was drawn.")
+    carried: Carried | None = Field(
+        default=None,
+        description="Where another function than `model` at `precision` cast the votes: which, and what carries them "
+        "over. `p_lower` and `radius` are about `model`.",
+    )
     signature: Envelope | None = Field(
         default=None, description="Over all other fields, where the service signs; `spacte verify --key` checks it."
     )

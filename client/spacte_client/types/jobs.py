@@ -1,18 +1,18 @@
 """Batch jobs: a data set in, one certificate for every image out."""
 
 from datetime import datetime
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Self
 
-from pydantic import AfterValidator, Field
+from pydantic import AfterValidator, Field, model_validator
 
 from ._base import AnswerModel, PageInfo, RequestModel
 from .certificates import Certificate, CertifyParams
+from .recertification import CertifiedAccuracy, Recertified
 
 __all__ = [
     "RESUMABLE_STATES",
     "TERMINAL_STATES",
     "CertificateRecord",
-    "CertifiedAccuracy",
     "DatasetInput",
     "ErrorRecord",
     "FileInput",
@@ -95,14 +95,30 @@ def _without_model(params: CertifyParams) -> CertifyParams:
 class JobRequest(RequestModel):
     """Body of `POST /v1/jobs`."""
 
-    input: JobInput = Field(description="The images.")
-    model: str | None = Field(default=None, description="The model's name; optional where one model is loaded.")
+    input: JobInput | None = Field(default=None, description="The images; left out with `base_job`.")
+    base_job: str | None = Field(
+        default=None,
+        description="The id of a job that has succeeded: its images again, for a changed model. Its certificates are "
+        "carried over where that takes fewer noises, else made anew; input and `params` are those of that job.",
+    )
+    model: str | None = Field(
+        default=None,
+        description="The model's name; optional where one model is loaded, and with `base_job`, whose it is then.",
+    )
     params: Annotated[CertifyParams, AfterValidator(_without_model)] = Field(
         default_factory=CertifyParams, description="Options of every certificate of the job."
     )
     metadata: dict[Annotated[str, Field(max_length=64)], Annotated[str, Field(max_length=512)]] = Field(
         default_factory=dict[str, str], max_length=16, description="The caller's own notes, kept with the job."
     )
+
+    @model_validator(mode="after")
+    def _either_images_or_a_job(self) -> Self:
+        if (self.input is None) == (self.base_job is None):
+            raise ValueError("name either the images by `input`, or a job of theirs by `base_job`")
+        if self.base_job is not None and self.params != CertifyParams():
+            raise ValueError("with `base_job` the options are those of that job: leave `params` out")
+        return self
 
 
 class JobCounts(AnswerModel):
@@ -137,6 +153,7 @@ class Job(AnswerModel):
     )
     counts: JobCounts = Field(description="How far it is.")
     input: JobInput = Field(description="The images, as they were asked for.")
+    base_job: str | None = Field(default=None, description="The job whose certificates it carries over, if any.")
     model: str = Field(description="The model's name.")
     model_version: str | None = Field(default=None, description="SHA-256 over the checkpoint that the job is bound to.")
     input_sha256: str | None = Field(default=None, description=INPUT_SHA256)
@@ -175,6 +192,9 @@ class CertificateRecord(Certificate):
         default=None, description="Whether `label` is `true_label`; null without a true class."
     )
     input_sha256: str | None = Field(default=None, description=INPUT_SHA256)
+    votes: int | None = Field(
+        default=None, description="Votes cast for it by either model, where the job has a `base_job`."
+    )
     begun: int | None = Field(default=None, description=BEGUN)
     previous_sha256: str | None = Field(default=None, description=PREVIOUS_SHA256)
 
@@ -194,15 +214,6 @@ class ErrorRecord(AnswerModel):
 
 JobRecord = Annotated[CertificateRecord | ErrorRecord, Field(discriminator="outcome")]
 """One line of `GET /v1/jobs/{id}/results`."""
-
-
-class CertifiedAccuracy(AnswerModel):
-    """Share of images answered correctly with at least `radius`, and its exact binomial interval."""
-
-    radius: float = Field(ge=0, description="L2 radius in units of [0, 1] pixels.")
-    value: float = Field(ge=0, le=1, description="The share; an abstention counts as wrong.")
-    low: float = Field(ge=0, le=1, description="Lower end of the two-sided Clopper-Pearson interval.")
-    high: float = Field(ge=0, le=1, description="Upper end of the two-sided Clopper-Pearson interval.")
 
 
 class JobSummary(AnswerModel):
@@ -231,3 +242,6 @@ class JobSummary(AnswerModel):
         default=None, ge=0, description="With probability 1 - rho no more than so many certificates are false."
     )
     statement: str | None = Field(default=None, description="The same in one sentence.")
+    recertified: Recertified | None = Field(
+        default=None, description="Of a job with `base_job`: what became of that job's certificates."
+    )

@@ -68,6 +68,9 @@ class Model(AnswerModel):
     metrics: dict[str, float] = Field(
         default_factory=dict[str, float], description="Figures recorded when it was trained, e.g. `test_accuracy`."
     )
+    calibrated: bool = Field(
+        default=False, description="Whether `spacte calibrate` was run, so that `POST /v1/sets` answers."
+    )
     diagnosis: Diagnosis | None = Field(default=None, description="What `spacte diagnose` found for this version.")
 
     @property

@@ -6,7 +6,8 @@ from typing import Literal
 from pydantic import Field
 
 from ._base import AnswerModel
-from .certificates import MAX_RADIUS, ImageParams, ImageSource, Noise, Precision, Preprocessing
+from .carried import Precision
+from .certificates import MAX_RADIUS, ImageParams, ImageSource, Noise, Preprocessing
 
 __all__ = ["PredictionSet", "SetCalibration", "SetMethod", "SetParams", "SetRequest"]
 

@@ -85,6 +85,7 @@ def driver_command(row: "JobRow", folder: Path, jobs: JobSettings, samplers: Sam
 
 def spec_of(row: "JobRow") -> "JobSpec":
     """What the driver needs to know of a job: a function of its row, so that any gateway writes the same."""
+    from spacte_workers.batch.base_job import BaseJob
     from spacte_workers.batch.inputs import InputSpec
     from spacte_workers.batch.job_folder import JobSpec
 
@@ -97,4 +98,5 @@ def spec_of(row: "JobRow") -> "JobSpec":
         input=InputSpec.from_json(row.source),
         params=CertifyParams.model_validate(row.params | {"seed": row.seed}),
         seed_source="caller" if row.params.get("seed") else "service",
+        base=BaseJob(**row.base) if row.base else None,
     )

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from spacte_client.types import DatasetInput, FileInput, JobInput, Model
 from spacte_service.callers import Caller
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 class CountedInput:
     """An input that can be certified."""
 
+    asked: dict[str, Any]  # as the caller named it
     spec: "InputSpec"  # how the driver opens it
     total: int  # images
     file_id: str | None  # of the uploaded file, if it is one
@@ -54,7 +55,8 @@ def count_input(
             opened.close()
     except InputError as error:
         raise field_error("/input", str(error)) from None
-    return CountedInput(spec, total, source.file_id if isinstance(source, FileInput) else None)
+    asked = source.model_dump(mode="json")
+    return CountedInput(asked, spec, total, source.file_id if isinstance(source, FileInput) else None)
 
 
 def _resolve(source: JobInput, settings: JobSettings, uploads: Uploads, fetched: Path, caller: Caller) -> "InputSpec":

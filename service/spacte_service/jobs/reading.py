@@ -100,8 +100,9 @@ class JobReader:
 
     def summary(self, job_id: str) -> JobSummary:
         """What the finished images show together, now. It blocks."""
-        path = self._folder.job(job_id).results_file
-        return _summary(path, path.stat().st_size if path.exists() else 0)
+        folder = self._folder.job(job_id)
+        path = folder.results_file
+        return _summary(folder.path, path.stat().st_size if path.exists() else 0)
 
     def attestation(self, row: "JobRow", signer: Signer) -> Envelope:
         """The signature over a job, its summary and the whole lines of its results. It blocks.
@@ -140,10 +141,11 @@ def _changed(path: Path, _size: int, _mtime: int, count: int, sha256: str | None
 
 
 @lru_cache(SUMMARIES_KEPT)
-def _summary(results_file: Path, size: int) -> JobSummary:  # noqa: ARG001  the file only grows: another size, another summary
-    from spacte_workers.batch.results import read_results
+def _summary(folder: Path, size: int) -> JobSummary:  # noqa: ARG001  results only grow: another size, another summary
+    from spacte_workers.batch.job_folder import JobFolder
+    from spacte_workers.batch.summary import summarize_folder
 
-    return _summary_of(read_results(results_file))
+    return summarize_folder(JobFolder(folder))
 
 
 def _summary_of(records: Iterable[dict[str, Any]]) -> JobSummary:

@@ -13,6 +13,7 @@ from spacte_client.types import (
     TERMINAL_STATES,
     CertifyParams,
     Job,
+    JobInput,
     JobList,
     JobRequest,
     JobState,
@@ -31,6 +32,7 @@ from spacte_service.worker_errors import RETRY_AFTER_S
 from spacte_workers.errors import BadParameterError, check_consensus
 from spacte_workers.seeds import fresh_seed
 
+from .base_jobs import base_columns, check_base, copy_results
 from .checkpoints import keep_checkpoint
 from .data_folder import DataFolder, spec_of
 from .inputs import CountedInput, count_input
@@ -172,24 +174,51 @@ class JobService:
         from spacte_service.store.idempotency import InProgressError
         from spacte_service.store.jobs import FileGoneError
 
-        model = self._model(request.model)
-        _check_params(request.params, model)
-        counted = count_input(
-            request.input, model, self._settings, self._uploads, self._folder.fetched, caller, self._decoding.inputs
-        )
+        base = None if request.base_job is None else self._base(request.base_job, caller)
+        model = self._model(request.model or (None if base is None else base.model))
+        if base is not None:
+            check_base(base, model)
+            params = CertifyParams.model_validate(base.params | {"seed": None})
+            counted = CountedInput(base.input, spec_of(base).input, base.total, base.file_id)
+        else:
+            params = request.params
+            counted = self._counted(request.input, model, caller)
+        _check_params(params, model)
         checkpoint = self._folder.checkpoint(model.name, model.version)
         keep_checkpoint(self._models, model.name, model.version, checkpoint)
-        row = _row(request, model, counted, str(checkpoint), caller)
-        noises = counted.total * (request.params.n0 + request.params.n)
+        row = _row(request.metadata, params, model, counted, str(checkpoint), caller, base)
+        noises = counted.total * (params.n0 + params.n)
+        if base is not None:
+            copy_results(self._folder.job(base.id), self._folder.job(row.id))
         try:
             with self._quotas.noises(caller.id, caller.quotas, noises), quotas_as_problems():
                 answer = job_of(row).model_dump(mode="json")
                 self._store.jobs.add(row, claim, answer, most_active=caller.quotas.jobs)
-        except FileGoneError:
-            raise field_error("/input/file_id", "The file was deleted just now; upload it again.") from None
-        except InProgressError:
-            raise in_progress("Another request with this Idempotency-Key has taken over") from None
+        except BaseException as error:
+            shutil.rmtree(self._folder.job(row.id).path, ignore_errors=True)
+            if isinstance(error, FileGoneError):
+                raise field_error("/input/file_id", "The file was deleted just now; upload it again.") from None
+            if isinstance(error, InProgressError):
+                raise in_progress("Another request with this Idempotency-Key has taken over") from None
+            raise
         return job_of(row)
+
+    def _base(self, job_id: str, caller: Caller) -> "JobRow":
+        """The job whose certificates are to be carried over.
+
+        Raises ProblemError: 404, the caller sees none; 409, its results or its input are not what they were.
+        """
+        row = self.get(job_id, caller)
+        self._reader.check(row)
+        self._check_input(row)
+        return row
+
+    def _counted(self, source: JobInput | None, model: Model, caller: Caller) -> CountedInput:
+        if source is None:
+            raise ProblemError("bad_request", "Name the images of the job by `input`.")
+        return count_input(
+            source, model, self._settings, self._uploads, self._folder.fetched, caller, self._decoding.inputs
+        )
 
     def _model(self, name: str | None) -> Model:
         """The model that a job is about; it must be served, so that its precision is known.
@@ -246,6 +275,8 @@ def _loading(what: str) -> ProblemError:
 
 
 def _check_params(params: CertifyParams, model: Model) -> None:
+    from spacte_workers.certification.algorithm import check_certify
+
     if params.deadline_ms is not None:
         sentence = "A job's results do not depend on time; use `target_radius` or `tolerance` to stop early."
         raise field_error("/params/deadline_ms", sentence)
@@ -254,12 +285,24 @@ def _check_params(params: CertifyParams, model: Model) -> None:
         sentence = f"Model {model.name} is served at sigma {served} only; ask for that, or leave it out."
         raise field_error("/params/sigma", sentence)
     try:
+        check_certify(params)
+    except BadParameterError as error:
+        raise field_error("/params/certify", str(error)) from None
+    try:
         check_consensus(params.k_consensus, model.heads, f"Model {model.name}")
     except BadParameterError as error:
         raise field_error("/params/k_consensus", str(error)) from None
 
 
-def _row(request: JobRequest, model: Model, counted: CountedInput, checkpoint: str, caller: Caller) -> "JobRow":
+def _row(
+    notes: dict[str, str],
+    params: CertifyParams,
+    model: Model,
+    counted: CountedInput,
+    checkpoint: str,
+    caller: Caller,
+    base: "JobRow | None",
+) -> "JobRow":
     from spacte_service.store.schema import JobRow
 
     job_id = new_id("job")
@@ -273,18 +316,19 @@ def _row(request: JobRequest, model: Model, counted: CountedInput, checkpoint: s
         model_version=model.version,
         checkpoint=checkpoint,
         precision=model.precision or "fp32",
-        input=request.input.model_dump(mode="json"),
+        input=counted.asked,
         source=counted.spec.to_json(),
         file_id=counted.file_id,
-        params=request.params.model_dump(mode="json"),
+        params=params.model_dump(mode="json"),
         # Drawn only now, when the images are here, so that none can be made for a seed.
-        seed=request.params.seed or fresh_seed(),
-        notes=request.metadata,
+        seed=params.seed or fresh_seed(),
+        notes=notes,
         created_at=now,
         changed_at=now,
         attempt=1,
         submission_id=f"{job_id}-1",
         total=counted.total,
+        base=None if base is None else base_columns(base),
         certified=0,
         abstained=0,
         errored=0,

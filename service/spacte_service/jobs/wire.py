@@ -29,6 +29,7 @@ def job_of(row: "JobRow", *, stalled: bool = False) -> Job:
             remaining=row.total - row.done,
         ),
         input=_INPUT.validate_python(row.input),
+        base_job=row.base["id"] if row.base else None,
         model=row.model,
         model_version=row.model_version,
         input_sha256=row.source.get("sha256"),

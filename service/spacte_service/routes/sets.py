@@ -65,11 +65,14 @@ async def bracket(
 
     Where the attack finds no such image, `upper` is null: nothing is said then.
     """
+    from spacte_workers.certification.attack import most_noises
+
     body = await bodies.of_one_image(request, caller, BracketParams, BracketRequest)
     params = body.params
-    with quotas.noises(caller.id, caller.quotas, params.n0 + params.n + params.n_upper) as noises:
-        asked = ImageRequest(body.images[0], params, arrival, request.state.arrived)
-        answer = await tasks.run(request, images.bracket(asked))
+    asked = params.n0 + params.n + most_noises(params.n_upper)
+    with quotas.noises(caller.id, caller.quotas, asked) as noises:
+        about = ImageRequest(body.images[0], params, arrival, request.state.arrived)
+        answer = await tasks.run(request, images.bracket(about))
         noises.drawn = answer.certificate.n0 + answer.certificate.n
-        noises.drawn += answer.adversarial.n if answer.adversarial else params.n_upper
+        noises.drawn += answer.attack_noises
     return answer

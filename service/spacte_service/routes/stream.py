@@ -18,7 +18,7 @@ from spacte_service.dependencies import TheBodies, TheImageRequests, TheLimits, 
 from spacte_service.disconnects import shut_down
 from spacte_service.image_requests import ImageRequest
 from spacte_service.open_streams import OpenStream
-from spacte_service.problems import ProblemError, internal, request_id_of, to_problem
+from spacte_service.problems import ProblemError, field_error, internal, request_id_of, to_problem
 from spacte_service.quotas import Noises
 
 from .answers import arrive
@@ -75,7 +75,13 @@ async def accept_stream(
 
 
 def with_stopping_rule(params: CertifyParams, deadline_ms: int) -> CertifyParams:
-    """The same options with a stopping rule: only then is the bound valid at every look, not just at `n`."""
+    """The same options with a stopping rule: only then is the bound valid at every look, not just at `n`.
+
+    Raises ProblemError: 422, `certify` is asked for, whose bound holds at the end alone.
+    """
+    if params.certify is not None:
+        sentence = "The bound of `certify` is not known before the last noise: ask for it with `POST /v1/certify`."
+        raise field_error("/certify", sentence)
     if params.deadline_ms or params.target_radius or params.tolerance:
         return params
     return params.model_copy(update={"deadline_ms": deadline_ms})

@@ -168,9 +168,11 @@ class Jobs(Table):
             return session.scalar(delete(JobRow).where(*ended).returning(JobRow.id)) is not None
 
     def checkpoints(self) -> set[str]:
-        """The checkpoints of all jobs."""
+        """The checkpoints of all jobs, and of their base jobs."""
         with self._reading() as session:
-            return set(session.scalars(select(JobRow.checkpoint).distinct()))
+            own = set(session.scalars(select(JobRow.checkpoint).distinct()))
+            bases = session.scalars(select(JobRow.base).where(JobRow.base.is_not(None)))
+            return own | {base["checkpoint"] for base in bases if base}
 
     def locations(self) -> set[str]:
         """Where the inputs of all jobs are."""

@@ -68,7 +68,8 @@ class JobRow(Base):
 
     `attempt` counts its drivers, and `submission_id` names the latest one on the cluster; `claimed_at` is
     when a gateway took it upon itself to submit that one. `results_sha256` is the hash of the last line of
-    its results, when they had as many as are counted. `seq` is the number of the latest event.
+    its results, when they had as many as are counted. `base` is the job whose certificates it carries over, as
+    `spacte_workers.batch.base_job.BaseJob` has it. `seq` is the number of the latest event.
     """
 
     __tablename__ = "jobs"
@@ -108,6 +109,7 @@ class JobRow(Base):
     abstained: Mapped[int] = mapped_column(BigInteger, default=0)
     errored: Mapped[int] = mapped_column(BigInteger, default=0)
     results_sha256: Mapped[str | None] = mapped_column(String(64))
+    base: Mapped[dict[str, Any] | None] = mapped_column(JSON(none_as_null=True))
     seq: Mapped[int] = mapped_column(BigInteger, default=0)
 
     @property

@@ -7,9 +7,10 @@ import httpx2
 import pytest
 from typer.testing import CliRunner
 
-from spacte_client.types import Bracket, PredictionSet
+from spacte_client.types import Bracket, Certificate, PredictionSet
 from spacte_service import Settings, create_app
 from spacte_workers.calibrate import calibrate_app
+from spacte_workers.certification.verify import check
 
 pytestmark = pytest.mark.slow
 
@@ -57,3 +58,33 @@ async def test_a_bracket(real: httpx2.AsyncClient, digit: bytes) -> None:
     assert found.lower == found.certificate.radius
     assert found.upper is None or found.upper > found.lower
     assert (found.upper is None) == (found.adversarial is None)
+
+
+async def test_float32_is_certified_by_other_votes(real: httpx2.AsyncClient, digit: bytes) -> None:
+    form = {"files": {"image": ("d.png", digit)}, "data": {"params": '{"n": 400, "certify": "fp32"}'}}
+    for _ in range(2):  # the plain network is loaded by the first
+        answer = await real.post("/v1/certify", **form)
+        assert answer.status_code == 200, answer.text
+        found = Certificate.model_validate(answer.json())
+        assert found.carried is not None
+        assert (found.precision, found.carried.pairs) == ("fp32", 40)
+        assert found.versions["kernels"].startswith("plain/")
+        assert check(found) == []
+
+
+@pytest.mark.parametrize("path", ["certify/stream", "brackets"])
+async def test_float32_is_not_certified_where_the_end_is_not_known(
+    real: httpx2.AsyncClient, digit: bytes, path: str
+) -> None:
+    form = {"files": {"image": ("d.png", digit)}, "data": {"params": '{"n": 400, "certify": "fp32"}'}}
+    refused = await real.post(f"/v1/{path}", **form)
+    assert (refused.status_code, refused.json()["code"]) == (422, "validation_failed")
+
+
+async def test_noises_of_gradients_count(real: httpx2.AsyncClient, digit: bytes) -> None:
+    form = {"files": {"image": ("d.png", digit)}, "data": {"params": '{"n": 300, "n_upper": 300}'}}
+    answer = await real.post("/v1/brackets", **form)
+    found = Bracket.model_validate(answer.json())
+    assert found.certificate.abstained == (found.attack_noises == 0)
+    if found.adversarial is not None:
+        assert found.attack_noises > found.adversarial.n

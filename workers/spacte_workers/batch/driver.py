@@ -13,11 +13,12 @@ from contextlib import suppress
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
-from spacte_client.types import Certificate
+from spacte_client.types import Certificate, CertifyParams
 from spacte_workers.errors import BadParameterError, NoWorkersError
 from spacte_workers.images import BadImageError, asked_of, from_array
 from spacte_workers.shards import Image
 
+from .base_job import Recertification
 from .chains import Record
 from .inputs import Row, Source
 from .inputs.pixels import asked_for
@@ -51,6 +52,7 @@ class Driver:
         runtime: decodes images and draws the noises.
         input_shape: (C, H, W) that the model takes.
         samplers: how many are alive now; asked again and again, because they come and go.
+        recertification: makes the certificates where the job has a base job.
         attempt: which driver of the job this is, from 1.
         on_progress: called with the contents of `progress.json` whenever it is written.
     """
@@ -64,16 +66,18 @@ class Driver:
         *,
         input_shape: tuple[int, ...],
         samplers: Callable[[], int],
+        recertification: Recertification | None = None,
         attempt: int = 1,
         on_progress: Callable[[dict[str, Any]], None] | None = None,
     ) -> None:
         self._folder = folder
         self._spec = spec
-        self._params = spec.params.model_copy(update={"model": spec.model})
+        self._params = named_params(spec)
         self._source = source
         self._runtime = runtime
         self._input_shape = input_shape
         self._samplers = samplers
+        self._recertification = recertification
         self._attempt = attempt
         self._on_progress = on_progress
         self._log = ResultsLog(folder.results_file)
@@ -177,12 +181,12 @@ class Driver:
         try:
             row = await asyncio.to_thread(self._source.read, index)
             image = await asyncio.to_thread(self._decode, row)
-            certificate = await self._certificate(index, image)
+            certificate, votes = await self._certificate(index, image)
         except (BadImageError, BadParameterError) as error:
             label, custom_id = (row.label, row.custom_id) if row else self._source.about(index)
             record = error_record(index, label, custom_id, error)
         else:
-            record = certificate_record(index, row.label, row.custom_id, certificate)
+            record = certificate_record(index, row.label, row.custom_id, certificate) | {"votes": votes}
         self._source.check_unchanged(index)
         return record | {"input_sha256": self._spec.input.sha256}
 
@@ -192,15 +196,17 @@ class Driver:
             return self._runtime.decode(self._spec.model, row.content, asked)
         return from_array(row.content, input_shape=self._input_shape)
 
-    async def _certificate(self, index: int, image: Image) -> Certificate:
+    async def _certificate(self, index: int, image: Image) -> tuple[Certificate, int | None]:
         """Wait out times without a sampler: the cluster may be on its way back."""
-        warned = False
+        request_id, warned = f"{self._spec.id}-{index}", False
         while True:
             try:
-                return await self._runtime.certify(
+                if self._recertification is not None:
+                    return await self._recertification.certificate(index, image, request_id)
+                made = await self._runtime.certify(
                     image,
                     self._params,
-                    request_id=f"{self._spec.id}-{index}",
+                    request_id=request_id,
                     priority="batch",
                     image_index=index,
                     seed_source=self._spec.seed_source,
@@ -210,6 +216,8 @@ class Driver:
                     _log.warning("image %d waits for a sampler: %s", index, error)
                 warned = True
                 await asyncio.sleep(WAIT_FOR_SAMPLERS_S)
+            else:
+                return made, None
 
     async def _tick(self, over: asyncio.Event) -> None:
         """Say how far it is, again and again; a folder that cannot be written now may be in a moment."""
@@ -237,6 +245,11 @@ class Driver:
         await asyncio.to_thread(write_json, self._folder.progress_file, progress)
         if self._on_progress:
             self._on_progress(progress)
+
+
+def named_params(spec: JobSpec) -> CertifyParams:
+    """A job's options with the name of its model."""
+    return spec.params.model_copy(update={"model": spec.model})
 
 
 async def _when_there_is_room(write: Callable[[], Awaitable[None]], stop: asyncio.Event) -> None:

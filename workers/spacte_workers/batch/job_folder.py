@@ -1,6 +1,7 @@
 """A job on disk: its folder, the files in it, and the lock that keeps a second driver out.
 
 job.json         what is certified, and with which noises: written once, before the first image
+base.ndjson      the results of the base job, where it has one
 results.ndjson   a line for every finished image, in the order in which they were finished
 progress.json    how far it is; written anew about once a second
 summary.json     what the images show together; results.tsv: the same lines in the field's columns
@@ -21,6 +22,7 @@ from spacte_client.types import CertifyParams, Precision, SeedSource
 from spacte_core.files import replace_file
 from spacte_core.locks import try_lock
 
+from .base_job import BaseJob
 from .inputs import InputSpec
 from .progress import State
 
@@ -43,6 +45,7 @@ class JobSpec:
         input: the images.
         params: options of every certificate; `seed` is the job's, drawn once.
         seed_source: who chose it.
+        base: the job whose certificates it carries over.
     """
 
     id: str
@@ -53,6 +56,7 @@ class JobSpec:
     input: InputSpec
     params: CertifyParams
     seed_source: SeedSource = "service"
+    base: BaseJob | None = None
 
     def to_json(self) -> dict[str, Any]:
         """As it stands in `job.json`."""
@@ -76,6 +80,7 @@ class JobFolder:
     def __init__(self, path: Path) -> None:
         self.path = path
         self.spec_file = path / "job.json"
+        self.base_file = path / "base.ndjson"
         self.results_file = path / "results.ndjson"
         self.progress_file = path / "progress.json"
         self.summary_file = path / "summary.json"

@@ -25,8 +25,9 @@ from spacte_workers.engine.precision_rule import MIN_AGREEMENT, PrecisionRule
 from spacte_workers.errors import RuntimeFault
 from spacte_workers.serving.device_shares import BATCH_SHARE
 
+from .base_job import BaseResults, Recertification
 from .chains import OUTCOMES
-from .driver import Driver, pause
+from .driver import Driver, named_params, pause
 from .inputs import InputError
 from .job_folder import JobFolder, JobFolderError, JobSpec, write_json
 from .progress import State, Throughput, snapshot
@@ -168,6 +169,7 @@ async def _certify(
         if not await _started(runtime, stop):
             return _report(folder, attempt, folder.stopped_state())
         spec, model = await asyncio.to_thread(_settle_model, runtime, folder, spec)
+        recertification = await _recertification(folder, spec, runtime)
         shape = model.model.input_shape
         opening = asyncio.to_thread(open_isolated, spec.input, shape, inputs, class_names=model.class_names)
         with closing(await opening) as source:
@@ -178,6 +180,7 @@ async def _certify(
                 runtime,
                 input_shape=shape,
                 samplers=lambda: runtime.pool_status().ready,
+                recertification=recertification,
                 attempt=attempt,
                 on_progress=on_progress,
             )
@@ -200,6 +203,16 @@ async def _started(runtime: "Runtime", stop: asyncio.Event) -> bool:
     with suppress(asyncio.CancelledError):
         await starting
     return started
+
+
+async def _recertification(folder: JobFolder, spec: JobSpec, runtime: "Runtime") -> Recertification | None:
+    """What carries the certificates of the base job over, with the old model loaded; None without a base job."""
+    if spec.base is None:
+        return None
+    results = await asyncio.to_thread(BaseResults, spec.base, folder.base_file)
+    recertification = Recertification(spec.base, results, runtime, named_params(spec), spec.seed_source)
+    await recertification.start()
+    return recertification
 
 
 def _settle_model(runtime: "Runtime", folder: JobFolder, spec: JobSpec) -> tuple[JobSpec, "CheckpointConfig"]:

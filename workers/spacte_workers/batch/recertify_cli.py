@@ -8,8 +8,6 @@ import typer
 from typer import Argument, Option
 
 if TYPE_CHECKING:
-    from spacte_client.analysis.accuracy import Run
-
     from .recertify import Recertifier
 
 recertify_app = typer.Typer(add_completion=False)
@@ -47,7 +45,8 @@ def recertify(
 
     from .inputs import InputError
     from .job_folder import JobFolder, JobFolderError
-    from .recertify import line, recertify_job
+    from .recertified import run_of
+    from .recertify import recertify_job
 
     folder = JobFolder(results if results.is_dir() else results.parent)
     old_records: list[dict[str, Any]] = []
@@ -61,12 +60,12 @@ def recertify(
             target = out or folder.path / f"recertified-{model.name}-{recertifier.new.precision}.ndjson"
             with target.open("wb") as file:
                 for before, after in recertify_job(spec, folder.results_file, old, recertifier):
-                    file.write(line(after))
+                    file.write(json.dumps(after, separators=(",", ":")).encode() + b"\n")
                     old_records.append(before)
                     new_records.append(after)
         if not new_records:
             raise typer.TyperException(f"{folder.path} holds no certificate: finish its job first.")
-        runs = [_run("before", old_records), _run("after", new_records)]
+        runs = [run_of("before", old_records), run_of("after", new_records)]
         sigma = old_records[0]["sigma"]
         found, _ = paired_differences(runs, radius or [0.0, sigma, 2 * sigma])
     except (JobFolderError, InputError, EngineError, LogError, OSError) as error:
@@ -84,7 +83,7 @@ def _models(
 ) -> "tuple[Any, Recertifier]":
     """The old checkpoint, and both engines: the old one votes with the kernels that its certificates name."""
     from spacte_core.checkpoint import load_checkpoint
-    from spacte_workers.certification.certificates import KERNELS
+    from spacte_workers.certification.certificates import KERNELS, ModelIdentity
     from spacte_workers.engine import Engine
 
     from .recertify import Recertifier
@@ -105,32 +104,24 @@ def _models(
     kernels = first["versions"].get(KERNELS)
     old_engine = Engine.from_checkpoint(before, precision=first["precision"], kernels=kernels, **options)
     new_engine = Engine.from_checkpoint(after, precision=precision, sigma=first["sigma"])
-    return before, Recertifier(old_engine, new_engine, n, loss)
-
-
-def _run(name: str, records: list[dict[str, Any]]) -> "Run":
-    from spacte_client.analysis.accuracy import Row, Run
-
-    rows = [
-        Row(r["index"], -1 if r["true_label"] is None else r["true_label"], r["label"], r["radius"], bool(r["correct"]))
-        for r in records
-    ]
-    return Run(name, tuple(rows))
+    names, new_kernels = tuple(after.config.class_names), new_engine.kernels
+    about = ModelIdentity(after.folder.name, after.version, names, new_engine.precision, new_kernels)
+    return before, Recertifier(old_engine, new_engine, about, n, loss)
 
 
 def _report(
     found: list[Any], old: list[dict[str, Any]], new: list[dict[str, Any]], target: Path, as_json: bool
 ) -> None:
     before = sum(record["n0"] + record["n"] for record in old)
-    after = sum(record["samples"] for record in new)
-    carried = sum(record["how"] == "carried" for record in new)
+    after = sum(record["votes"] for record in new)
+    carried = sum(record["carried"] is not None for record in new)
     acr = [sum(record["radius"] for record in records) / len(records) for records in (old, new)]
     if as_json:
         pairs = [
             {"radius": p.radius, "difference": p.difference, "standard_error": p.standard_error, "p_value": p.p_value}
             for p in found
         ]
-        told = {"images": len(new), "carried": carried, "samples": after, "samples_before": before}
+        told = {"images": len(new), "carried": carried, "votes": after, "votes_before": before}
         typer.echo(json.dumps({**told, "mean_radius": acr, "differences": pairs, "file": str(target)}))
         return
     typer.echo(f"{len(new):,} images: {carried:,} carried over, {len(new) - carried:,} certified from scratch.")

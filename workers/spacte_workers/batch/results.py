@@ -32,6 +32,11 @@ def certificate_record(index: int, true_label: int | None, custom_id: str | None
     return record.model_dump(mode="json")
 
 
+def certificate_in(record: Record) -> Certificate:
+    """The certificate in a line, without what the job adds to it."""
+    return Certificate.model_validate({name: record[name] for name in Certificate.model_fields if name in record})
+
+
 def error_record(index: int, true_label: int | None, custom_id: str | None, error: Exception) -> Record:
     """The line of an image that cannot be certified; the error's message is one sentence for the caller."""
     code = "validation_failed" if isinstance(error, BadParameterError) else "bad_image"

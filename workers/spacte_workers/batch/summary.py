@@ -11,6 +11,7 @@ from spacte_workers.statistics.metrics import average_certified_radius, certifie
 
 from .chains import Record
 from .job_folder import JobFolder, write_json
+from .recertified import compared
 from .results import read_results
 
 STEP = 0.05
@@ -41,7 +42,7 @@ def summarize(records: Iterable[Record]) -> JobSummary:
             continue
         images += 1
         abstained += record["abstained"]
-        sigma, alpha = record["sigma"], record["alpha"]
+        sigma, alpha = record["sigma"], max(alpha or 0.0, record["alpha"])
         if record["correct"] is not None:
             correct.append(record["correct"])
             radii.append(record["radius"])
@@ -69,6 +70,18 @@ def summarize(records: Iterable[Record]) -> JobSummary:
             f"{1 - alpha:g}."
         ),
     )
+
+
+def summarize_folder(folder: JobFolder) -> JobSummary:
+    """The same for a job on disk, compared with its base job where it has one."""
+    summary = summarize(read_results(folder.results_file))
+    if not folder.base_file.exists() or summary.sigma is None:
+        return summary
+    base = folder.spec().base
+    if base is None:
+        return summary
+    found = compared(base.id, read_results(folder.base_file), read_results(folder.results_file), summary)
+    return summary.model_copy(update={"recertified": found})
 
 
 def _about_labels(labelled: int, images: int) -> str | None:
@@ -102,5 +115,5 @@ def _tsv_line(record: Record) -> str:
 
 def export(folder: JobFolder) -> None:
     """Write `summary.json` and `results.tsv` from the results log."""
-    write_json(folder.summary_file, summarize(read_results(folder.results_file)).model_dump(mode="json"))
+    write_json(folder.summary_file, summarize_folder(folder).model_dump(mode="json"))
     replace_file(folder.tsv_file, "".join(tsv_lines(read_results(folder.results_file))).encode())

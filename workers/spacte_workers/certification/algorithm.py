@@ -21,7 +21,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
 from functools import cached_property
 
-from spacte_client.types import ABSTAIN, Bound, CertifyParams, Noise, SeedSource, StopReason
+from spacte_client.types import ABSTAIN, Bound, CertifyParams, Noise, Precision, SeedSource, StopReason
 from spacte_workers.errors import BadParameterError, DeadlineExceededError
 from spacte_workers.noise.table import noise_table
 from spacte_workers.shards import NoiseSource, Phase, Shard, Votes
@@ -53,6 +53,7 @@ class CertifySpec(Rules):
         seed_source: who chose the seed.
         request_digest: of the canonical request; enters the noise key.
         redrawn: how many of the selection noises are drawn a second time, see `redraw`.
+        certify: the arithmetic to certify, where it is not that of the votes, see `carrying`.
     """
 
     n0: int
@@ -63,6 +64,7 @@ class CertifySpec(Rules):
     seed_source: SeedSource = "service"
     request_digest: str = ""
     redrawn: int = 0
+    certify: Precision | None = None
 
     @classmethod
     def from_params(
@@ -85,15 +87,16 @@ class CertifySpec(Rules):
             seed, seed_source, image_index: which noises, and who chose them.
 
         Raises:
-            BadParameterError: there is no grid noise of this sigma.
+            BadParameterError: there is no grid noise of this sigma, or `certify` does not go with the other options.
         """
+        check_certify(params)
         return cls(
             sigma=sigma,
             num_classes=num_classes,
             n0=params.n0,
             n_max=params.n,
             alpha=params.alpha,
-            bound=params.bound,
+            bound="clopper_pearson" if params.certify else params.bound,
             noise=params.noise,
             seed=seed,
             seed_source=seed_source,
@@ -104,6 +107,7 @@ class CertifySpec(Rules):
             deadline=params.deadline_ms is not None,
             noise_error=noise_error(params.noise, sigma, shape),
             redrawn=min(params.n0, REDRAWN),
+            certify=params.certify,
         )
 
     @property
@@ -115,6 +119,27 @@ class CertifySpec(Rules):
     def rules(self) -> Rules:
         """What is to be proven, and when to stop trying."""
         return Rules(**{field.name: getattr(self, field.name) for field in fields(Rules)})
+
+
+def check_certify(params: CertifyParams) -> None:
+    """See that votes of another arithmetic can be carried over, where that is asked for.
+
+    Raises:
+        BadParameterError: another option goes against it.
+    """
+    if params.certify is None:
+        return
+    others = {
+        "target_radius": params.target_radius,
+        "tolerance": params.tolerance,
+        "deadline_ms": params.deadline_ms,
+        "k_consensus": params.k_consensus,
+        "bound": params.bound if params.bound == "two_class" else None,
+    }
+    given = next((name for name, value in others.items() if value is not None), None)
+    if given is not None:
+        sentence = f"`certify` takes a fixed number of noises and the bound of one class: leave out `{given}`."
+        raise BadParameterError("certify", sentence)
 
 
 def noise_error(noise: Noise, sigma: float, shape: Sequence[int]) -> float:

@@ -128,6 +128,12 @@ class CountRun(SingleLookRun[tuple[int, ...]]):
 Attack = Generator[Drawing, Any, Adversarial | None]
 
 
+def most_noises(n: int) -> int:
+    """The most noises that an attack draws whose tests have `n` each."""
+    gradients = _STEPS + 1 + _ROUNDS * (_STEPS_A_ROUND + 1)
+    return gradients * _GRADIENT_NOISES + _BISECTIONS * max(n // 10, _GRADIENT_NOISES) + len(_BEYOND) * n
+
+
 def attack(image: Image, spec: AttackSpec) -> Attack:
     """Look for the nearest image that is answered otherwise.
 

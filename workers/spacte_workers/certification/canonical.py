@@ -41,6 +41,8 @@ def request_of(spec: CertifySpec | PredictSpec, model: ModelIdentity, image_sha2
     rules: dict[str, Value] = dict.fromkeys(("bound", "deadline", "n0", "target_radius", "tolerance"))
     if isinstance(spec, CertifySpec):
         rules = {name: getattr(spec, name) for name in rules}
+        if spec.certify is not None:
+            rules["certify"] = spec.certify
     return rules | {
         "alpha": spec.alpha,
         "image_index": spec.noise_source.image_index,
@@ -59,12 +61,37 @@ def request_of(spec: CertifySpec | PredictSpec, model: ModelIdentity, image_sha2
 
 
 def request_in(certificate: Certificate) -> dict[str, Value]:
-    """The same, as a certificate states it."""
+    """The same, as a certificate states it; of a carried one, as `carrying.voted_by` has it."""
     c = certificate
     names = ("alpha", "image_index", "image_sha256", "k_consensus", "model", "model_version", "n0", "n_max", "noise")
-    stated = {name: getattr(c, name) for name in (*names, "precision", "seed_source", "sigma")}
-    rules = {"target_radius": c.target_radius, "tolerance": c.tolerance, "deadline": c.deadline_ms is not None}
+    stated: dict[str, Value] = {name: getattr(c, name) for name in (*names, "precision", "seed_source", "sigma")}
+    rules: dict[str, Value] = {
+        "target_radius": c.target_radius,
+        "tolerance": c.tolerance,
+        "deadline": c.deadline_ms is not None,
+    }
+    if c.carried is not None and c.carried.certificate is None:
+        rules["certify"] = "fp32"
     return stated | rules | {"bound": c.bound_requested, "kernels": c.versions.get(KERNELS), "version": SCHEMA_VERSION}
+
+
+def pairs_request(counted: str, about: ModelIdentity, pairs: int) -> dict[str, Value]:
+    """What is asked of two functions: to vote on so many of the same noises.
+
+    Args:
+        counted: digest of the request whose votes are carried over.
+        about: the function that they are carried over to.
+        pairs: how many noises.
+    """
+    return {
+        "counted": counted,
+        "kernels": about.kernels,
+        "model": about.name,
+        "model_version": about.version,
+        "pairs": pairs,
+        "precision": about.precision,
+        "version": SCHEMA_VERSION,
+    }
 
 
 def bound_to_noise(spec: Spec, model: ModelIdentity, image_sha256: str, seed_secret: bytes | None = None) -> Spec:

@@ -54,9 +54,15 @@ def prediction_set(
 
 
 def bracket(
-    lower: Certificate, found: Adversarial | None, model: ModelIdentity, *, alpha_upper: float, elapsed_ms: float
+    lower: Certificate,
+    found: Adversarial | None,
+    model: ModelIdentity,
+    *,
+    alpha_upper: float,
+    attack_noises: int,
+    elapsed_ms: float,
 ) -> Bracket:
-    """A certificate and what an attack found, together."""
+    """A certificate and what an attack found, together; `attack_noises` are those that it drew."""
     adversarial = None
     if found is not None:
         outcome = found.outcome
@@ -76,5 +82,6 @@ def bracket(
         alpha_upper=alpha_upper,
         certificate=lower,
         adversarial=adversarial,
+        attack_noises=attack_noises,
         elapsed_ms=elapsed_ms,
     )

@@ -15,11 +15,14 @@ from spacte_client.types import ABSTAIN, Certificate
 from spacte_client.types.certificates import MAX_RADIUS
 from spacte_workers.noise.table import noise_table
 from spacte_workers.shards import Image, NoiseSource, Phase, Shard, Votes
+from spacte_workers.statistics.bounds import radius
+from spacte_workers.statistics.disagreement import carried_lower
 from spacte_workers.statistics.stopping import STOP_CODES, Plan, Rules, choose_bound
 
 from .algorithm import noise_error
 from .canonical import digest, request_in
-from .certificates import SCHEMA_VERSION
+from .carrying import differences, pairs_of, rows_of, selected_class, voted_by
+from .certificates import KERNELS, SCHEMA_VERSION, ModelIdentity
 
 _TOLERANCE = 1e-9  # chosen: versions of SciPy differ in the last digits of a bound, some 1e-15
 _SHARD = 4_096  # chosen: many full batches of an engine, and a second of a slow one
@@ -37,7 +40,8 @@ class Voter(Protocol):
 def check(certificate: Certificate) -> list[str]:
     """What does not fit in a certificate, one sentence a point; empty where everything does."""
     # Without sound counts there is nothing to recompute.
-    return _check_counts(certificate) or _check_noise(certificate) or _check_proof(certificate)
+    parts = (_check_counts, _check_carried, _check_noise, _check_proof)
+    return next((findings for part in parts if (findings := part(certificate))), [])
 
 
 def notes(certificate: Certificate) -> list[str]:
@@ -49,6 +53,8 @@ def notes(certificate: Certificate) -> list[str]:
         )
     if certificate.seed_source == "caller":
         found.append("The caller chose its seed, which proves less: whoever tries several seeds may keep the best.")
+    if certificate.carried is not None:
+        found.append("Another function cast its votes: it is carried over by the noises on which both voted.")
     return found
 
 
@@ -57,14 +63,16 @@ def replay(
     voter: Voter,
     image: Image,
     *,
+    about: Voter | None = None,
     class_names: Sequence[str] | None = None,
     on_progress: Callable[[int], None] | None = None,
 ) -> list[str]:
     """Draw all noises of a certificate that passed `check` again and compare the counts exactly.
 
     Args:
-        voter: the model of the certificate, at its precision.
+        voter: what cast the votes: the model of the certificate at its precision, or what `carried` names.
         image: decoded to the model's input shape.
+        about: of a carried certificate, the model at its precision.
         class_names: of the model.
         on_progress: told how many noises have been drawn.
 
@@ -72,7 +80,7 @@ def replay(
         What does not fit, one sentence a point; where counts differ, the last one says what those drawn again prove.
     """
     c, plan = certificate, _plan(certificate)
-    findings = _check_about_model(c, image, class_names)
+    findings = _check_about_model(c, image, class_names) + _replay_pairs(c, voter, about, image)
     looks = plan.looks[: plan.looks.index(c.n) + 1]
     redrawn: dict[str, list[int]] = {}
     at_looks: list[list[int]] = []
@@ -96,7 +104,7 @@ def replay(
             findings.append(f"{name}: drawn again, {moved // 2} of {boundaries[-1]} votes went to another class.")
     if redrawn != {"selection_counts": c.selection_counts, "counts": c.counts}:
         return [*findings, _compared(c, c.model_copy(update=redrawn))]
-    selected = c.selection_counts.index(max(c.selection_counts))
+    selected = selected_class(c)
     tops, seconds = zip(*(_top_and_second(counts, selected) for counts in at_looks), strict=True)
     stop = plan.first_stop(0, tops, seconds)
     if stop is not None and looks[stop[0]] < c.n:
@@ -107,8 +115,26 @@ def replay(
     return findings
 
 
+def _replay_pairs(c: Certificate, voter: Voter, about: Voter | None, image: Image) -> list[str]:
+    """Draw again what both functions of a carried certificate voted on."""
+    if c.carried is None or about is None:
+        return []
+    identity = ModelIdentity(c.model, c.model_version, (), c.precision, c.versions.get(KERNELS, ""))
+    pairs = pairs_of(voted_by(c), identity, c.carried.pairs, c.carried.seed, Phase.DISAGREEMENT)
+    label, found = selected_class(c), 0
+    for start in range(0, pairs.n, _SHARD):
+        shard = Shard(pairs.source, pairs.phase, start, min(start + _SHARD, pairs.n))
+        voter_N, about_N = (rows_of(each.votes(image, shard)) for each in (voter, about))
+        found += differences(label, voter_N, about_N)
+    if found == c.carried.differences:
+        return []
+    return [
+        f"carried: drawn again, the functions differ on {found} of {pairs.n} noises, not on {c.carried.differences}."
+    ]
+
+
 def _source(c: Certificate) -> NoiseSource:
-    request = digest(request_in(c)) if c.schema_version > 1 else ""
+    request = digest(request_in(voted_by(c))) if c.schema_version > 1 else ""
     return NoiseSource(c.seed, c.image_index, c.sigma, c.noise, c.k_consensus, request)
 
 
@@ -166,6 +192,20 @@ def _check_counts(c: Certificate) -> list[str]:
     return findings
 
 
+def _check_carried(c: Certificate) -> list[str]:
+    """Whether the votes of another function can be carried over as they are said to be."""
+    if c.carried is None:
+        return []
+    findings: list[str] = []
+    if c.bound != "clopper_pearson":
+        findings.append(f"bound: votes are carried over by the bound of one class, not by {c.bound}.")
+    if c.looks != 1 or c.n != c.n_max or c.k_consensus is not None:
+        findings.append("carried: only the votes of a fixed number of noises, without k_consensus, are carried over.")
+    if c.carried.differences > c.carried.pairs or c.carried.pairs > _MOST:
+        findings.append(f"carried: of {c.carried.pairs} noises {c.carried.differences} cannot differ.")
+    return findings
+
+
 def _check_noise(c: Certificate) -> list[str]:
     if c.noise == "float":
         return [] if c.noise_error == 0.0 else ["noise_error: floating-point noise has none that could be stated."]
@@ -192,6 +232,11 @@ def _plan(c: Certificate) -> Plan:
 def _answer(c: Certificate, plan: Plan) -> tuple[int, float, float]:
     """Label, lower bound and exact radius that the counts prove."""
     selected, top, second = _votes(c)
+    if c.carried is not None:
+        p_lower = float(carried_lower(top, c.n, c.carried.differences, c.carried.pairs, c.alpha, c.noise_error))
+        if p_lower <= 0.5:
+            return ABSTAIN, p_lower, 0.0
+        return selected, p_lower, float(radius(p_lower, c.sigma))
     proven = plan.prove(c.n, top, second, final=c.n == c.n_max)
     certified = bool(proven.certified)
     return selected if certified else ABSTAIN, float(proven.p_lower), float(proven.radius) if certified else 0.0
@@ -199,7 +244,7 @@ def _answer(c: Certificate, plan: Plan) -> tuple[int, float, float]:
 
 def _votes(c: Certificate) -> tuple[int, int, int]:
     """The selected class, its votes, and the most of any other."""
-    selected = c.selection_counts.index(max(c.selection_counts))
+    selected = selected_class(c)
     return selected, *_top_and_second(c.counts, selected)
 
 
@@ -215,7 +260,7 @@ def _check_proof(c: Certificate) -> list[str]:
     look, final = plan.looks.index(c.n), c.n == c.n_max
     label, p_lower, exact = _answer(c, plan)
     findings: list[str] = []
-    requested = c.bound if c.bound_requested is None else c.bound_requested
+    requested = c.bound if c.bound_requested is None or c.carried is not None else c.bound_requested
     bound = choose_bound(replace(_rules(c), bound=requested), c.selection_counts, c.n0)
     if c.bound != bound:
         findings.append(f"bound: it is {c.bound}, but {requested} gives {bound}.")

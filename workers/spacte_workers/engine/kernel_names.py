@@ -39,13 +39,13 @@ def kernels_name(form: str, device: torch.device, fit: str = "") -> str:
 
 
 def form_in(kernels: str, device: torch.device) -> str:
-    """The form in a name of kernels.
+    """The form in a name of kernels, which may be that of a form alone.
 
     Raises:
         NoSuchKernelsError: it names other instructions than this device has.
     """
     form, _, rest = kernels.partition("/")
-    if form != PORTABLE and rest.partition("/")[0] != _instructions(device):
+    if rest and form != PORTABLE and rest.partition("/")[0] != _instructions(device):
         raise NoSuchKernelsError(kernels)
     return form
 

@@ -144,10 +144,16 @@ class Coordinator:
         return await self._answer(Request(model, image, PredictionRun(spec), "interactive", on_start))
 
     async def draw(
-        self, model: str, image: Image, run: SamplingRun[OutcomeT], *, on_start: Callable[[], None] | None = None
+        self,
+        model: str,
+        image: Image,
+        run: SamplingRun[OutcomeT],
+        *,
+        on_start: Callable[[], None] | None = None,
+        priority: Priority = "interactive",
     ) -> OutcomeT:
         """Draw until any other run is settled. Arguments and errors as for `certify`."""
-        return await self._answer(Request(model, image, run, "interactive", on_start))
+        return await self._answer(Request(model, image, run, priority, on_start))
 
     async def close(self) -> None:
         """End every request with `NoWorkersError`, and forget the samplers."""

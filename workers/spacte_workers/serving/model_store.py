@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Literal
 
 from spacte_client.types import Diagnosis, ImageParams, Model, Precision, PredictParams, Sample
 from spacte_workers.certification.certificates import ModelIdentity
-from spacte_workers.certification.set_calibration import Calibration, load_calibration
+from spacte_workers.certification.set_calibration import CALIBRATION_FILE, Calibration, load_calibration
 from spacte_workers.diagnosis.files import read_diagnosis
 from spacte_workers.errors import (
     BadParameterError,
@@ -44,6 +44,7 @@ class ServedModel:
         name, version: the folder's name, and SHA-256 over the checkpoint.
         config: what the checkpoint says about itself.
         precision, kernels: arithmetic of its votes, and what computes them, as the samplers have loaded it.
+        reference: the plain float32 network, once the samplers have loaded that, too.
     """
 
     name: str
@@ -51,6 +52,7 @@ class ServedModel:
     config: "CheckpointConfig"
     precision: Precision
     kernels: str
+    reference: ModelIdentity | None = field(default=None, init=False)
     _users: int = field(default=0, init=False)
     _idle: asyncio.Event = field(default_factory=asyncio.Event, init=False)
 
@@ -58,6 +60,11 @@ class ServedModel:
     def key(self) -> str:
         """What samplers call it."""
         return model_key(self.name, self.version)
+
+    @property
+    def reference_key(self) -> str:
+        """What samplers call its plain float32 network."""
+        return f"{self.key}/plain"
 
     @property
     def identity(self) -> ModelIdentity:
@@ -332,5 +339,6 @@ def _on_the_wire(name: str, entry: ModelEntry) -> Model:
         target_version=entry.target,
         reason=entry.reason or None,
         metrics=dict(config.metrics),
+        calibrated=(entry.folder / CALIBRATION_FILE).exists(),
         diagnosis=entry.diagnosis if entry.diagnosis and entry.diagnosis.model_version == version else None,
     )

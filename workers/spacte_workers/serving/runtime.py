@@ -6,6 +6,7 @@ HTTP nor Ray.
 
 import asyncio
 from collections.abc import Callable
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal
@@ -30,6 +31,7 @@ from spacte_workers.certification import certificates, set_answers
 from spacte_workers.certification.algorithm import CertifySpec, Outcome, Progress, noise_error
 from spacte_workers.certification.attack import Adversarial, Attack, AttackSpec, attack
 from spacte_workers.certification.canonical import bound_to_noise
+from spacte_workers.certification.carrying import carry_over
 from spacte_workers.certification.prediction import PredictSpec
 from spacte_workers.certification.prediction_sets import LogitsRun, SetSpec
 from spacte_workers.deadlines import Deadline
@@ -44,7 +46,8 @@ from spacte_workers.shards import Image
 
 from .clock import RequestClock
 from .model_store import ModelStore, ServedModel
-from .pools import Pool, PoolStatus
+from .pairs import about_reference, carried_if_cheaper
+from .pools import ModelFiles, Pool, PoolStatus
 from .versions import Versions
 
 OnProgress = Callable[[Progress, Certificate | None], None]
@@ -225,29 +228,39 @@ class Runtime:
             DeadlineExceededError, NotOneFunctionError: nothing was proven in time, or nothing can be.
         """
         clock = RequestClock()
-        with self.model(params.model).used() as model, self._versions.withdrawn_if_faulty(model):
+        with self.model(params.model).used() as model:
             pixels, noises = await self._prepare(image, params, model)
             source = seed_source or noises["seed_source"]
-            noises |= {"image_index": image_index, "shape": pixels.shape, "seed_source": source}
-            sha256, asked = image_sha256(pixels), await asyncio.to_thread(CertifySpec.from_params, params, **noises)
-            spec = bound_to_noise(asked, model.identity, sha256, self._seed_secret)
-            answer = partial(
-                certificates.certificate,
-                spec,
-                model=model.identity,
-                id=request_id,
-                image_sha256=sha256,
-                deadline_ms=params.deadline_ms,
-                steps=pixels.steps,
-            )
+            noises |= {"image_index": image_index, "seed_source": source}
+            asked = _Asked(pixels, params, noises, request_id, clock)
+            return await self._certify(model, asked, on_progress, priority)
 
-            def certificate(outcome: Outcome) -> Certificate:
-                return answer(outcome, elapsed_ms=clock.elapsed_ms(), queue_ms=clock.queue_ms)
+    async def _certify(
+        self, model: ServedModel, asked: "_Asked", on_progress: OnProgress | None, priority: Priority
+    ) -> Certificate:
+        """The certificate of decoded pixels by a version in use."""
+        pixels, params, clock, sha256 = asked.pixels, asked.params, asked.clock, image_sha256(asked.pixels)
+        made = await asyncio.to_thread(CertifySpec.from_params, params, shape=pixels.shape, **asked.noises)
+        spec = bound_to_noise(made, model.identity, sha256, self._seed_secret)
+        answer = partial(
+            certificates.certificate,
+            spec,
+            model=model.identity,
+            id=asked.request_id,
+            image_sha256=sha256,
+            deadline_ms=params.deadline_ms,
+            steps=pixels.steps,
+        )
 
-            def report(progress: Progress) -> None:
-                if on_progress:
-                    on_progress(progress, progress.standing and certificate(progress.standing))
+        def certificate(outcome: Outcome) -> Certificate:
+            return answer(outcome, elapsed_ms=clock.elapsed_ms(), queue_ms=clock.queue_ms)
 
+        def report(progress: Progress) -> None:
+            if on_progress:
+                on_progress(progress, progress.standing and certificate(progress.standing))
+
+        about = None if params.certify is None else await self._versions.reference(model)
+        with self._versions.withdrawn_if_faulty(model):
             outcome = await self._coordinator.certify(
                 model.key,
                 pixels,
@@ -257,7 +270,31 @@ class Runtime:
                 on_start=clock.start,
                 priority=priority,
             )
+        if about is None:
             return certificate(outcome)
+        keys = model.key, model.reference_key
+        carried = await about_reference(self._coordinator, keys, pixels, certificate(outcome), about, priority)
+        return carried.model_copy(update={"elapsed_ms": clock.elapsed_ms()})
+
+    async def load_base(self, base: ModelFiles) -> None:
+        """Load a model whose certificates are to be carried over, beside those served.
+
+        Raises:
+            ModelLoadError: it does not work here, or its kernels do not run here.
+        """
+        await self.pool.load(base)
+
+    async def carry_over(
+        self, image: Image, base: Certificate, key: str, *, model: str, seed: str, n: int
+    ) -> Certificate | None:
+        """A certificate of the model that `load_base` loaded as `key`, carried over to the one that is served.
+
+        Returns:
+            None where a certificate made anew is cheaper or proves more, see `carrying.carry_over`.
+        """
+        with self.model(model).used() as served:
+            steps = carry_over(base, served.identity, seed=seed, n=n)
+            return await carried_if_cheaper(self._coordinator, (key, served.key), image, steps, "batch")
 
     async def predict(self, image: Image | bytes, params: PredictParams, *, request_id: str) -> Prediction:
         """Draw `n` noises and test the lead of the most frequent class. Arguments and errors as for `certify`."""
@@ -312,23 +349,24 @@ class Runtime:
         clock = RequestClock()
         with self.model(params.model).used() as model:
             pixels, noises = await self._prepare(image, params, model)
-            lower = await self.certify(pixels, params, request_id=request_id)
-            found = None
+            lower = await self._certify(model, _Asked(pixels, params, noises, request_id, clock), None, "interactive")
+            found, drawn = None, 0
             if not lower.abstained:
                 spec = AttackSpec.of(lower, params, num_classes=noises["num_classes"], seed=fresh_seed())
-                found = await self._attack(model.key, attack(pixels, spec))
-            alpha, elapsed_ms = params.alpha_upper, clock.elapsed_ms()
-            return set_answers.bracket(lower, found, model.identity, alpha_upper=alpha, elapsed_ms=elapsed_ms)
+                found, drawn = await self._attack(model.key, attack(pixels, spec))
+            told: dict[str, Any] = {"alpha_upper": params.alpha_upper, "attack_noises": drawn}
+            return set_answers.bracket(lower, found, model.identity, **told, elapsed_ms=clock.elapsed_ms())
 
-    async def _attack(self, key: str, steps: Attack) -> Adversarial | None:
-        """Draw what an attack asks for, until it ends."""
-        outcome = None
+    async def _attack(self, key: str, steps: Attack) -> tuple[Adversarial | None, int]:
+        """Draw what an attack asks for, until it ends; and how many noises that took."""
+        outcome, drawn = None, 0
         while True:
             try:
                 drawing = steps.send(outcome)
             except StopIteration as end:
-                return end.value
+                return end.value, drawn
             outcome = await self._coordinator.draw(key, drawing.image, drawing.run)
+            drawn += drawing.run.drawn
 
     async def _prepare(
         self, image: Image | bytes, params: ImageParams, model: ServedModel
@@ -346,3 +384,14 @@ class Runtime:
         seed, seed_source = seed_of(params)
         known = {"sigma": config.sigma, "num_classes": config.model.num_classes}
         return image, known | {"seed": seed, "seed_source": seed_source}
+
+
+@dataclass(frozen=True, slots=True)
+class _Asked:
+    """A request for a certificate: the pixels, what is asked, what determines the noises, its id and its times."""
+
+    pixels: Image
+    params: CertifyParams
+    noises: dict[str, Any]
+    request_id: str
+    clock: RequestClock

@@ -4,9 +4,11 @@ import asyncio
 import logging
 from collections.abc import Callable, Generator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import Literal
 
 from spacte_client.types import Precision
+from spacte_workers.certification.certificates import ModelIdentity
 from spacte_workers.engine.precision_rule import PrecisionRule
 from spacte_workers.errors import ModelLoadError, NotOneFunctionError
 
@@ -75,6 +77,21 @@ class Versions:
         if before is not None:
             await self._retire(before)
 
+    async def reference(self, model: ServedModel) -> ModelIdentity:
+        """The plain float32 network of a version in use; loaded on all samplers when it is first asked for.
+
+        Raises:
+            ModelLoadError: the folder holds another version by now.
+            NoWorkersError: there is no sampler to load it.
+        """
+        async with self._changing:
+            if model.reference is None:
+                folder = self._store.entry(model.name).folder
+                files = ModelFiles(model.reference_key, folder, model.version, "fp32", kernels="plain")
+                report = await self._pool.load(files)
+                model.reference = replace(model.identity, precision=report.precision, kernels=report.kernels)
+            return model.reference
+
     @contextmanager
     def withdrawn_if_faulty(self, model: ServedModel) -> Generator[None]:
         """Where noises that are drawn again get other logits, stop serving the model, so that nobody asks once more.
@@ -129,3 +146,6 @@ class Versions:
             if model.key not in [other.key for other in needed]:
                 await self._pool.unload(model.key)
                 self._forget(model.key)
+                if model.reference is not None:
+                    await self._pool.unload(model.reference_key)
+                    model.reference = None

@@ -13,16 +13,16 @@ from scipy.stats import binomtest
 from torch import nn
 from typer.testing import CliRunner
 
+from spacte_client.types import Certificate
 from spacte_core.checkpoint import load_checkpoint, save_checkpoint
 from spacte_core.data.digits import load_digits
 from spacte_workers import LocalCertifier
 from spacte_workers.batch.cli import certify_dataset_app
-from spacte_workers.batch.recertify import PILOT, Recertifier
 from spacte_workers.batch.recertify_cli import recertify_app
+from spacte_workers.certification.carrying import PILOT, anew, enough_pairs
+from spacte_workers.certification.verify import check
 from spacte_workers.statistics.bounds import clopper_pearson_lower
 from spacte_workers.statistics.disagreement import carried_lower
-
-NONE: Any = None
 
 
 @pytest.mark.slow
@@ -36,12 +36,12 @@ def test_claims_are_false_no_oftener_than_alpha_whichever_way_is_chosen(p: float
         successes = int(generator.binomial(n, p))
         certificate: Any = SimpleNamespace(counts=(successes, n - successes), label=0, n=n, alpha=alpha)
         pilot = int(generator.binomial(PILOT, zeta)), int(generator.binomial(PILOT, p - zeta))
-        pairs = Recertifier(NONE, NONE, loss=0.1)._enough(certificate, *pilot)
+        pairs = enough_pairs(certificate, *pilot, n, 0.1)
         if pairs:
             carried += 1
             bound = carried_lower(successes, n, int(generator.binomial(pairs, zeta)), pairs, alpha)
         else:
-            bound = clopper_pearson_lower(int(generator.binomial(n, p - zeta)), n, alpha / 2)
+            bound = clopper_pearson_lower(int(generator.binomial(n, p - zeta)), n, anew(alpha))
         false += bool(bound > p - zeta)
     assert carried
     assert binomtest(false, runs, alpha, alternative="greater").pvalue > 1e-4
@@ -80,11 +80,13 @@ def test_the_same_model_keeps_its_radii_for_fewer_votes(job: Path) -> None:
     assert told["carried"] > 0
     before = {r["index"]: r for r in map(json.loads, (job / "out" / "results.ndjson").read_text().splitlines())}
     for record in map(json.loads, Path(told["file"]).read_text().splitlines()):
-        if record["how"] == "carried":
-            assert record["differences"] == 0
+        if record["carried"]:
+            assert record["carried"]["differences"] == 0
             assert record["label"] == before[record["index"]]["label"]
             assert 0 < record["radius"] <= before[record["index"]]["radius"]
-            assert record["samples"] < 4_000
+            assert record["carried"]["certificate"] == before[record["index"]]["id"]
+            assert record["votes"] < 4_000
+        assert check(Certificate.model_validate(record)) == []
 
 
 @pytest.mark.slow

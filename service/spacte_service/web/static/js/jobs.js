@@ -1,6 +1,7 @@
 // The page at /jobs: the table, the curves of the jobs that are ticked, and the images of one.
 
 import { call, getJson } from "./api.js";
+import { showChanges } from "./changes.js";
 import { chart, standalone } from "./chart.js";
 import { startChrome } from "./chrome.js";
 import { $, h, save, tell } from "./dom.js";
@@ -56,18 +57,23 @@ function row(job) {
     type: "checkbox", checked: ticked.has(job.id), "data-of": `tick-${job.id}`, "aria-label": `Compare ${job.id}`,
     onchange: (event) => compare(job.id, event.target.checked),
   });
-  const open = h("button", { type: "button", class: "quiet", "data-of": job.id, onclick: () => rows.open(jobs.get(job.id)) },
+  const name = h("button", { type: "button", class: "quiet", "data-of": job.id, onclick: () => open(jobs.get(job.id)) },
     job.metadata?.name ?? job.id);
   const progress = h("progress", {
     max: counts.total ?? 1, value: counts.total === null ? null : done, "aria-label": `${done} of ${counts.total ?? "?"} images`,
   });
   const number = (x) => h("td", { class: "number" }, String(x));
   return h("tr", { "data-job": job.id },
-    h("td", {}, tick), h("td", {}, open), h("td", {}, job.model),
+    h("td", {}, tick), h("td", {}, name), h("td", {}, job.model),
     h("td", { title: job.error?.detail }, job.state),
     h("td", {}, progress, ` ${done}/${counts.total ?? "?"}`),
     number(counts.certified), number(counts.abstained), number(counts.errored),
     h("td", {}, new Date(job.created_at).toLocaleString()));
+}
+
+function open(job) {
+  rows.open(job);
+  showChanges(job);
 }
 
 async function compare(id, on) {
@@ -102,12 +108,18 @@ async function drawCurves() {
     bands: drawn.map(([, summary], i) => ({
       style: `s${i}`, points: summary.certified_accuracy.map((a) => [a.radius, a.low, a.high]),
     })),
-    lines: drawn.map(([job, summary], i) => ({
-      style: `s${i}`,
-      points: summary.certified_accuracy.map((a) => [a.radius, a.value]),
-      name: `${job.metadata?.name ?? job.model}: ACR ${summary.acr.toFixed(3)}`,
-    })),
+    lines: drawn.flatMap(([job, summary], i) => curves(job, summary, `s${i}`)),
   });
+}
+
+/** The curve of a job, and, broken, that of its base job. */
+function curves(job, summary, style) {
+  const points = (accuracies) => accuracies.map((a) => [a.radius, a.value]);
+  const own = {
+    style, points: points(summary.certified_accuracy), name: `${job.metadata?.name ?? job.model}: ACR ${summary.acr.toFixed(3)}`,
+  };
+  if (!summary.recertified?.certified_accuracy.length) return [own];
+  return [own, { style: `${style} base`, points: points(summary.recertified.certified_accuracy), name: "before the change" }];
 }
 
 startChrome();

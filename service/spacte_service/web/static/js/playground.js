@@ -3,6 +3,7 @@
 import { events, getJson, ProblemError } from "./api.js";
 import { startChrome } from "./chrome.js";
 import { $, h, save, tell } from "./dom.js";
+import { forgetInterval, showInterval, showSet } from "./more.js";
 import { radiusText } from "./numbers.js";
 import { drawingPad } from "./pad.js";
 import { moved, noisy, npy, paint, pixels } from "./pictures.js";
@@ -181,6 +182,8 @@ async function go() {
   $("stop").hidden = false;
   tell(null);
   state.proof = new Proof(state.model, asked);
+  forgetInterval();
+  showSet(state.model, upload, asked);
   try {
     const options = { method: "POST", body: upload(asked), signal: state.abort.signal };
     for await (const { event, data } of events("/v1/certify/stream", options)) {
@@ -212,6 +215,7 @@ function wireAfter() {
     const { certificate } = state.proof;
     save(`${certificate.id}.json`, "application/json", JSON.stringify(certificate, null, 2));
   });
+  $("attack").addEventListener("click", () => showInterval(upload, state.proof.params));
   $("copy-curl").addEventListener("click", () =>
     copy(`curl -F image=@${state.file.name} -F params='${JSON.stringify(state.proof.params)}' ${location.origin}/v1/certify`));
   $("copy-python").addEventListener("click", () => {
