@@ -96,10 +96,7 @@ def verify(
         Path | None, Option(metavar="CHECKPOINT", help="Draw all votes again with this checkpoint folder.")
     ] = None,
     image: Annotated[Path | None, Option(metavar="FILE", help="The image that was certified; with --replay.")] = None,
-    base: Annotated[
-        Path | None,
-        Option(metavar="CHECKPOINT", help="With --replay: the checkpoint of a carried certificate's votes [the same]."),
-    ] = None,
+    base: Annotated[Path | None, Option(metavar="CHECKPOINT", help="Whose votes were carried; with --replay.")] = None,
     resize: Annotated[
         bool, Option("--resize", help="Resize the image; certificates of today say so themselves.")
     ] = False,
@@ -119,11 +116,10 @@ def verify(
     if (replay is None) != (image is None):
         raise typer.TyperException("A replay needs both --replay CHECKPOINT and --image FILE.")
     text = _text(certificates_in(certificate))
-    if key is not None and (findings := unsigned(certificate, text, key)):
-        typer.echo(json.dumps({"fits": False, "findings": findings}) if as_json else "\n".join(findings))
-        raise typer.Exit(1)
-    if changed := _changed_log(certificate, text):
-        typer.echo(json.dumps({"fits": False, "findings": [changed]}) if as_json else changed)
+    about_file = [] if key is None else unsigned(certificate, text, key)
+    about_file = about_file or _changed_log(certificate, text)
+    if about_file:
+        typer.echo(json.dumps({"fits": False, "findings": about_file}) if as_json else "\n".join(about_file))
         raise typer.Exit(1)
     certificates = _read(certificate, text)
     if replay is not None and len(certificates) != 1:
@@ -150,22 +146,25 @@ def verify(
         raise typer.Exit(1)
 
 
-def _changed_log(path: Path, text: str) -> str | None:
+def _changed_log(path: Path, text: str) -> list[str]:
     """What is wrong with the chain of a job's results; their end stands beside them in the job's folder."""
     from spacte_workers.batch.chains import ChangedLogError, check_log
     from spacte_workers.batch.job_folder import JobFolder
 
     first = text.lstrip().partition("\n")[0]
     if '"previous_sha256":"' not in first.replace(" ", "") or not path.is_file():
-        return None
+        return []
     folder = JobFolder(path.parent)
     progress = folder.progress() if path.resolve() == folder.results_file.resolve() else {}
     count = sum(progress["counts"][name] for name in ("certified", "abstained", "errored")) if progress else None
     try:
         check_log(path, count, progress.get("results_sha256"))
     except ChangedLogError as error:
-        return f"The results are not what their driver wrote: {error}. Resume the job to draw again what is missing."
-    return None
+        sentence = (
+            f"The results are not what their driver wrote: {error}. Resume the job to draw again what is missing."
+        )
+        return [sentence]
+    return []
 
 
 def _verdict(total: int, wrong: int, replayed: bool) -> str:

@@ -156,15 +156,13 @@ class LocalCertifier:
             n0: selection noises.
             n: the most estimation noises.
             alpha: probability of a false certificate that is tolerated.
-            bound: `clopper_pearson` bounds the chosen class alone, `two_class` also the runner-up; `auto` takes what
-                promises more by the selection votes.
+            bound: `clopper_pearson`, `two_class` (bounds the runner-up, too), or `auto`: by the selection votes.
             noise: `grid` is exact for 8-bit images; `float` is plain Gaussian noise, as published.
             target_radius: stop once this radius is shown, is out of reach, or cannot be shown within `n` any more.
             tolerance: stop when drawing on to `n` can add less than this to the radius.
             deadline_ms: answer by then with what is proven.
             k_consensus: heads that must agree for a vote without the others.
-            certify: `fp32` certifies the plain float32 network, whatever casts the votes: a tenth of `n` more noises
-                are voted on by both. Goes with a fixed `n` only.
+            certify: `fp32` certifies the plain float32 network, whatever casts the votes; goes with a fixed `n` only.
             seed: 32 hex digits; default fresh. Choosing among seeds forfeits the guarantee.
             resize: scale an image file and crop its centre to the input, as in the checkpoint's training.
             enlarge: also where that enlarges it, so that the radius overstates that of the file.
@@ -175,6 +173,7 @@ class LocalCertifier:
             BadImageError: the image does not fit the model or the noise.
             DeadlineExceededError: the deadline passed before anything was proven.
         """
+        pictures: dict[str, Any] = {"resize": resize, "enlarge": enlarge, "convert": list(convert)}
         params = self._checked(
             CertifyParams,
             n0=n0,
@@ -188,9 +187,7 @@ class LocalCertifier:
             k_consensus=k_consensus,
             certify=certify,
             seed=seed,
-            resize=resize,
-            enlarge=enlarge,
-            convert=list(convert),
+            **pictures,
         )
         return self._certify(self._pixels(image, params), params)
 
