@@ -41,11 +41,6 @@ class SamplingRun(ABC, Generic[OutcomeT]):
         return self._last.boundaries
 
     @property
-    def drawn(self) -> int:
-        """Votes received in all phases."""
-        return sum(tally.drawn for tally in self._tallies.values())
-
-    @property
     def surplus(self) -> int:
         """Votes received beyond the look that decided."""
         return self._last.drawn - self.looks[self._looks_done - 1] if self.done else 0
