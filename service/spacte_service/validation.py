@@ -25,6 +25,7 @@ EXAMPLES = {
     "sigma": "0.25",
     "radius": "0.25",
     "bound": '"auto"',
+    "certify": '"fp32"',
     "noise": '"grid"',
     "target_radius": "0.5",
     "tolerance": "0.05",
