@@ -119,7 +119,11 @@ class ImageRequests:
             yield permit
 
     def _demand(self, request: ImageRequest[Any]) -> Demand:
-        """What a request asks of the samplers; a prediction set is a matter of milliseconds."""
+        """What a request asks of the samplers; a prediction set is a matter of milliseconds.
+
+        With a deadline that is no more than its first look: it is answered by then with what is proven, and runs
+        beside others.
+        """
         from spacte_workers.statistics.stopping import FIRST_LOOK
 
         params: ImageParams = request.params
@@ -131,8 +135,9 @@ class ImageRequests:
             return Demand(model, seconds, request.images * seconds)
         noises = params.n0 + params.n + (params.n_upper if isinstance(params, BracketParams) else 0)
         deadline_s = _deadline(request).seconds_left
-        seconds = noises / rate if deadline_s is None else min(noises / rate, deadline_s)
-        return Demand(model, seconds, seconds, (params.n0 + FIRST_LOOK) / rate, deadline_s)
+        first_s = min(noises, params.n0 + FIRST_LOOK) / rate
+        seconds = noises / rate if deadline_s is None else first_s
+        return Demand(model, seconds, seconds, first_s, deadline_s)
 
     async def decode(self, request: ImageRequest[Any]) -> "Image":
         """The pixels, in the model's input shape, decoded in a thread.

@@ -15,7 +15,7 @@ class Demand:
 
     Attributes:
         model: for which model; requests of one model go the shortest first, and models take turns.
-        seconds: that all samplers take for it, at their rate with that model.
+        seconds: that all samplers take for it, at their rate with that model; with a deadline `first_s`.
         together_s: the same of all images of one HTTP request, for the first; 0 for the others, which are not asked
             whether they can be answered in time.
         first_s: the part of them after which there is a certificate at all.
@@ -66,14 +66,19 @@ class Work:
         self._demands.pop(request, None)
 
     def answered(self, request: Hashable) -> None:
-        """A request got its answer, and leaves soon: the time since the last one counts in the pace."""
+        """A request got its answer, and leaves soon: the time since the last one counts in the pace.
+
+        It does not where that request had a deadline, until which it may have drawn more than it demands.
+        """
         demand = self._demands.pop(request, None)
-        if demand is not None:
-            now = perf_counter()
+        if demand is None:
+            return
+        now = perf_counter()
+        if demand.deadline_s is None:
             weight = NEWEST_WEIGHT if self._demanded_s else 1.0
             self._intervals_s += weight * (now - self._since - self._intervals_s)
             self._demanded_s += weight * (demand.seconds - self._demanded_s)
-            self._since = now
+        self._since = now
 
     def ahead_s(self, demand: Demand) -> float:
         """Seconds that the samplers are busy with other requests before they have done this one."""

@@ -208,6 +208,19 @@ async def test_short_requests_run_beside_long_ones() -> None:
     await asyncio.gather(*turns, return_exceptions=True)
 
 
+def test_a_request_with_a_deadline_leaves_the_pace_as_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = 0.0
+    monkeypatch.setattr("spacte_service.admission.work.perf_counter", lambda: now)
+    work = Work(30.0)
+    work.add("slow", Demand("m", 0.1, 0.1, first_s=0.1, deadline_s=8.0))
+    now = 8.0
+    work.answered("slow")
+    work.add("next", Demand("m", 2.0, 2.0))
+    now = 10.0
+    work.answered("next")
+    assert work.pace == 1.0
+
+
 def test_the_pace_is_what_passes_for_each_second_of_demand(monkeypatch: pytest.MonkeyPatch) -> None:
     now = 0.0
     monkeypatch.setattr("spacte_service.admission.work.perf_counter", lambda: now)
