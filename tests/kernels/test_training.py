@@ -16,6 +16,7 @@ MEMBER = ModelConfig(arch="digits_cnn", heads=1, num_classes=10, input_shape=(1,
 CONFIGS = {
     "digits_cnn": ModelConfig(arch="digits_cnn", heads=3, num_classes=10, input_shape=(1, 8, 8)),
     "cifar_resnet20": ModelConfig(arch="cifar_resnet20", heads=2, num_classes=10, input_shape=(3, 8, 8)),
+    "cifar_fast16": ModelConfig(arch="cifar_fast16", heads=2, num_classes=10, input_shape=(3, 16, 16)),
     "imagenet_resnet50": ModelConfig(arch="imagenet_resnet50", heads=1, num_classes=10, input_shape=(3, 32, 32)),
     "ensemble": ModelConfig(arch="ensemble", heads=2, num_classes=10, input_shape=(1, 8, 8), members=(MEMBER, MEMBER)),
 }
