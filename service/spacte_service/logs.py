@@ -2,6 +2,7 @@
 
 import logging
 import sys
+from typing import cast
 
 import structlog
 
@@ -11,8 +12,12 @@ QUIET = ("alembic", "uvicorn.access", "uvicorn.error", "asyncio", "PIL", "python
 """Libraries whose lines below `warning` say nothing that ours do not."""
 
 
+OF_CALLERS = ("uvicorn.error", "spacte.idempotency")
+"""Loggers whose warnings a caller can cause any number of: malformed requests, keys while the database is away."""
+
+
 class OnceASecond(logging.Filter):
-    """Passes a message once a second: uvicorn's on malformed requests, of which a caller may send any number."""
+    """Passes a warning once a second, whatever else its line says."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -22,7 +27,8 @@ class OnceASecond(logging.Filter):
         """Whether to write a line; errors always."""
         if record.levelno >= logging.ERROR:
             return True
-        message = str(record.msg)
+        line: object = record.msg  # of our own lines a dictionary
+        message = str(cast("dict[str, object]", line)["event"] if isinstance(line, dict) else line)
         if record.created < self._passed.get(message, 0.0) + 1:
             return False
         self._passed[message] = record.created
@@ -72,6 +78,7 @@ def configure_logging(settings: OperationSettings) -> None:
     root.handlers = [handler]
     root.setLevel(settings.log_level.upper())
     logging.captureWarnings(True)
-    logging.getLogger("uvicorn.error").addFilter(OnceASecond())
+    for name in OF_CALLERS:
+        logging.getLogger(name).addFilter(OnceASecond())
     for name in QUIET:
         logging.getLogger(name).setLevel(logging.WARNING)

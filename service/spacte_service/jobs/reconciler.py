@@ -128,7 +128,9 @@ class Reconciler:
             free -= waits
             try:
                 await self._reconcile(row)
-            except Exception:
+            except Exception as error:
+                if storage_problem(error) is not None:
+                    raise  # not of this job alone: the pass says so in one sentence
                 log.exception("a job could not be looked after", job=row.id)
         self._metrics.jobs_are(await self._in_thread(self._store.jobs.by_state))
         if time.monotonic() - self._cleaned > CLEAN_UP_S:
