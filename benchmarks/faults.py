@@ -22,6 +22,7 @@ from typing import Any
 from spacte_client import Client
 
 from .job_cluster import GatewayProcess, Nodes, data_folder, wait_until
+from .machine import this_machine
 
 SEED = "0123456789abcdef0123456789abcdef"
 JOB_S = 900.0  # chosen: far more than a disturbed job takes
@@ -227,7 +228,7 @@ def table(runs: Sequence[Run], quiet_s: float, images: int, n: int, command: str
     ]
     return f"""# A job loses nothing, whatever dies
 
-2 cores, Intel Xeon with AMX, no GPU. A Ray head and two nodes of one core each on this machine, a gateway, and a job of
+{this_machine()}. A Ray head and two nodes of one core each on this machine, a gateway, and a job of
 {images} digits at n = {n:,} with a fixed seed. In each run one part dies by SIGKILL at a random moment.
 
     {command}

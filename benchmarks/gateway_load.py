@@ -37,6 +37,8 @@ from spacte_workers.certification.verify import check, replay
 from spacte_workers.images import from_array, image_sha256
 from spacte_workers.shards import Image
 
+from .machine import this_machine
+
 ROOT = Path(__file__).parents[1]
 MODELS = ROOT / "demo" / "models"
 SDK_REQUESTS = 500  # chosen: far more than there are permits
@@ -290,7 +292,7 @@ def report(result: dict[str, Any], seconds: float) -> str:
             f"| {name} | {f['certificates']:,} | {f['certificates_a_second']} | {f['refused']:,} | {else_} | {times} |"
         )
     rows, overhead = "\n".join(table), result["overhead_ms"]
-    machine = "2 cores, Intel Xeon with AMX, no GPU"
+    machine = this_machine()
     again = result.get("certificates_drawn_again", 0)
     return f"""# A gateway under more load than it can bear
 

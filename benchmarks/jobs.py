@@ -27,6 +27,7 @@ from spacte_workers.batch.job_folder import JobFolder, JobSpec
 from spacte_workers.scheduling.observers import SampleCounters
 
 from .job_cluster import GatewayProcess, data_folder, wait_until
+from .machine import this_machine
 
 SEED = "0123456789abcdef0123456789abcdef"
 
@@ -190,7 +191,7 @@ def report(figures: dict[str, Any]) -> str:
 
     python -m benchmarks.jobs --models DIR speed memory latency
 
-2 cores, Intel Xeon with AMX, no GPU; fp32, calls of 100 ms, Ray on the same two cores. Measured: {dates}.
+{this_machine()}; fp32, calls of 100 ms, Ray on the same two cores. Measured: {dates}.
 
 | What | Figure | Wanted |
 |---|---|---|

@@ -34,6 +34,7 @@ from spacte_client import APIError, Client
 
 from .faults import COMPARED, SEED
 from .job_cluster import GatewayProcess, data_folder, descendants, wait_until
+from .machine import this_machine
 
 CALLERS = 8
 CALL_N = 1_000
@@ -304,7 +305,7 @@ def table(runs: Sequence[Run], images: int) -> str:
     missing = [part for part in PARTS if part not in {run.killed for run in runs}]
     return f"""# Whatever dies, callers get certificates or are told to come back, and the job loses nothing
 
-2 cores, Intel Xeon with AMX, no GPU, beside other work that keeps them busy. A gateway with or without Ray, PostgreSQL,
+{this_machine()}, beside other work that keeps them busy. A gateway with or without Ray, PostgreSQL,
 a job of {images} digits with a fixed seed, and {CALLERS} callers at n = {CALL_N:,} who do not retry. In each run one
 part dies by SIGKILL at a random moment, or is stopped (SIGSTOP) and goes on later; gateway and PostgreSQL are started
 again after {AWAY_S:.0f} s.

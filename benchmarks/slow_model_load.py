@@ -31,6 +31,7 @@ import numpy as np
 from PIL import Image as Pillow
 
 from .gateway_load import gateway
+from .machine import this_machine
 
 SIGMA = 0.25
 CLASSES = 10
@@ -170,7 +171,7 @@ def report(result: dict[str, Any]) -> str:
     least, median, most = result["waited_for_each_second_told"]
     return f"""# A crowd before a slow model
 
-{datetime.now(UTC):%Y-%m-%d}. 2 cores, Intel Xeon with AMX, no GPU, shared with other work; gateway and samplers in one
+{datetime.now(UTC):%Y-%m-%d}. {this_machine()}, shared with other work; gateway and samplers in one
 process with the defaults, the callers in another one on the same cores; a ResNet-18 of input {result["input_shape"]},
 n = {result["n"]:,}.
 
