@@ -1,15 +1,17 @@
-"""What the CIFAR-10 model in the box is worth: beside its heads one by one, and beside a plain network.
+"""What the CIFAR-10 model in the box is worth: beside one of its heads, and beside other checkpoints.
 
-    python -m benchmarks.cifar10 --data parquet:../shared/data/cifar10 --single runs/cifar10-gaussian
+    python -m benchmarks.cifar10 --data parquet:../shared/data/cifar10 --beside "one network=runs/cifar10-fast-gaussian"
 
 Every 20th test image (500) at n0 = 100, n = 1,000, alpha = .001, by `spacte certify-dataset --local`; logs and figures
-go to benchmarks/results/cifar10/, with what the checkpoints say of themselves. An interrupted measurement goes on
-where it stopped. `python -m benchmarks.readme` makes the README's table, the curve and the card's figures of it.
+go to benchmarks/results/cifar10/, with what the checkpoints say of themselves. Figures of other checkpoints, measured
+before, stay. An interrupted measurement goes on where it stopped. `python -m benchmarks.readme` makes the README's
+table, the curve and the card's figures of it.
 """
 
 import argparse
 import hashlib
 import json
+import shlex
 import shutil
 import subprocess
 import sys
@@ -27,11 +29,13 @@ from spacte_core.models import MultiHeadNet
 from spacte_trainer.evaluation import evaluate
 
 ROOT = Path(__file__).parent.parent
-MODEL = ROOT / "models" / "cifar10-resnet20-spacte-gaussian-0.25"
+MODEL = ROOT / "models" / "cifar10-fast-spacte-consistency-0.25"
+NAME = "wide network, five heads taught in a circle"
 RESULTS = ROOT / "benchmarks" / "results" / "cifar10"
 WORK = ROOT / "runs" / "benchmark-cifar10"
 STRIDE, NOISES = 20, 1_000
 DRAWS = 1
+ONE_HEAD = "head 0"
 
 
 def head_alone(checkpoint: Checkpoint, head: int, folder: Path) -> Path:
@@ -91,29 +95,30 @@ def main() -> None:
     """Measure what is missing and write figures.json."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", default="parquet:../shared/data/cifar10", help="as `spacte train --data` takes it")
-    parser.add_argument("--single", type=Path, help="checkpoint of a plain network, trained alike")
+    parser.add_argument("--beside", action="append", default=[], metavar="NAME=FOLDER", help="another checkpoint")
     parser.add_argument("--work", type=Path, default=WORK, help="where runs are kept that can go on")
     options = parser.parse_args()
     RESULTS.mkdir(parents=True, exist_ok=True)
     taught = load_checkpoint(MODEL)
     work = options.work / f"{taught.version[:16]}-{hashlib.sha256(options.data.encode()).hexdigest()[:8]}"
-    runs: dict[str, tuple[Path, Path | None]] = {
-        "five heads, taught in a circle": (MODEL, RESULTS / "spacte-gaussian.tsv")
-    }
-    if options.single is not None:
-        runs["one network"] = (options.single, RESULTS / "gaussian.tsv")
-    for head in range(len(taught.net.heads)):
-        folder = head_alone(taught, head, work / f"head-{head}")
-        runs[f"head {head} of the five alone"] = (folder, None)
+    alone = head_alone(taught, 0, work / "head-0")
+    runs: dict[str, tuple[Path, Path | None]] = {NAME: (MODEL, RESULTS / "spacte-consistency.tsv")}
+    runs[f"{ONE_HEAD} of the five alone"] = (alone, None)
+    for pair in options.beside:
+        name, _, folder = pair.partition("=")
+        runs[name] = (Path(folder), RESULTS / f"{name.replace(' ', '-').replace(',', '')}.tsv")
     figures = [
         measured(name, folder, options.data, work / name.replace(" ", "-"), log) for name, (folder, log) in runs.items()
     ]
+    known = RESULTS / "figures.json"
+    before = json.loads(known.read_text())["models"] if known.exists() else []
+    kept = [found for found in before if found["evaluation"] is not None and found["name"] not in runs]
     body = {
-        "command": f"python -m benchmarks.cifar10 --data {options.data} --single {options.single}",
+        "command": shlex.join(["python", "-m", "benchmarks.cifar10", *sys.argv[1:]]),
         "machine": f"{torch.get_num_threads()} cores",
         "images": f"every {STRIDE}th test image of CIFAR-10, JPEG-coded",
         "n": NOISES,
-        "models": figures,
+        "models": figures + kept,
     }
     (RESULTS / "figures.json").write_text(json.dumps(body, indent=2) + "\n")
 

@@ -36,10 +36,10 @@ def table(models: list[dict[str, Any]]) -> str:
     """A row a model."""
     columns = ["model", "noisy accuracy", "ACR", *(f"r = {r:g}" for r in RADII), "MMACs", "training"]
     rows = [columns, ["---"] * len(columns)]
-    for position, found in enumerate(models):
+    for found in models:
         summary, seconds = found["summary"], found["train_seconds"]
-        if found["evaluation"] is None:  # a head alone, which follows the plain network
-            noisy, trained = models[0]["evaluation"]["noisy"]["heads"][position - 2], ""
+        if found["evaluation"] is None:  # the first head of the model in the box, alone
+            noisy, trained = models[0]["evaluation"]["noisy"]["heads"][0], ""
         else:
             noisy, trained = found["evaluation"]["noisy"]["ensemble"], f"{seconds / 60:.0f} min"
         row = [found["name"], f"{100 * noisy:.1f} %", rounded_down_text(summary["acr"], 3)]

@@ -62,6 +62,6 @@ class DemoModel:
 DEMO_MODELS = {
     "digits": DemoModel(HERE / "models" / "digits", "handwritten digits", recipe="digits-spacte-gaussian"),
     "cifar10": DemoModel(
-        HERE.parent / "models" / "cifar10-resnet20-spacte-gaussian-0.25", "CIFAR-10 test images (JPEG-coded)"
+        HERE.parent / "models" / "cifar10-fast-spacte-consistency-0.25", "CIFAR-10 test images (JPEG-coded)"
     ),
 }

@@ -23,6 +23,6 @@ def test_the_results_are_of_the_model_in_the_box() -> None:
     import json
 
     models = json.loads((ROOT / "benchmarks/results/cifar10/figures.json").read_text())["models"]
-    _, version = read_config(ROOT / "models/cifar10-resnet20-spacte-gaussian-0.25")
+    _, version = read_config(ROOT / "models/cifar10-fast-spacte-consistency-0.25")
     assert models[0]["version"] == version
     assert models[0]["summary"]["images"] == 500
