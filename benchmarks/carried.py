@@ -11,7 +11,6 @@ import argparse
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -30,7 +29,8 @@ from spacte_workers.shards import NoiseSource, Phase
 from spacte_workers.statistics.bounds import clopper_pearson_lower, radius
 from spacte_workers.statistics.disagreement import carried_lower
 
-MODEL = Path(__file__).parent.parent / "models" / "cifar10-resnet20-spacte-gaussian-0.25"
+from .cifar10 import MODEL
+
 ALPHA, N0 = 0.001, 100
 RUNS = 50
 """Simulated certificates an image. Chosen: the mean of 40 images is known to a hundredth of itself then."""

@@ -123,9 +123,8 @@ def share_above(run: Run, levels: Iterable[float], sigma: float) -> list[float]:
     One minus this share is the empirical distribution function of p_A's lower bound, which says what the ACR alone
     does not: whether a radius was gained on images that were hard ("Average certified radius is a poor metric", 2024).
     """
-    return [
-        run.correct_beyond(max(0.0, sigma * NormalDist().inv_cdf(p) if p > 0.5 else 0.0)) / run.images for p in levels
-    ]
+    radii = (sigma * NormalDist().inv_cdf(max(p, 0.5)) for p in levels)
+    return [run.correct_beyond(radius) / run.images for radius in radii]
 
 
 def radius_grid(runs: Sequence[Run], step: float) -> list[float]:

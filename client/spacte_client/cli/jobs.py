@@ -74,12 +74,17 @@ def submit(
     options |= opt.provided(bound=bound, target_radius=target_radius, tolerance=tolerance)
     with opt.connect(base_url, api_key) as client:
         job = client.jobs.create(job_input(client, source, selection, columns), **options)
-        if not wait_for_it:
-            show_job(job, as_json=as_json)
-            return
-        if not as_json:
-            typer.echo(f"{job.id} {job.state}")
-        watch_and_exit(client, job.id, as_json=as_json)
+        show_or_watch(client, job, wait_for_it=wait_for_it, as_json=as_json)
+
+
+def show_or_watch(client: "Client", job: "Job", *, wait_for_it: bool, as_json: bool) -> None:
+    """Print a job that was just submitted, or watch it to its end and exit as it ended."""
+    if not wait_for_it:
+        show_job(job, as_json=as_json)
+        return
+    if not as_json:
+        typer.echo(f"{job.id} {job.state}")
+    watch_and_exit(client, job.id, as_json=as_json)
 
 
 @jobs_app.command()
@@ -98,12 +103,7 @@ def recertify(
     """
     with opt.connect(base_url, api_key) as client:
         job = client.jobs.create(base_job=job_id, **opt.provided(model=model))
-        if not wait_for_it:
-            show_job(job, as_json=as_json)
-            return
-        if not as_json:
-            typer.echo(f"{job.id} {job.state}")
-        watch_and_exit(client, job.id, as_json=as_json)
+        show_or_watch(client, job, wait_for_it=wait_for_it, as_json=as_json)
 
 
 @jobs_app.command("list")
