@@ -47,6 +47,7 @@ def open_page(browser: Browser, url: str, width: int, height: int, *, dark: bool
 def ask(page: Page, n_exponent: str, sample: int) -> None:
     """Pick a sample and certify it with 10 ** n_exponent noises."""
     page.click(f"#samples button >> nth={sample}")
+    page.evaluate("document.querySelector('#settings').open = true")
     page.locator("#n").fill(n_exponent)
     page.click("#go")
 

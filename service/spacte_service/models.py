@@ -24,9 +24,16 @@ class Models:
         self._backend = backend
         self._changes: set[asyncio.Task[RuntimeFault | None]] = set()
 
+    def all(self) -> list[Model]:
+        """Every model known, loaded or not, each with its rate."""
+        return [
+            model.model_copy(update={"samples_per_second": self._backend.rate(model.name)[1] or None})
+            for model in self._backend.models()
+        ]
+
     def get(self, name: str) -> Model:
         """The model of that name, loaded or not. Raises ProblemError: 404."""
-        models = {model.name: model for model in self._backend.models()}
+        models = {model.name: model for model in self.all()}
         if name not in models:
             there = ", ".join(models) or "none"
             sentence = f"There is no model {name[:64]!r}; choose one of those served ({there})."

@@ -29,7 +29,7 @@ WAIT_MS = 60_000
 
 @pytest.fixture(scope="module")
 def models(tmp_path_factory: pytest.TempPathFactory, make_checkpoint: Callable[..., str]) -> Path:
-    """A folder with one model of 8x8 images, which always answers the same class, and two samples."""
+    """A model of 8x8 images, which always answers the same class, with two samples; and one that is damaged."""
     from spacte_core.checkpoint import load_checkpoint, save_checkpoint
 
     folder = tmp_path_factory.mktemp("models")
@@ -44,6 +44,8 @@ def models(tmp_path_factory: pytest.TempPathFactory, make_checkpoint: Callable[.
     for index, label in ((3, 7), (5, 2)):
         pixels = np.full((8, 8), 20 * label, np.uint8)
         Image.fromarray(pixels).save(samples / f"{index:05d}-{label}.png")
+    make_checkpoint(folder / "broken")
+    (folder / "broken" / "model.safetensors").write_bytes(b"torn off")
     return folder
 
 

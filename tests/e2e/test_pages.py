@@ -47,6 +47,67 @@ def certify(page: "Page") -> None:
     page.wait_for_selector("#after:not([hidden])")
 
 
+def test_the_first_sight_proves_with_one_tap(page: "Page") -> None:
+    page.wait_for_selector('#samples button[aria-pressed="true"]')
+    assert page.locator('#samples button[aria-pressed="true"]').count() == 1
+    shows(page, "answer", "10,000 noisy copies of the image can prove 0.799 at most")
+    shows(page, "estimate", "for 10,000 noisy copies")
+    certify(page)
+    assert re.match(r"2 within a radius of 0\.\d{4}", page.inner_text("#answer"))
+    assert float(page.get_attribute("#rings .now", "r") or 0) > 60, "the ring did not grow"
+    shows(page, "spoken", "2 within a radius of")
+
+
+def test_a_model_that_failed_stands_there_with_its_reason(page: "Page") -> None:
+    shows(page, "unserved", "broken")
+    shows(page, "unserved", "is damaged")
+    assert page.locator("#model option:disabled").inner_text() == "broken (failed)"
+
+
+def test_a_key_is_asked_for_only_where_one_is_needed(page: "Page") -> None:
+    shows(page, "cluster", "sampler")
+    assert page.locator("#key-button").is_hidden()
+
+
+def test_an_estimate_follows_the_model_s_rate_and_the_latest_proofs(page: "Page") -> None:
+    told = page.evaluate("""async () => {
+        const { learnPace, secondsOf } = await import("/web/js/pace.js");
+        sessionStorage.removeItem("spacte-pace");
+        const model = { samples_per_second: 1000 };
+        const before = secondsOf(model, 9900);
+        for (let i = 0; i < 8; i++) learnPace(model, 10000, 40); // others use the machine
+        return [before, secondsOf(model, 9900), secondsOf(model, 99900), secondsOf({}, 100)];
+    }""")
+    before, after, longer, unknown = told
+    assert 10 <= before <= 11
+    assert 35 <= after <= 45
+    assert 350 <= longer <= 450
+    assert unknown is None
+
+
+def test_a_slow_model_is_asked_for_fewer_noises_at_first(page: "Page") -> None:
+    page.wait_for_selector("#samples button")
+    assert (
+        page.evaluate("""async () => {
+        const { suitN } = await import("/web/js/asking.js");
+        sessionStorage.removeItem("spacte-pace");
+        suitN({ samples_per_second: 60 });
+        return document.getElementById("n-out").textContent;
+    }""")
+        == "1,000 noisy copies"
+    )
+
+
+def test_a_picture_of_another_size_is_scaled_and_that_is_said(page: "Page", tmp_path: Path) -> None:
+    from PIL import Image
+
+    Image.new("L", (20, 10), 90).save(tmp_path / "wide.png")
+    page.set_input_files("#file", tmp_path / "wide.png")
+    shows(page, "changes-help", "has 20 × 10 pixels, and the model takes 8 × 8. It is scaled and cropped")
+    certify(page)
+    shows(page, "answer", "within a radius of")
+
+
 def test_a_drawn_digit_gets_a_certificate_and_a_live_curve(page: "Page") -> None:
     draw_a_digit(page)
     slide(page, "n", "5")
@@ -70,7 +131,7 @@ def test_of_a_thousand_classes_ten_are_shown_and_the_others_found(page: "Page") 
     assert page.locator("#votes .vote").count() == 10
     assert page.inner_text("#votes-of") == ": 10 of 1,000 classes"
     page.fill("#class-search", "Animal 77")
-    assert page.locator("#votes .vote span:first-child").all_inner_texts()[:2] == ["animal 779", "animal 778"]
+    assert page.locator("#votes .vote .name").all_inner_texts()[:2] == ["animal 779", "animal 778"]
     assert page.locator("#votes .vote").count() == 10
     page.fill("#class-search", "plant")
     assert page.inner_text("#votes") == "No class has a name like that."
@@ -200,6 +261,24 @@ def test_a_phone_needs_no_sideways_scrolling(page: "Page", address: str, path: s
     page.goto(address + path)
     shows(page, "cluster", "sampler")
     assert page.evaluate("() => document.documentElement.scrollWidth") <= 375
+
+
+def test_on_a_phone_the_button_and_the_curve_are_seen_without_scrolling(page: "Page", address: str) -> None:
+    page.set_viewport_size({"width": 375, "height": 780})
+    page.goto(address)
+    page.wait_for_selector('#samples button[aria-pressed="true"]')
+    for seen in ("#go", "#curve svg"):
+        box = page.locator(seen).bounding_box()
+        assert box is not None
+        assert box["y"] + box["height"] <= 780, seen
+
+
+def test_who_wants_less_motion_gets_none(page: "Page") -> None:
+    page.wait_for_selector("#rings .now", state="attached")
+    moves = "() => getComputedStyle(document.querySelector('#rings .now')).transitionDuration"
+    assert page.evaluate(moves) != "0s"
+    page.emulate_media(reduced_motion="reduce")
+    assert page.evaluate(moves) == "0s"
 
 
 @pytest.mark.parametrize("theme", ["light", "dark"])

@@ -68,6 +68,11 @@ class Model(AnswerModel):
     metrics: dict[str, float] = Field(
         default_factory=dict[str, float], description="Figures recorded when it was trained, e.g. `test_accuracy`."
     )
+    samples_per_second: float | None = Field(
+        default=None,
+        description="Noises a second that all samplers draw for this model alone, as measured; null where it does not "
+        "answer. A certificate takes about `(n0 + n) / samples_per_second`.",
+    )
     calibrated: bool = Field(
         default=False, description="Whether `spacte calibrate` was run, so that `POST /v1/sets` answers."
     )
@@ -105,6 +110,7 @@ class Info(AnswerModel):
 
     version: str = Field(description="Of the service.")
     limits: dict[str, float | int | bool] = Field(description="Every limit that a request is held to.")
+    datasets: list[str] = Field(default_factory=list[str], description="Data sets that jobs may name.")
     samplers: int = Field(description="Samplers that draw noise now.")
     device: str = Field(description="What they run on, e.g. `cpu` or a GPU's name.")
 

@@ -14,9 +14,9 @@ router = APIRouter(prefix="/v1", tags=["models"], dependencies=[Depends(identify
 
 
 @router.get("/models")
-async def list_models(backend: TheBackend) -> ModelList:
+async def list_models(models: TheModels) -> ModelList:
     """Every model known, with the noise levels it is served at and its state."""
-    return ModelList(data=backend.models())
+    return ModelList(data=models.all())
 
 
 @router.get("/models/{name}", responses=problems(404))
@@ -64,4 +64,6 @@ async def info(backend: TheBackend, settings: TheSettings, caller: TheCaller) ->
     """The service's version, its samplers, and every limit that a request can trip over, with the key's quotas."""
     pool = backend.pool_status()
     quotas = {f"quota_{name}": most for name, most in caller.quotas if most is not None}
-    return Info(version=VERSION, limits=settings.limits() | quotas, samplers=pool.ready, device=pool.device)
+    limits = settings.limits() | quotas
+    datasets = sorted(settings.dataset_sources)
+    return Info(version=VERSION, limits=limits, datasets=datasets, samplers=pool.ready, device=pool.device)

@@ -127,6 +127,14 @@ async def test_limits_are_the_settings_and_are_shown(make_http: MakeHttp, digit:
         assert [error["pointer"] for error in beyond.json()["errors"]] == [f"/{name}"]
 
 
+async def test_the_rate_of_models_and_the_data_sets_of_jobs_are_shown(make_http: MakeHttp, backend) -> None:
+    http = make_http(Settings(datasets="cifar10=parquet:/data/cifar10"))
+    assert (await http.get("/v1/info")).json()["datasets"] == ["cifar10", "digits"]
+    assert (await http.get("/v1/models/digits")).json()["samples_per_second"] is None
+    backend.noises_a_second = 2_500.0
+    assert (await http.get("/v1/models")).json()["data"][0]["samples_per_second"] == 2_500.0
+
+
 @pytest.mark.parametrize("given", ["abc-123", "req_4f.b:9", "x" * 128])
 async def test_a_request_id_is_accepted_and_echoed(http: httpx2.AsyncClient, given: str) -> None:
     answer = await http.get("/v1/models/none", headers={"X-Request-ID": given})

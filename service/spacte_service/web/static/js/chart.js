@@ -2,9 +2,15 @@
 
 import { s } from "./dom.js";
 
-const W = 480;
-const H = 260;
-const EDGE = { left: 46, right: 20, top: 26, bottom: 36 };
+const EDGE = { left: 44, right: 12, top: 26, bottom: 38 };
+const NARROW = 280;
+const WIDE = 720;
+
+/** As wide as its box, in the box's own pixels, so that text has the size that the sheet says. */
+function size(box) {
+  const width = Math.min(WIDE, Math.max(NARROW, box.clientWidth || 480));
+  return [width, Math.round(Math.min(340, Math.max(180, 0.62 * width)))];
+}
 
 /** Round steps that cut [0, top] in four to eight. */
 function ticks(top) {
@@ -23,11 +29,12 @@ const short = (x) =>
  * Draw into `box`.
  * @param {HTMLElement} box
  * @param {{label: string, x: string, y: string, xTop: number, yTop: number,
- *   lines: {points: [number, number][], style: string, name?: string}[],
+ *   lines: {points: [number, number][], style: string, name?: string, value?: string, area?: boolean}[],
  *   bands?: {points: [number, number, number][], style: string}[],
  *   levels?: {y: number, style: string, name: string}[]}} what
  */
 export function chart(box, what) {
+  const [W, H] = size(box);
   const px = (x) => EDGE.left + (x / what.xTop) * (W - EDGE.left - EDGE.right);
   const py = (y) => H - EDGE.bottom - (y / what.yTop) * (H - EDGE.top - EDGE.bottom);
   const path = (points) => points.map(([x, y], i) => `${i ? "L" : "M"}${px(x).toFixed(1)} ${py(y).toFixed(1)}`).join("");
@@ -53,9 +60,17 @@ export function chart(box, what) {
   }
   let row = 0;
   for (const line of what.lines) {
-    if (line.points.length) svg.append(s("path", { class: `line ${line.style}`, d: path(line.points) }));
+    const [first, last] = [line.points[0], line.points.at(-1)];
+    if (line.area && last) {
+      svg.append(s("path", { class: `area ${line.style}`, d: `${path([...line.points, [last[0], 0], [first[0], 0]])}Z` }));
+    }
+    if (last) svg.append(s("path", { class: `line ${line.style}`, d: path(line.points) }));
     for (const [x, y] of line.points.length <= 60 ? line.points : []) {
       svg.append(s("circle", { class: `dot ${line.style}`, cx: px(x), cy: py(y), r: 2.5 }));
+    }
+    if (line.value && last) {
+      const late = px(last[0]) > W - EDGE.right - 60;
+      svg.append(s("text", { class: "value", x: px(last[0]) + (late ? 0 : 8), y: py(last[1]) + (late ? 20 : 4), "text-anchor": late ? "end" : "start" }, line.value));
     }
     if (line.name) {
       const y = EDGE.top + 12 + 15 * row++;

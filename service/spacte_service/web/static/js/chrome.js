@@ -1,7 +1,8 @@
-// What both pages share: light and dark, the API key, and the cluster strip.
+// What both pages share: light and dark, the API key where one is asked for, and the cluster strip.
 
-import { apiKey, call, getJson } from "./api.js";
+import { apiKey, call, getJson, ProblemError } from "./api.js";
 import { $, h } from "./dom.js";
+import { whole } from "./numbers.js";
 
 const THEME = "spacte-theme";
 const STRIP_MS = 2000;
@@ -14,8 +15,6 @@ export function startChrome() {
 
 function theme() {
   const root = document.documentElement;
-  const kept = localStorage.getItem(THEME);
-  if (kept) root.dataset.theme = kept;
   $("theme").addEventListener("click", () => {
     const dark = root.dataset.theme ? root.dataset.theme === "dark" : matchMedia("(prefers-color-scheme: dark)").matches;
     root.dataset.theme = dark ? "light" : "dark";
@@ -28,7 +27,7 @@ function key() {
   const dialog = h("dialog", { id: "key-dialog", "aria-labelledby": "key-title" },
     h("form", { method: "dialog" },
       h("h2", { id: "key-title" }, "API key"),
-      h("p", {}, "Kept in this tab only, until it is closed."),
+      h("p", {}, "This service answers those who have a key. It is kept in this tab only, until the tab is closed."),
       h("label", { for: "key-input" }, "Key"),
       input,
       h("p", { class: "row" },
@@ -45,22 +44,36 @@ function key() {
   });
 }
 
+/** Show the button once the service asks for a key, and the dialog where it has none. */
+function wantKey(refused) {
+  const first = $("key-button").hidden;
+  $("key-button").hidden = false;
+  if (refused && first) $("key-button").click();
+}
+
 /** Samplers, noises a second and queue, from /v1/info and, where it is open to this caller, /metrics. */
 function strip() {
   let before = null;
+  let counted = true;
   const look = async () => {
     const parts = [];
     try {
       const info = await getJson("/v1/info");
+      if (info.limits.api_key_needed) wantKey(false);
+      show(info.samplers > 0);
       parts.push(`${info.samplers} sampler${info.samplers === 1 ? "" : "s"} on ${info.device}`);
-      const now = await metrics();
+      const now = counted ? await metrics() : null;
+      counted = now !== null; // else served on a port of its own, or to administrators only
       if (before && now && now.time > before.time) {
         const rate = Math.max(0, (now.drawn - before.drawn) / (now.time - before.time));
-        parts.push(`${Math.round(rate).toLocaleString("en")} noises/s`);
+        parts.push(`${whole(rate)} noises/s`);
         parts.push(`queue ${now.queue}`);
       }
       before = now;
     } catch (error) {
+      show(false);
+      counted = true;
+      if (error instanceof ProblemError && error.status === 401) wantKey(true);
       parts.push(error.message);
     }
     $("cluster").textContent = parts.join(" · ");
@@ -69,12 +82,17 @@ function strip() {
   look();
 }
 
+function show(up) {
+  $("cluster").classList.toggle("up", up);
+  $("cluster").classList.toggle("down", !up);
+}
+
 async function metrics() {
   let text;
   try {
     text = await (await call("/metrics")).text();
   } catch {
-    return null; // served on a port of its own, or to administrators only
+    return null;
   }
   const sum = (name) =>
     text

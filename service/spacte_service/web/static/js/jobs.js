@@ -1,23 +1,29 @@
-// The page at /jobs: the table, the curves of the jobs that are ticked, and the images of one.
+// The page at /jobs: a form for a new one, the table, the curves of the jobs that are ticked, and the images of one.
 
 import { call, getJson } from "./api.js";
 import { showChanges } from "./changes.js";
 import { chart, standalone } from "./chart.js";
 import { startChrome } from "./chrome.js";
-import { $, h, save, tell } from "./dom.js";
+import { $, save, tell } from "./dom.js";
+import { ACTIVE, JobTable } from "./job_table.js";
+import { followModels } from "./models.js";
+import { NewJob } from "./new_job.js";
 import { JobRows } from "./rows.js";
 
 const PAGE = 50;
 const POLL_MS = 2000;
 const MOST_CURVES = 5;
-const ACTIVE = new Set(["queued", "running", "cancelling"]);
 
 const jobs = new Map(); // id -> job, newest first
 const ticked = new Set();
 const rows = new JobRows();
+const table = new JobTable({ open, compare, changed: look });
+const form = new NewJob(made);
 let drawings = 0;
+let lost = false; // the service, at the last look
+let opened = false; // the form, for want of jobs
 
-async function poll() {
+async function look() {
   try {
     const page = await getJson(`/v1/jobs?limit=${PAGE}`);
     const older = [...jobs].filter(([id]) => !page.data.some((job) => job.id === id));
@@ -25,12 +31,19 @@ async function poll() {
     for (const job of page.data) jobs.set(job.id, job);
     for (const [id, job] of older) jobs.set(id, job);
     $("more").hidden = !page.has_more || older.length > 0;
-    tell(null);
+    if (lost) tell(null);
+    lost = false;
     drawTable();
     if ([...ticked].some((id) => ACTIVE.has(jobs.get(id)?.state))) await drawCurves();
+    if (jobs.size === 0 && !opened) $("new").open = opened = true;
   } catch (problem) {
+    lost = true;
     tell(problem);
   }
+}
+
+async function poll() {
+  await look();
   setTimeout(poll, document.hidden ? 5 * POLL_MS : POLL_MS);
 }
 
@@ -42,38 +55,21 @@ async function more() {
   drawTable();
 }
 
-function drawTable() {
-  $("no-jobs").hidden = jobs.size > 0;
-  const body = $("jobs").tBodies[0];
-  const focused = document.activeElement?.dataset?.of;
-  body.replaceChildren(...[...jobs.values()].map(row));
-  if (focused) body.querySelector(`[data-of="${CSS.escape(focused)}"]`)?.focus();
-}
+const drawTable = () => table.draw([...jobs.values()], ticked);
 
-function row(job) {
-  const { counts } = job;
-  const done = counts.certified + counts.abstained + counts.errored;
-  const tick = h("input", {
-    type: "checkbox", checked: ticked.has(job.id), "data-of": `tick-${job.id}`, "aria-label": `Compare ${job.id}`,
-    onchange: (event) => compare(job.id, event.target.checked),
-  });
-  const name = h("button", { type: "button", class: "quiet", "data-of": job.id, onclick: () => open(jobs.get(job.id)) },
-    job.metadata?.name ?? job.id);
-  const progress = h("progress", {
-    max: counts.total ?? 1, value: counts.total === null ? null : done, "aria-label": `${done} of ${counts.total ?? "?"} images`,
-  });
-  const number = (x) => h("td", { class: "number" }, String(x));
-  return h("tr", { "data-job": job.id },
-    h("td", {}, tick), h("td", {}, name), h("td", {}, job.model),
-    h("td", { title: job.error?.detail }, job.state),
-    h("td", {}, progress, ` ${done}/${counts.total ?? "?"}`),
-    number(counts.certified), number(counts.abstained), number(counts.errored),
-    h("td", {}, new Date(job.created_at).toLocaleString()));
-}
-
-function open(job) {
+function open(id) {
+  const job = jobs.get(id);
   rows.open(job);
   showChanges(job);
+}
+
+/** A job of this page's form is there: show it. */
+function made(job) {
+  const older = [...jobs];
+  jobs.clear();
+  for (const [id, each] of [[job.id, job], ...older]) jobs.set(id, each);
+  drawTable();
+  document.querySelector(`[data-of="${CSS.escape(job.id)}"]`)?.focus();
 }
 
 async function compare(id, on) {
@@ -137,4 +133,8 @@ for (const [id, format, type] of [["get-ndjson", "ndjson", "application/x-ndjson
     }
   });
 }
+followModels((models) => {
+  table.models = models;
+  form.follow(models);
+});
 poll();

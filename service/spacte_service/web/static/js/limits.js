@@ -1,7 +1,7 @@
 // The largest radius that n noises can prove, for drawing the limit line; the service computes the real bounds.
 
 /** P(N(0, 1) > x) for x >= 0: the Maclaurin series near zero, Laplace's continued fraction further out. */
-export function upperTail(x) {
+function upperTail(x) {
   const density = Math.exp(-x * x / 2) / Math.sqrt(2 * Math.PI);
   if (x < 2) {
     let term = x;
@@ -18,7 +18,7 @@ export function upperTail(x) {
 }
 
 /** x with P(N(0, 1) > x) = q, for 0 < q <= 1/2, by bisection. */
-export function upperQuantile(q) {
+function upperQuantile(q) {
   let low = 0;
   let high = 12;
   for (let i = 0; i < 60; i++) {
@@ -30,7 +30,13 @@ export function upperQuantile(q) {
 }
 
 /** sigma * Phi^-1(alpha^(1/n)): the radius when all n votes agree (Clopper-Pearson). */
-export function radiusLimit(sigma, n, alpha) {
+function radiusLimit(sigma, n, alpha) {
   const q = -Math.expm1(Math.log(alpha) / n);
   return q >= 0.5 ? 0 : sigma * upperQuantile(q);
+}
+
+/** The largest radius that a request can prove: all votes agree. */
+export function limitOf(model, { n, alpha, target_radius }) {
+  // A request that may stop early spends half of alpha on its last look.
+  return radiusLimit(model.sigmas[0], n, target_radius ? alpha / 2 : alpha);
 }

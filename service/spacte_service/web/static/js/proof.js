@@ -1,9 +1,10 @@
 // The proof as it grows: the answer in words, the radius against samples, the votes.
 
+import { ball } from "./ball.js";
 import { chart } from "./chart.js";
 import { $, h } from "./dom.js";
-import { radiusLimit } from "./limits.js";
-import { radiusText, whole } from "./numbers.js";
+import { limitOf } from "./limits.js";
+import { duration, radiusText, whole } from "./numbers.js";
 
 const SHOWN_CLASSES = 10;
 const REASONS = {
@@ -18,26 +19,56 @@ const REASONS = {
 
 const className = (model, label) => model.class_names?.[label] ?? String(label);
 
+const strong = (style, text) => h("span", { class: style }, text);
+
+/** Say of a run that has not begun what it could prove at most. */
+export function emptyProof(model, params) {
+  clear(model);
+  const limit = limitOf(model, params);
+  $("answer").replaceChildren("Certify, and the radius that is proven grows here.",
+    h("small", {}, `${whole(params.n)} noisy copies of the image can prove ${radiusText(limit, 3)} at most: when all vote alike.`));
+  $("votes").replaceChildren(h("p", { class: "help" }, "Each noisy copy votes for one class."));
+  curve(params, limit, []);
+}
+
+function clear(model) {
+  $("after").hidden = $("meaning").hidden = true;
+  $("meaning").open = false;
+  $("votes").replaceChildren();
+  $("spoken").textContent = "";
+  const many = model.num_classes > SHOWN_CLASSES;
+  $("class-search-box").hidden = !many;
+  $("class-search").value = "";
+  $("votes-of").textContent = many ? `: ${SHOWN_CLASSES} of ${whole(model.num_classes)} classes` : "";
+}
+
+function curve({ n, target_radius: target }, limit, points) {
+  const last = points.at(-1)?.[1] ?? 0;
+  chart($("curve"), {
+    label: "Radius proven so far against noisy copies drawn",
+    x: "noisy copies",
+    y: "radius",
+    xTop: n,
+    yTop: Math.max(limit, target ?? 0, last) * 1.12 || 1,
+    lines: [{ points, style: "s0", area: true, value: last > 0 ? radiusText(last, 3) : undefined }],
+    levels: [
+      { y: limit, style: "limit", name: `most that ${whole(n)} copies can prove` },
+      ...(target ? [{ y: target, style: "goal", name: "target" }] : []),
+    ],
+  });
+}
+
 /** One run: feed it events, and it keeps the page up to date. */
 export class Proof {
   constructor(model, params) {
     this.model = model;
     this.params = params;
+    this.limit = limitOf(model, params);
     this.last = this.shown = null;
     this.certificate = null;
     this.points = [[0, 0]];
-    // A request that may stop early spends half of alpha on its last look.
-    const alpha = params.target_radius ? params.alpha / 2 : params.alpha;
-    this.limit = radiusLimit(model.sigmas[0], params.n, alpha);
     this.started = performance.now();
-    $("proof").hidden = false;
-    $("after").hidden = true;
-    $("meaning").open = false;
-    $("votes").replaceChildren();
-    const many = model.num_classes > SHOWN_CLASSES;
-    $("class-search-box").hidden = !many;
-    $("class-search").value = "";
-    $("votes-of").textContent = many ? `: ${SHOWN_CLASSES} of ${whole(model.num_classes)} classes` : "";
+    clear(model);
     $("answer").textContent = "Drawing noisy copies …";
     this.draw();
   }
@@ -46,9 +77,11 @@ export class Proof {
     const samples = event.certificate?.n ?? event.samples; // what the radius rests on; more may have been drawn
     this.points.push([samples, event.radius]);
     const name = className(this.model, event.top_label);
-    const eta = event.eta_ms ? `, about ${(event.eta_ms / 1000).toFixed(1)} s to go` : "";
+    const eta = event.eta_ms ? `, ${duration(event.eta_ms / 1000)} to go` : "";
     $("answer").replaceChildren(
-      h("span", {}, event.radius > 0 ? `${name}, proven within ${radiusText(event.radius, 3)}` : `leaning to ${name}`),
+      ...(event.radius > 0
+        ? [strong("good class", name), " proven within ", strong("good", radiusText(event.radius, 3))]
+        : ["leaning to ", strong("good", name)]),
       h("small", {}, `${whole(samples)} noisy copies so far${eta}`),
     );
     if (event.certificate) {
@@ -64,16 +97,17 @@ export class Proof {
     const seconds = ((performance.now() - this.started) / 1000).toFixed(2);
     const note = certificate.preprocessing?.note ? ` ${certificate.preprocessing.note}` : "";
     const why = `${whole(certificate.n)} noisy copies in ${seconds} s; it stopped because ${REASONS[certificate.stop_reason]}.${note}`;
+    const name = className(this.model, certificate.label);
     $("answer").replaceChildren(
-      certificate.abstained
-        ? h("span", { class: "held" }, "No answer")
-        : h("span", {}, h("span", { class: "good" }, className(this.model, certificate.label)),
-            ` within a radius of ${radiusText(certificate.radius, 4)}`),
+      ...(certificate.abstained
+        ? [strong("held", "No answer")]
+        : [strong("good class", name), " within a radius of ", strong("good", radiusText(certificate.radius, 4))]),
       h("small", {}, certificate.abstained ? `${this.abstention()} ${why}` : why),
     );
+    $("spoken").textContent = $("answer").innerText;
     this.votes(certificate);
     this.draw();
-    $("after").hidden = false;
+    $("after").hidden = $("meaning").hidden = false;
   }
 
   abstention() {
@@ -85,20 +119,11 @@ export class Proof {
       : `No class got more than half of the votes (the front runner ${(100 * top).toFixed(1)} %), so nothing can be proven about this image at this noise.`;
   }
 
+  /** Draw the curve and the rings. */
   draw() {
-    const top = Math.max(this.limit, this.params.target_radius ?? 0) * 1.12;
-    chart($("curve"), {
-      label: "Radius proven so far against noisy copies drawn",
-      x: "noisy copies",
-      y: "radius",
-      xTop: this.params.n,
-      yTop: top || 1,
-      lines: [{ points: this.points, style: "s0" }],
-      levels: [
-        { y: this.limit, style: "limit", name: `most that ${whole(this.params.n)} copies can prove` },
-        ...(this.params.target_radius ? [{ y: this.params.target_radius, style: "goal", name: "target" }] : []),
-      ],
-    });
+    curve(this.params, this.limit, this.points);
+    const held = this.certificate?.abstained ?? false;
+    ball({ limit: this.limit, target: this.params.target_radius, radius: this.points.at(-1)[1], held });
   }
 
   /** The classes with most votes, among those whose names have what is searched for. */
@@ -109,15 +134,22 @@ export class Proof {
       .filter(([, c]) => className(this.model, c).toLowerCase().includes(wanted))
       .sort((a, b) => b[0] - a[0]).slice(0, SHOWN_CLASSES);
     const total = counts.reduce((a, b) => a + b, 0) || 1;
+    const rows = order.map(([count, c]) => this.vote(c, count, total, c === label));
     $("votes").replaceChildren(
-      ...order.map(([count, c]) =>
-        h("div", { class: c === label ? "vote top" : "vote" },
-          h("span", {}, className(this.model, c)),
-          h("meter", { min: 0, max: total, value: count, "aria-label": `votes for ${className(this.model, c)}` }),
-          h("span", { class: "count" }, whole(count)))),
+      ...rows,
       ...(invalid ? [h("small", {}, `${whole(invalid)} copies voted for no class: the model's answer was not a number.`)] : []),
       ...(order.length ? [] : [h("p", {}, "No class has a name like that.")]),
     );
+  }
+
+  vote(c, count, total, top) {
+    const name = className(this.model, c);
+    const length = h("span", { class: "length" });
+    length.style.width = `${(100 * count) / total}%`; // the policy forbids a style attribute, not this
+    return h("div", { class: top ? "vote top" : "vote" },
+      h("span", { class: "name", title: name }, name),
+      h("span", { class: "track", "aria-hidden": "true" }, length),
+      h("span", { class: "count" }, whole(count)));
   }
 
   /** Show the votes anew, for what is searched for has changed. */
