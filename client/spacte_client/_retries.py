@@ -47,7 +47,11 @@ class Backoff:
 
     def _may_succeed_later(self, error: APIError) -> bool:
         """An idempotency key that is still in use is that of our own earlier attempt, which is worth waiting for."""
-        if isinstance(error, DeadlineExceededError) or (self.draws_noise and _timed_out(error)):
+        if (
+            isinstance(error, DeadlineExceededError)
+            or _ended_at_endpoint(error)
+            or (self.draws_noise and _timed_out(error))
+        ):
             return False
         if isinstance(error, APIStatusError):
             return error.status_code in RETRIED_STATUSES or error.code == "idempotency_in_progress"
@@ -73,6 +77,11 @@ class GracePeriod:
         self._end = self._end or Deadline(LONGEST_OUTAGE_S)
         unavailable = isinstance(error, APIStatusError) and error.status_code in UNAVAILABLE_STATUSES
         return (unavailable or isinstance(error, APIConnectionError)) and self._end.left() > 0
+
+
+def _ended_at_endpoint(error: APIError) -> bool:
+    """Whether noises were drawn and the model's endpoint failed on them: to ask for others is not for a program."""
+    return isinstance(error, APIStatusError) and error.code == "endpoint_failed"
 
 
 def _timed_out(error: APIError) -> bool:

@@ -1,7 +1,8 @@
 """`spacte import`: models of other libraries, published weights, programs and ONNX files become checkpoint folders."""
 
+from importlib.metadata import entry_points
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
@@ -22,8 +23,8 @@ def import_(
     model: Annotated[
         str,
         typer.Argument(
-            help="timm:NAME, torchvision:NAME, hf:FOLDER_OR_NAME, or a .onnx, .pt2, .pth or .pth.tar file; nothing in "
-            "a file is run."
+            help="timm:NAME, torchvision:NAME, hf:FOLDER_OR_NAME; a .onnx, .pt2, .pth or .pth.tar file, nothing of "
+            "which is run; or http(s)://HOST/v2/models/NAME, or a .toml file that describes such an endpoint."
         ),
     ],
     sigma: Annotated[float, typer.Option(min=0.0, help="Noise sd it is to be certified at, in [0, 1] pixels.")],
@@ -38,9 +39,12 @@ def import_(
         str, typer.Option(help="timm, torchvision: a file of weights, hub (the published ones) or random.")
     ] = "hub",
     classes: Annotated[
-        int | None, typer.Option(min=2, help="timm, torchvision: how many, where the weights do not say.")
+        int | None, typer.Option(min=2, help="timm, torchvision, endpoint: how many, where nothing else says.")
     ] = None,
     size: Annotated[int | None, typer.Option(min=1, help="Height and width in pixels [as published].")] = None,
+    input_shape: Annotated[
+        str | None, typer.Option(metavar="C,H,W", help="Endpoint: what it takes, where it does not say.")
+    ] = None,
     class_names: Annotated[Path | None, typer.Option(help="A text file with the name of a class in each line.")] = None,
     normalization: Annotated[
         Literal["standard", "center", "none"] | None,
@@ -56,13 +60,15 @@ def import_(
 
     from .checkpoint import CONFIG_FILE, CheckpointError, save_checkpoint
     from .errors import one_sentence
-    from .sources import SourceOptions, is_source
+    from .sources import SourceOptions, is_source, shape_of
 
     with one_sentence():
         if (out / CONFIG_FILE).exists():
             raise CheckpointError(f"{out} already holds a checkpoint: choose another --out.")
         names = _lines(class_names)
-        if is_source(model):
+        if model.endswith(".toml") or model.startswith(("http://", "https://")):
+            net, config = _of_endpoint(model, sigma, input_shape and shape_of(input_shape), classes, names)
+        elif is_source(model):
             net, config = _of_library(model, SourceOptions(weights, classes, size), sigma, names)
         else:
             net, config = _of_file(Path(model), file_format, sigma, names, (normalization, dataset, size))
@@ -88,6 +94,17 @@ def _of_library(
     net, model = program_network(source.module, source.input_shape, source.normalization)
     names = names or source.class_names
     return net, described(model, sigma=sigma, method=name, class_names=names, preprocessing=source.preprocessing)
+
+
+def _of_endpoint(model: str, sigma: float, shape: Any, classes: int | None, names: tuple[str, ...] | None) -> Any:
+    """What is behind an address, as the installed component that asks over the network finds it."""
+    from .errors import MissingPackageError
+
+    found = entry_points(group="spacte.sources", name="endpoint")
+    if not found:
+        raise MissingPackageError("Endpoints are asked by spacte-workers, which is not installed here: install it.")
+    load = next(iter(found)).load()
+    return load(model, sigma=sigma, input_shape=shape, classes=classes, class_names=names)
 
 
 def _of_file(

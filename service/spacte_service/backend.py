@@ -1,6 +1,6 @@
 """What the gateway needs of the workers: `spacte_workers.serving.runtime.Runtime`, on Ray or in this process."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Protocol
 
 from spacte_client.types import (
@@ -17,6 +17,9 @@ from spacte_client.types import (
 )
 
 if TYPE_CHECKING:  # scipy and numpy come with them, which the application's import can do without
+    import numpy as np
+    from numpy.typing import NDArray
+
     from spacte_core.preprocessing import Asked
     from spacte_workers.certification.algorithm import Progress
     from spacte_workers.serving.pools import Pool, PoolStatus
@@ -85,6 +88,10 @@ class Backend(Protocol):
 
     async def predict_set(self, image: "Image", params: SetParams, *, request_id: str) -> PredictionSet:
         """One prediction set."""
+        ...
+
+    async def logits(self, rows: "Sequence[Image]", model: str | None) -> "tuple[str, NDArray[np.float32]]":
+        """The version that answers, and the base classifier's own logits [B, K] of float32 rows, without noise."""
         ...
 
     async def bracket(self, image: "Image", params: BracketParams, *, request_id: str) -> Bracket:

@@ -3,7 +3,7 @@
 import asyncio
 import math
 import time
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -34,6 +34,9 @@ from .signing_keys import Signer
 from .worker_errors import worker_errors_as_problems
 
 if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
     from spacte_workers.certification.algorithm import Progress
     from spacte_workers.shards import Image
 
@@ -94,6 +97,18 @@ class ImageRequests:
             permit.done()
         log.info("predicted a set", set=made.id, model=made.model, labels=len(made.labels))
         return made.model_copy(update={"elapsed_ms": _milliseconds_since(request.arrived)})
+
+    async def logits(self, rows: "Sequence[Image]", model: str, arrival: Arrival) -> "tuple[str, NDArray[np.float32]]":
+        """The version that answers, and the base classifier's logits of rows. Raises ProblemError: as for `predict`."""
+        name, rate = self._backend.rate(model)
+        seconds = len(rows) / rate if rate else 0.0
+        demand = Demand(name, seconds, seconds) if rate else Demand()
+        async with self._admission.permit(arrival, demand) as permit:
+            await permit.turn()
+            with worker_errors_as_problems("/inputs/0"):
+                found = await self._backend.logits(rows, model)
+            permit.done()
+        return found
 
     async def bracket(self, request: ImageRequest[BracketParams]) -> Bracket:
         """The certified radius of one image from both sides. Raises ProblemError: as for `certify`."""

@@ -7,7 +7,7 @@ in which the JSON names them.
 import io
 import json
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Any, Literal, get_args
 
@@ -21,6 +21,8 @@ from .problems import ProblemError, field_error
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
+
+    from spacte_workers.shards import Image
 
 JSON_LENGTH = "Inference-Header-Content-Length"
 INPUT = "image"
@@ -86,6 +88,41 @@ class InferenceRequest(BaseModel):
     parameters: dict[str, Any] = {}
 
 
+class RowsTensor(BaseModel):
+    """Rows for the base classifier, which noise may have taken out of [0, 1]: [batch, channels, height, width]."""
+
+    name: Literal["image"]
+    datatype: Literal["FP32"]
+    shape: Annotated[list[PositiveInt], Field(min_length=4, max_length=4)]
+    parameters: ImageParameters = ImageParameters()
+    data: Any = None
+
+
+class WantedLogits(BaseModel):
+    """The one output of a base classifier."""
+
+    name: Literal["logits"]
+    parameters: OutputParameters = OutputParameters()
+
+
+class RowsRequest(BaseModel):
+    """The JSON of a request to a base classifier."""
+
+    id: str | None = None
+    inputs: Annotated[list[RowsTensor], Field(min_length=1, max_length=1)]
+    outputs: Annotated[list[WantedLogits], Field(max_length=1)] = []
+    parameters: dict[str, Any] = {}
+
+
+@dataclass(frozen=True)
+class Rows:
+    """Such a request: the rows, and whether their logits are wanted in binary."""
+
+    id: str | None
+    images: "tuple[Image, ...]"
+    binary: bool
+
+
 def split(raw: bytes, json_length: str | None) -> tuple[bytes, bytes]:
     """The JSON of a body, and the tensor after it.
 
@@ -126,6 +163,32 @@ def read_inference(text: bytes, *, tensor: bytes, model: str, most_images: int) 
     return Inference(body.id, images, params, {name: binary if own is None else own for name, own in wanted.items()})
 
 
+def read_rows(text: bytes, *, tensor: bytes, most_rows: int) -> Rows:
+    """The rows in a body. Arguments and errors as for `read_inference`."""
+    import numpy as np
+
+    from spacte_workers.shards import Image
+
+    body = validated(RowsRequest, parse_json(text))
+    values = _values(body.inputs[0], tensor)
+    if len(values) > most_rows:
+        raise field_error("/inputs/0/shape", f"Send at most {most_rows} rows in one request.")
+    if not np.isfinite(values).all():
+        raise field_error("/inputs/0/data", "Send finite numbers.")
+    _, channels, height, width = values.shape
+    images = tuple(Image(row.tobytes(), (channels, height, width), "float32") for row in values)
+    own = body.outputs[0].parameters.binary_data if body.outputs else None
+    return Rows(body.id, images, body.parameters.get("binary_data_output") is True if own is None else own)
+
+
+def write_rows(
+    request: Rows, logits_BK: "NDArray[np.float32]", model: str, version: str
+) -> tuple[bytes, dict[str, str]]:
+    """The answer's body and headers: `logits` [B, K]."""
+    wanted = {"logits": (logits_BK.astype("<f4"), "FP32", request.binary)}
+    return _written({"model_name": model, "model_version": version}, request.id, wanted)
+
+
 def write_inference(request: Inference, answers: Sequence[Prediction]) -> tuple[bytes, dict[str, str]]:
     """The answer's body and headers: the predictions as tensors `label` [B] and `counts` [B, K]."""
     import numpy as np
@@ -134,20 +197,26 @@ def write_inference(request: Inference, answers: Sequence[Prediction]) -> tuple[
         "label": np.array([answer.label for answer in answers], "<i8"),
         "counts": np.array([answer.counts for answer in answers], "<i8"),
     }
+    first = answers[0]
+    wanted = {name: (tensors[name], "INT64", in_binary) for name, in_binary in request.outputs.items()}
+    return _written({"model_name": first.model, "model_version": first.model_version}, request.id, wanted)
+
+
+def _written(
+    model: dict[str, Any], request_id: str | None, outputs: "Mapping[str, tuple[NDArray[Any], str, bool]]"
+) -> tuple[bytes, dict[str, str]]:
+    """Body and headers of an answer: each output's values, datatype, and whether it is wanted in binary."""
     described: list[dict[str, Any]] = []
     binary: list[bytes] = []
-    for name, in_binary in request.outputs.items():
-        values = tensors[name]
-        tensor: dict[str, Any] = {"name": name, "datatype": "INT64", "shape": list(values.shape)}
+    for name, (values, datatype, in_binary) in outputs.items():
+        tensor: dict[str, Any] = {"name": name, "datatype": datatype, "shape": list(values.shape)}
         if in_binary:
             binary.append(values.tobytes())
             tensor["parameters"] = {"binary_data_size": values.nbytes}
         else:
             tensor["data"] = values.reshape(-1).tolist()
         described.append(tensor)
-    first = answers[0]
-    head: dict[str, Any] = {"model_name": first.model, "model_version": first.model_version}
-    head |= {"id": request.id} if request.id is not None else {}
+    head = model | ({"id": request_id} if request_id is not None else {})
     text = json.dumps({**head, "outputs": described}).encode()
     if not binary:
         return text, {"Content-Type": "application/json"}
@@ -163,6 +232,11 @@ def _length(header: str, most: int) -> int:
 
 def _images(tensor: ImageTensor, binary: bytes) -> tuple[bytes, ...]:
     """Npy files of the images in a tensor."""
+    return tuple(map(_npy, _values(tensor, binary)))
+
+
+def _values(tensor: ImageTensor | RowsTensor, binary: bytes) -> "NDArray[Any]":
+    """The images in a tensor, [B, C, H, W]."""
     import numpy as np
 
     dtype = np.dtype(_TYPES[tensor.datatype])
@@ -173,7 +247,7 @@ def _images(tensor: ImageTensor, binary: bytes) -> tuple[bytes, ...]:
         values = np.frombuffer(binary, dtype)
     else:
         raise field_error("/inputs/0/parameters/binary_data_size", "Send as many bytes as the shape says, and say so.")
-    return tuple(_npy(image) for image in values.reshape(-1, *tensor.shape[-3:]))
+    return values.reshape(-1, *tensor.shape[-3:])
 
 
 def _from_json(data: Any, count: int, dtype: "np.dtype[Any]") -> "NDArray[Any]":
@@ -188,7 +262,8 @@ def _from_json(data: Any, count: int, dtype: "np.dtype[Any]") -> "NDArray[Any]":
     if len(values) != count or not whole:
         sentence = "`data` is a list of as many numbers as the shape says, for UINT8 whole ones from 0 to 255."
         raise field_error("/inputs/0/data", sentence)
-    return values.astype(dtype)
+    with np.errstate(over="ignore"):  # infinite then, and refused as such
+        return values.astype(dtype)
 
 
 def _npy(values: "NDArray[Any]") -> bytes:

@@ -39,6 +39,7 @@ PROBLEMS: dict[ProblemCode, tuple[int, str]] = {
     "idempotency_mismatch": (422, "The idempotency key belongs to another request"),
     "overloaded": (429, "The service is full"),
     "internal": (500, "The service failed"),
+    "endpoint_failed": (502, "The endpoint of the model failed"),
     "no_workers": (503, "No sampler is alive"),
     "draining": (503, "The service is shutting down"),
     "store_unavailable": (503, "Database or disk cannot be used"),

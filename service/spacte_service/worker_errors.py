@@ -8,6 +8,8 @@ from spacte_workers.errors import (
     BadParameterError,
     ClusterError,
     DeadlineExceededError,
+    EndpointError,
+    EndpointFaultError,
     ModelLoadError,
     ModelNotFoundError,
     ModelNotNamedError,
@@ -29,6 +31,8 @@ CODES: dict[type[RuntimeFault], ProblemCode] = {
     ClusterError: "no_workers",
     DeadlineExceededError: "deadline_exceeded",
     NotCalibratedError: "not_calibrated",
+    EndpointError: "endpoint_failed",
+    EndpointFaultError: "model_failed",
 }
 
 RETRY_AFTER_S: dict[ProblemCode, float] = {"no_workers": 5.0, "model_loading": 2.0}

@@ -44,11 +44,21 @@ class DeadlineExceededError(RuntimeFault):
 class NotOneFunctionError(RuntimeFault):
     """Noises that were drawn again got other logits, so that there is no one function that a certificate is about."""
 
-    def __init__(self) -> None:
+    def __init__(self, message: str | None = None) -> None:
         super().__init__(
-            "Rows that were drawn again got other logits, so nothing is certified: make the model one fixed function, "
-            "without dropout, batch statistics or counters, and see that all samplers run on machines of one kind."
+            message
+            or "Rows that were drawn again got other logits, so nothing is certified: make the model one fixed "
+            "function, without dropout, batch statistics or counters, and see that all samplers run on machines of one "
+            "kind."
         )
+
+
+class EndpointFaultError(NotOneFunctionError):
+    """The endpoint of a model answers what it must not, or another model answers there."""
+
+
+class EndpointError(RuntimeFault):
+    """The endpoint of a model does not answer."""
 
 
 class NotCalibratedError(RuntimeFault):

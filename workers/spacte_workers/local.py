@@ -40,6 +40,8 @@ from spacte_workers.seeds import fresh_seed, seed_of
 from .certification import certificates, set_answers
 from .deadlines import Deadline
 from .drawing import advance, draw
+from .endpoints.budget import check_budget
+from .endpoints.remote import remote_of
 from .errors import BadParameterError, NotCalibratedError, check_consensus
 from .images import BadImageError, asked_of, decode_image, from_array, image_sha256
 from .shards import Image
@@ -112,6 +114,7 @@ class LocalCertifier:
             checkpoint = load_checkpoint(Path(module_or_checkpoint))
             name, version, self._folder = checkpoint.folder.name, checkpoint.version, checkpoint.folder
             class_names = tuple(checkpoint.config.class_names)
+            self._asked = checkpoint.config.model.asked
             self._stated = checkpoint.config.pictures
             sigma = checkpoint.config.sigma if sigma is None else sigma
             make = partial(Engine.from_checkpoint, checkpoint)
@@ -119,7 +122,7 @@ class LocalCertifier:
             if sigma is None or num_classes is None or input_shape is None:
                 raise ValueError("A bare module says nothing of itself: pass sigma, num_classes and input_shape.")
             self._stated = Preprocessing()
-            self._folder = None
+            self._folder = self._asked = None
             name, version, class_names = "module", "", tuple(str(k) for k in range(num_classes))
             options |= {"input_shape": input_shape, "num_classes": num_classes, "examples": examples}
             make = partial(Engine, module_or_checkpoint)
@@ -127,7 +130,7 @@ class LocalCertifier:
         self._make_reference = partial(make, **(options | _PLAIN), sigma=sigma)
         self.sigma = sigma
         self._identity = certificates.ModelIdentity(
-            name, version, class_names, self.engine.precision, self.engine.kernels
+            name, version, class_names, self.engine.precision, self.engine.kernels, remote_of(self._asked)
         )
 
     def certify(
@@ -378,4 +381,5 @@ class LocalCertifier:
             raise BadParameterError(name, f"`{name}` {wanted}, and is {first['input']!r}.") from None
         if isinstance(params, PredictParams):
             check_consensus(params.k_consensus, self.engine.heads)
+            check_budget(params, self._asked)
         return params

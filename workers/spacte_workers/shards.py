@@ -41,7 +41,7 @@ class Image:
     Attributes:
         data: C-order bytes of the [C, H, W] array.
         shape: (C, H, W).
-        dtype: `uint8` (values 0..255 on the 8-bit grid) or `float32` (values in [0, 1]; float noise only).
+        dtype: `uint8` (values 0..255 on the 8-bit grid) or `float32` (values in [0, 1]; no grid noise).
         steps: what was done to the picture that it was decoded from; None: nothing.
     """
 
@@ -59,7 +59,7 @@ class NoiseSource:
         seed: 32 hex digits (128 bits) of the request.
         image_index: position of the image in the request, 0 for a single one.
         sigma: noise sd in units of [0, 1] pixels.
-        noise: `grid` (integer noise on the 1/255 grid) or `float`.
+        noise: `grid` (integer noise on the 1/255 grid), `float`, or `none`: the base classifier's own answer.
         k_consensus: heads that must agree for a vote without the others; None runs all heads.
         request_digest: of the canonical request (`certification.canonical`), 64 hex digits; empty for version 1.
         output: what is wanted of each shard; not part of the noise.
@@ -69,14 +69,14 @@ class NoiseSource:
     seed: str
     image_index: int
     sigma: float
-    noise: Noise
+    noise: Noise | Literal["none"]
     k_consensus: int | None = None
     request_digest: str = ""
     output: Output = "counts"
     label: int | None = None
 
     @property
-    def kind(self) -> tuple[Noise, float, int | None, bool, int | None]:
+    def kind(self) -> tuple[str, float, int | None, bool, int | None]:
         """What all rows of a batch have in common."""
         return self.noise, self.sigma, self.k_consensus, self.output == "gradient", self.label
 

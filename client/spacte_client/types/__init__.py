@@ -11,6 +11,7 @@ from . import (
     models,
     problems,
     recertification,
+    remote,
     sets,
     signatures,
 )
@@ -24,6 +25,7 @@ from .jobs import *  # noqa: F403
 from .models import *  # noqa: F403
 from .problems import *  # noqa: F403
 from .recertification import *  # noqa: F403
+from .remote import *  # noqa: F403
 from .sets import *  # noqa: F403
 from .signatures import *  # noqa: F403
 
@@ -38,5 +40,6 @@ __all__ += jobs.__all__
 __all__ += models.__all__
 __all__ += problems.__all__
 __all__ += recertification.__all__
+__all__ += remote.__all__
 __all__ += sets.__all__
 __all__ += signatures.__all__

@@ -12,6 +12,7 @@ from pydantic import Field
 
 from ._base import AnswerModel, RequestModel
 from .carried import Carried, Precision
+from .remote import Remote
 from .signatures import Envelope
 
 __all__ = [
@@ -207,6 +208,7 @@ class Prediction(AnswerModel):
     preprocessing: Preprocessing | None = Field(
         default=None, description="What was done to the picture; null where the model got its pixels as decoded."
     )
+    remote: Remote | None = Field(default=None, description="As in a certificate: the endpoint that voted.")
     elapsed_ms: float = Field(description="From the request's arrival to its answer.")
 
 
@@ -285,6 +287,10 @@ class Certificate(AnswerModel):
         default=None,
         description="Where another function than `model` at `precision` cast the votes: which, and what carries them "
         "over. `p_lower` and `radius` are about `model`.",
+    )
+    remote: Remote | None = Field(
+        default=None,
+        description="Where the votes are those of a model behind an endpoint: which. It is trusted to be one function.",
     )
     signature: Envelope | None = Field(
         default=None, description="Over all other fields, where the service signs; `spacte verify --key` checks it."

@@ -35,6 +35,7 @@ ProblemCode = Literal[
     "model_loading",
     "storage_full",
     "deadline_exceeded",
+    "endpoint_failed",
 ]
 
 

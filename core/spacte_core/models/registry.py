@@ -9,6 +9,7 @@ from torch import nn
 
 from . import cifar_fast, cifar_resnet, digits_cnn
 from .denoisers import Denoised, DenoiserConfig
+from .endpoint import EndpointConfig, EndpointNetwork
 from .ensemble import Ensemble
 from .multihead import MultiHeadNet, Pick
 from .normalization import Normalization
@@ -20,7 +21,7 @@ class ModelConfig(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
     arch: str = Field(
         description="`cifar_resnetD` (D = 6n+2), `cifar_fastW` (W channels, a multiple of 4), `imagenet_resnet50`, "
-        "`digits_cnn`, `ensemble`, `exported`, `onnx`, `denoised`."
+        "`digits_cnn`, `ensemble`, `exported`, `onnx`, `endpoint`, `denoised`."
     )
     heads: int = Field(default=1, ge=1)
     num_classes: int = Field(ge=2)
@@ -32,17 +33,25 @@ class ModelConfig(BaseModel):
     denoiser: DenoiserConfig | None = Field(
         default=None, description="Of `denoised`: what comes before the classifier."
     )
+    endpoint: EndpointConfig | None = Field(default=None, description="Of `endpoint`: where the model is.")
 
     @model_validator(mode="after")
     def _one_head_a_member(self) -> Self:
         if (self.arch == "denoised") != (self.denoiser is not None):
             raise ValueError("`denoised` has a denoiser, and nothing else has one")
+        if (self.arch == "endpoint") != (self.endpoint is not None):
+            raise ValueError("`endpoint` has an endpoint, and nothing else has one")
         if self.arch == "denoised":
             if [member.heads for member in self.members] != [self.heads]:
                 raise ValueError("`denoised` has one member, the classifier, and as many heads as that")
         elif len(self.members) != (self.heads if self.arch == "ensemble" else 0):
             raise ValueError("an ensemble has one head a member, and nothing else has members")
         return self
+
+    @property
+    def asked(self) -> EndpointConfig | None:
+        """The endpoint that the network asks, itself or in one of its members; None where it asks none."""
+        return self.endpoint or next((found for member in self.members if (found := member.asked)), None)
 
 
 def build(config: ModelConfig) -> MultiHeadNet:
@@ -132,6 +141,12 @@ def _onnx(config: ModelConfig, _depth: int) -> MultiHeadNet:
     return archived_network(config, OnnxNetwork())
 
 
+def _endpoint(config: ModelConfig, _depth: int) -> MultiHeadNet:
+    if config.endpoint is None:
+        raise ValueError("A model behind an endpoint needs its address: give one.")
+    return archived_network(config, EndpointNetwork(config.endpoint))
+
+
 def archived_network(config: ModelConfig, backbone: nn.Module) -> MultiHeadNet:
     """The network over an `ArchivedNetwork`, whose heads pick their part of what that computes."""
     return MultiHeadNet(config.normalization.build(), backbone, map(Pick, range(config.heads)))
@@ -145,5 +160,6 @@ FAMILIES: dict[str, Callable[[ModelConfig, int], MultiHeadNet]] = {
     "ensemble": _ensemble,
     "exported": _exported,
     "onnx": _onnx,
+    "endpoint": _endpoint,
     "denoised": _denoised,
 }

@@ -6,7 +6,7 @@ from spacte_core.checkpoint import CheckpointError
 
 from .base import HUB, Source, SourceOptions
 
-__all__ = ["SOURCES", "Source", "SourceOptions", "is_source", "load_source"]
+__all__ = ["SOURCES", "Source", "SourceOptions", "is_source", "load_source", "shape_of"]
 
 SOURCES = {"timm": "timm_models", "torchvision": "torchvision_models", "hf": "transformers_models"}
 """The prefix of a model's name, and the file that reads such models."""
@@ -34,3 +34,16 @@ def load_source(text: str, options: SourceOptions) -> Source:
     source = import_module(f"{__name__}.{SOURCES[library]}").load(name, options)
     source.module.eval()
     return source
+
+
+def shape_of(text: str) -> tuple[int, int, int]:
+    """(C, H, W) of a text such as `3,32,32`.
+
+    Raises:
+        CheckpointError: it is none.
+    """
+    parts = text.replace("x", ",").split(",")
+    if len(parts) != 3 or not all(part.strip().isdecimal() and int(part) > 0 for part in parts):
+        raise CheckpointError(f"{text!r} is no shape of images: write channels, height and width, such as 3,32,32.")
+    channels, height, width = map(int, parts)
+    return channels, height, width

@@ -18,7 +18,16 @@ from spacte_service.dependencies import (
     TheTasks,
 )
 from spacte_service.image_requests import ImageRequest
-from spacte_service.inference_protocol import INPUT, JSON_LENGTH, OUTPUTS, read_inference, split, write_inference
+from spacte_service.inference_protocol import (
+    INPUT,
+    JSON_LENGTH,
+    OUTPUTS,
+    read_inference,
+    read_rows,
+    split,
+    write_inference,
+    write_rows,
+)
 from spacte_service.version import VERSION
 
 from .answers import PROBLEMS, all_or_none, arrive, first_for_all
@@ -115,4 +124,42 @@ async def infer(
         predictions = await tasks.run(request, all_or_none(parts))
         noises.drawn = sum(prediction.n for prediction in predictions)
     body, headers = write_inference(asked, predictions)
+    return Response(body, headers=headers)
+
+
+@router.get("/models/{name}/versions/base", dependencies=[Depends(identify)], responses=problems(400, 401, 404, 429))
+async def base_metadata(name: str, models: TheModels) -> dict[str, Any]:
+    """The tensors of the base classifier, which is asked without noise."""
+    model = models.get(name)
+    rows = {"name": INPUT, "datatype": "FP32", "shape": [-1, *model.input_shape]}
+    logits = {"name": "logits", "datatype": "FP32", "shape": [-1, model.num_classes]}
+    about = {"name": model.name, "versions": [model.version], "platform": "spacte"}
+    return {**about, "inputs": [rows], "outputs": [logits]}
+
+
+@router.post("/models/{name}/versions/base/infer", responses=PROBLEMS, openapi_extra=INFERENCE, response_class=Response)
+async def base_infer(
+    name: str,
+    request: Request,
+    arrival: Annotated[Arrival, Depends(arrive)],
+    bodies: TheBodies,
+    limits: TheLimits,
+    images: TheImageRequests,
+    models: TheModels,
+    caller: TheCaller,
+    tasks: TheTasks,
+    quotas: TheQuotas,
+) -> Response:
+    """The base classifier's own `logits` of rows: nothing is drawn and nothing smoothed, so that another may do both.
+
+    Rows are FP32 in units of [0, 1] pixels, and noise may have taken them out of it. Of several heads it is the mean.
+    """
+    model = models.get(name)
+    raw = await bodies.tensors(request)
+    text, tensor = split(raw, request.headers.get(JSON_LENGTH))
+    asked = await bodies.parse(request, partial(read_rows, tensor=tensor, most_rows=limits.most_images), text)
+    with quotas.noises(caller.id, caller.quotas, len(asked.images)) as noises:
+        version, logits_BK = await tasks.run(request, images.logits(asked.images, model.name, arrival))
+        noises.drawn = len(asked.images)
+    body, headers = write_rows(asked, logits_BK, model.name, version)
     return Response(body, headers=headers)

@@ -33,6 +33,7 @@ EXPECTED = {
     "idempotency_mismatch": (422, sdk.UnprocessableEntityError),
     "overloaded": (429, sdk.OverloadedError),
     "internal": (500, sdk.InternalServerError),
+    "endpoint_failed": (502, sdk.InternalServerError),
     "no_workers": (503, sdk.ServiceUnavailableError),
     "draining": (503, sdk.ServiceUnavailableError),
     "model_loading": (503, sdk.ServiceUnavailableError),

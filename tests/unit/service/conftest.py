@@ -4,7 +4,7 @@ import asyncio
 import base64
 import io
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import AsyncExitStack
 from datetime import UTC, datetime
 from typing import Any
@@ -176,6 +176,10 @@ class ScriptedBackend:
 
     async def predict_set(self, image: Image, params: SetParams, *, request_id: str) -> PredictionSet:
         raise NotCalibratedError("Model digits has no calibration: run `spacte calibrate` first.")
+
+    async def logits(self, rows: Sequence[Image], model: str | None) -> tuple[str, np.ndarray]:
+        values_BP = np.stack([np.frombuffer(row.data, np.float32) for row in rows])
+        return DIGITS.version, values_BP[:, :10] * np.float32(2)
 
     async def bracket(self, image: Image, params: BracketParams, *, request_id: str) -> Bracket:
         lower = await self.certify(image, params, request_id=request_id)

@@ -135,3 +135,49 @@ def test_tritonclient(address: str, binary: bool) -> None:
     with pytest.raises(triton.InferenceServerException, match="no model 'none'"):
         client.infer("none", [image])
     client.close()
+
+
+BASE = "/v2/models/digits/versions/base"
+
+
+def rows(**changes: Any) -> dict[str, Any]:
+    return tensor(**{"datatype": "FP32", "data": [i / 8 - 3 for i in range(64)], **changes})
+
+
+async def test_the_base_classifier_is_asked_without_noise(http: httpx2.AsyncClient) -> None:
+    told = (await http.get(BASE)).json()
+    assert told["inputs"] == [{"name": "image", "datatype": "FP32", "shape": [-1, 1, 8, 8]}]
+    assert told["outputs"] == [{"name": "logits", "datatype": "FP32", "shape": [-1, 10]}]
+    answer = (await http.post(f"{BASE}/infer", json=body(rows(), id="mine"))).json()
+    assert (answer["id"], answer["model_name"], [answer["model_version"]]) == ("mine", "digits", told["versions"])
+    assert answer["outputs"] == [
+        {"name": "logits", "datatype": "FP32", "shape": [1, 10], "data": [i / 4 - 6 for i in range(10)]},
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("asked", "status", "words"),
+    [
+        (body(tensor()), 422, "FP32"),
+        (body(rows(shape=[1, 8, 8])), 422, "shape"),
+        (body(rows(data=[1.0] * 63)), 422, "as many numbers"),
+        (body(rows(data=[1e39] * 64)), 422, "finite"),
+        (body(rows(), outputs=[{"name": "label"}]), 422, "logits"),
+        (body(rows(shape=[33, 1, 8, 8], data=[1.0] * 33 * 64)), 422, "at most 32 rows"),
+    ],
+)
+async def test_rows_that_cannot_be_read(http: httpx2.AsyncClient, asked: Any, status: int, words: str) -> None:
+    answer = await http.post(f"{BASE}/infer", json=asked)
+    assert (answer.status_code, words in answer.text) == (status, True), answer.text
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_tritonclient_asks_the_base_classifier(address: str) -> None:
+    triton = pytest.importorskip("tritonclient.http")
+    client = triton.InferenceServerClient(address)
+    values = np.random.default_rng(0).normal(size=(3, 1, 8, 8)).astype(np.float32)
+    image = triton.InferInput("image", list(values.shape), "FP32")
+    image.set_data_from_numpy(values)
+    answer = client.infer("digits", [image], model_version="base")
+    assert np.array_equal(answer.as_numpy("logits"), values.reshape(3, -1)[:, :10] * 2)
+    client.close()

@@ -84,6 +84,7 @@ def _models(
     """The old checkpoint, and both engines: the old one votes with the kernels that its certificates name."""
     from spacte_core.checkpoint import load_checkpoint
     from spacte_workers.certification.certificates import KERNELS, ModelIdentity
+    from spacte_workers.endpoints.remote import remote_of
     from spacte_workers.engine import Engine
 
     from .recertify import Recertifier
@@ -105,7 +106,8 @@ def _models(
     old_engine = Engine.from_checkpoint(before, precision=first["precision"], kernels=kernels, **options)
     new_engine = Engine.from_checkpoint(after, precision=precision, sigma=first["sigma"])
     names, new_kernels = tuple(after.config.class_names), new_engine.kernels
-    about = ModelIdentity(after.folder.name, after.version, names, new_engine.precision, new_kernels)
+    remote = remote_of(after.config.model.asked)
+    about = ModelIdentity(after.folder.name, after.version, names, new_engine.precision, new_kernels, remote)
     return before, Recertifier(old_engine, new_engine, about, n, loss)
 
 

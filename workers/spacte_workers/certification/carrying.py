@@ -129,6 +129,7 @@ def carried_over(
         "p_lower": p_lower,
         "radius": 0.0 if abstained else round_down(float(radius(p_lower, c.sigma))),
         "carried": carried,
+        "remote": about.remote or c.remote,
         "signature": None,
     }
     if base is not None:

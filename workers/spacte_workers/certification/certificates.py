@@ -6,7 +6,7 @@ from datetime import UTC, datetime
 from functools import cache
 from typing import Any
 
-from spacte_client.types import Certificate, Precision, Prediction, Preprocessing
+from spacte_client.types import Certificate, Precision, Prediction, Preprocessing, Remote
 from spacte_core.preprocessing import Steps
 from spacte_core.versions import installed_version
 
@@ -30,6 +30,7 @@ class ModelIdentity:
         name, version: of the model, and SHA-256 over its checkpoint.
         class_names: one name per class.
         precision, kernels: arithmetic of the votes, and what computes them: others round a little differently.
+        remote: the endpoint that votes; None where the model is here.
     """
 
     name: str
@@ -37,6 +38,7 @@ class ModelIdentity:
     class_names: tuple[str, ...]
     precision: Precision
     kernels: str
+    remote: Remote | None = None
 
 
 @cache
@@ -141,4 +143,5 @@ def _answer(spec: CertifySpec | PredictSpec, outcome: Outcome | PredictOutcome, 
         "seed": spec.seed,
         "seed_source": spec.seed_source,
         "schema_version": SCHEMA_VERSION,
+        "remote": model.remote,
     }

@@ -1,6 +1,7 @@
 """One robust prediction set: score the noises, keep the classes that reach the calibrated threshold."""
 
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -33,13 +34,13 @@ class ScoreSpec:
         sigma: noise sd in units of [0, 1] pixels.
         num_classes: K.
         n: how many noises.
-        noise, seed, image_index: which.
+        noise, seed, image_index: which; `none` is the image itself.
     """
 
     sigma: float
     num_classes: int
     n: int
-    noise: Noise
+    noise: Noise | Literal["none"]
     seed: str
     image_index: int = 0
 

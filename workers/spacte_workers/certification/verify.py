@@ -55,6 +55,11 @@ def notes(certificate: Certificate) -> list[str]:
         found.append("The caller chose its seed, which proves less: whoever tries several seeds may keep the best.")
     if certificate.carried is not None:
         found.append("Another function cast its votes: it is carried over by the noises on which both voted.")
+    if certificate.remote is not None:
+        found.append(
+            f"Its votes are those of a model behind an endpoint, {certificate.remote.url}, which is trusted to be one "
+            "fixed function."
+        )
     return found
 
 

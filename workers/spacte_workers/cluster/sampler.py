@@ -22,6 +22,7 @@ from ray.exceptions import RayError, RayTaskError
 from spacte_core.allocator import keep_freed_memory
 from spacte_workers import tracing
 from spacte_workers.engine.errors import EngineError
+from spacte_workers.errors import EndpointError, EndpointFaultError
 from spacte_workers.images import BadImageError
 from spacte_workers.serving.pools import LoadReport, ModelFiles, load_engine
 from spacte_workers.shards import Image, SamplerLostError, SampleTask, Shard, Votes, traces_of
@@ -43,6 +44,10 @@ itself inlines arguments below 100 KiB."""
 
 CACHED_IMAGES = 64
 """Images kept in the object store. Chosen: more than a pool has in flight, and some 40 MB at 3x224x224 float32."""
+
+
+_OF_THE_REQUEST = BadImageError | EngineError | EndpointError | EndpointFaultError
+"""What a sampler raises without being at fault: another one would do the same."""
 
 
 class ModelMissingError(Exception):
@@ -98,8 +103,8 @@ class RaySampler:
         try:
             return await self._actor.draw.remote(model, shards, traces_of(tasks), *map(self._images.argument, images))
         except RayError as error:
-            if isinstance(error, RayTaskError) and isinstance(error.cause, BadImageError | EngineError):
-                raise error.cause from None  # the request's fault
+            if isinstance(error, RayTaskError) and isinstance(error.cause, _OF_THE_REQUEST):
+                raise error.cause from None
             self._on_failure(error)
             raise SamplerLostError(f"{self.id}: {type(error).__name__}") from error
 

@@ -18,6 +18,7 @@ from spacte_client.types import Precision
 from spacte_core.allocator import keep_freed_memory
 from spacte_core.forms import Classifier, Encoding
 from spacte_core.kernel_switch import kernels_enabled
+from spacte_workers.endpoints.connecting import Connected, connect
 from spacte_workers.images import wrong_shape
 from spacte_workers.noise.philox import row_names
 from spacte_workers.shards import Image, NoiseSource, Phase, Shard, Votes
@@ -26,6 +27,7 @@ from .calibration import Calibration, calibration_rows
 from .consensus import count_consensus
 from .counting import Counts, ShardRows, count_all_heads, votes_of
 from .decomposition import decompose
+from .endpoints import select_endpoint
 from .errors import EngineError, NoSuchKernelsError
 from .gradients import probability_gradient
 from .kernel_names import PORTABLE, form_in, kernels_name
@@ -81,6 +83,7 @@ class Engine:
         measured_rate: samples per second of one engine on this machine, noise and counting included.
 
     Raises:
+        EndpointError: the module is behind an endpoint that does not answer.
         EngineError: the module's answer does not have the shape stated, a row's vote depends on its neighbours, or the
             precision asked for does not fit the module or the machine.
         NoSuchKernelsError: the kernels asked for do not run here.
@@ -112,16 +115,17 @@ class Engine:
             torch.backends.cudnn.allow_tf32 = False
             torch.backends.cudnn.deterministic = True
         self._module = frozen = copy.deepcopy(module).eval().requires_grad_(requires_grad=False).to(self.device)
+        self._endpoint = connect(frozen, self.input_shape, num_classes)
         rows = calibration_rows(self.input_shape, sigma, examples, self.device)
         with torch.inference_mode():
             classifier = decompose(frozen, rows.compared[:2], num_classes)
             form_name = None if kernels is None else form_in(kernels, self.device)
-            if not module_is_one_function(classifier, rows.compared):
+            if self._endpoint is None and not module_is_one_function(classifier, rows.compared):
                 raise EngineError(NOT_ONE_FUNCTION)
             asked: dict[str, Any] = {"precision": precision, "batch": batch, "allow_int8": allow_int8}
             asked |= {"min_agreement": min_agreement, "form_name": PORTABLE if portable else form_name}
             try:
-                selected = _selected(classifier, rows, asked)
+                selected = _selected(classifier, rows, asked, self._endpoint)
             except NoSuchKernelsError:
                 raise EngineError(_NOT_PORTABLE) if kernels is None else NoSuchKernelsError(kernels) from None
         self.form, self.vote_agreement = selected.form, selected.vote_agreement
@@ -131,6 +135,7 @@ class Engine:
         self.kernels = kernels_name(self.form.name, self.device, self.form.fit)
         if kernels is not None and not f"{self.kernels}/".startswith(f"{kernels}/"):  # another fit or runtime
             raise NoSuchKernelsError(kernels)
+        self._rounding = place_rounding(self.device) if self._endpoint is None else self._endpoint.rounding
         self._busy = threading.Lock()
         make_step = partial(NoiseStep, self.input_shape, self.form.encoding, self.device)
         self._noise_step = lru_cache(_NOISE_STEPS_KEPT)(make_step)
@@ -191,6 +196,8 @@ class Engine:
             alike[graphed, shard.source.kind].append(i)
         votes: dict[int, Votes] = {}
         with self._busy:
+            if self._endpoint is not None:
+                self._endpoint.begin()
             for indices in alike.values():
                 started = time.perf_counter()
                 found = self._draw([shards[i] for i in indices])
@@ -198,6 +205,8 @@ class Engine:
                 rows = sum(shards[i][1].size for i in indices)
                 for i, vote in zip(indices, found, strict=True):
                     votes[i] = replace(vote, seconds=seconds * shards[i][1].size / max(rows, 1))
+            if self._endpoint is not None:
+                self._endpoint.confirm()
         return [votes[i] for i in range(len(shards))]
 
     def breakdown(self, sigma: float, repeats: int = 5) -> tuple[float, float, float]:
@@ -242,7 +251,7 @@ class Engine:
             step = self._noise_step(source.noise, source.sigma)
             rows = _rows_of(shards, step)
             wants = [shard.source.output == "logits" for _, shard in shards]
-            wanted = WantedLogits(wants, self.device, place_rounding(self.device))
+            wanted = WantedLogits(wants, self.device, self._rounding)
             counts = Counts(len(shards), self.num_classes, self.device, wanted)
             graph = self._graph(step) if k is None and self._graph and source.output == "counts" else None
             if k is not None:
@@ -267,8 +276,12 @@ class Engine:
         return 2 * self.batch / timed.seconds
 
 
-def _selected(classifier: Classifier, rows: Calibration, asked: dict[str, Any]) -> SelectedForm:
+def _selected(
+    classifier: Classifier, rows: Calibration, asked: dict[str, Any], endpoint: Connected | None
+) -> SelectedForm:
     """What an earlier load chose, or what is chosen now and kept for later ones."""
+    if endpoint is not None:
+        return select_endpoint(classifier, rows, endpoint, asked)
     known = LoadCache.of(classifier, rows, asked)
     selected = known.load()
     if selected is None:

@@ -20,6 +20,12 @@ _EXTENSIONS = ("amx_int8", "avx512_fp16", "avx512_bf16", "avx512_vnni", "avx512f
 PORTABLE = "portable"
 """The form whose bits are the same on every kind of x86 processor; the name is that of `spacte_core.kernels`."""
 
+ENDPOINT, BEFORE_ENDPOINT = "endpoint", "before_endpoint"
+"""Forms that another machine computes, alone and after layers that are computed here."""
+
+_ELSEWHERE = (PORTABLE, ENDPOINT)
+"""Forms that do not hang on this machine's instructions."""
+
 _LIMIT = "ONEDNN_MAX_CPU_ISA"  # oneDNN's variable that keeps it from instruction sets
 _USUAL: dict[str, str] = {"fp32": "winograd", "bf16": "onednn", "int8": "int8"}
 
@@ -34,7 +40,7 @@ def kernels_name(form: str, device: torch.device, fit: str = "") -> str:
         device: where it runs.
         fit: what int8 was fitted to, as a digest.
     """
-    instructions = "" if form == PORTABLE else _instructions(device)
+    instructions = "" if form in _ELSEWHERE else _instructions(device)
     return "/".join(part for part in (form, instructions, fit) if part)
 
 
@@ -45,7 +51,7 @@ def form_in(kernels: str, device: torch.device) -> str:
         NoSuchKernelsError: it names other instructions than this device has.
     """
     form, _, rest = kernels.partition("/")
-    if rest and form != PORTABLE and rest.partition("/")[0] != _instructions(device):
+    if rest and form not in _ELSEWHERE and rest.partition("/")[0] != _instructions(device):
         raise NoSuchKernelsError(kernels)
     return form
 

@@ -36,7 +36,7 @@ class NoiseStep:
         input_shape: (C, H, W).
         encoding: what the trunk wants.
         device: where the noise is made.
-        noise: `grid` or `float`.
+        noise: `grid`, `float` or `none`.
         sigma: noise sd in units of [0, 1] pixels.
     """
 
@@ -46,7 +46,7 @@ class NoiseStep:
         self.channels, self.height, self.width = input_shape
         self.pixels = self.channels * self.height * self.width
         self.sigma, self.dtype, self.device = sigma, encoding.dtype, device
-        self.grid = noise == "grid"
+        self.grid, self.none = noise == "grid", noise == "none"
         self.pixel_type = torch.int16 if self.grid else torch.float32
         unit = _STEPS if self.grid else 1
         rounding = 0.5 if self.dtype == torch.uint8 else 0.0
@@ -65,7 +65,7 @@ class NoiseStep:
                     self.kernel = self._checked_kernel(table)
                 else:
                     self.draw_grid = compiled_draw(noise_of_rows)
-        else:
+        elif not self.none:
             self.gaussian = GaussianNoise(self.pixels, device)
 
     def pixels_of(self, images: list[Image]) -> Tensor:
@@ -116,7 +116,7 @@ class NoiseStep:
         x_RP = pixels_SP if len(pixels_SP) == 1 else pixels_SP[image_of_row_R]
         if self.grid:
             x_RP = (self.draw_grid(rows_R5) + x_RP).to(torch.float32)
-        else:
+        elif not self.none:
             x_RP = x_RP + self.gaussian.draw(rows_R5) * self.sigma
         y_RP = (x_RP * self.scale_P).add_(self.shift_P)
         return (y_RP.clamp_(0, 255) if self.dtype == torch.uint8 else y_RP).to(self.dtype)

@@ -17,6 +17,8 @@ from spacte_client.types import Diagnosis, ImageParams, Model, Precision, Predic
 from spacte_workers.certification.certificates import ModelIdentity
 from spacte_workers.certification.set_calibration import CALIBRATION_FILE, Calibration, load_calibration
 from spacte_workers.diagnosis.files import read_diagnosis
+from spacte_workers.endpoints.budget import check_budget
+from spacte_workers.endpoints.remote import remote_of
 from spacte_workers.errors import (
     BadParameterError,
     ModelLoadError,
@@ -69,14 +71,16 @@ class ServedModel:
     @property
     def identity(self) -> ModelIdentity:
         """What an answer says about the model."""
-        return ModelIdentity(self.name, self.version, tuple(self.config.class_names), self.precision, self.kernels)
+        names, remote = tuple(self.config.class_names), remote_of(self.config.model.asked)
+        return ModelIdentity(self.name, self.version, names, self.precision, self.kernels, remote)
 
     def check(self, params: ImageParams, image: Image) -> None:
         """See that the model takes this image and offers what is asked.
 
         Raises:
             BadImageError: the image does not have the model's input shape.
-            BadParameterError: another sigma, more heads than there are, or grid noise for an image off the 8-bit grid.
+            BadParameterError: another sigma, more heads than there are, more noises than an endpoint's budget pays for,
+                or grid noise for an image off the 8-bit grid.
         """
         expected, sigma = list(self.config.model.input_shape), self.config.sigma
         if list(image.shape) != expected:
@@ -86,6 +90,7 @@ class ServedModel:
             raise BadParameterError("sigma", f"{only}: ask for that, or leave it out.")
         if isinstance(params, PredictParams):
             check_consensus(params.k_consensus, self.config.model.heads, f"Model {self.name}")
+            check_budget(params, self.config.model.asked)
         noise = params.noise if isinstance(params, PredictParams) else "grid"
         if noise == "grid" and image.dtype != "uint8":
             sentence = "Grid noise is for 8-bit images, and this one is between their steps: ask for float noise."

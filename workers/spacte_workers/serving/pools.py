@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Literal, Protocol
 from spacte_client.types import Precision
 from spacte_core.allocator import keep_freed_memory
 from spacte_workers.engine.precision_rule import PrecisionRule
-from spacte_workers.errors import ModelLoadError, NoWorkersError
+from spacte_workers.errors import EndpointError, EndpointFaultError, ModelLoadError, NoWorkersError
 from spacte_workers.shards import Sampler, SamplerLostError, SampleTask, Votes, traces_of
 from spacte_workers.tracing import drawing
 
@@ -150,6 +150,8 @@ def load_engine(model: ModelFiles, device: str | None = None) -> "tuple[Engine, 
             kernels=model.kernels,
             device=device,
         )
+    except (EndpointError, EndpointFaultError) as error:
+        raise ModelLoadError(str(error)) from error
     except (RuntimeError, ValueError) as error:  # out of memory, an operation without a kernel, a failed check
         raise ModelLoadError(f"The model does not run on this sampler: {error}") from error
     name = torch.cuda.get_device_name(engine.device) if engine.device.type == "cuda" else engine.device.type

@@ -5,11 +5,14 @@ HTTP nor Ray.
 """
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
 
 from spacte_client.types import (
     Bracket,
@@ -33,11 +36,11 @@ from spacte_workers.certification.attack import Adversarial, Attack, AttackSpec,
 from spacte_workers.certification.canonical import bound_to_noise
 from spacte_workers.certification.carrying import carry_over
 from spacte_workers.certification.prediction import PredictSpec
-from spacte_workers.certification.prediction_sets import LogitsRun, SetSpec
+from spacte_workers.certification.prediction_sets import LogitsRun, ScoreSpec, SetSpec
 from spacte_workers.deadlines import Deadline
 from spacte_workers.engine.precision_rule import PrecisionRule
 from spacte_workers.errors import BadParameterError, ModelNotFoundError, ModelNotReadyError
-from spacte_workers.images import asked_of, decode_image, image_sha256
+from spacte_workers.images import asked_of, decode_image, image_sha256, wrong_shape
 from spacte_workers.scheduling.coordinator import Coordinator
 from spacte_workers.scheduling.observers import Observer
 from spacte_workers.scheduling.queues import Priority
@@ -339,6 +342,25 @@ class Runtime:
                 image=pixels,
                 elapsed_ms=clock.elapsed_ms(),
             )
+
+    async def logits(self, rows: Sequence[Image], model: str | None) -> tuple[str, NDArray[np.float32]]:
+        """The version that answers, and its own logits [B, K] of rows, the mean over its heads; nothing is smoothed.
+
+        Args:
+            rows: float32 of the model's input shape, in units of [0, 1] pixels; noise may have taken them out of it.
+            model: its name, or None for the only one.
+
+        Raises:
+            BadImageError: a row has another shape.
+            ModelNotFoundError, ModelNotReadyError: as for `model`.
+        """
+        with self.model(model).used() as served:
+            config = served.config.model
+            if wrong := [row.shape for row in rows if row.shape != config.input_shape]:
+                raise wrong_shape(wrong[0], config.input_shape)
+            spec = ScoreSpec(served.config.sigma, config.num_classes, 1, "none", fresh_seed())
+            asked = (self._coordinator.draw(served.key, row, LogitsRun(spec)) for row in rows)
+            return served.version, np.concatenate(await asyncio.gather(*asked))
 
     async def bracket(self, image: Image | bytes, params: BracketParams, *, request_id: str) -> Bracket:
         """A certified radius, and what an attack finds beyond it. Arguments and errors as for `certify`.
