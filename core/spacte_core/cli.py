@@ -73,13 +73,16 @@ def import_(
         else:
             net, config = _of_file(Path(model), file_format, sigma, names, (normalization, dataset, size))
         version = save_checkpoint(out, net, config)
-    heads = config.model.heads
-    Console().print(
-        f"[bold]{out}[/] holds {config.model.arch} with {heads} head{'s' if heads > 1 else ''} and "
-        f"{config.model.num_classes} classes for images of {' x '.join(map(str, config.model.input_shape))}, version "
-        f"{version[:12]}.",
-        highlight=False,
-        soft_wrap=True,
+    Console().print(f"[bold]{out}[/] holds {_told(config)}, version {version[:12]}.", highlight=False, soft_wrap=True)
+
+
+def _told(config: "CheckpointConfig") -> str:
+    """What was imported, in words."""
+    model, s = config.model, "s" if config.model.heads > 1 else ""
+    where = f" at {model.endpoint.url}" if model.endpoint else ""
+    return (
+        f"{model.arch}{where} with {model.heads} head{s} and {model.num_classes} classes for images of "
+        f"{' x '.join(map(str, model.input_shape))}"
     )
 
 

@@ -38,7 +38,7 @@ def model_of(
             raise CheckpointError(f"How many classes {init.model} is to have is not known: name a RECIPE, too.")
         return recipe.model_copy(update={"arch": EXPORTED, "members": (), "heads": heads or recipe.heads}), init
     config, version = read_config(init.model)
-    if trains and config.model.arch in ("onnx", "ensemble", "denoised"):
+    if trains and config.model.arch in ("onnx", "endpoint", "ensemble", "denoised"):
         raise CheckpointError(f"{init.model} is {config.model.arch}, which cannot be trained on: name another model.")
     return config.model.model_copy(update={"heads": heads or config.model.heads}), init.model_copy(
         update={"version": version}

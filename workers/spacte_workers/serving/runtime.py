@@ -9,10 +9,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal
-
-import numpy as np
-from numpy.typing import NDArray
+from typing import TYPE_CHECKING, Any, Literal
 
 from spacte_client.types import (
     Bracket,
@@ -32,26 +29,32 @@ from spacte_client.types import (
 from spacte_core.preprocessing import Asked
 from spacte_workers.certification import certificates, set_answers
 from spacte_workers.certification.algorithm import CertifySpec, Outcome, Progress, noise_error
-from spacte_workers.certification.attack import Adversarial, Attack, AttackSpec, attack
+from spacte_workers.certification.attack import AttackSpec, attack
 from spacte_workers.certification.canonical import bound_to_noise
 from spacte_workers.certification.carrying import carry_over
 from spacte_workers.certification.prediction import PredictSpec
-from spacte_workers.certification.prediction_sets import LogitsRun, ScoreSpec, SetSpec
+from spacte_workers.certification.prediction_sets import LogitsRun, SetSpec
 from spacte_workers.deadlines import Deadline
 from spacte_workers.engine.precision_rule import PrecisionRule
 from spacte_workers.errors import BadParameterError, ModelNotFoundError, ModelNotReadyError
-from spacte_workers.images import asked_of, decode_image, image_sha256, wrong_shape
+from spacte_workers.images import asked_of, decode_image, image_sha256
 from spacte_workers.scheduling.coordinator import Coordinator
 from spacte_workers.scheduling.observers import Observer
 from spacte_workers.scheduling.queues import Priority
 from spacte_workers.seeds import fresh_seed, seed_of
 from spacte_workers.shards import Image
 
+from .attacked import attacked
+from .base_logits import base_logits
 from .clock import RequestClock
 from .model_store import ModelStore, ServedModel
 from .pairs import about_reference, carried_if_cheaper
 from .pools import ModelFiles, Pool, PoolStatus
 from .versions import Versions
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
 
 OnProgress = Callable[[Progress, Certificate | None], None]
 """Told how far a certificate is, and the certificate if drawing ends now; None before the first look."""
@@ -343,24 +346,10 @@ class Runtime:
                 elapsed_ms=clock.elapsed_ms(),
             )
 
-    async def logits(self, rows: Sequence[Image], model: str | None) -> tuple[str, NDArray[np.float32]]:
-        """The version that answers, and its own logits [B, K] of rows, the mean over its heads; nothing is smoothed.
-
-        Args:
-            rows: float32 of the model's input shape, in units of [0, 1] pixels; noise may have taken them out of it.
-            model: its name, or None for the only one.
-
-        Raises:
-            BadImageError: a row has another shape.
-            ModelNotFoundError, ModelNotReadyError: as for `model`.
-        """
+    async def logits(self, rows: Sequence[Image], model: str | None) -> "tuple[str, NDArray[np.float32]]":
+        """The version that answers, and its own logits [B, K] of rows; see `base_logits`."""
         with self.model(model).used() as served:
-            config = served.config.model
-            if wrong := [row.shape for row in rows if row.shape != config.input_shape]:
-                raise wrong_shape(wrong[0], config.input_shape)
-            spec = ScoreSpec(served.config.sigma, config.num_classes, 1, "none", fresh_seed())
-            asked = (self._coordinator.draw(served.key, row, LogitsRun(spec)) for row in rows)
-            return served.version, np.concatenate(await asyncio.gather(*asked))
+            return served.version, await base_logits(self._coordinator, served, rows)
 
     async def bracket(self, image: Image | bytes, params: BracketParams, *, request_id: str) -> Bracket:
         """A certified radius, and what an attack finds beyond it. Arguments and errors as for `certify`.
@@ -375,20 +364,9 @@ class Runtime:
             found, drawn = None, 0
             if not lower.abstained:
                 spec = AttackSpec.of(lower, params, num_classes=noises["num_classes"], seed=fresh_seed())
-                found, drawn = await self._attack(model.key, attack(pixels, spec))
+                found, drawn = await attacked(self._coordinator, model.key, attack(pixels, spec))
             told: dict[str, Any] = {"alpha_upper": params.alpha_upper, "attack_noises": drawn}
             return set_answers.bracket(lower, found, model.identity, **told, elapsed_ms=clock.elapsed_ms())
-
-    async def _attack(self, key: str, steps: Attack) -> tuple[Adversarial | None, int]:
-        """Draw what an attack asks for, until it ends; and how many noises that took."""
-        outcome, drawn = None, 0
-        while True:
-            try:
-                drawing = steps.send(outcome)
-            except StopIteration as end:
-                return end.value, drawn
-            outcome = await self._coordinator.draw(key, drawing.image, drawing.run)
-            drawn += drawing.run.drawn
 
     async def _prepare(
         self, image: Image | bytes, params: ImageParams, model: ServedModel
