@@ -57,7 +57,7 @@ def create_app(settings: Settings | None = None, runtime: Backend | None = None)
             await gateway.stop()
 
     app = FastAPI(
-        title="SPACTE",
+        title="SPACTE HTTP API",  # generators name their package after it: not `spacte_client`, which is the SDK
         version=VERSION,
         description=DESCRIPTION,
         lifespan=lifespan,

@@ -40,7 +40,7 @@ def json_body(model: type[BaseModel]) -> dict[str, Any]:
 
 def file_body(description: str) -> dict[str, Any]:
     """`openapi_extra=` of a route that reads a form of one `file` by itself."""
-    file = {"type": "string", "contentMediaType": "application/octet-stream", "description": description}
+    file = {"type": "string", "format": "binary", "description": description}
     form = {"type": "object", "required": ["file"], "properties": {"file": file}}
     return _body({"multipart/form-data": {"schema": form}})
 

@@ -28,7 +28,9 @@ PNG = "image/png"
 LINES: dict[int | str, dict[str, Any]] = {
     200: {"description": "A `JobRecord` a line.", "content": {NDJSON: {}, TSV: {}}}
 }
-PICTURE: dict[int | str, dict[str, Any]] = {200: {"description": "The image as a PNG.", "content": {PNG: {}}}}
+PICTURE: dict[int | str, dict[str, Any]] = {
+    200: {"description": "The image as a PNG.", "content": {PNG: {"schema": {"type": "string", "format": "binary"}}}}
+}
 EVENT_ID = re.compile(r"[0-9]{1,18}")  # what the store holds as a number of 64 bits
 POLL_AFTER_S = "2"  # `Retry-After` of a job that is not at its end; chosen: twice the reconciler's period
 PNG_CACHE = {"Cache-Control": "private, max-age=3600"}  # chosen: as long as one may look at a page
@@ -75,14 +77,14 @@ async def list_jobs(
     return await jobs.in_thread(jobs.service.page, limit, after, state, caller)
 
 
-@router.get("/{job_id}", responses={304: {"description": "It is as it was."}} | problems(404))
+@router.get("/{job_id}", response_model=Job, responses={304: {"description": "It is as it was."}} | problems(404))
 async def get_job(
     job_id: str,
     response: Response,
     jobs: TheOpenJobs,
     caller: TheCaller,
     if_none_match: Annotated[str | None, Header(description="The `ETag` of an earlier answer.")] = None,
-) -> Any:
+) -> Job | Response:
     """A job's state and counts."""
     row = await jobs.in_thread(jobs.service.get, job_id, caller)
     job = jobs.service.shown(row)
