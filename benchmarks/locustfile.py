@@ -11,6 +11,7 @@ import json
 import random
 from argparse import ArgumentParser
 from base64 import b64decode
+from typing import Any, cast
 
 import gevent
 from locust import HttpUser, constant, events, task
@@ -55,6 +56,6 @@ class Caller(HttpUser):
         image = {"image": ("image.png", random.choice(self.images), "image/png")}
         with self.client.post(path, data=form, files=image, catch_response=True) as answer:
             if answer.status_code == 429 and "Retry-After" in answer.headers:
-                answer.request_meta["name"] = f"{path} (429)"
+                cast("dict[str, Any]", answer.request_meta)["name"] = f"{path} (429)"
                 answer.success()
                 gevent.sleep(float(answer.headers["Retry-After"]))
