@@ -53,10 +53,13 @@ class Gateway:
         self.streams = OpenStreams(self.keys)
 
     async def start(self) -> None:
-        """Start the workers; returns once requests can be answered. Where that fails, nothing runs on."""
-        await self.backend.start()
+        """Open the store and start the workers; returns once every model is loaded or has failed.
+
+        Where that fails, nothing runs on.
+        """
         try:
             await self.jobs.start()
+            await self.backend.start()
         except BaseException:
             await self.stop()
             raise

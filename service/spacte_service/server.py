@@ -47,9 +47,9 @@ class TlsError(RuntimeFault):
 class Server(uvicorn.Server):
     """Uvicorn with a drain: at SIGTERM new work gets 503 while what is in flight is finished.
 
-    It starts and stops the workers itself instead of through the lifespan, so that a failure is the error
-    that it is, and a signal ends even a start that takes long. A second signal ends the process at once.
-    After a clean shutdown the process exits with 0, where uvicorn itself would die of the signal it was sent.
+    It starts the workers itself, once the port is open, and stops them: so health is told from the first moment, a
+    failure is the error that it is (`failure`), and a signal ends even a start that takes long. A second signal ends
+    the process at once. After a clean shutdown the process exits with 0, where uvicorn itself would die of the signal.
     """
 
     def __init__(self, config: uvicorn.Config, gateway: Gateway, url: str) -> None:
@@ -58,32 +58,44 @@ class Server(uvicorn.Server):
         self._url = url
         self._drain_until: float | None = None
         self._starting: asyncio.Task[None] | None = None
+        self.failure: BaseException | None = None
+        """Why the workers could not be started."""
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-        """Start the workers, then the port, and say so."""
-        self._starting = asyncio.ensure_future(self._gateway.start())
-        try:
-            await self._starting
-        except asyncio.CancelledError:
-            self.should_exit = True
-            return
-        finally:
-            self._starting = None
-            self._take_signals()  # from the libraries that took them
-        if not self._gateway.backend.models():
-            folder = str(self._gateway.settings.models)
-            log.warning("no model found: give --models the folder that holds the models' folders", models=folder)
+        """Open the port, and begin to start the workers."""
         await super().startup(sockets)
-        print(f"Serving on {self._url}", flush=True)
+        if not self.should_exit:
+            log.info("listening; the models are loading", url=self._url)
+            self._starting = asyncio.create_task(self._start())
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         """Close the port and the connections, then let go of the workers."""
         await super().shutdown(sockets)
+        if self._starting is not None:
+            self._starting.cancel()
+            await asyncio.wait([self._starting])
         await self._gateway.stop()
+
+    async def _start(self) -> None:
+        """Start the workers, and say so."""
+        try:
+            await self._gateway.start()
+        except Exception as error:  # noqa: BLE001  it is raised again where the process ends
+            self.failure = error
+            return
+        finally:
+            self._take_signals()  # from the libraries that took them
+        if not self._gateway.backend.models():
+            folder = str(self._gateway.settings.models)
+            log.warning("no model found: give --models the folder that holds the models' folders", models=folder)
+        if self._drain_until is None:
+            print(f"Serving on {self._url}", flush=True)
 
     async def on_tick(self, counter: int) -> bool:
         """Leave the main loop once nothing is in flight, or the time for it is up."""
         leave = await super().on_tick(counter)
+        if self.failure is not None:
+            return True
         if self._drain_until is None:
             return leave
         if time.monotonic() >= self._drain_until:
@@ -92,10 +104,8 @@ class Server(uvicorn.Server):
         return leave or not self._gateway.drain.in_flight
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:  # noqa: ARG002  uvicorn's signature
-        """Give up starting, or begin to drain; at the second signal, leave."""
-        if self._starting is not None:
-            self._starting.get_loop().call_soon_threadsafe(self._starting.cancel)
-        elif self._drain_until is not None:
+        """Begin to drain; at the second signal, leave."""
+        if self._drain_until is not None:
             self.should_exit = self.force_exit = True
         else:
             self._gateway.drain.begin()
@@ -247,6 +257,9 @@ def serve(settings: Settings) -> int:
         host = f"[{settings.host}]" if ":" in settings.host else settings.host
         scheme = "https" if settings.tls_cert else "http"
         url = f"{scheme}://{host}:{listener.getsockname()[1]}"
-        Server(config, gateway, url).run(sockets=[listener])
+        server = Server(config, gateway, url)
+        server.run(sockets=[listener])
+        if server.failure is not None:
+            raise server.failure
     log.info("stopped")
     return 0

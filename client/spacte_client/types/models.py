@@ -7,7 +7,22 @@ from pydantic import Field
 
 from ._base import AnswerModel
 
-__all__ = ["Diagnosis", "Health", "Info", "Model", "ModelList", "NoiseLevel", "Sample", "SampleList"]
+__all__ = [
+    "Diagnosis",
+    "Health",
+    "Info",
+    "LoadProgress",
+    "LoadStepName",
+    "Model",
+    "ModelList",
+    "NoiseLevel",
+    "Sample",
+    "SampleList",
+]
+
+LoadStepName = Literal["waiting", "samplers", "reading", "checking", "kernels", "measuring", "spreading"]
+"""The steps of a load in their order: the loads before it, samplers that start, the checkpoint, whether the network is
+one fixed function, the choice of kernels, the rate, the other samplers."""
 
 
 class NoiseLevel(AnswerModel):
@@ -41,6 +56,16 @@ class Diagnosis(AnswerModel):
     created_at: datetime = Field(description="When it was measured.")
 
 
+class LoadProgress(AnswerModel):
+    """How far the load of a model is."""
+
+    step: LoadStepName = Field(description="Which step is under way.")
+    number: int = Field(description="Of that step, from 1.")
+    steps: int = Field(description="How many there are; the steps take differently long.")
+    doing: str = Field(description="What is done now, in a few words.")
+    seconds: float = Field(description="Since the load was asked for.")
+
+
 class Model(AnswerModel):
     """One loaded (or loadable) base classifier."""
 
@@ -62,6 +87,7 @@ class Model(AnswerModel):
     target_version: str | None = Field(
         default=None, description="The version that is being loaded; until it is, `version` answers if it is another."
     )
+    progress: LoadProgress | None = Field(default=None, description="How far the load is; null where there is none.")
     reason: str | None = Field(
         default=None, description="Why it, or the version in its folder, could not be loaded; null where it could."
     )
@@ -81,7 +107,7 @@ class Model(AnswerModel):
     @property
     def answers(self) -> bool:
         """Whether requests are answered now, also by an old version while another one is being loaded."""
-        return self.state == "ready" or (self.state == "loading" and self.version != self.target_version)
+        return self.state == "ready" or (self.state == "loading" and self.version not in ("", self.target_version))
 
 
 class ModelList(AnswerModel):

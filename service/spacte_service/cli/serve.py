@@ -33,5 +33,6 @@ serve_app = typer.Typer(add_completion=False)
 def serve() -> None:
     """Serve the models of a folder over HTTP until SIGTERM or Ctrl-C.
 
-    Prints one line with the address when it is ready. Requests in flight at a signal are finished.
+    The port opens at once; one line with the address is printed when the models are loaded. Requests in flight at a
+    signal are finished.
     """

@@ -1,6 +1,8 @@
 """The options of `spacte serve`: one for each setting, with its environment variable; and what it runs."""
 
 import inspect
+import os
+import sys
 import types
 import typing
 from typing import Annotated, Any
@@ -48,6 +50,11 @@ def serve(**options: Any) -> None:
         where = error.filename or settings.host
         sentence = f"Cannot listen on {where} ({error.strerror}); choose another port."
         raise typer.TyperException(sentence) from None
+    from spacte_workers.serving.pools import is_loading
+
+    if is_loading():  # a step of a load may take a minute, and there is no more need for it
+        sys.stdout.flush()
+        os._exit(code)
     raise typer.Exit(code)
 
 

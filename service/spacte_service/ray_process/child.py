@@ -20,10 +20,11 @@ from spacte_service.jobs.runner import UnreachableError
 from spacte_workers.cluster import RayPool, RaySettings
 from spacte_workers.cluster.watching import lost_cluster
 from spacte_workers.errors import RuntimeFault
+from spacte_workers.serving.pools import LoadReport, ModelFiles
 from spacte_workers.shards import Sampler, SamplerLostError, SampleTask, Votes
 
 from .channel import Channel, ClosedError
-from .messages import Answer, Call, Forwarding, SamplerGone, SamplerUp, Started, Status
+from .messages import Answer, Call, Forwarding, Loading, SamplerGone, SamplerUp, Started, Status
 
 _log = logging.getLogger("spacte.ray")
 
@@ -96,7 +97,7 @@ class RayProcess:
 
     async def _do(self, call: Call) -> Any:
         methods: dict[str, Any] = {
-            "load": self._pool.load,
+            "load": self._load,
             "unload": self._pool.unload,
             "draw": self._draw,
             "submit": self._runner.submit,
@@ -104,6 +105,9 @@ class RayProcess:
             "stop": self._runner.stop,
         }
         return await methods[call.name](*call.arguments)
+
+    async def _load(self, model: ModelFiles) -> LoadReport:
+        return await self._pool.load(model, lambda step: self._channel.send(Loading(model.key, step)))
 
     async def _draw(self, sampler_id: str, model: str, tasks: Sequence[SampleTask]) -> list[Votes]:
         if sampler_id not in self._samplers:

@@ -4,6 +4,7 @@ import logging
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from spacte_workers.load_steps import LoadStep
 from spacte_workers.serving.pools import PoolStatus
 
 CallName = Literal["load", "unload", "draw", "submit", "status", "stop"]
@@ -48,6 +49,14 @@ class SamplerGone:
     """A sampler is handed no more."""
 
     sampler_id: str
+
+
+@dataclass(frozen=True, slots=True)
+class Loading:
+    """How far the load of a model is."""
+
+    key: str
+    step: LoadStep
 
 
 @dataclass(frozen=True, slots=True)

@@ -18,11 +18,12 @@ from typing import Any
 
 from spacte_service.jobs.runner import DriverStatus, UnreachableError
 from spacte_workers.errors import ClusterError, NoWorkersError, RuntimeFault
+from spacte_workers.load_steps import Tell, nobody
 from spacte_workers.serving.pools import LoadReport, ModelFiles, PoolStatus, SamplerRegistry
 from spacte_workers.shards import SamplerLostError, SampleTask, Votes
 
 from .channel import Channel, ClosedError
-from .messages import Answer, Call, CallName, LogLine, SamplerGone, SamplerUp, Started, Status
+from .messages import Answer, Call, CallName, Loading, LogLine, SamplerGone, SamplerUp, Started, Status
 
 _log = logging.getLogger("spacte.ray")
 
@@ -43,6 +44,8 @@ class ProcessPool:
     """
 
     def __init__(self, address: str | None = None, max_samplers: int | None = None) -> None:
+        self.started = asyncio.Event()
+        """Set once Ray was connected for the first time."""
         self._address, self._max_samplers = address, max_samplers
         self._registry: SamplerRegistry | None = None
         self._process: subprocess.Popen[bytes] | None = None
@@ -50,6 +53,7 @@ class ProcessPool:
         self._up = asyncio.Event()  # a process serves, with every model
         self._numbers = count()
         self._calls: dict[int, asyncio.Future[Any]] = {}
+        self._told: dict[str, Tell] = {}
         self._required: dict[str, ModelFiles] = {}
         self._samplers: dict[str, SamplerUp] = {}
         self._status = PoolStatus(0, 0, 0, "cpu")
@@ -60,6 +64,7 @@ class ProcessPool:
         """Start the process, which connects to Ray. Raises ClusterError: Ray could not be started or joined."""
         self._registry = registry
         channel = await self._launch()
+        self.started.set()
         self._supervising = asyncio.create_task(self._supervise(channel))
 
     async def stop(self) -> None:
@@ -71,12 +76,19 @@ class ProcessPool:
         self._required.clear()
         await self._end()
 
-    async def load(self, model: ModelFiles) -> LoadReport:
+    async def load(self, model: ModelFiles, tell: Tell = nobody) -> LoadReport:
         """Load a model on every sampler, now and whenever they are started again.
 
         Raises:
             ModelLoadError: the checkpoint does not work.
         """
+        self._told[model.key] = tell
+        try:
+            return await self._load(model)
+        finally:
+            self._told.pop(model.key, None)
+
+    async def _load(self, model: ModelFiles) -> LoadReport:
         while True:
             try:
                 report: LoadReport = await self.call("load", model)
@@ -194,6 +206,8 @@ class ProcessPool:
                 self._samplers.pop(sampler_id, None)
                 if self._registry:
                     self._registry.remove_sampler(sampler_id)
+            case Loading(key, step):
+                self._told.get(key, nobody)(step)
             case Status(pool):
                 self._status, self._heard = pool, time.monotonic()
             case LogLine(logger, level, text):
@@ -268,6 +282,7 @@ class RayRunner:
         """Drivers run on; the pool ends the process."""
 
     async def _ask(self, name: CallName, *arguments: Any) -> Any:
+        await self._pool.started.wait()
         try:
             return await self._pool.call(name, *arguments)
         except SamplerLostError as error:

@@ -1,4 +1,4 @@
-"""Promise: the server starts the workers before the port, says where it serves, and ends in order when told to."""
+"""Promise: the port is open before the workers are up, and the server says where it serves and ends in order."""
 
 import asyncio
 import signal
@@ -15,6 +15,7 @@ import uvicorn
 from spacte_service import Settings, create_app
 from spacte_service.server import Server, bind, metrics_port
 from spacte_service.store import StoreError
+from spacte_workers.errors import ClusterError
 
 
 @pytest.fixture
@@ -40,8 +41,9 @@ def test_it_serves_until_it_is_told_to_stop(make_server: Any, capsys: pytest.Cap
     before = [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)]
     thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]}, daemon=True)
     thread.start()
+    told = ""
     with httpx2.Client(timeout=60) as http:
-        while not server.started:
+        while not (server.started and "Serving on" in (told := told + capsys.readouterr().out)):
             thread.join(0.01)
             assert thread.is_alive()
         assert http.get(f"{url}/readyz").status_code == 200
@@ -53,42 +55,60 @@ def test_it_serves_until_it_is_told_to_stop(make_server: Any, capsys: pytest.Cap
     assert not thread.is_alive()
     with pytest.raises(httpx2.ConnectError):
         httpx2.get(url)
-    assert capsys.readouterr().out == f"Serving on {url}\n"
+    assert told + capsys.readouterr().out == f"Serving on {url}\n"
 
 
-async def test_a_signal_ends_a_start_that_takes_long(
+async def test_the_port_is_open_while_the_workers_start_and_a_signal_ends_that(
     make_server: Any, backend: Any, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    begun = asyncio.Event()
+    begun, stopped = asyncio.Event(), asyncio.Event()
 
     async def start() -> None:
         begun.set()
         await asyncio.Event().wait()
 
+    async def stop() -> None:
+        stopped.set()
+
     monkeypatch.setattr(backend, "start", start)
+    monkeypatch.setattr(backend, "stop", stop)
     monkeypatch.setattr(Server, "_take_signals", lambda _: None)  # those of this process are pytest's
-    server, listener, _, _ = make_server()
-    starting = asyncio.create_task(server.startup([listener]))
+    server, listener, url, _ = make_server()
+    serving = asyncio.create_task(server.serve([listener]))
     await begun.wait()
+    async with httpx2.AsyncClient(base_url=url) as http:
+        assert (await http.get("/livez")).status_code == 200
     server.handle_exit(signal.SIGTERM, None)
-    await asyncio.wait_for(starting, 60)
-    assert server.should_exit
-    assert not server.started
+    await asyncio.wait_for(serving, 60)
+    assert stopped.is_set()
+    assert server.failure is None
     assert capsys.readouterr().out == ""
 
 
-async def test_workers_do_not_outlive_a_start_that_fails(backend: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_workers_that_cannot_be_started_end_the_server_with_the_reason(
+    make_server: Any, backend: Any, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    async def start() -> None:
+        raise ClusterError("No cluster answers.")
+
+    monkeypatch.setattr(backend, "start", start)
+    monkeypatch.setattr(Server, "_take_signals", lambda _: None)
+    server, listener, _, _ = make_server()
+    await asyncio.wait_for(server.serve([listener]), 60)
+    assert str(server.failure) == "No cluster answers."
+    assert capsys.readouterr().out == ""
+
+
+async def test_no_worker_is_started_for_a_store_that_cannot_be_opened(
+    backend: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
     done: list[str] = []
 
     async def start() -> None:
         done.append("started")
 
-    async def stop() -> None:
-        done.append("stopped")
-
     monkeypatch.setattr(backend, "start", start)
-    monkeypatch.setattr(backend, "stop", stop)
     gateway = create_app(Settings(database="mysql://here/x"), backend).state.gateway
     with pytest.raises(StoreError):
         await gateway.start()
-    assert done == ["started", "stopped"]
+    assert done == []

@@ -16,8 +16,9 @@ import ray
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from spacte_workers.errors import ModelLoadError, NoWorkersError
+from spacte_workers.load_steps import LoadStep, Tell, nobody
 from spacte_workers.serving.device_shares import INTERACTIVE_SHARE
-from spacte_workers.serving.pools import LoadReport, ModelFiles, PoolStatus, SamplerRegistry
+from spacte_workers.serving.pools import LoadReport, ModelFiles, PoolStatus, SamplerRegistry, spreading
 from spacte_workers.shards import SamplerLostError
 
 from .connection import RayConnection, RaySettings
@@ -125,7 +126,7 @@ class RayPool:
         self._required.clear()
         await self._connection.close()
 
-    async def load(self, model: ModelFiles) -> LoadReport:
+    async def load(self, model: ModelFiles, tell: Tell = nobody) -> LoadReport:
         """Load a model on one sampler, and then, as that one chose to, on all others at once.
 
         Waits for a first sampler as long as it takes to come up.
@@ -136,9 +137,11 @@ class RayPool:
         async with self._changing:
             files = await asyncio.to_thread(_read, model)
             reference = await asyncio.to_thread(ray.put, files)
-            first, report = await self._load_first(model, reference)
+            first, report = await self._load_first(model, reference, tell)
             self._required[model.key] = RequiredModel(model.as_chosen(report), reference)
             others = [each for each in self.supervisors if each is not first and each.up.is_set()]
+            if others:
+                tell(spreading(1, 1 + len(others)))
             # One that fails here has taken itself from the coordinator, and its own task brings it back.
             await asyncio.gather(*(each.load_missing() for each in [first, *others]), return_exceptions=True)
             return report
@@ -157,11 +160,12 @@ class RayPool:
         device = next((each.device for each in self.supervisors if each.device), self._resources.device)
         return PoolStatus(ready, starting, len(self.supervisors) - ready - starting, device)
 
-    async def _load_first(self, model: ModelFiles, reference: Any) -> tuple[SamplerSupervisor, LoadReport]:
+    async def _load_first(self, model: ModelFiles, files: Any, tell: Tell) -> tuple[SamplerSupervisor, LoadReport]:
         while True:
+            tell(LoadStep("samplers", f"waits for one of {len(self.supervisors)} samplers"))
             supervisor = await self._any_up()
             try:
-                return supervisor, await supervisor.load(model, reference)
+                return supervisor, await supervisor.load(model, files, tell)
             except SamplerLostError:
                 supervisor.up.clear()  # its task sets it again
 

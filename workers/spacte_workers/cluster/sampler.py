@@ -13,6 +13,7 @@ import uuid
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -24,6 +25,7 @@ from spacte_workers import tracing
 from spacte_workers.engine.errors import EngineError
 from spacte_workers.errors import EndpointError, EndpointFaultError
 from spacte_workers.images import BadImageError
+from spacte_workers.load_steps import LoadStep, telling
 from spacte_workers.serving.pools import LoadReport, ModelFiles, load_engine
 from spacte_workers.shards import Image, SamplerLostError, SampleTask, Shard, Votes, traces_of
 from spacte_workers.tracing import Trace
@@ -56,7 +58,7 @@ class ModelMissingError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Pong:
-    """Answer to a ping: where the actor runs, and its incarnation.
+    """Answer to a ping: where the actor runs, its incarnation, and how far the loads of models are, by key.
 
     The incarnation changes when Ray restarts the actor, which then has no models.
     """
@@ -64,6 +66,7 @@ class Pong:
     incarnation: str
     node: str
     pid: int
+    loading: tuple[tuple[str, LoadStep], ...] = ()
 
 
 class ImageCache:
@@ -129,13 +132,14 @@ class SamplerActor:
         keep_freed_memory()  # in this thread, before those that draw and load allocate
         self._device = device
         self._engines: dict[str, Engine] = {}
+        self._loading: dict[str, LoadStep] = {}
         self._pong = Pong(uuid.uuid4().hex, ray.get_runtime_context().get_node_id(), os.getpid())
         self._name = f"sampler {self._pong.pid} on node {self._pong.node[:8]}"
 
     @ray.method(concurrency_group="control")
     def ping(self) -> Pong:
-        """Say that this process is alive, and which it is."""
-        return self._pong
+        """Say that this process is alive, which it is, and how far its loads are."""
+        return replace(self._pong, loading=tuple(self._loading.items()))
 
     @ray.method(concurrency_group="draw")
     def draw(
@@ -163,7 +167,11 @@ class SamplerActor:
         with tempfile.TemporaryDirectory(prefix="spacte-checkpoint-") as folder:
             for name, data in files.items():
                 (Path(folder) / name).write_bytes(data)
-            self._engines[model.key], report = load_engine(replace(model, folder=Path(folder)), self._device)
+            try:
+                with telling(partial(self._loading.__setitem__, model.key)):
+                    self._engines[model.key], report = load_engine(replace(model, folder=Path(folder)), self._device)
+            finally:
+                self._loading.pop(model.key, None)
         return report
 
     @ray.method(concurrency_group="control")

@@ -17,6 +17,7 @@ import ray
 from ray.exceptions import ActorDiedError, RayError, RayTaskError
 
 from spacte_workers.errors import ModelLoadError
+from spacte_workers.load_steps import Tell, nobody
 from spacte_workers.serving.pools import LoadReport, ModelFiles, SamplerRegistry
 from spacte_workers.shards import SamplerLostError
 
@@ -84,6 +85,7 @@ class SamplerSupervisor:
         self._registry = registry
         self._images = images
         self._pong: Pong | None = None
+        self._told: dict[str, Tell] = {}
         self._reports: dict[str, LoadReport] = {}
         self._registered: str | None = None
         self._doubt = asyncio.Event()
@@ -115,13 +117,14 @@ class SamplerSupervisor:
             await asyncio.sleep(BACKOFF_S[min(failures, len(BACKOFF_S) - 1)])
             failures += 1
 
-    async def load(self, model: ModelFiles, files: Any) -> LoadReport:
-        """Load a model on this actor.
+    async def load(self, model: ModelFiles, files: Any, tell: Tell = nobody) -> LoadReport:
+        """Load a model on this actor; `tell` hears with every ping how far that is.
 
         Raises:
             ModelLoadError: it does not work here.
             SamplerLostError: the actor is gone.
         """
+        self._told[model.key] = tell
         try:
             report: LoadReport = await self._actor.load.remote(model, files)
         except RayTaskError as error:
@@ -131,6 +134,8 @@ class SamplerSupervisor:
         except RayError as error:
             self._doubt.set()
             raise SamplerLostError(f"{self.name}: {type(error).__name__}") from error
+        finally:
+            self._told.pop(model.key, None)
         self._reports[model.key] = report
         self.device = report.device
         return report
@@ -225,6 +230,8 @@ class SamplerSupervisor:
         async with asyncio.timeout(patience_s):
             pong: Pong = await self._actor.ping.remote()
         self.last_pong = time.monotonic()
+        for key, step in pong.loading:
+            self._told.get(key, nobody)(step)
         return pong
 
     def _failed(self, error: RayError) -> None:

@@ -20,6 +20,7 @@ from spacte_core.forms import Classifier, Encoding
 from spacte_core.kernel_switch import kernels_enabled
 from spacte_workers.endpoints.connecting import Connected, connect
 from spacte_workers.images import wrong_shape
+from spacte_workers.load_steps import begin
 from spacte_workers.noise.philox import row_names
 from spacte_workers.shards import Image, NoiseSource, Phase, Shard, Votes
 
@@ -120,6 +121,7 @@ class Engine:
         with torch.inference_mode():
             classifier = decompose(frozen, rows.compared[:2], num_classes)
             form_name = None if kernels is None else form_in(kernels, self.device)
+            begin("checking", "checks that the network is one fixed function")
             if self._endpoint is None and not module_is_one_function(classifier, rows.compared):
                 raise EngineError(NOT_ONE_FUNCTION)
             asked: dict[str, Any] = {"precision": precision, "batch": batch, "allow_int8": allow_int8}
@@ -147,6 +149,7 @@ class Engine:
             from .cuda_graphs import graphed_batch
 
             self._graph = lru_cache(_NOISE_STEPS_KEPT)(partial(graphed_batch, self.form, num_classes))
+        begin("measuring", "measures its rate")
         self.measured_rate = self._measure(sigma)
 
     @classmethod
@@ -282,6 +285,7 @@ def _selected(
     """What an earlier load chose, or what is chosen now and kept for later ones."""
     if endpoint is not None:
         return select_endpoint(classifier, rows, endpoint, asked)
+    begin("kernels", "looks up what an earlier load chose")
     known = LoadCache.of(classifier, rows, asked)
     selected = known.load()
     if selected is None:

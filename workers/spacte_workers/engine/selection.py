@@ -19,6 +19,7 @@ from spacte_client.types import Precision
 from spacte_core.forms import Classifier, Form, logits_of, plain, whole_batches
 from spacte_core.hardware import has_bf16
 from spacte_core.kernel_switch import kernels_enabled
+from spacte_workers.load_steps import begin
 
 from .calibration import Calibration
 from .counting import votes_of
@@ -92,6 +93,7 @@ def select_form(
         EngineError: the precision asked for does not fit the module.
         NoSuchKernelsError: the form asked for does not.
     """
+    begin("kernels", "computes in float32 what kernels are compared with")
     size = batch or default_batch(classifier, rows.compared[:2])
     reference = plain(classifier, size)
     votes_N = votes_of(logits_of(reference, rows.compared))
@@ -101,6 +103,7 @@ def select_form(
     else:
         names = [precision] if precision != "auto" else _candidates(classifier, rows.compared, allow_int8)
     for name in names:
+        begin("kernels", f"tries kernels in {name}")
         candidates = forms(classifier, name, size, rows.fitted, only=form_name)
         found = _best_form(candidates, rows.compared, votes_N, min_agreement)
         if found is None:
@@ -205,6 +208,7 @@ def _faster_batch(classifier: Classifier, form: Form, rows: Calibration, logits_
     for size in (form.batch // 2, form.batch * 2):
         if not least <= size <= most or form.batch / rate > _QUICK_SECONDS:
             continue
+        begin("kernels", f"tries batches of {size} rows")
         other = _equal_form(classifier, form, size, rows, logits_NK)
         if other is not None and (other_rate := rows_per_second(other, rows.compared)) > _GAIN * best_rate:
             best, best_rate = other, other_rate
@@ -214,6 +218,7 @@ def _faster_batch(classifier: Classifier, form: Form, rows: Calibration, logits_
 def _small_form(classifier: Classifier, form: Form, rows: Calibration, logits_NK: Tensor) -> Form | None:
     """The same form for small batches, if it takes less than half of a large one's time."""
     size = form.batch // _SMALL
+    begin("kernels", f"tries batches of {size} rows")
     other = _equal_form(classifier, form, size, rows, logits_NK) if size else None
     if other is None:
         return None

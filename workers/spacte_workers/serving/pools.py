@@ -5,9 +5,11 @@ The pool on Ray is `spacte_workers.cluster.RayPool`; it keeps the same promises.
 
 import asyncio
 import os
+import threading
 from collections.abc import Awaitable, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, Protocol
 
@@ -15,6 +17,7 @@ from spacte_client.types import Precision
 from spacte_core.allocator import keep_freed_memory
 from spacte_workers.engine.precision_rule import PrecisionRule
 from spacte_workers.errors import EndpointError, EndpointFaultError, ModelLoadError, NoWorkersError
+from spacte_workers.load_steps import LoadStep, Tell, begin, nobody, telling
 from spacte_workers.shards import Sampler, SamplerLostError, SampleTask, Votes, traces_of
 from spacte_workers.tracing import drawing
 
@@ -104,8 +107,10 @@ class Pool(Protocol):
         """End all samplers."""
         ...
 
-    async def load(self, model: ModelFiles) -> LoadReport:
+    async def load(self, model: ModelFiles, tell: Tell = nobody) -> LoadReport:
         """Load and check a model on every sampler, while other models go on being served.
+
+        `tell` is told on the event loop how far that is.
 
         Raises:
             ModelLoadError: the checkpoint does not work; no sampler keeps it.
@@ -133,6 +138,7 @@ def load_engine(model: ModelFiles, device: str | None = None) -> "tuple[Engine, 
     from spacte_core.checkpoint import CheckpointError, load_checkpoint
     from spacte_workers.engine import Engine
 
+    begin("reading", "reads the checkpoint")
     try:
         checkpoint = load_checkpoint(model.folder)
     except CheckpointError as error:
@@ -158,19 +164,43 @@ def load_engine(model: ModelFiles, device: str | None = None) -> "tuple[Engine, 
     return engine, LoadReport(engine.precision, name, engine.measured_rate, engine.batch, engine.kernels)
 
 
+LOADING = "spacte-loading"  # how the names of threads that load models begin
+
+
+def is_loading() -> bool:
+    """Whether a thread of this process still loads a model, perhaps for a pool that has been stopped."""
+    return any(thread.name.startswith(LOADING) for thread in threading.enumerate())
+
+
+class LoadGivenUpError(Exception):
+    """The sampler was closed during a load."""
+
+
 class LocalSampler:
-    """An engine in a thread of its own. Torch releases the interpreter lock while it computes."""
+    """An engine in threads of its own: one draws, one loads. Torch releases the interpreter lock while it computes."""
 
     def __init__(self, sampler_id: str, device: str | None = None) -> None:
         self.id = sampler_id
         self._device = device
         self._engines: dict[str, Engine] = {}
+        self._closed = False
         self._thread = ThreadPoolExecutor(1, thread_name_prefix=sampler_id)
+        self._loader = ThreadPoolExecutor(1, thread_name_prefix=LOADING)
 
-    async def load(self, model: ModelFiles) -> LoadReport:
-        """Load a model and check it; raises `ModelLoadError`."""
+    async def load(self, model: ModelFiles, tell: Tell = nobody) -> LoadReport:
+        """Load a model and check it; raises `ModelLoadError`, and `LoadGivenUpError` once it is closed."""
         loop = asyncio.get_running_loop()
-        self._engines[model.key], report = await loop.run_in_executor(self._thread, load_engine, model, self._device)
+
+        def step(begun: LoadStep) -> None:
+            if self._closed:
+                raise LoadGivenUpError
+            loop.call_soon_threadsafe(tell, begun)
+
+        def work() -> "tuple[Engine, LoadReport]":
+            with telling(step):
+                return load_engine(model, self._device)
+
+        self._engines[model.key], report = await loop.run_in_executor(self._loader, work)
         return report
 
     def unload(self, key: str) -> None:
@@ -191,7 +221,11 @@ class LocalSampler:
             return engine.votes_many([(task.image, task.shard) for task in tasks])
 
     def close(self) -> None:
-        """Finish the shard being drawn, and take no more."""
+        """Finish the shard being drawn, and take no more. A load ends with the step that it is at, which may take long:
+        nothing waits for it.
+        """
+        self._closed = True
+        self._loader.shutdown(wait=False, cancel_futures=True)
         self._thread.shutdown(wait=True, cancel_futures=True)
         self._engines.clear()
 
@@ -223,12 +257,14 @@ class LocalPool:
             await asyncio.to_thread(sampler.close)
         self._models.clear()
 
-    async def load(self, model: ModelFiles) -> LoadReport:
+    async def load(self, model: ModelFiles, tell: Tell = nobody) -> LoadReport:
         """Load a model on each sampler in turn, so that the others serve meanwhile."""
         async with self._changing:
             if not self._samplers or self._registry is None:
                 raise NoWorkersError("The samplers have not been started.")
-            report = await load_on_each(model, [(sampler.load, sampler.unload) for sampler in self._samplers])
+            loads = [partial(sampler.load, tell=nobody if i else tell) for i, sampler in enumerate(self._samplers)]
+            unloads = [sampler.unload for sampler in self._samplers]
+            report = await load_on_each(model, list(zip(loads, unloads, strict=True)), tell)
             if not self._models:
                 for sampler in self._samplers:
                     self._registry.add_sampler(sampler, report.rate, report.batch)
@@ -256,7 +292,9 @@ class LocalPool:
 
 
 async def load_on_each(
-    model: ModelFiles, samplers: list[tuple[Callable[[ModelFiles], Awaitable[LoadReport]], Callable[[str], None]]]
+    model: ModelFiles,
+    samplers: list[tuple[Callable[[ModelFiles], Awaitable[LoadReport]], Callable[[str], None]]],
+    tell: Tell = nobody,
 ) -> LoadReport:
     """Load on one sampler after the other, as the first one chose; after an error none keeps the model.
 
@@ -265,6 +303,8 @@ async def load_on_each(
     loaded: list[Callable[[str], None]] = []
     reports: list[LoadReport] = []
     for load, unload in samplers:
+        if loaded:
+            tell(spreading(len(loaded), len(samplers)))
         try:
             reports.append(await load(model))
         except ModelLoadError:
@@ -274,6 +314,11 @@ async def load_on_each(
         loaded.append(unload)
         model = model.as_chosen(reports[0])
     return reports[0]
+
+
+def spreading(have_it: int, samplers: int) -> LoadStep:
+    """The step in which the other samplers load what the first one has loaded."""
+    return LoadStep("spreading", f"loads on the other samplers, {have_it} of {samplers} have it")
 
 
 def _devices(wanted: int | None) -> list[str]:

@@ -47,9 +47,11 @@ from spacte_workers.shards import Image
 from .attacked import attacked
 from .base_logits import base_logits
 from .clock import RequestClock
-from .model_store import ModelStore, ServedModel
+from .model_store import ModelStore
 from .pairs import about_reference, carried_if_cheaper
 from .pools import ModelFiles, Pool, PoolStatus
+from .readiness import readiness
+from .served_model import ServedModel
 from .versions import Versions
 
 if TYPE_CHECKING:
@@ -102,20 +104,23 @@ class Runtime:
         self._versions = Versions(self._store, pool, precision, rule or PrecisionRule(), **told)
         self._start_wait_s = start_wait_s
         self._loading: asyncio.Task[None] | None = None
+        self._started = False
 
     async def start(self) -> None:
         """Bring the samplers up and load every model of the folder.
 
-        A model that cannot be loaded is `failed` with its reason, and the others serve. Where no sampler comes up
-        within `start_wait_s` this returns, too: the models stay `loading` until one does. Safe inside a FastAPI
-        lifespan: nothing blocks the loop, and signal handlers stay as they are.
+        A model that cannot be loaded is `failed` with its reason, and the others serve; each answers as soon as it is
+        loaded, the lightest first. Where no sampler comes up within `start_wait_s` this returns, too: the models stay
+        `loading` until one does. Nothing blocks the loop, and signal handlers stay as they are.
 
         Raises:
             ClusterError: Ray could not be started or joined.
         """
-        names = await asyncio.to_thread(self._store.scan)
+        names = await asyncio.to_thread(self._store.find)
         try:
+            await asyncio.to_thread(self._store.scan)
             await self.pool.start(self._coordinator)
+            self._started = True
             self._loading = asyncio.create_task(self._versions.load_all(names))
             await asyncio.wait([self._loading], timeout=self._start_wait_s)
         except BaseException:
@@ -173,11 +178,11 @@ class Runtime:
         await self._versions.unload(name)
 
     def ready(self) -> dict[str, str]:
-        """Checks by name, each `ok` or a sentence on what is wrong."""
-        pool = self.pool.status()
-        samplers = "ok" if pool.ready else f"No sampler is alive ({pool.starting} starting, {pool.lost} lost)."
-        models = "ok" if self._store.all_served() else "No model is loaded."
-        return {"samplers": samplers, "models": models}
+        """Checks by name, each `ok` or a sentence on what is wrong.
+
+        The models are ready once every one that the folder held at the start is loaded or has failed, and one answers.
+        """
+        return readiness(self._store, self.pool.status(), self._started)
 
     def pool_status(self) -> PoolStatus:
         """How many samplers are in which state, and what they run on."""

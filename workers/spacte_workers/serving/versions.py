@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+import time
 from collections.abc import Callable, Generator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
@@ -11,9 +12,11 @@ from spacte_client.types import Precision
 from spacte_workers.certification.certificates import ModelIdentity
 from spacte_workers.engine.precision_rule import PrecisionRule
 from spacte_workers.errors import ModelLoadError, NotOneFunctionError
+from spacte_workers.load_steps import LoadStep
 
-from .model_store import ModelStore, ServedModel, model_key
+from .model_store import ModelStore
 from .pools import ModelFiles, Pool
+from .served_model import ServedModel, model_key
 
 _log = logging.getLogger(__name__)
 
@@ -61,6 +64,9 @@ class Versions:
 
     async def load(self, name: str) -> None:
         """Load a model or replace it, see `Runtime.load`."""
+        entry = await asyncio.to_thread(self._store.refresh, name)
+        if entry.version is not None and not entry.reason and not entry.answers_by(entry.version):
+            self._store.loading(name, entry.version, LoadStep("waiting", "waits for the loads before it"))
         async with self._changing:
             before = await self._replace(name)
         if before is not None:
@@ -117,16 +123,25 @@ class Versions:
             reason = f"Model {name} was trained without noise: train one with a sigma above 0."
             self._store.failed(name, reason)
             raise ModelLoadError(reason)
-        if entry.served and entry.served.version == entry.version:
+        if entry.answers_by(entry.version):
+            entry.loaded()
             return None
         files = ModelFiles(model_key(name, entry.version), entry.folder, entry.version, self._precision, self._rule)
         config, version = entry.config, entry.version
-        self._store.loading(name, version)
+
+        def tell(step: LoadStep) -> None:
+            self._store.loading(name, version, step)
+            _log.info("Model %s is loading: %s.", name, step)
+
+        tell(LoadStep("samplers", "waits for a sampler"))
+        began = time.monotonic()
         try:
-            report = await self._pool.load(files)
+            report = await self._pool.load(files, tell)
         except Exception as error:
             self._store.failed(name, str(error))
             raise
+        seconds = time.monotonic() - began
+        _log.info("Model %s is loaded after %.1f s: %.0f noises a second by each sampler.", name, seconds, report.rate)
         self._expect(files.key, report.rate, report.batch)
         served = ServedModel(name, version, config, report.precision, report.kernels)
         return self._store.ready(name, served)

@@ -8,7 +8,11 @@ from pathlib import Path
 import pytest
 
 from spacte_workers.errors import ModelNotFoundError, ModelNotReadyError
-from spacte_workers.serving.model_store import ModelStore, ServedModel
+from spacte_workers.load_steps import LoadStep
+from spacte_workers.serving.model_store import ModelStore
+from spacte_workers.serving.served_model import ServedModel
+
+READING = LoadStep("reading", "reads the checkpoint")
 
 
 @pytest.fixture
@@ -107,7 +111,7 @@ def test_a_replacement_that_fails_leaves_the_old_version_answering(folder: Path)
     store.scan()
     old = served(store, "a")
     store.ready("a", old)
-    store.loading("a", "new")
+    store.loading("a", "new", READING)
     assert store.served("a") is old
     store.failed("a", "out of memory")
     assert store.served("a") is old
@@ -148,20 +152,54 @@ def test_a_version_that_answers_is_shown_beside_the_one_that_is_loaded(folder: P
     store = ModelStore(folder)
     store.scan()
     store.ready("a", served(store, "a"))
-    store.loading("a", "new")
+    store.loading("a", "new", READING)
     a, b = store.listing()
     assert (a.state, a.target_version, a.answers) == ("loading", "new", True)
     assert (b.state, b.target_version, b.answers) == ("unloaded", None, False)
-    store.loading("b", b.version)
+    store.loading("b", b.version, READING)
     assert not store.listing()[1].answers
 
 
-def test_without_a_name_models_that_are_loading_yet_are_waited_for(folder: Path) -> None:
+def test_without_a_name_models_that_are_loading_at_the_start_are_waited_for(folder: Path) -> None:
+    """Which one answers must not hang on which is loaded first."""
     store = ModelStore(folder)
-    store.scan()
-    store.loading("b", "new")
     with pytest.raises(ModelNotReadyError, match="try again") as caught:
-        store.served(None)
+        store.served("a")
     assert caught.value.state == "loading"
-    store.ready("a", served(store, "a"))
+    assert sorted(store.find()) == ["a", "b"]
+    store.scan()
+    for _ in range(2):
+        with pytest.raises(ModelNotReadyError, match="try again") as caught:
+            store.served(None)
+        assert caught.value.state == "loading"
+        store.ready("a", served(store, "a"))
+    assert store.served("a").name == "a"
+    store.failed("b", "It does not work.")
     assert store.served(None).name == "a"
+    store.loading("b", "new", READING)  # as an administrator asks for, later
+    assert store.served(None).name == "a"
+
+
+def test_the_lightest_models_are_loaded_first(folder: Path) -> None:
+    weights = folder / "a" / "model.safetensors"
+    weights.write_bytes(weights.read_bytes() + bytes(1 << 20))
+    assert ModelStore(folder).find() == ["b", "a"]
+
+
+def test_how_far_a_load_is_can_be_seen(folder: Path) -> None:
+    store = ModelStore(folder)
+    store.find()
+    store.scan()
+    a, b = store.listing()
+    assert (a.state, a.answers, b.progress and b.progress.step) == ("loading", False, "waiting")
+    store.loading("a", a.version, READING)
+    progress = store.listing()[0].progress
+    assert progress is not None
+    assert (progress.step, progress.number, progress.doing) == ("reading", 3, "reads the checkpoint")
+    assert progress.number < progress.steps
+    assert "step 3 of 7, reads the checkpoint" in store.still_loading()["a"]
+    with pytest.raises(ModelNotReadyError, match="step 3 of 7, reads the checkpoint"):
+        store.served("a")
+    store.ready("a", served(store, "a"))
+    assert store.listing()[0].progress is None
+    assert list(store.still_loading()) == ["b"]
