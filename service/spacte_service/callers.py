@@ -4,7 +4,7 @@ from collections.abc import Collection
 from dataclasses import dataclass
 
 from .keys import Key, Scope
-from .quotas import Quotas
+from .quota_settings import Quotas
 
 ANONYMOUS = "anonymous"
 """The owner of what is made where no key is asked for, and of what was made before the store knew owners."""

@@ -13,7 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 
 from spacte_core.files import replace_file
 
-from .quotas import Quotas
+from .quota_settings import Quotas
 
 Scope = Literal["user", "admin"]
 Name = Annotated[str, Field(min_length=1, max_length=64, pattern=r"^[A-Za-z0-9._-]+$")]

@@ -11,14 +11,9 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from math import inf
 from threading import Lock
-from typing import Annotated, Literal
-
-from pydantic import BaseModel, ConfigDict, Field
 
 from .problems import ProblemError
-
-QuotaName = Literal["requests", "noises", "upload_bytes", "jobs", "streams"]
-Amount = Annotated[int | None, Field(ge=1)]
+from .quota_settings import QuotaName, Quotas
 
 SLOTS = 60  # of a window; chosen: what is taken counts up to a sixtieth longer than it has to
 MOST_COUNTS = 10_000  # windows that are kept before those that ran out are dropped; chosen: some megabytes
@@ -34,22 +29,6 @@ WORDS: dict[QuotaName, tuple[str, str]] = {
     "streams": ("{:,} open streams", "close one first"),
 }
 """What a quota is of, and what helps."""
-
-
-class Quotas(BaseModel):
-    """The most that a caller may take; None for any amount. Of a key, what is not set is as in the settings."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-    requests: Amount = None
-    noises: Amount = None
-    upload_bytes: Amount = None
-    jobs: Amount = None
-    streams: Amount = None
-
-    def but(self, own: "Quotas") -> "Quotas":
-        """These, but with what `own` sets."""
-        return self.model_copy(update=own.model_dump(exclude_unset=True))
 
 
 class QuotaReachedError(Exception):

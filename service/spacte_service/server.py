@@ -7,27 +7,23 @@ import ssl
 import sys
 import threading
 import time
-from collections.abc import Generator
+from collections.abc import Callable, Generator
 from contextlib import ExitStack, contextmanager
+from functools import partial
 from types import FrameType
+from typing import TYPE_CHECKING
 
 import structlog
 import uvicorn
-from prometheus_client import CONTENT_TYPE_LATEST
-from starlette.applications import Starlette
-from starlette.requests import Request
-from starlette.responses import Response
-from starlette.routing import Route
-from starlette.types import ASGIApp
 
-from spacte_workers import tracing
 from spacte_workers.errors import RuntimeFault
 
-from .connections import Connections, Listener
-from .gateway import Gateway
-from .metrics import Metrics
-from .protocol import ServerConfig
+from .listening import bind, server_config
+from .opening import Opening
 from .settings import NetworkSettings, Settings
+
+if TYPE_CHECKING:  # its libraries take a second to import
+    from .gateway import Gateway
 
 log = structlog.stdlib.get_logger("spacte.server")
 
@@ -36,8 +32,6 @@ SIGNALS = (signal.SIGINT, signal.SIGTERM)
 SWITCH_S = 0.0005
 """Samplers in this process share its interpreter lock: they hold it no longer than this while a request waits.
 Chosen: a tenth of Python's default."""
-METRICS_CONNECTIONS = 8  # of those who read the metrics at a port of their own; chosen: more than one scraper has
-CLOSE_AFTER_S = 2  # for what is still connected after the drain; chosen: an answer is sent in milliseconds
 
 
 class TlsError(RuntimeFault):
@@ -47,15 +41,24 @@ class TlsError(RuntimeFault):
 class Server(uvicorn.Server):
     """Uvicorn with a drain: at SIGTERM new work gets 503 while what is in flight is finished.
 
-    It starts the workers itself, once the port is open, and stops them: so health is told from the first moment, a
-    failure is the error that it is (`failure`), and a signal ends even a start that takes long. A second signal ends
-    the process at once. After a clean shutdown the process exits with 0, where uvicorn itself would die of the signal.
+    It makes and starts the gateway itself, once the port is open, and stops it: so health is told from the first
+    moment, a failure is the error that it is (`failure`), and a signal ends even a start that takes long. A second
+    signal ends the process at once. After a clean shutdown the process exits with 0, where uvicorn itself would die of
+    the signal.
+
+    Args:
+        config: uvicorn's.
+        make: makes the gateway; called in a thread.
+        settings: the gateway's.
+        url: what it is reached by.
     """
 
-    def __init__(self, config: uvicorn.Config, gateway: Gateway, url: str) -> None:
+    def __init__(self, config: uvicorn.Config, make: "Callable[[], Gateway]", settings: Settings, url: str) -> None:
         super().__init__(config)
-        self._gateway = gateway
+        self._make = make
+        self._settings = settings
         self._url = url
+        self._gateway: Gateway | None = None
         self._drain_until: float | None = None
         self._starting: asyncio.Task[None] | None = None
         self.failure: BaseException | None = None
@@ -74,19 +77,21 @@ class Server(uvicorn.Server):
         if self._starting is not None:
             self._starting.cancel()
             await asyncio.wait([self._starting])
-        await self._gateway.stop()
+        if self._gateway is not None:
+            await self._gateway.stop()
 
     async def _start(self) -> None:
-        """Start the workers, and say so."""
+        """Make the gateway, start its workers, and say so."""
         try:
-            await self._gateway.start()
+            self._gateway = gateway = await asyncio.to_thread(self._make)
+            await gateway.start()
         except Exception as error:  # noqa: BLE001  it is raised again where the process ends
             self.failure = error
             return
         finally:
             self._take_signals()  # from the libraries that took them
-        if not self._gateway.backend.models():
-            folder = str(self._gateway.settings.models)
+        if not gateway.backend.models():
+            folder = str(self._settings.models)
             log.warning("no model found: give --models the folder that holds the models' folders", models=folder)
         if self._drain_until is None:
             print(f"Serving on {self._url}", flush=True)
@@ -98,6 +103,8 @@ class Server(uvicorn.Server):
             return True
         if self._drain_until is None:
             return leave
+        if self._gateway is None:
+            return True
         if time.monotonic() >= self._drain_until:
             self._gateway.tasks.cancel_all()
             return True
@@ -108,8 +115,9 @@ class Server(uvicorn.Server):
         if self._drain_until is not None:
             self.should_exit = self.force_exit = True
         else:
-            self._gateway.drain.begin()
-            self._drain_until = time.monotonic() + self._gateway.settings.drain_timeout_s
+            if self._gateway is not None:
+                self._gateway.drain.begin()
+            self._drain_until = time.monotonic() + self._settings.drain_timeout_s
 
     @contextmanager
     def capture_signals(self) -> Generator[None, None, None]:
@@ -129,64 +137,6 @@ class Server(uvicorn.Server):
         if threading.current_thread() is threading.main_thread():
             for sig in SIGNALS:
                 signal.signal(sig, self.handle_exit)
-
-
-@contextmanager
-def named_address(host: str, port: int) -> Generator[None]:
-    """Give an error about an address its name, as `filename`."""
-    try:
-        yield
-    except OSError as error:
-        error.filename = f"{host} port {port}"
-        raise
-
-
-def bind(host: str, port: int) -> Listener:
-    """A bound socket, before anything slow is started.
-
-    Raises OSError: the address is taken or not ours; `filename` names it.
-    """
-    with named_address(host, port):
-        family, _, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)[0]
-        # asyncio switches Nagle's algorithm off only where the protocol is named; with it answers come 40 ms late.
-        listener = Listener(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
-        try:
-            listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            listener.bind(address)
-        except OSError:
-            listener.close()
-            raise
-        return listener
-
-
-@contextmanager
-def metrics_port(metrics: Metrics, settings: NetworkSettings, host: str, port: int) -> Generator[int]:
-    """Serve the metrics at a port of their own, which the network can keep from callers: there no key is asked for.
-
-    A thread does, so that they are answered beside a busy gateway; its connections are bounded like the gateway's.
-
-    Yields:
-        The port, a free one where 0 is given.
-
-    Raises OSError: the address is taken or not ours; `filename` names it.
-    """
-
-    def show(_: Request) -> Response:
-        return Response(metrics.text(), media_type=CONTENT_TYPE_LATEST)
-
-    few = {"max_connections": METRICS_CONNECTIONS, "max_connections_per_address": METRICS_CONNECTIONS}
-    plain = settings.model_copy(update=few | {"tls_cert": None, "tls_key": None})
-    with bind(host, port) as listener:
-        app = Starlette(routes=[Route("/{path:path}", show)])
-        server = uvicorn.Server(server_config(app, plain, listener))
-        listener.listen()
-        thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]}, name="metrics")
-        thread.start()
-        try:
-            yield listener.getsockname()[1]
-        finally:
-            server.should_exit = True
-            thread.join()
 
 
 def check_tls(settings: NetworkSettings) -> None:
@@ -213,24 +163,6 @@ def _with_loopback_names(settings: Settings) -> Settings:
     return settings
 
 
-def server_config(app: ASGIApp, settings: NetworkSettings, listener: Listener) -> ServerConfig:
-    """Uvicorn's settings, with bounds for the connections of a listener."""
-    listener.connections = Connections(settings)
-    return ServerConfig(
-        app,
-        listener.connections,
-        lifespan="off",
-        log_config=None,
-        access_log=False,
-        server_header=False,
-        ws="none",
-        timeout_keep_alive=settings.idle_timeout_s,
-        timeout_graceful_shutdown=CLOSE_AFTER_S,
-        ssl_certfile=settings.tls_cert,
-        ssl_keyfile=settings.tls_key,
-    )
-
-
 def serve(settings: Settings) -> int:
     """Serve until a signal, and return the process's exit code.
 
@@ -239,27 +171,38 @@ def serve(settings: Settings) -> int:
         RuntimeFault: the workers or the store could not be started, or TLS not be set up; for the operator.
         KeysFileError: the API keys cannot be read; the message is for the operator.
     """
-    from .app import create_app
     from .logs import configure_logging
 
     check_tls(settings)
     with ExitStack() as stack:
         listener = stack.enter_context(bind(settings.host, settings.port))
         configure_logging(settings)
-        tracing.configure("spacte-gateway")
         if settings.in_process:
             sys.setswitchinterval(SWITCH_S)
-        app = create_app(_with_loopback_names(settings))
-        gateway: Gateway = app.state.gateway
-        if settings.metrics_port is not None:
-            stack.enter_context(metrics_port(gateway.metrics, settings, settings.host, settings.metrics_port))
-        config = server_config(app, settings, listener)
         host = f"[{settings.host}]" if ":" in settings.host else settings.host
         scheme = "https" if settings.tls_cert else "http"
         url = f"{scheme}://{host}:{listener.getsockname()[1]}"
-        server = Server(config, gateway, url)
+        opening = Opening()
+        config = server_config(opening, settings, listener)
+        server = Server(config, partial(_make, settings, opening, stack), settings, url)
         server.run(sockets=[listener])
         if server.failure is not None:
             raise server.failure
     log.info("stopped")
     return 0
+
+
+def _make(settings: Settings, opening: Opening, stack: ExitStack) -> "Gateway":
+    """The gateway behind an open port; what is to be closed at the end goes on the stack."""
+    from spacte_workers import tracing
+
+    from .app import create_app
+    from .metrics_port import metrics_port
+
+    tracing.configure("spacte-gateway")
+    app = create_app(_with_loopback_names(settings))
+    gateway: Gateway = app.state.gateway
+    if settings.metrics_port is not None:
+        stack.enter_context(metrics_port(gateway.metrics, settings, settings.host, settings.metrics_port))
+    opening.app = app
+    return gateway

@@ -10,7 +10,7 @@ from .signing import signing_app
 
 if TYPE_CHECKING:
     from spacte_service.keys import Key
-    from spacte_service.quotas import Quotas
+    from spacte_service.quota_settings import Quotas
 
 keys_app = typer.Typer(
     help="Make, list and revoke the API keys of a gateway.", no_args_is_help=True, add_completion=False
@@ -131,7 +131,7 @@ def change(
 def _quotas(entries: list[str] | None) -> "Quotas | None":
     from pydantic import ValidationError
 
-    from spacte_service.quotas import Quotas
+    from spacte_service.quota_settings import Quotas
 
     if not entries:
         return None

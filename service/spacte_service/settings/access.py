@@ -6,7 +6,7 @@ from typing import Self
 from pydantic import field_validator, model_validator
 
 from spacte_service.keys import Key, keys_from_text
-from spacte_service.quotas import Quotas
+from spacte_service.quota_settings import Quotas
 
 from .group import CountOrNone, Group
 

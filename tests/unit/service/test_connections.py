@@ -18,8 +18,9 @@ import pytest
 
 from spacte_service import Settings, connections, create_app
 from spacte_service.connections import Connections, network_of
+from spacte_service.listening import bind, server_config
 from spacte_service.logs import OnceASecond
-from spacte_service.server import Server, bind, server_config
+from spacte_service.server import Server
 
 LIVEZ = b"GET /livez HTTP/1.1\r\nHost: a\r\n\r\n"
 PREDICT = b"POST /v1/predict HTTP/1.1\r\nHost: a\r\nContent-Type: image/png\r\nContent-Length: 99\r\n\r\n"
@@ -40,7 +41,8 @@ def serve(
         with bind("127.0.0.1", 0) as listener:
             listener.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 1 << 14)  # else the kernel takes megabytes
             port = listener.getsockname()[1]
-            server = Server(server_config(app, Settings(**settings), listener), app.state.gateway, "")
+            gateway = app.state.gateway
+            server = Server(server_config(app, Settings(**settings), listener), lambda: gateway, gateway.settings, "")
             serving = asyncio.create_task(server.serve([listener]))
             while not server.started:  # noqa: ASYNC110  uvicorn has no event of it
                 await asyncio.sleep(0.01)

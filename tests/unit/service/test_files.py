@@ -14,7 +14,7 @@ from spacte_service import Settings, create_app
 from spacte_service.callers import anonymous
 from spacte_service.content_files import keep, received
 from spacte_service.problems import ProblemError
-from spacte_service.quotas import Quotas
+from spacte_service.quota_settings import Quotas
 from spacte_service.store import Store
 from spacte_service.uploads import Uploads
 from spacte_workers.batch.inputs import kind_of

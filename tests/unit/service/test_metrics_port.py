@@ -10,8 +10,9 @@ import pytest
 from fastapi import FastAPI
 
 from spacte_service import Settings, create_app
+from spacte_service.listening import bind
 from spacte_service.metrics import Metrics
-from spacte_service.server import METRICS_CONNECTIONS, bind, metrics_port
+from spacte_service.metrics_port import METRICS_CONNECTIONS, metrics_port
 
 
 async def test_metrics_move_to_their_port(backend: object) -> None:

@@ -11,7 +11,7 @@ from spacte_service.keys import KeyRing, make_key, write_keys
 from spacte_service.metrics import Metrics
 from spacte_service.middleware import RequestContext
 from spacte_service.open_streams import OpenStreams
-from spacte_service.quotas import Quotas
+from spacte_service.quota_settings import Quotas
 
 from .conftest import make_png
 

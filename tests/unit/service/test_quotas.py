@@ -5,7 +5,8 @@ import pytest
 
 from spacte_service import Settings, create_app
 from spacte_service.keys import make_key, write_keys
-from spacte_service.quotas import Quotas, RollingCount
+from spacte_service.quota_settings import Quotas
+from spacte_service.quotas import RollingCount
 
 from .conftest import make_png
 

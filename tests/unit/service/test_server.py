@@ -13,7 +13,9 @@ import pytest
 import uvicorn
 
 from spacte_service import Settings, create_app
-from spacte_service.server import Server, bind, metrics_port
+from spacte_service.listening import bind
+from spacte_service.metrics_port import metrics_port
+from spacte_service.server import Server
 from spacte_service.store import StoreError
 from spacte_workers.errors import ClusterError
 
@@ -30,7 +32,12 @@ def make_server(backend: Any) -> Iterator[Callable[..., tuple[Server, socket.soc
             port = stack.enter_context(metrics_port(gateway.metrics, gateway.settings, "127.0.0.1", 0))
             url = f"http://127.0.0.1:{listener.getsockname()[1]}"
             config = uvicorn.Config(app, lifespan="off", log_config=None)
-            return Server(config, gateway, url), listener, url, f"http://127.0.0.1:{port}"
+            return (
+                Server(config, lambda: gateway, app.state.gateway.settings, url),
+                listener,
+                url,
+                f"http://127.0.0.1:{port}",
+            )
 
         yield make
 

@@ -6,7 +6,7 @@ import pytest
 
 from spacte_service.jobs.runner import DriverStatus
 from spacte_service.keys import make_key, write_keys
-from spacte_service.quotas import Quotas
+from spacte_service.quota_settings import Quotas
 
 from .conftest import IMAGES
 
