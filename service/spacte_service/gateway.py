@@ -52,13 +52,17 @@ class Gateway:
         self.keys = KeyRing(settings.fixed_keys, settings.keys_file) if settings.has_keys else None
         self.streams = OpenStreams(self.keys)
 
+    async def open(self) -> None:
+        """Open the store, where there is one; a second time does nothing."""
+        await self.jobs.start()
+
     async def start(self) -> None:
         """Open the store and start the workers; returns once every model is loaded or has failed.
 
         Where that fails, nothing runs on.
         """
         try:
-            await self.jobs.start()
+            await self.open()
             await self.backend.start()
         except BaseException:
             await self.stop()

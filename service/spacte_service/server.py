@@ -68,7 +68,6 @@ class Server(uvicorn.Server):
         """Open the port, and begin to start the workers."""
         await super().startup(sockets)
         if not self.should_exit:
-            log.info("listening; the models are loading", url=self._url)
             self._starting = asyncio.create_task(self._start())
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
@@ -84,6 +83,8 @@ class Server(uvicorn.Server):
         """Make the gateway, start its workers, and say so."""
         try:
             self._gateway = gateway = await asyncio.to_thread(self._make)
+            await gateway.open()
+            log.info("listening; the models are loading", url=self._url)
             await gateway.start()
         except Exception as error:  # noqa: BLE001  it is raised again where the process ends
             self.failure = error
