@@ -9,7 +9,7 @@ const IDLE_MS = 15000; // else: rates change with the machine's load
 
 /** Whether a model answers now, also while another version of it is being loaded. */
 export const answers = (model) =>
-  model.state === "ready" || (model.state === "loading" && model.version !== model.target_version);
+  model.state === "ready" || (model.state === "loading" && !["", model.target_version].includes(model.version));
 
 /** Keep the list of models up to date; `changed` gets all of them, at first and whenever they are looked at again. */
 export async function followModels(changed) {
@@ -36,10 +36,12 @@ export function fillSelect(select, models) {
   else select.value = order.find(answers)?.name ?? "";
 }
 
+const howFar = ({ progress: at }) => at ? `Step ${at.number} of ${at.steps}: it ${at.doing}. ` : "";
+
 /** Say of each model that does not answer why; of one whose new version failed, too. */
 export function showUnserved(models) {
   const said = models.filter((model) => model.reason || !answers(model)).map((model) => {
-    const why = model.reason ?? (model.state === "loading" ? "It is being loaded and checked; this page waits for it." : "It was unloaded.");
+    const why = model.reason ?? (model.state === "loading" ? `${howFar(model)}This page waits for it.` : "It was unloaded.");
     return h("li", { class: model.reason ? "failed" : "" }, h("b", {}, model.name), answers(model) ? " answers by its old version: " : `, ${model.state}: `, why);
   });
   $("unserved").replaceChildren(...said);
