@@ -121,7 +121,6 @@ class Engine:
         with torch.inference_mode():
             classifier = decompose(frozen, rows.compared[:2], num_classes)
             form_name = None if kernels is None else form_in(kernels, self.device)
-            begin("checking", "checks that the network is one fixed function")
             if self._endpoint is None and not module_is_one_function(classifier, rows.compared):
                 raise EngineError(NOT_ONE_FUNCTION)
             asked: dict[str, Any] = {"precision": precision, "batch": batch, "allow_int8": allow_int8}
@@ -149,7 +148,6 @@ class Engine:
             from .cuda_graphs import graphed_batch
 
             self._graph = lru_cache(_NOISE_STEPS_KEPT)(partial(graphed_batch, self.form, num_classes))
-        begin("measuring", "measures its rate")
         self.measured_rate = self._measure(sigma)
 
     @classmethod
@@ -273,6 +271,7 @@ class Engine:
 
     def _measure(self, sigma: float) -> float:
         """Samples per second over two full batches, after one to warm up."""
+        begin("measuring", "measures its rate")
         source = replace(_RATE_SOURCE, sigma=sigma)
         self.votes(self._black(), Shard(source, Phase.SELECTION, 0, self.batch))
         timed = self.votes(self._black(), Shard(source, Phase.SELECTION, 0, 2 * self.batch))

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from spacte_core.forms import Classifier, Form, logits_of, plain, whole_batches
+from spacte_workers.load_steps import begin
 
 from .counting import votes_of
 
@@ -45,6 +46,7 @@ def compare(form: Form, rows_NCHW: Tensor, votes_N: Tensor) -> Compared:
 
 def module_is_one_function(classifier: Classifier, rows_NCHW: Tensor) -> bool:
     """Whether the module itself is one fixed function: the same for equal batches, and not of a row's neighbours."""
+    begin("checking", "checks that the network is one fixed function")
     form = plain(classifier, min(_CHECKED_ROWS, len(rows_NCHW)))
     return is_one_function(form, rows_NCHW, runs=EQUAL_BATCHES, rounding=_MODULE_ROUNDING)
 

@@ -12,7 +12,7 @@ from spacte_workers.scheduling.coordinator import Coordinator
 from spacte_workers.seeds import fresh_seed
 from spacte_workers.shards import Image
 
-from .model_store import ServedModel
+from .served_model import ServedModel
 
 
 async def base_logits(coordinator: Coordinator, model: ServedModel, rows: Sequence[Image]) -> NDArray[np.float32]:

@@ -5,7 +5,10 @@ from .pools import PoolStatus
 
 
 def readiness(store: ModelStore, pool: PoolStatus, started: bool) -> dict[str, str]:
-    """Checks by name, each `ok` or a sentence; `started` is whether the pool has been."""
+    """Checks by name, each `ok` or a sentence; `started` is whether the pool has been.
+
+    The models are ready once every one that the folder held at the start is loaded or has failed, and one answers.
+    """
     samplers = "ok" if pool.ready else f"No sampler is alive ({pool.starting} starting, {pool.lost} lost)."
     if not started:
         samplers = "The samplers are being started."

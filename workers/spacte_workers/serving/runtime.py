@@ -109,9 +109,9 @@ class Runtime:
     async def start(self) -> None:
         """Bring the samplers up and load every model of the folder.
 
-        A model that cannot be loaded is `failed` with its reason, and the others serve; each answers as soon as it is
-        loaded, the lightest first. Where no sampler comes up within `start_wait_s` this returns, too: the models stay
-        `loading` until one does. Nothing blocks the loop, and signal handlers stay as they are.
+        One that cannot be loaded is `failed` with its reason; each answers as soon as it is loaded, the lightest first.
+        Where no sampler comes up within `start_wait_s` this returns, too: the models stay `loading` until one does.
+        Nothing blocks the loop, and signal handlers stay as they are.
 
         Raises:
             ClusterError: Ray could not be started or joined.
@@ -178,10 +178,7 @@ class Runtime:
         await self._versions.unload(name)
 
     def ready(self) -> dict[str, str]:
-        """Checks by name, each `ok` or a sentence on what is wrong.
-
-        The models are ready once every one that the folder held at the start is loaded or has failed, and one answers.
-        """
+        """Checks by name, each `ok` or a sentence on what is wrong."""
         return readiness(self._store, self.pool.status(), self._started)
 
     def pool_status(self) -> PoolStatus:
