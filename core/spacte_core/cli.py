@@ -18,15 +18,16 @@ _FORMATS: "dict[str, Format]" = {".pt2": "torch-export", ".onnx": "onnx"}
 """Kinds of files that say by their names what they are."""
 
 
+_MODELS = (
+    "timm:NAME, torchvision:NAME, hf:FOLDER_OR_NAME; diffusers:FOLDER_OR_NAME, before a classifier; a .onnx, .pt2, .pth "
+    "or .pth.tar file, of which nothing is run; http(s)://HOST/v2/models/NAME, or a .toml file that describes such an "
+    "endpoint."
+)
+
+
 @import_app.command(name="import")
 def import_(
-    model: Annotated[
-        str,
-        typer.Argument(
-            help="timm:NAME, torchvision:NAME, hf:FOLDER_OR_NAME; a .onnx, .pt2, .pth or .pth.tar file, nothing of "
-            "which is run; or http(s)://HOST/v2/models/NAME, or a .toml file that describes such an endpoint."
-        ),
-    ],
+    model: Annotated[str, typer.Argument(help=_MODELS)],
     sigma: Annotated[float, typer.Option(min=0.0, help="Noise sd it is to be certified at, in [0, 1] pixels.")],
     out: Annotated[Path, typer.Option(help="Folder of the checkpoint.")],
     file_format: Annotated[
@@ -45,6 +46,9 @@ def import_(
     input_shape: Annotated[
         str | None, typer.Option(metavar="C,H,W", help="Endpoint: what it takes, where it does not say.")
     ] = None,
+    before: Annotated[
+        Path | None, typer.Option(metavar="CHECKPOINT", help="diffusers: the classifier that it is to denoise for.")
+    ] = None,
     class_names: Annotated[Path | None, typer.Option(help="A text file with the name of a class in each line.")] = None,
     normalization: Annotated[
         Literal["standard", "center", "none"] | None,
@@ -60,7 +64,7 @@ def import_(
 
     from .checkpoint import CONFIG_FILE, CheckpointError, save_checkpoint
     from .errors import one_sentence
-    from .sources import SourceOptions, is_source, shape_of
+    from .sources import DIFFUSERS, SourceOptions, is_source, shape_of
 
     with one_sentence():
         if (out / CONFIG_FILE).exists():
@@ -68,6 +72,8 @@ def import_(
         names = _lines(class_names)
         if model.endswith(".toml") or model.startswith(("http://", "https://")):
             net, config = _of_endpoint(model, sigma, input_shape and shape_of(input_shape), classes, names)
+        elif model.startswith(DIFFUSERS):
+            net, config = _of_diffusion(model, before, sigma)
         elif is_source(model):
             net, config = _of_library(model, SourceOptions(weights, classes, size), sigma, names)
         else:
@@ -97,6 +103,16 @@ def _of_library(
     net, model = program_network(source.module, source.input_shape, source.normalization)
     names = names or source.class_names
     return net, described(model, sigma=sigma, method=name, class_names=names, preprocessing=source.preprocessing)
+
+
+def _of_diffusion(model: str, before: Path | None, sigma: float) -> "tuple[MultiHeadNet, CheckpointConfig]":
+    """A diffusion model before a classifier."""
+    from .checkpoint import CheckpointError, load_checkpoint
+    from .sources.diffusers_models import before as denoised
+
+    if before is None:
+        raise CheckpointError("A diffusion model denoises for a classifier: name its checkpoint with --before.")
+    return denoised(model, load_checkpoint(before), sigma)
 
 
 def _of_endpoint(model: str, sigma: float, shape: Any, classes: int | None, names: tuple[str, ...] | None) -> Any:

@@ -40,7 +40,7 @@ def test_the_page_s_lines_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
             else:
                 run(line, tmp_path)
     assert sorted(path.name for path in (tmp_path / "models").iterdir()) == [
-        "convnext", "denoised", "heads", "mine", "resnet", "stable", "tuned",
+        "convnext", "denoised", "diffused", "heads", "mine", "resnet", "stable", "tuned",
     ]  # fmt: skip
     command = [SPACTE, "serve", "--in-process", "--models", tmp_path / "models" / "tuned", "--port", "0"]
     command += ["--log-level", "warning", "--data-dir", tmp_path / "data"]

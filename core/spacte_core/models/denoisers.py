@@ -3,9 +3,10 @@
 from typing import Literal, Self, cast
 
 import torch
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 from torch import Tensor, nn
 
+from .diffusion import DiffusionConfig
 from .multihead import MultiHeadNet
 
 
@@ -13,12 +14,21 @@ class DenoiserConfig(BaseModel):
     """Which denoiser; the defaults have a quarter and half of a million weights for colour images."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
-    kind: Literal["dncnn", "unet"]
+    kind: Literal["dncnn", "unet", "diffusion"]
     width: int = Field(default=64, ge=4, description="Channels of the first layer.")
     depth: int = Field(default=8, ge=3, description="Convolutions of a DnCNN.")
+    diffusion: DiffusionConfig | None = Field(default=None, description="Of `diffusion`.")
+
+    @model_validator(mode="after")
+    def _diffusion_is_described(self) -> Self:
+        if (self.kind == "diffusion") != (self.diffusion is not None):
+            raise ValueError("`diffusion` has a diffusion model, and nothing else has one")
+        return self
 
     def build(self, channels: int) -> nn.Module:
         """A fresh one for images of so many channels."""
+        if self.diffusion is not None:
+            return self.diffusion.build()
         return DnCnn(channels, self.width, self.depth) if self.kind == "dncnn" else SmallUNet(channels, self.width)
 
 

@@ -4,9 +4,9 @@ from importlib import import_module
 
 from spacte_core.checkpoint import CheckpointError
 
-from .base import HUB, Source, SourceOptions
+from .base import DIFFUSERS, HUB, Source, SourceOptions
 
-__all__ = ["SOURCES", "Source", "SourceOptions", "is_source", "load_source", "shape_of"]
+__all__ = ["DIFFUSERS", "SOURCES", "Source", "SourceOptions", "is_source", "load_source", "shape_of"]
 
 SOURCES = {"timm": "timm_models", "torchvision": "torchvision_models", "hf": "transformers_models"}
 """The prefix of a model's name, and the file that reads such models."""

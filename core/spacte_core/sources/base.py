@@ -15,6 +15,9 @@ from spacte_core.models import Normalization
 from spacte_core.preprocessing import Preprocessing
 from spacte_core.stated_transforms import TransformError
 
+DIFFUSERS = "diffusers:"
+"""The prefix of a diffusion model's name."""
+
 HUB, RANDOM = "hub", "random"
 """Values of --weights that are no file: the published ones, over the network, and none."""
 
