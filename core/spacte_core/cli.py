@@ -19,9 +19,9 @@ _FORMATS: "dict[str, Format]" = {".pt2": "torch-export", ".onnx": "onnx"}
 
 
 _MODELS = (
-    "timm:NAME, torchvision:NAME, hf:FOLDER_OR_NAME; diffusers:FOLDER_OR_NAME, before a classifier; a .onnx, .pt2, .pth "
-    "or .pth.tar file, of which nothing is run; http(s)://HOST/v2/models/NAME, or a .toml file that describes such an "
-    "endpoint."
+    "timm:NAME, torchvision:NAME, hf:FOLDER_OR_NAME; diffusers:FOLDER_OR_NAME, before a classifier; a .onnx, .pt2, "
+    ".pth or .pth.tar file, of which nothing is run; http(s)://HOST/v2/models/NAME, or a .toml file that describes "
+    "such an endpoint."
 )
 
 
