@@ -43,7 +43,7 @@ AWAY_S = 5.0  # that PostgreSQL and the gateway are away; chosen: as a superviso
 SEEN_S = 15.0  # a fault that `/readyz` has not told by then is one that it does not tell
 HONEST = ("200", "429", "503")
 HEAD = (
-    "| Day | Ray | n | Fault | Images done then | `/readyz` false after, s | and true again after, s | Job, s "
+    "| Day | Machine | Ray | n | Fault | Images done then | `/readyz` false after, s | and true again after, s | Job, s "
     "| Lines | Unique | Differing | 200 | 429 | 503 | Others |"
 )
 
@@ -64,6 +64,7 @@ class Run:
         day: on which it was made.
         n: noises for each image of the job.
         ray: whether samplers and drivers were on Ray.
+        machine: on which it ran.
     """
 
     killed: str
@@ -78,6 +79,7 @@ class Run:
     day: str
     n: int
     ray: bool
+    machine: str
 
 
 class Postgres:
@@ -288,7 +290,7 @@ def disturbed(world: World, part: str, images: int, n: int, truth: dict[int, dic
     day = f"{datetime.now(UTC):%Y-%m-%d}"
     answers = dict(watch.answers)
     seen = unready_s, ready_s, job_s, len(records), len(unique), differing, answers
-    return Run(part, at, *seen, day, n, world.ray)
+    return Run(part, at, *seen, day, n, world.ray, this_machine())
 
 
 def table(runs: Sequence[Run], images: int) -> str:
@@ -299,13 +301,13 @@ def table(runs: Sequence[Run], images: int) -> str:
         others = ", ".join(f"{count} {status}" for status, count in sorted(run.answers.items()) if status not in HONEST)
         answers = " | ".join(str(run.answers.get(status, 0)) for status in HONEST)
         rows.append(
-            f"| {run.day} | {'yes' if run.ray else 'no'} | {run.n:,} | {run.killed} | {run.at} | {unready} | {ready} "
+            f"| {run.day} | {run.machine} | {'yes' if run.ray else 'no'} | {run.n:,} | {run.killed} | {run.at} | {unready} | {ready} "
             f"| {run.job_s:.0f} | {run.lines} | {run.unique} | {run.differing} | {answers} | {others or '-'} |"
         )
     missing = [part for part in PARTS if part not in {run.killed for run in runs}]
     return f"""# Whatever dies, callers get certificates or are told to come back, and the job loses nothing
 
-{this_machine()}, beside other work that keeps them busy. A gateway with or without Ray, PostgreSQL,
+Beside other work that keeps the cores busy. A gateway with or without Ray, PostgreSQL,
 a job of {images} digits with a fixed seed, and {CALLERS} callers at n = {CALL_N:,} who do not retry. In each run one
 part dies by SIGKILL at a random moment, or is stopped (SIGSTOP) and goes on later; gateway and PostgreSQL are started
 again after {AWAY_S:.0f} s.
@@ -313,7 +315,7 @@ again after {AWAY_S:.0f} s.
     python -m benchmarks.kills --models DIR --keep benchmarks/results/kills.ndjson --out benchmarks/results/kills.md
 
 {HEAD}
-|---|---|---|---|---|---|---|---|---|---|---|---|---|---|---|
+|---|---|---|---|---|---|---|---|---|---|---|---|---|---|---|---|
 {chr(10).join(rows)}
 
 `Differing`: images whose {", ".join(COMPARED)}
