@@ -131,19 +131,25 @@ class GatewayProcess:
     Args:
         arguments: of `spacte serve`, besides the port and the data folder.
         data: the data folder.
+        environment: of the process, by default this one's.
     """
 
-    def __init__(self, arguments: Sequence[str], data: Path) -> None:
+    def __init__(self, arguments: Sequence[str], data: Path, environment: dict[str, str] | None = None) -> None:
         spacte = str(Path(sys.executable).with_name("spacte"))
         self._command = [spacte, "serve", *arguments, "--data-dir", str(data), "--log-level", "warning"]
         self._port = 0
+        self._environment = environment
         self.process: subprocess.Popen[str] | None = None
         self.url = ""
 
     def start(self) -> None:
         """Start, and return once it is ready."""
         self.process = subprocess.Popen(
-            [*self._command, "--port", str(self._port)], stdout=subprocess.PIPE, text=True, start_new_session=True
+            [*self._command, "--port", str(self._port)],
+            stdout=subprocess.PIPE,
+            text=True,
+            start_new_session=True,
+            env=self._environment,
         )
         assert self.process.stdout is not None
         for line in self.process.stdout:

@@ -2,49 +2,44 @@
 
     python -m benchmarks.kills --models DIR --keep benchmarks/results/kills.ndjson --out benchmarks/results/kills.md
 
-A gateway with a Ray of its own and a PostgreSQL server, a job of 100 digits, and 8 callers who certify without end. In
-each run one part dies by SIGKILL, or is stopped for a while, at a random moment. The operator allows a fixed seed, so
-that the job's results can be compared. PostgreSQL is started again by this program, as an operator's supervisor does,
-and so is the gateway. With `--in-process` there is no Ray: the gateway draws by itself, and starts drivers of jobs.
+A gateway with a PostgreSQL server, a job of 100 digits, and 8 callers who certify without end. In each run one part
+dies by SIGKILL, or is stopped for a while, at a random moment; or the disk is full, or the clock wrong for a while. The
+operator allows a fixed seed, so that the job's results can be compared. PostgreSQL is started again by this program, as
+an operator's supervisor does, and so is the gateway. `--setup "in process"` is without Ray: the gateway draws by
+itself, and starts drivers of jobs.
 """
 
 import argparse
-import contextlib
 import dataclasses
+import itertools
 import json
-import os
-import pwd
 import random
-import shutil
-import signal
-import subprocess
-import tempfile
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import httpx2
 import numpy as np
 
 from spacte_client import APIError, Client
 
+from .fault_world import AWAY_S, FAULTS, Setup, World, a_world, postgres_programs, revive
 from .faults import COMPARED, SEED
-from .job_cluster import GatewayProcess, data_folder, descendants, wait_until
+from .job_cluster import GatewayProcess, wait_until
 from .machine import this_machine
 
 CALLERS = 8
 CALL_N = 1_000
 JOB_S = 420.0  # chosen: far more than a disturbed job takes
-AWAY_S = 5.0  # that PostgreSQL and the gateway are away; chosen: as a supervisor's pause
 SEEN_S = 15.0  # a fault that `/readyz` has not told by then is one that it does not tell
-HONEST = ("200", "429", "503")
+HONEST = ("200", "429", "503", "507")
 HEAD = (
-    "| Day | Machine | Ray | n | Fault | Images done then | `/readyz` false after, s | and true again after, s | Job, s "
-    "| Lines | Unique | Differing | 200 | 429 | 503 | Others |"
+    "| Day | Machine | Set-up | n | Fault | Images done then | `/readyz` false after, s | and true again after, s "
+    "| Job, s | Lines | Unique | Differing | 200 | 429 | 503 | 507 | Others |"
 )
 
 
@@ -53,21 +48,21 @@ class Run:
     """The result of one disturbed run.
 
     Attributes:
-        killed: which part died or was stopped.
+        fault: what happened, one of `FAULTS`.
         at: images that were finished then.
         unready_s: from the kill until `/readyz` was not "ok"; None where it stayed so.
         ready_s: from the kill until it was "ok" for good.
         job_s: from the job's creation to its end.
         lines, unique: of the job's results.
         differing: images whose record is not the undisturbed run's.
-        answers: how often callers got which status; `away` where they got no connection while the gateway was dead.
+        answers: how often callers got which status; `away` where they got no connection to a gateway that was dead.
         day: on which it was made.
         n: noises for each image of the job.
-        ray: whether samplers and drivers were on Ray.
+        setup: what stood there.
         machine: on which it ran.
     """
 
-    killed: str
+    fault: str
     at: int
     unready_s: float | None
     ready_s: float | None
@@ -78,120 +73,8 @@ class Run:
     answers: dict[str, int]
     day: str
     n: int
-    ray: bool
+    setup: Setup
     machine: str
-
-
-class Postgres:
-    """A PostgreSQL server on a Unix socket, for one measurement."""
-
-    def __init__(self, binaries: Path, folder: Path) -> None:
-        self._folder = folder
-        self._command = [binaries / "postgres", "-D", folder / "data", "-c", "listen_addresses="]
-        self._command += ["-c", f"unix_socket_directories={folder}"]
-        self._ready = [binaries / "pg_isready", "-q", "-h", folder]
-        self._user: dict[str, Any] = {"cwd": "/"}
-        if os.geteuid() == 0:  # the server refuses to run as root
-            owner = pwd.getpwnam("postgres")
-            os.chown(folder, owner.pw_uid, owner.pw_gid)
-            self._user |= {"user": owner.pw_uid, "group": owner.pw_gid, "extra_groups": []}
-        initdb = [binaries / "initdb", "-D", folder / "data", "-A", "trust", "-U", "spacte", "-E", "UTF8"]
-        subprocess.run(initdb, check=True, capture_output=True, **self._user)
-        self.url = f"postgresql://spacte@/postgres?host={folder}"
-        self.start()
-
-    def start(self) -> None:
-        """Start it, and wait until it answers."""
-        with (self._folder / "log").open("ab") as log:
-            self.process = subprocess.Popen(self._command, stdout=log, stderr=log, start_new_session=True, **self._user)
-        wait_until(lambda: subprocess.run(self._ready, check=False).returncode == 0, 60)
-
-    def kill(self) -> None:
-        """Kill every process of it."""
-        for pid in [self.process.pid, *descendants(self.process.pid)]:
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(pid, signal.SIGKILL)
-        self.process.wait(30)
-
-
-@dataclasses.dataclass
-class World:
-    """The gateway, its database and its folder; `away` while the gateway is dead."""
-
-    gateway: GatewayProcess
-    postgres: Postgres
-    data: Path
-    ray: bool
-    away: bool = False
-
-    def process(self, named: str) -> int:
-        """A process below the gateway, by its name or the title that Ray gave it."""
-        assert self.gateway.process is not None
-        found: list[int] = []
-        for pid in descendants(self.gateway.process.pid):
-            with contextlib.suppress(OSError):
-                name = Path(f"/proc/{pid}/comm").read_text().strip()
-                if name == named or Path(f"/proc/{pid}/cmdline").read_text().startswith(named):
-                    found.append(pid)
-        return random.choice(found)
-
-    def records(self, job: str) -> list[dict[str, Any]]:
-        """Whole lines of a job's results."""
-        file = self.data / "jobs" / job / "results.ndjson"
-        lines = file.read_bytes().splitlines(keepends=True) if file.exists() else []
-        return [json.loads(line) for line in lines if line.endswith(b"\n")]
-
-
-def kill_process(named: str) -> Callable[[World, str], None]:
-    """What kills a process below the gateway, by its name."""
-    return lambda world, _: os.kill(world.process(named), signal.SIGKILL)
-
-
-def stop_process(named: str, seconds: float) -> Callable[[World, str], None]:
-    """What stops a process below the gateway for a while (SIGSTOP, SIGCONT), by its name."""
-
-    def stop(world: World, _: str) -> None:
-        pid = world.process(named)
-        os.kill(pid, signal.SIGSTOP)
-        time.sleep(seconds)
-        with contextlib.suppress(ProcessLookupError):  # it was ended and replaced meanwhile
-            os.kill(pid, signal.SIGCONT)
-
-    return stop
-
-
-def kill_driver(world: World, job: str) -> None:
-    """The job's driver dies."""
-    os.kill(json.loads((world.data / "jobs" / job / "progress.json").read_text())["pid"], signal.SIGKILL)
-
-
-def kill_gateway(world: World, _: str) -> None:
-    """The gateway dies, and is started again."""
-    world.away = True
-    world.gateway.kill()
-    time.sleep(AWAY_S)
-    world.gateway.start()
-    world.away = False
-
-
-def kill_postgres(world: World, _: str) -> None:
-    """The database dies, and is started again."""
-    world.postgres.kill()
-    time.sleep(AWAY_S)
-    world.postgres.start()
-
-
-PARTS: dict[str, Callable[[World, str], None]] = {
-    "sampler": kill_process("ray::SamplerActor"),
-    "driver": kill_driver,
-    "raylet": kill_process("raylet"),
-    "GCS": kill_process("gcs_server"),
-    "gateway": kill_gateway,
-    "PostgreSQL": kill_postgres,
-    "sampler, stopped for 60 s": stop_process("ray::SamplerActor", 60),
-    "raylet, stopped for 20 s": stop_process("raylet", 20),
-}
-WITHOUT_RAY = ["driver", "gateway", "PostgreSQL"]
 
 
 class Watch:
@@ -202,7 +85,8 @@ class Watch:
         self.looks: list[tuple[float, bool]] = []
         self._world = world
         self._over = threading.Event()
-        self._threads = [threading.Thread(target=self._ask, args=(number,)) for number in range(CALLERS)]
+        gateways = itertools.cycle(world.gateways)
+        self._threads = [threading.Thread(target=self._ask, args=(n, next(gateways))) for n in range(CALLERS)]
         self._threads.append(threading.Thread(target=self._look))
 
     def __enter__(self) -> "Watch":
@@ -223,17 +107,17 @@ class Watch:
         good = [moment - killed for moment, ok in self.looks if ok and moment - killed > bad[-1]]
         return bad[0], (good[0] if good else None)
 
-    def _ask(self, number: int) -> None:
+    def _ask(self, number: int, gateway: GatewayProcess) -> None:
         image = np.random.default_rng(number).integers(0, 256, (1, 8, 8), dtype=np.uint8)
         while not self._over.is_set():
-            with Client(self._world.gateway.url, max_retries=0, timeout=120) as client:
-                away = self._world.away
+            with Client(gateway.url, max_retries=0, timeout=120) as client:
+                away = gateway.url in self._world.away
                 try:
                     client.certify(image, n=CALL_N)
                     self.answers["200"] += 1
                 except APIError as error:
                     status = getattr(error, "status_code", None)
-                    gone = "away" if away or self._world.away else type(error).__name__
+                    gone = "away" if away or gateway.url in self._world.away else type(error).__name__
                     self.answers[str(status) if status else gone] += 1
             self._over.wait(0.2)
 
@@ -252,6 +136,7 @@ def run_job(world: World, images: int, n: int, meanwhile: Callable[[str], None])
     with Client(world.gateway.url, timeout=60) as client:
         job = client.jobs.create({"type": "dataset", "name": "digits", "limit": images}, n=n, seed=SEED).id
         meanwhile(job)
+    with Client(world.gateway.url, timeout=60) as client:
         wait_until(lambda: client.jobs.get(job).state == "succeeded", JOB_S, 0.5)
     return job, time.monotonic() - started
 
@@ -268,8 +153,8 @@ def undisturbed(world: World, images: int, n: int, kept: Path | None) -> dict[in
     return {record["index"]: record for record in map(json.loads, lines)}
 
 
-def disturbed(world: World, part: str, images: int, n: int, truth: dict[int, dict[str, Any]]) -> Run:
-    """One run in which one part dies."""
+def disturbed(world: World, fault: str, images: int, n: int, truth: dict[int, dict[str, Any]]) -> Run:
+    """One run with a fault in it."""
     at, killed = 0, 0.0
 
     def kill(job: str) -> None:
@@ -277,67 +162,53 @@ def disturbed(world: World, part: str, images: int, n: int, truth: dict[int, dic
         moment = random.randint(1, images * 3 // 4)
         wait_until(lambda: len(world.records(job)) >= moment, JOB_S, 0.05)
         at, killed = len(world.records(job)), time.monotonic()
-        PARTS[part](world, job)
+        FAULTS[fault].act(world, job)
 
     with Watch(world) as watch:
         job, job_s = run_job(world, images, n, kill)
         time.sleep(max(0.0, killed + SEEN_S - time.monotonic()))
         wait_until(lambda: bool(watch.looks) and watch.looks[-1][1], JOB_S)
     unready_s, ready_s = watch.since(killed)
+    revive(world)
     records = world.records(job)
     unique = {record["index"]: record for record in records}
     differing = sum(any(record[name] != truth[index][name] for name in COMPARED) for index, record in unique.items())
     day = f"{datetime.now(UTC):%Y-%m-%d}"
     answers = dict(watch.answers)
     seen = unready_s, ready_s, job_s, len(records), len(unique), differing, answers
-    return Run(part, at, *seen, day, n, world.ray, this_machine())
+    return Run(fault, at, *seen, day, n, world.setup, this_machine())
 
 
 def table(runs: Sequence[Run], images: int) -> str:
     """The report."""
     rows: list[str] = []
-    for run in sorted(runs, key=lambda run: list(PARTS).index(run.killed)):
+    for run in sorted(runs, key=lambda run: list(FAULTS).index(run.fault)):
         unready, ready = ("stayed" if s is None else f"{s:.1f}" for s in (run.unready_s, run.ready_s))
         others = ", ".join(f"{count} {status}" for status, count in sorted(run.answers.items()) if status not in HONEST)
         answers = " | ".join(str(run.answers.get(status, 0)) for status in HONEST)
         rows.append(
-            f"| {run.day} | {run.machine} | {'yes' if run.ray else 'no'} | {run.n:,} | {run.killed} | {run.at} | {unready} | {ready} "
+            f"| {run.day} | {run.machine} | {run.setup} | {run.n:,} | {run.fault} | {run.at} | {unready} | {ready} "
             f"| {run.job_s:.0f} | {run.lines} | {run.unique} | {run.differing} | {answers} | {others or '-'} |"
         )
-    missing = [part for part in PARTS if part not in {run.killed for run in runs}]
+    missing = [fault for fault in FAULTS if fault not in {run.fault for run in runs}]
     return f"""# Whatever dies, callers get certificates or are told to come back, and the job loses nothing
 
-Beside other work that keeps the cores busy. A gateway with or without Ray, PostgreSQL,
-a job of {images} digits with a fixed seed, and {CALLERS} callers at n = {CALL_N:,} who do not retry. In each run one
-part dies by SIGKILL at a random moment, or is stopped (SIGSTOP) and goes on later; gateway and PostgreSQL are started
-again after {AWAY_S:.0f} s.
+Beside other work that keeps the cores busy. A gateway with a Ray of its own, or one that draws in its process, or two
+of those; PostgreSQL; a job of {images} digits with a fixed seed, and {CALLERS} callers at n = {CALL_N:,}
+who do not retry. In each run one part dies by SIGKILL at a random moment, or is stopped (SIGSTOP) and goes on later;
+gateway and PostgreSQL are started again after {AWAY_S:.0f} s, one of two gateways is not.
 
     python -m benchmarks.kills --models DIR --keep benchmarks/results/kills.ndjson --out benchmarks/results/kills.md
 
 {HEAD}
-|---|---|---|---|---|---|---|---|---|---|---|---|---|---|---|---|
+|---|---|---|---|---|---|---|---|---|---|---|---|---|---|---|---|---|
 {chr(10).join(rows)}
 
 `Differing`: images whose {", ".join(COMPARED)}
-are not those of the undisturbed run. `away`: no connection while the gateway itself was dead. `stayed`: `/readyz` was
+are not those of the undisturbed run. `away`: no connection to a gateway that was dead. `stayed`: `/readyz` was
 never false, because a sampler or a driver of the job died, which callers do not need.
 {f"Not measured yet: {'; '.join(missing)}." if missing else ""}
 """
-
-
-@contextlib.contextmanager
-def a_world(models: Path, postgres: Path, ray: bool) -> Iterator[World]:
-    """A gateway with a database of its own."""
-    with data_folder() as data, tempfile.TemporaryDirectory(prefix="spacte-postgres-") as folder:
-        database = Postgres(postgres, Path(folder))
-        options = ["--models", str(models), "--database", database.url, "--precision", "fp32", "--allow-client-seed"]
-        gateway = GatewayProcess([*options, *(["--samplers", "1"] if ray else ["--in-process"])], data)
-        try:
-            gateway.start()
-            yield World(gateway, database, data, ray)
-        finally:
-            gateway.stop()
-            database.kill()
 
 
 def main() -> None:
@@ -347,29 +218,31 @@ def main() -> None:
     parser.add_argument("--images", type=int, default=100)
     parser.add_argument("--n", type=int, default=5_000)
     parser.add_argument("--rounds", type=int, default=5, help="of every part once")
-    parser.add_argument("--only", choices=PARTS, action="append", help="only this part")
+    parser.add_argument("--only", choices=FAULTS, action="append", help="only this fault")
+    parser.add_argument("--setup", choices=get_args(Setup), help="by default the first that has a fault")
     parser.add_argument("--postgres", type=Path, help="folder of the server's programs; by default the newest there is")
-    parser.add_argument("--in-process", action="store_true", help="without Ray: only its driver, gateway, PostgreSQL")
     parser.add_argument("--truth", type=Path, help="file with the undisturbed run's results; made where it is missing")
     parser.add_argument("--keep", type=Path, help="file that collects the runs of several invocations")
     parser.add_argument("--out", type=Path, help="file for the table")
     options = parser.parse_args()
-    there = options.postgres or max(Path("/usr/lib/postgresql").glob("*/bin"), default=None)
-    if there is None or shutil.which(there / "initdb") is None:
-        raise SystemExit("No PostgreSQL server is installed: apt-get install postgresql, or name one with --postgres.")
+    programs = postgres_programs(options.postgres)
     lines = options.keep.read_text().splitlines() if options.keep and options.keep.exists() else []
     runs = [Run(**json.loads(line)) for line in lines]
-    parts = options.only or (WITHOUT_RAY if options.in_process else list(PARTS))
-    if options.in_process and not set(parts) <= set(WITHOUT_RAY):
-        raise SystemExit(f"Without Ray these can be killed: {', '.join(WITHOUT_RAY)}.")
-    with a_world(options.models.resolve(), there, not options.in_process) as world:
-        truth = undisturbed(world, options.images, options.n, options.truth)
-        for part in parts * options.rounds:
-            runs.append(disturbed(world, part, options.images, options.n, truth))
-            print(runs[-1], flush=True)
-            if options.keep:
-                with options.keep.open("a") as file:
-                    file.write(json.dumps(dataclasses.asdict(runs[-1])) + "\n")
+    chosen: dict[Setup, list[str]] = {}
+    for name in options.only or FAULTS:
+        if options.setup is None or options.setup in FAULTS[name].setups:
+            chosen.setdefault(options.setup or FAULTS[name].setups[0], []).append(name)
+    if not chosen:
+        raise SystemExit(f"The set-up {options.setup!r} has none of: {', '.join(options.only)}.")
+    for setup, faults in chosen.items():
+        with a_world(options.models.resolve(), programs, setup) as world:
+            truth = undisturbed(world, options.images, options.n, options.truth)
+            for fault in faults * options.rounds:
+                runs.append(disturbed(world, fault, options.images, options.n, truth))
+                print(runs[-1], flush=True)
+                if options.keep:
+                    with options.keep.open("a") as file:
+                        file.write(json.dumps(dataclasses.asdict(runs[-1])) + "\n")
     text = table(runs, options.images)
     print(text)
     if options.out:
