@@ -29,6 +29,7 @@ from .admission import Admission, Arrival, Demand, Permit
 from .backend import Backend, OnProgress
 from .ids import new_id
 from .metrics import Metrics
+from .noises import most_votes
 from .problems import ProblemError
 from .signing_keys import Signer
 from .worker_errors import worker_errors_as_problems
@@ -145,13 +146,12 @@ class ImageRequests:
         model, rate = self._backend.rate(params.model)
         if not rate or not isinstance(params, PredictParams):
             return Demand()
+        votes = most_votes(params)
         if not isinstance(params, CertifyParams):
-            seconds = params.n / rate
-            return Demand(model, seconds, request.images * seconds)
-        noises = params.n0 + params.n + (params.n_upper if isinstance(params, BracketParams) else 0)
+            return Demand(model, votes / rate, request.images * votes / rate)
         deadline_s = _deadline(request).seconds_left
-        first_s = min(noises, params.n0 + FIRST_LOOK) / rate
-        seconds = noises / rate if deadline_s is None else first_s
+        first_s = min(votes, params.n0 + FIRST_LOOK) / rate
+        seconds = votes / rate if deadline_s is None else first_s
         return Demand(model, seconds, seconds, first_s, deadline_s)
 
     async def decode(self, request: ImageRequest[Any]) -> "Image":

@@ -30,6 +30,7 @@ from spacte_service.dependencies import (
 )
 from spacte_service.idempotency import fingerprint
 from spacte_service.image_requests import ImageRequest
+from spacte_service.noises import most_votes, votes_of
 
 from .descriptions import either_body, problems
 
@@ -71,9 +72,9 @@ async def certify(
     image_request = ImageRequest(body.images[0], body.params, arrival, request.state.arrived)
 
     async def make() -> Certificate:
-        with quotas.noises(caller.id, caller.quotas, body.params.n0 + body.params.n) as noises:
+        with quotas.noises(caller.id, caller.quotas, most_votes(body.params)) as noises:
             certificate = await tasks.run(request, images.certify(image_request))
-            noises.drawn = certificate.n0 + certificate.n
+            noises.drawn = votes_of(certificate)
             return certificate
 
     if idempotency_key is None:
@@ -121,7 +122,7 @@ async def predict(
         images.predict(ImageRequest(image, body.params, arrival, request.state.arrived, pointer, together))
         for image, pointer, together in zip(body.images, body.pointers, first_for_all(body.images), strict=True)
     )
-    with quotas.noises(caller.id, caller.quotas, body.params.n * len(body.images)) as noises:
+    with quotas.noises(caller.id, caller.quotas, len(body.images) * most_votes(body.params)) as noises:
         answers = await tasks.run(request, all_or_none(parts))
         noises.drawn = sum(answer.n for answer in answers)
     return PredictionList(data=answers) if body.is_list else answers[0]

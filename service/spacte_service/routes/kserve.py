@@ -28,6 +28,7 @@ from spacte_service.inference_protocol import (
     write_inference,
     write_rows,
 )
+from spacte_service.noises import most_votes
 from spacte_service.version import VERSION
 
 from .answers import PROBLEMS, all_or_none, arrive, first_for_all
@@ -120,7 +121,7 @@ async def infer(
         images.predict(ImageRequest(image, asked.params, arrival, request.state.arrived, "/inputs/0", together))
         for image, together in zip(asked.images, first_for_all(asked.images), strict=True)
     )
-    with quotas.noises(caller.id, caller.quotas, asked.params.n * len(asked.images)) as noises:
+    with quotas.noises(caller.id, caller.quotas, len(asked.images) * most_votes(asked.params)) as noises:
         predictions = await tasks.run(request, all_or_none(parts))
         noises.drawn = sum(prediction.n for prediction in predictions)
     body, headers = write_inference(asked, predictions)

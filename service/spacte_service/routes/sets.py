@@ -9,6 +9,7 @@ from spacte_service.admission import Arrival
 from spacte_service.auth import TheCaller
 from spacte_service.dependencies import TheBodies, TheImageRequests, TheQuotas, TheTasks
 from spacte_service.image_requests import ImageRequest
+from spacte_service.noises import most_votes, votes_of
 
 from .answers import PROBLEMS, arrive
 from .descriptions import either_body, problems
@@ -65,14 +66,10 @@ async def bracket(
 
     Where the attack finds no such image, `upper` is null: nothing is said then.
     """
-    from spacte_workers.certification.attack import most_noises
-
     body = await bodies.of_one_image(request, caller, BracketParams, BracketRequest)
     params = body.params
-    asked = params.n0 + params.n + most_noises(params.n_upper)
-    with quotas.noises(caller.id, caller.quotas, asked) as noises:
+    with quotas.noises(caller.id, caller.quotas, most_votes(params)) as noises:
         about = ImageRequest(body.images[0], params, arrival, request.state.arrived)
         answer = await tasks.run(request, images.bracket(about))
-        noises.drawn = answer.certificate.n0 + answer.certificate.n
-        noises.drawn += answer.attack_noises
+        noises.drawn = votes_of(answer.certificate) + answer.attack_noises
     return answer

@@ -17,6 +17,7 @@ from spacte_service.auth import TheCaller, TheStream, revoked
 from spacte_service.dependencies import TheBodies, TheImageRequests, TheLimits, TheModels, TheQuotas, TheTasks
 from spacte_service.disconnects import shut_down
 from spacte_service.image_requests import ImageRequest
+from spacte_service.noises import most_votes, votes_of
 from spacte_service.open_streams import OpenStream
 from spacte_service.problems import ProblemError, field_error, internal, request_id_of, to_problem
 from spacte_service.quotas import Noises
@@ -68,7 +69,7 @@ async def accept_stream(
     params = with_stopping_rule(body.params, limits.deadline_ms_max)
     image_request = ImageRequest(body.images[0], params, arrival, request.state.arrived)
     async with AsyncExitStack() as stack:
-        noises = stack.enter_context(quotas.noises(caller.id, caller.quotas, params.n0 + params.n))
+        noises = stack.enter_context(quotas.noises(caller.id, caller.quotas, most_votes(params)))
         permit = await tasks.run(request, stack.enter_async_context(images.permit(image_request)))
         image = await images.decode(image_request)
         yield AcceptedStream(image_request, image, permit, noises, stream, request_id_of(request.scope) or "")
@@ -126,7 +127,7 @@ async def certify_stream(
         if stream.open.revoked:
             raise revoked()
         certificate = _result(work)
-        stream.noises.drawn = certificate.n0 + certificate.n
+        stream.noises.drawn = votes_of(certificate)
         yield _event("result", certificate)
     except ProblemError as error:
         if not stream.open.revoked:

@@ -9,6 +9,7 @@ from typer.testing import CliRunner
 
 from spacte_client.types import Bracket, Certificate, PredictionSet
 from spacte_service import Settings, create_app
+from spacte_service.noises import votes_of
 from spacte_workers.calibrate import calibrate_app
 from spacte_workers.certification.verify import check
 
@@ -70,6 +71,7 @@ async def test_float32_is_certified_by_other_votes(real: httpx2.AsyncClient, dig
         assert (found.precision, found.carried.pairs) == ("fp32", 40)
         assert found.versions["kernels"].startswith("plain/")
         assert check(found) == []
+        assert votes_of(found) == found.n0 + found.n + 2 * 40
 
 
 @pytest.mark.parametrize("path", ["certify/stream", "brackets"])

@@ -85,9 +85,14 @@ def pairs_of(certificate: Certificate, about: ModelIdentity, n: int, seed: str, 
     return Pairs(source, phase, n, len(c.counts))
 
 
+def reference_noises(n: int) -> int:
+    """Noises, beside a certificate's own `n`, that carry votes of another arithmetic over to the plain network."""
+    return math.ceil(PAIRS_SHARE * n)
+
+
 def reference_pairs(certificate: Certificate, about: ModelIdentity) -> Pairs:
     """The noises that carry votes of another arithmetic over to the plain float32 network: a share of `n`."""
-    n = math.ceil(PAIRS_SHARE * certificate.n)
+    n = reference_noises(certificate.n)
     return pairs_of(certificate, about, n, certificate.seed, Phase.DISAGREEMENT)
 
 
