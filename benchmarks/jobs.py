@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 
 from spacte_client import Client
-from spacte_client.types import CertifyParams
+from spacte_client.types import JobParams
 from spacte_workers.batch.driver import Driver
 from spacte_workers.batch.inputs import InputSpec, open_source
 from spacte_workers.batch.job_folder import JobFolder, JobSpec
@@ -38,7 +38,7 @@ def resident_mib() -> float:
     return pages * resource.getpagesize() / (1 << 20)
 
 
-async def run_job(model: Path, source: InputSpec, params: CertifyParams, samplers: int) -> dict[str, Any]:
+async def run_job(model: Path, source: InputSpec, params: JobParams, samplers: int) -> dict[str, Any]:
     """Run the driver of a job in this process, on samplers of a local Ray with a core each.
 
     Returns:
@@ -90,7 +90,7 @@ async def run_job(model: Path, source: InputSpec, params: CertifyParams, sampler
 def speed(models: Path) -> dict[str, Any]:
     """A job on one sampler and on two."""
     source = InputSpec("dataset", "digits", limit=60)
-    params = CertifyParams(n=20_000, seed=SEED)
+    params = JobParams(n=20_000, seed=SEED)
     one, two = (asyncio.run(run_job(models / "digits", source, params, count)) for count in (1, 2))
     return {
         "one_s": one["seconds"],
@@ -109,7 +109,7 @@ def memory(models: Path) -> dict[str, Any]:
         images = np.random.default_rng(0).integers(0, 256, (10_000, 1, 8, 8), dtype=np.uint8)
         np.savez(file, images=images, labels=np.zeros(len(images), np.int64))
         source = InputSpec("file", str(file))
-        found = asyncio.run(run_job(models / "digits", source, CertifyParams(n=100, seed=SEED), 2))
+        found = asyncio.run(run_job(models / "digits", source, JobParams(n=100, seed=SEED), 2))
     return {"seconds": found["seconds"], "images_per_s": 10_000 / found["seconds"], "mib": found["memory"]}
 
 

@@ -9,7 +9,7 @@ from . import _calls as calls
 from . import _calls_jobs as job_calls
 from ._connection import AsyncConnection
 from ._job_streams import Event, JobEvents, JobResults, Record, aread
-from ._options import CertifyOptions
+from ._options import JobOptions
 from ._pages import AsyncPage
 from ._resources import Resource, pause_before_poll
 from ._retries import Deadline, GracePeriod
@@ -70,7 +70,7 @@ class AsyncJobs(Resource[AsyncConnection]):
         params: CertifyParams | Mapping[str, Any] | None = None,
         metadata: Mapping[str, str] | None = None,
         idempotency_key: str | None = None,
-        **options: Unpack[CertifyOptions],
+        **options: Unpack[JobOptions],
     ) -> Job:
         """Submit a job; see `Jobs.create`."""
         return await self._connection.send(

@@ -76,6 +76,15 @@ class BracketOptions(CertifyOptions, total=False):
     """The most noises to draw for each test of an attack."""
 
 
+class JobOptions(CertifyOptions, total=False):
+    """Keyword arguments of `jobs.create`. What is left out is the gateway's default."""
+
+    n_upper: int | None
+    """Attack each certificate for an upper bound of the radius, with at most so many noises for each test."""
+    alpha_upper: float
+    """Probability that an upper bound is false, in (0, 1)."""
+
+
 def validated(model: type[M], options: Mapping[str, Any], what: str) -> M:
     """`options` of the call `what` as a wire model; an `InvalidArgumentError` names one that is wrong."""
     try:

@@ -11,7 +11,7 @@ from ._connection import AsyncConnection, Connection
 from ._constants import POLL_S
 from ._exceptions import WaitTimeoutError
 from ._job_streams import Event, JobEvents, JobResults, Record, read
-from ._options import CertifyOptions
+from ._options import JobOptions
 from ._pages import Page
 from ._retries import Deadline, GracePeriod
 from ._uploads import Upload, open_upload
@@ -80,7 +80,7 @@ class Jobs(Resource[Connection]):
         params: CertifyParams | Mapping[str, Any] | None = None,
         metadata: Mapping[str, str] | None = None,
         idempotency_key: str | None = None,
-        **options: Unpack[CertifyOptions],
+        **options: Unpack[JobOptions],
     ) -> Job:
         """Submit a job: a certificate for every image of `input`.
 
@@ -91,7 +91,7 @@ class Jobs(Resource[Connection]):
             params: options of every certificate as one object, as the API has them.
             metadata: the caller's own notes, kept with the job.
             idempotency_key: the same key within 24 hours gives the same job; made where none is given.
-            options: those of `params` by name; see `CertifyOptions`. They win where both are given.
+            options: those of `params` by name; see `JobOptions`. They win where both are given.
         """
         return self._connection.send(job_calls.create_job(input, base_job, params, options, metadata, idempotency_key))
 

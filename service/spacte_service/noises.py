@@ -1,6 +1,6 @@
 """How many votes a request asks for at most, and how many its answer took; quotas and admission count by them."""
 
-from spacte_client.types import BracketParams, Certificate, CertifyParams, PredictParams
+from spacte_client.types import BracketParams, Certificate, CertifyParams, JobParams, PredictParams
 
 
 def most_votes(params: PredictParams) -> int:
@@ -9,12 +9,13 @@ def most_votes(params: PredictParams) -> int:
     from spacte_workers.certification.carrying import reference_noises
 
     votes = params.n
+    n_upper = params.n_upper if isinstance(params, BracketParams | JobParams) else None
     if isinstance(params, CertifyParams):
         votes += params.n0
         if params.certify is not None:
             votes += 2 * reference_noises(params.n)
-    if isinstance(params, BracketParams):
-        votes += most_noises(params.n_upper)
+    if n_upper is not None:
+        votes += most_noises(n_upper)
     return votes
 
 

@@ -301,7 +301,7 @@ class LocalCertifier:
         certificate = self._certify(pixels, params)
         found, drawn = None, 0
         if not certificate.abstained:
-            spec = AttackSpec.of(certificate, params, num_classes=self.engine.num_classes, seed=fresh_seed())
+            spec = AttackSpec.of(certificate, n=params.n_upper, alpha=params.alpha_upper, seed=fresh_seed())
             found, drawn = self._attack(attack(pixels, spec))
         return set_answers.bracket(
             certificate,

@@ -1,5 +1,6 @@
 """Where a request's seed is drawn: after the image has arrived, from the operating system's random source."""
 
+import hashlib
 import secrets
 
 from spacte_client.types import ImageParams, SeedSource
@@ -11,6 +12,11 @@ SEED_BYTES = 16
 def fresh_seed() -> str:
     """A seed as 32 hex digits."""
     return secrets.token_hex(SEED_BYTES)
+
+
+def attack_seed(job_seed: str, index: int) -> str:
+    """The seed of the attack on one image of a job: as good as independent of those of its certificate."""
+    return hashlib.blake2b(f"{job_seed}/attack/{index}".encode(), digest_size=SEED_BYTES).hexdigest()
 
 
 def seed_of(params: ImageParams) -> tuple[str, SeedSource]:

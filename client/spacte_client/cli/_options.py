@@ -35,6 +35,7 @@ Images = Annotated[
 NoisesToPredict = Annotated[int | None, typer.Option("--n", "-n", min=1, help="The most noises to draw.")]
 Noises = Annotated[int | None, typer.Option("--n", "-n", min=1, help="The most estimation noises to draw.")]
 SelectionNoises = Annotated[int | None, typer.Option("--n0", min=1, help="Noises drawn to choose the class.")]
+AlphaUpper = Annotated[float | None, typer.Option(help="Probability that an upper bound is false.")]
 Alpha = Annotated[float | None, typer.Option("--alpha", help="Probability of a wrong answer, in (0, 1).")]
 Sigma = Annotated[float | None, typer.Option("--sigma", help="Noise level; one that the model is served at.")]
 BoundName = Annotated[str | None, typer.Option("--bound", help="auto, clopper_pearson or two_class.")]

@@ -56,6 +56,10 @@ def submit(
     tolerance: opt.Tolerance = None,
     k_consensus: opt.KConsensus = None,
     certify: opt.Certify = None,
+    n_upper: Annotated[
+        int | None, typer.Option(min=100, help="Attack each certificate too, with at most so many noises a test.")
+    ] = None,
+    alpha_upper: opt.AlphaUpper = None,
     resize: opt.Resize = False,
     enlarge: opt.Enlarge = False,
     convert: opt.Convert = None,
@@ -71,6 +75,7 @@ def submit(
         model=model, n0=n0, n=n, alpha=alpha, sigma=sigma, noise=noise, k_consensus=k_consensus, resize=resize
     )
     options |= opt.provided(enlarge=enlarge, convert=convert or None, certify=certify)
+    options |= opt.provided(n_upper=n_upper, alpha_upper=alpha_upper)
     options |= opt.provided(bound=bound, target_radius=target_radius, tolerance=tolerance)
     with opt.connect(base_url, api_key) as client:
         job = client.jobs.create(job_input(client, source, selection, columns), **options)
@@ -231,6 +236,10 @@ def summary(job_id: JobId, as_json: AsJson = False, base_url: BaseUrl = None, ap
         typer.echo(f"at {row.radius:g}: {row.value:.1%} [{row.low:.1%}, {row.high:.1%}]")
     if found.statement:
         typer.echo(found.statement)
+    if found.brackets is not None:
+        typer.echo(found.brackets.sentence)
+        for narrow in found.brackets.narrower:
+            typer.echo(f"less than {narrow.width:g} between the bounds: {narrow.share:.1%}")
     if found.recertified is not None:
         for line in recertified_lines(found.recertified):
             typer.echo(line)

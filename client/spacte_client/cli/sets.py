@@ -49,12 +49,8 @@ def attack(
     n0: opt.SelectionNoises = None,
     n: opt.Noises = None,
     alpha: opt.Alpha = None,
-    n_upper: Annotated[
-        int | None, typer.Option("--n-upper", min=100, help="The most noises of a test of the attack.")
-    ] = None,
-    alpha_upper: Annotated[
-        float | None, typer.Option("--alpha-upper", help="Probability that the upper bound is false.")
-    ] = None,
+    n_upper: Annotated[int | None, typer.Option(min=100, help="The most noises of a test of the attack.")] = None,
+    alpha_upper: opt.AlphaUpper = None,
     resize: opt.Resize = False,
     seed: opt.Seed = None,
     as_json: opt.AsJson = False,

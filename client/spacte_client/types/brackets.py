@@ -7,7 +7,7 @@ from pydantic import Field, model_validator
 from ._base import AnswerModel
 from .certificates import MAX_SAMPLES, Certificate, CertifyParams, ImageSource
 
-__all__ = ["AdversarialImage", "Bracket", "BracketParams", "BracketRequest"]
+__all__ = ["AdversarialImage", "Bracket", "BracketParams", "BracketRequest", "Bracketed", "NarrowBrackets"]
 
 
 class BracketParams(CertifyParams):
@@ -42,6 +42,36 @@ class AdversarialImage(AnswerModel):
     counts: list[int] = Field(description="Votes per class.")
     n: int = Field(description="Noises drawn.")
     p_value: float = Field(description="Of the two-sided binomial test between the two most frequent classes.")
+
+
+class NarrowBrackets(AnswerModel):
+    """How many images have a bracket that is narrower than `width`."""
+
+    width: float = Field(gt=0, description="In units of [0, 1] pixels, L2.")
+    share: float = Field(
+        ge=0, le=1, description="Of the images with a certificate above 0; those without an upper bound are not narrow."
+    )
+
+
+class Bracketed(AnswerModel):
+    """What attacks found on the images of a job, all of them together."""
+
+    images: int = Field(ge=0, description="Images that were attacked: those with a certified radius above 0.")
+    bounded: int = Field(ge=0, description="Those where another answer was found, so that there is an upper bound.")
+    median_ratio: float | None = Field(
+        description="Of upper bound over certified radius, the median over images with both; null where there is none."
+    )
+    narrower: list[NarrowBrackets] = Field(description="At multiples of .05.")
+    attack_noises: int = Field(ge=0, description="Noises drawn by the attacks.")
+    alpha_upper: float = Field(description="Probability that an upper bound is false, each by itself.")
+
+    @property
+    def sentence(self) -> str:
+        """The same for people, without the widths."""
+        ratio = (
+            "" if self.median_ratio is None else f", {self.median_ratio:.2f} times the certified radius in the median"
+        )
+        return f"{self.images:,} images attacked, {self.bounded:,} with an upper bound{ratio}."
 
 
 class Bracket(AnswerModel):

@@ -6,7 +6,8 @@ from typing import Annotated, Literal, Self
 from pydantic import AfterValidator, Field, model_validator
 
 from ._base import AnswerModel, PageInfo, RequestModel
-from .certificates import Certificate, CertifyParams
+from .brackets import Bracketed
+from .certificates import MAX_SAMPLES, Certificate, CertifyParams
 from .recertification import CertifiedAccuracy, Recertified
 
 __all__ = [
@@ -21,6 +22,7 @@ __all__ = [
     "JobError",
     "JobInput",
     "JobList",
+    "JobParams",
     "JobRecord",
     "JobRequest",
     "JobState",
@@ -83,10 +85,31 @@ class DatasetInput(RequestModel):
     label_column: LabelColumn = None
 
 
+class JobParams(CertifyParams):
+    """Options of every certificate of a job, and of an attack on each where `n_upper` is given."""
+
+    n_upper: int | None = Field(
+        default=None,
+        ge=100,
+        le=MAX_SAMPLES,
+        description="Attack each certificate, for an upper bound of the radius, with at most so many noises for each "
+        "test; by default there is no attack.",
+    )
+    alpha_upper: float = Field(
+        default=0.001, gt=0, lt=1, description="Probability that an upper bound is false, over the noise."
+    )
+
+    @model_validator(mode="after")
+    def _of_what_votes(self) -> Self:
+        if self.certify is not None and self.n_upper is not None:
+            raise ValueError("an attack asks what votes, and `certify` is about another function: leave one out")
+        return self
+
+
 JobInput = Annotated[FileInput | UriInput | DatasetInput, Field(discriminator="type")]
 
 
-def _without_model(params: CertifyParams) -> CertifyParams:
+def _without_model(params: JobParams) -> JobParams:
     if params.model is not None:
         raise ValueError("the model is named beside `params`, not inside it")
     return params
@@ -105,8 +128,8 @@ class JobRequest(RequestModel):
         default=None,
         description="The model's name; optional where one model is loaded, and with `base_job`, whose it is then.",
     )
-    params: Annotated[CertifyParams, AfterValidator(_without_model)] = Field(
-        default_factory=CertifyParams, description="Options of every certificate of the job."
+    params: Annotated[JobParams, AfterValidator(_without_model)] = Field(
+        default_factory=JobParams, description="Options of every certificate of the job."
     )
     metadata: dict[Annotated[str, Field(max_length=64)], Annotated[str, Field(max_length=512)]] = Field(
         default_factory=dict[str, str], max_length=16, description="The caller's own notes, kept with the job."
@@ -116,7 +139,7 @@ class JobRequest(RequestModel):
     def _either_images_or_a_job(self) -> Self:
         if (self.input is None) == (self.base_job is None):
             raise ValueError("name either the images by `input`, or a job of theirs by `base_job`")
-        if self.base_job is not None and self.params != CertifyParams():
+        if self.base_job is not None and self.params != JobParams():
             raise ValueError("with `base_job` the options are those of that job: leave `params` out")
         return self
 
@@ -157,7 +180,7 @@ class Job(AnswerModel):
     model: str = Field(description="The model's name.")
     model_version: str | None = Field(default=None, description="SHA-256 over the checkpoint that the job is bound to.")
     input_sha256: str | None = Field(default=None, description=INPUT_SHA256)
-    params: CertifyParams = Field(description="Options of every certificate, as they were asked for.")
+    params: JobParams = Field(description="Options of every certificate, as they were asked for.")
     metadata: dict[str, str] = Field(default_factory=dict[str, str], description="The caller's own notes.")
     created_at: datetime = Field(description="When it was accepted, UTC.")
     started_at: datetime | None = Field(default=None, description="When it first ran, UTC.")
@@ -195,6 +218,12 @@ class CertificateRecord(Certificate):
     votes: int | None = Field(
         default=None, description="Votes cast for it by either model, where the job has a `base_job`."
     )
+    upper: float | None = Field(
+        default=None,
+        description="Distance of an image with another answer, where the job attacks and one was found; no certificate "
+        "beyond it can be true.",
+    )
+    attack_noises: int | None = Field(default=None, description="Noises of the attack; null where there was none.")
     begun: int | None = Field(default=None, description=BEGUN)
     previous_sha256: str | None = Field(default=None, description=PREVIOUS_SHA256)
 
@@ -242,6 +271,7 @@ class JobSummary(AnswerModel):
         default=None, ge=0, description="With probability 1 - rho no more than so many certificates are false."
     )
     statement: str | None = Field(default=None, description="The same in one sentence.")
+    brackets: Bracketed | None = Field(default=None, description="Of a job with `n_upper`: what the attacks found.")
     recertified: Recertified | None = Field(
         default=None, description="Of a job with `base_job`: what became of that job's certificates."
     )

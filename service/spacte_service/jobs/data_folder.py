@@ -7,7 +7,7 @@ from collections.abc import Collection, Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
-from spacte_client.types import CertifyParams
+from spacte_client.types import JobParams
 from spacte_service.settings import JobSettings, SamplerSettings
 from spacte_workers.serving.device_shares import BATCH_SHARE
 
@@ -96,7 +96,7 @@ def spec_of(row: "JobRow") -> "JobSpec":
         checkpoint=row.checkpoint,
         precision=cast("Precision", row.precision),
         input=InputSpec.from_json(row.source),
-        params=CertifyParams.model_validate(row.params | {"seed": row.seed}),
+        params=JobParams.model_validate(row.params | {"seed": row.seed}),
         seed_source="caller" if row.params.get("seed") else "service",
         base=BaseJob(**row.base) if row.base else None,
     )

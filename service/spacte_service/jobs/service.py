@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING, Any
 from spacte_client.types import (
     RESUMABLE_STATES,
     TERMINAL_STATES,
-    CertifyParams,
     Job,
     JobInput,
     JobList,
+    JobParams,
     JobRequest,
     JobState,
     Model,
@@ -24,6 +24,7 @@ from spacte_service.callers import Caller
 from spacte_service.decoding import Decoding
 from spacte_service.idempotency import in_progress, mismatch
 from spacte_service.ids import new_id, page_info
+from spacte_service.noises import most_votes
 from spacte_service.problems import ProblemError, field_error
 from spacte_service.quotas import QuotaCounts, quotas_as_problems
 from spacte_service.settings import JobSettings
@@ -178,7 +179,7 @@ class JobService:
         model = self._model(request.model or (None if base is None else base.model))
         if base is not None:
             check_base(base, model)
-            params = CertifyParams.model_validate(base.params | {"seed": None})
+            params = JobParams.model_validate(base.params | {"seed": None, "n_upper": None})
             counted = CountedInput(base.input, spec_of(base).input, base.total, base.file_id)
         else:
             params = request.params
@@ -187,7 +188,7 @@ class JobService:
         checkpoint = self._folder.checkpoint(model.name, model.version)
         keep_checkpoint(self._models, model.name, model.version, checkpoint)
         row = _row(request.metadata, params, model, counted, str(checkpoint), caller, base)
-        noises = counted.total * (params.n0 + params.n)
+        noises = counted.total * most_votes(params)
         if base is not None:
             copy_results(self._folder.job(base.id), self._folder.job(row.id))
         try:
@@ -274,7 +275,7 @@ def _loading(what: str) -> ProblemError:
     return ProblemError("model_loading", sentence, retry_after_s=RETRY_AFTER_S["model_loading"])
 
 
-def _check_params(params: CertifyParams, model: Model) -> None:
+def _check_params(params: JobParams, model: Model) -> None:
     from spacte_workers.certification.algorithm import check_certify
 
     if params.deadline_ms is not None:
@@ -296,7 +297,7 @@ def _check_params(params: CertifyParams, model: Model) -> None:
 
 def _row(
     notes: dict[str, str],
-    params: CertifyParams,
+    params: JobParams,
     model: Model,
     counted: CountedInput,
     checkpoint: str,

@@ -4,7 +4,7 @@ from typing import TYPE_CHECKING, cast
 
 from pydantic import TypeAdapter
 
-from spacte_client.types import CertifyParams, Job, JobCounts, JobError, JobInput, JobState
+from spacte_client.types import Job, JobCounts, JobError, JobInput, JobParams, JobState
 
 if TYPE_CHECKING:
     from spacte_service.store.schema import JobRow
@@ -33,7 +33,7 @@ def job_of(row: "JobRow", *, stalled: bool = False) -> Job:
         model=row.model,
         model_version=row.model_version,
         input_sha256=row.source.get("sha256"),
-        params=CertifyParams.model_validate(row.params),
+        params=JobParams.model_validate(row.params),
         metadata=row.notes,
         created_at=row.created_at,
         started_at=row.started_at,

@@ -13,7 +13,7 @@ from typer import Option
 from spacte_workers.engine.precision_rule import MIN_AGREEMENT, PrecisionRule
 
 if TYPE_CHECKING:
-    from spacte_client.types import CertifyParams
+    from spacte_client.types import JobParams
 
     from .inputs import InputSpec
     from .job_folder import JobFolder, JobSpec
@@ -56,6 +56,10 @@ MinAgreement = Annotated[
 Portable = Annotated[
     bool, Option("--portable", help="Vote by int8 kernels whose votes are the same on every kind of x86 processor.")
 ]
+NUpper = Annotated[
+    int | None, Option(min=100, help="Attack each certificate too, with at most so many noises for each test.")
+]
+AlphaUpper = Annotated[float, Option(help="Probability that an attack's upper bound is false.")]
 Seed = Annotated[str | None, Option(help="128-bit seed in hex; drawn by default, and kept in job.json.")]
 LabelColumn = Annotated[
     str | None, Option(help="Column of the true class in parquet, npz and labels.csv [label, fine_label ...].")
@@ -90,6 +94,8 @@ def certify_dataset(
     allow_int8: AllowInt8 = False,
     min_agreement: MinAgreement = MIN_AGREEMENT,
     portable: Portable = False,
+    n_upper: NUpper = None,
+    alpha_upper: AlphaUpper = 0.001,
     seed: Seed = None,
     label_column: LabelColumn = None,
     data_root: DataRoot = Path("data"),
@@ -107,7 +113,7 @@ def certify_dataset(
 
     options = {"n0": n0, "n": n, "alpha": alpha, "bound": bound, "noise": noise, "k_consensus": k_consensus}
     options |= {"target_radius": target_radius, "tolerance": tolerance, "resize": resize, "seed": seed}
-    options |= {"enlarge": enlarge, "convert": convert or []}
+    options |= {"enlarge": enlarge, "convert": convert or [], "n_upper": n_upper, "alpha_upper": alpha_upper}
     params = _params(options)
     folder = JobFolder(out.resolve())
     source = _input(data, split, stride, limit, label_column, data_root, folder.path)
@@ -122,13 +128,13 @@ def certify_dataset(
         raise typer.Exit(STOPPED)
 
 
-def _params(options: dict[str, Any]) -> "CertifyParams":
+def _params(options: dict[str, Any]) -> "JobParams":
     from pydantic import ValidationError
 
-    from spacte_client.types import CertifyParams
+    from spacte_client.types import JobParams
 
     try:
-        return CertifyParams.model_validate(options)
+        return JobParams.model_validate(options)
     except ValidationError as error:
         first = error.errors()[0]
         name = str(first["loc"][0]).replace("_", "-")
@@ -177,7 +183,7 @@ def _absolute(data: str) -> str:
     return f"{name}:{Path(path).expanduser().resolve()}" if colon and path else data
 
 
-def _spec(checkpoint: Path, source: "InputSpec", params: "CertifyParams", precision: Any) -> "JobSpec":
+def _spec(checkpoint: Path, source: "InputSpec", params: "JobParams", precision: Any) -> "JobSpec":
     import secrets
 
     from spacte_core.checkpoint import CheckpointError, read_config
@@ -264,10 +270,9 @@ def _same_error(folder: "JobFolder") -> str:
 
 
 def _report(folder: "JobFolder", as_json: bool) -> None:
-    from .results import read_results
-    from .summary import summarize
+    from .summary import summarize_folder
 
-    summary = summarize(read_results(folder.results_file))
+    summary = summarize_folder(folder)
     if as_json:
         typer.echo(summary.model_dump_json(indent=1))
         return
@@ -282,4 +287,6 @@ def _report(folder: "JobFolder", as_json: bool) -> None:
         typer.echo(summary.labels)
     if summary.statement:
         typer.echo(summary.statement)
+    if summary.brackets:
+        typer.echo(summary.brackets.sentence)
     typer.echo(f"{folder.results_file}\n{folder.tsv_file}\n{folder.summary_file}")

@@ -11,11 +11,14 @@ import logging
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
-from spacte_client.types import Certificate, CertifyParams
+from spacte_client.rounding import round_up
+from spacte_client.types import Certificate, JobParams
+from spacte_workers.certification.attack import AttackSpec
 from spacte_workers.errors import BadParameterError, NoWorkersError
 from spacte_workers.images import BadImageError, asked_of, from_array
+from spacte_workers.seeds import attack_seed
 from spacte_workers.shards import Image
 
 from .base_job import Recertification
@@ -30,6 +33,8 @@ if TYPE_CHECKING:
     from spacte_workers.serving.runtime import Runtime
 
 _log = logging.getLogger(__name__)
+
+T = TypeVar("T")
 
 AHEAD_S = 1.0
 """Images in flight cover about this much work. Chosen: no sampler waits for the next image to be read."""
@@ -181,12 +186,13 @@ class Driver:
         try:
             row = await asyncio.to_thread(self._source.read, index)
             image = await asyncio.to_thread(self._decode, row)
-            certificate, votes = await self._certificate(index, image)
+            certificate, votes = await self._patiently(index, lambda: self._certificate(index, image))
+            found = await self._patiently(index, lambda: self._attacked(index, image, certificate))
         except (BadImageError, BadParameterError) as error:
             label, custom_id = (row.label, row.custom_id) if row else self._source.about(index)
             record = error_record(index, label, custom_id, error)
         else:
-            record = certificate_record(index, row.label, row.custom_id, certificate) | {"votes": votes}
+            record = certificate_record(index, row.label, row.custom_id, certificate) | {"votes": votes} | found
         self._source.check_unchanged(index)
         return record | {"input_sha256": self._spec.input.sha256}
 
@@ -196,28 +202,41 @@ class Driver:
             return self._runtime.decode(self._spec.model, row.content, asked)
         return from_array(row.content, input_shape=self._input_shape)
 
-    async def _certificate(self, index: int, image: Image) -> tuple[Certificate, int | None]:
+    async def _patiently(self, index: int, make: Callable[[], Awaitable[T]]) -> T:
         """Wait out times without a sampler: the cluster may be on its way back."""
-        request_id, warned = f"{self._spec.id}-{index}", False
+        warned = False
         while True:
             try:
-                if self._recertification is not None:
-                    return await self._recertification.certificate(index, image, request_id)
-                made = await self._runtime.certify(
-                    image,
-                    self._params,
-                    request_id=request_id,
-                    priority="batch",
-                    image_index=index,
-                    seed_source=self._spec.seed_source,
-                )
+                return await make()
             except NoWorkersError as error:
                 if not warned:
                     _log.warning("image %d waits for a sampler: %s", index, error)
                 warned = True
                 await asyncio.sleep(WAIT_FOR_SAMPLERS_S)
-            else:
-                return made, None
+
+    async def _certificate(self, index: int, image: Image) -> tuple[Certificate, int | None]:
+        request_id = f"{self._spec.id}-{index}"
+        if self._recertification is not None:
+            return await self._recertification.certificate(index, image, request_id)
+        made = await self._runtime.certify(
+            image,
+            self._params,
+            request_id=request_id,
+            priority="batch",
+            image_index=index,
+            seed_source=self._spec.seed_source,
+        )
+        return made, None
+
+    async def _attacked(self, index: int, image: Image, certificate: Certificate) -> Record:
+        """What an attack found, as the record has it; nothing where there is none."""
+        params = self._params
+        if params.n_upper is None or certificate.abstained or params.seed is None:
+            return {}
+        seed = attack_seed(params.seed, index)
+        spec = AttackSpec.of(certificate, n=params.n_upper, alpha=params.alpha_upper, seed=seed)
+        found, drawn = await self._runtime.adversarial(image, spec, self._spec.model)
+        return {"upper": None if found is None else round_up(found.distance), "attack_noises": drawn}
 
     async def _tick(self, over: asyncio.Event) -> None:
         """Say how far it is, again and again; a folder that cannot be written now may be in a moment."""
@@ -247,7 +266,7 @@ class Driver:
             self._on_progress(progress)
 
 
-def named_params(spec: JobSpec) -> CertifyParams:
+def named_params(spec: JobSpec) -> JobParams:
     """A job's options with the name of its model."""
     return spec.params.model_copy(update={"model": spec.model})
 

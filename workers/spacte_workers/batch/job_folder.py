@@ -18,7 +18,7 @@ from typing import Any, Literal
 
 from pydantic import TypeAdapter
 
-from spacte_client.types import CertifyParams, Precision, SeedSource
+from spacte_client.types import JobParams, Precision, SeedSource
 from spacte_core.files import replace_file
 from spacte_core.locks import try_lock
 
@@ -43,7 +43,7 @@ class JobSpec:
         model, model_version, checkpoint: the model's name, SHA-256 and folder.
         precision: arithmetic of the votes; part of the function, so a resumed job must keep it.
         input: the images.
-        params: options of every certificate; `seed` is the job's, drawn once.
+        params: options of every certificate and attack; `seed` is the job's, drawn once.
         seed_source: who chose it.
         base: the job whose certificates it carries over.
     """
@@ -54,7 +54,7 @@ class JobSpec:
     checkpoint: str
     precision: Precision | Literal["auto"]
     input: InputSpec
-    params: CertifyParams
+    params: JobParams
     seed_source: SeedSource = "service"
     base: BaseJob | None = None
 

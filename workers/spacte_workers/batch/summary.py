@@ -1,11 +1,12 @@
 """What the finished images of a job show together, as `summary.json` and in the field's columns as TSV."""
 
 import math
+import statistics
 from collections.abc import Iterable, Iterator
 from datetime import timedelta
 
 from spacte_client.rounding import RADIUS_DIGITS, rounded_down_text
-from spacte_client.types import JobSummary
+from spacte_client.types import Bracketed, JobSummary, NarrowBrackets
 from spacte_core.files import replace_file
 from spacte_workers.statistics.metrics import average_certified_radius, certified_accuracy, most_false
 
@@ -75,13 +76,35 @@ def summarize(records: Iterable[Record]) -> JobSummary:
 def summarize_folder(folder: JobFolder) -> JobSummary:
     """The same for a job on disk, compared with its base job where it has one."""
     summary = summarize(read_results(folder.results_file))
-    if not folder.base_file.exists() or summary.sigma is None:
+    if summary.sigma is None:
         return summary
-    base = folder.spec().base
-    if base is None:
+    spec = folder.spec()
+    if spec.params.n_upper is not None:
+        found = bracketed(read_results(folder.results_file), spec.params.alpha_upper)
+        summary = summary.model_copy(update={"brackets": found})
+    base = spec.base
+    if base is None or not folder.base_file.exists():
         return summary
     found = compared(base.id, read_results(folder.base_file), read_results(folder.results_file), summary)
     return summary.model_copy(update={"recertified": found})
+
+
+def bracketed(records: Iterable[Record], alpha_upper: float) -> Bracketed:
+    """What the attacks of a job found; `alpha_upper` is the probability that one upper bound is false."""
+    attacked = [record for record in records if record.get("attack_noises") is not None]
+    both = [(record["radius"], record["upper"]) for record in attacked if record["upper"] is not None]
+    gaps = [upper - lower for lower, upper in both]
+    grid = [round((i + 1) * STEP, 2) for i in range(math.ceil(round(max(gaps, default=0.0) / STEP, 6)))]
+    return Bracketed(
+        images=len(attacked),
+        bounded=len(both),
+        median_ratio=statistics.median(upper / lower for lower, upper in both) if both else None,
+        narrower=[
+            NarrowBrackets(width=width, share=sum(gap < width for gap in gaps) / len(attacked)) for width in grid
+        ],
+        attack_noises=sum(record["attack_noises"] for record in attacked),
+        alpha_upper=alpha_upper,
+    )
 
 
 def _about_labels(labelled: int, images: int) -> str | None:

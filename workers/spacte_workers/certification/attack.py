@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from spacte_client.types import BracketParams, Certificate, Noise
+from spacte_client.types import Certificate, Noise
 from spacte_workers.images import to_array
 from spacte_workers.shards import Image, NoiseSource, Phase
 
@@ -69,16 +69,16 @@ class AttackSpec:
     alpha: float
 
     @classmethod
-    def of(cls, certificate: Certificate, params: BracketParams, *, num_classes: int, seed: str) -> "AttackSpec":
-        """An attack on what a certificate says."""
+    def of(cls, certificate: Certificate, *, n: int, alpha: float, seed: str) -> "AttackSpec":
+        """An attack on what a certificate says; the arguments are as the attributes."""
         return cls(
             label=certificate.label,
             sigma=certificate.sigma,
-            num_classes=num_classes,
+            num_classes=len(certificate.counts),
             noise=certificate.noise,
             seed=seed,
-            n=params.n_upper,
-            alpha=params.alpha_upper,
+            n=n,
+            alpha=alpha,
         )
 
 

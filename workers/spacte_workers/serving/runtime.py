@@ -29,7 +29,7 @@ from spacte_client.types import (
 from spacte_core.preprocessing import Asked
 from spacte_workers.certification import certificates, set_answers
 from spacte_workers.certification.algorithm import CertifySpec, Outcome, Progress, noise_error
-from spacte_workers.certification.attack import AttackSpec, attack
+from spacte_workers.certification.attack import Adversarial, AttackSpec
 from spacte_workers.certification.canonical import bound_to_noise
 from spacte_workers.certification.carrying import carry_over
 from spacte_workers.certification.prediction import PredictSpec
@@ -44,7 +44,7 @@ from spacte_workers.scheduling.queues import Priority
 from spacte_workers.seeds import fresh_seed, seed_of
 from spacte_workers.shards import Image
 
-from .attacked import attacked
+from .attacks import run_attack
 from .base_logits import base_logits
 from .clock import RequestClock
 from .model_store import ModelStore
@@ -365,10 +365,20 @@ class Runtime:
             lower = await self._certify(model, _Asked(pixels, params, noises, request_id, clock), None, "interactive")
             found, drawn = None, 0
             if not lower.abstained:
-                spec = AttackSpec.of(lower, params, num_classes=noises["num_classes"], seed=fresh_seed())
-                found, drawn = await attacked(self._coordinator, model.key, attack(pixels, spec))
+                spec = AttackSpec.of(lower, n=params.n_upper, alpha=params.alpha_upper, seed=fresh_seed())
+                found, drawn = await run_attack(self._coordinator, model.key, pixels, spec)
             told: dict[str, Any] = {"alpha_upper": params.alpha_upper, "attack_noises": drawn}
             return set_answers.bracket(lower, found, model.identity, **told, elapsed_ms=clock.elapsed_ms())
+
+    async def adversarial(self, image: Image, spec: AttackSpec, model: str | None) -> tuple[Adversarial | None, int]:
+        """What an attack finds beyond a certificate of this model, and how many noises that took.
+
+        Raises:
+            EngineError: the model has no gradient.
+            ModelNotFoundError, NoWorkersError: as for `certify`.
+        """
+        with self.model(model).used() as served:
+            return await run_attack(self._coordinator, served.key, image, spec)
 
     async def _prepare(
         self, image: Image | bytes, params: ImageParams, model: ServedModel

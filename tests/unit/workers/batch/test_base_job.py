@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from torch import nn
 
-from spacte_client.types import CertifyParams, JobSummary
+from spacte_client.types import JobParams, JobSummary
 from spacte_core.checkpoint import load_checkpoint, save_checkpoint
 from spacte_core.data.digits import load_digits
 from spacte_workers.batch.base_job import BaseJob
@@ -34,7 +34,7 @@ def a_spec(job_id: str, checkpoint: Path, version: str, **changes: Any) -> JobSp
         "checkpoint": str(checkpoint),
         "precision": "fp32",
         "input": InputSpec("dataset", "digits", limit=IMAGES),
-        "params": CertifyParams(n=N, alpha=ALPHA, seed=changes.pop("seed", "0" * 32)),
+        "params": JobParams(n=N, alpha=ALPHA, seed=changes.pop("seed", "0" * 32)),
     }
     return JobSpec(id=job_id, **(options | changes))
 

@@ -18,12 +18,13 @@ import pytest
 import pytest_asyncio
 from tests.odd_pictures import colour, saved
 
-from spacte_client.types import CertifyParams, JobSummary
+from spacte_client.types import JobParams, JobSummary
 from spacte_workers.batch.driver import Driver
 from spacte_workers.batch.inputs import InputError, InputSpec, open_source
 from spacte_workers.batch.job_folder import JobFolder, JobFolderError, JobSpec
 from spacte_workers.batch.main import run_folder
 from spacte_workers.batch.results import read_results
+from spacte_workers.batch.summary import summarize_folder
 from spacte_workers.decoding import Decoders
 from spacte_workers.errors import NoWorkersError, RuntimeFault
 from spacte_workers.images import decode_image
@@ -52,7 +53,7 @@ def a_spec(made, **changes):
         "checkpoint": str(folder),
         "precision": "fp32",
         "input": InputSpec("dataset", "digits", limit=IMAGES),
-        "params": CertifyParams(n0=20, n=200, seed=SEED),
+        "params": JobParams(n0=20, n=200, seed=SEED),
         "seed_source": "caller",
     }
     return JobSpec(**(values | changes))
@@ -161,6 +162,9 @@ class Flaky:
             raise faults.pop()
         return await self.runtime.certify(image, params, image_index=image_index, priority=priority, **options)
 
+    async def adversarial(self, image, spec, model):
+        return await self.runtime.adversarial(image, spec, model)
+
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
 async def runtime(checkpoint):
@@ -180,6 +184,30 @@ def a_driver(folder, certifier, **changes):
     source = open_source(spec.input, (1, 8, 8))
     values = {"input_shape": (1, 8, 8), "samplers": lambda: 1}
     return Driver(folder, spec, source, certifier, **(values | changes))
+
+
+@pytest.mark.slow
+async def test_certificates_are_attacked_alike_by_every_driver(tmp_path, checkpoint, flaky):
+    """The summary says how wide the brackets are; a driver that carries on finds what the first would have found."""
+    spec = a_spec(checkpoint, params=JobParams(n0=20, n=200, seed=SEED, n_upper=2_000))
+    calm = a_folder(tmp_path / "calm", spec)
+    assert await run_folder(calm, LocalPool(1)) == "succeeded"
+    disturbed, stop = a_folder(tmp_path / "disturbed", spec), asyncio.Event()
+    driver = a_driver(disturbed, flaky)
+    driver._keep = _and_then(driver._keep, driver, lambda done: stop.set())
+    assert await driver.run(stop) == "interrupted"
+    assert await run_folder(disturbed, LocalPool(1)) == "succeeded"
+    found = without_times(calm)
+    assert without_times(disturbed) == found
+    attacked = [record for record in found.values() if record["attack_noises"] is not None]
+    assert len(attacked) == sum(record["radius"] > 0 for record in found.values()) > 0
+    assert all(record["upper"] is None or record["upper"] > record["radius"] for record in attacked)
+    brackets = summarize_folder(calm).brackets
+    gaps = [record["upper"] - record["radius"] for record in attacked if record["upper"] is not None]
+    assert (brackets.images, brackets.bounded) == (len(attacked), len(gaps))
+    for narrow in brackets.narrower:
+        assert narrow.share == sum(gap < narrow.width for gap in gaps) / len(attacked)
+    assert brackets.narrower[-1].share == len(gaps) / len(attacked)
 
 
 async def test_times_without_a_sampler_are_waited_out(tmp_path, checkpoint, undisturbed, flaky, monkeypatch):
@@ -296,7 +324,7 @@ async def test_many_small_images_do_not_grow_what_is_in_flight(tmp_path, checkpo
     spec = a_spec(
         checkpoint,
         input=InputSpec("dataset", "digits", split="train", limit=300),
-        params=CertifyParams(n0=5, n=20, seed=SEED),
+        params=JobParams(n0=5, n=20, seed=SEED),
     )
     folder = a_folder(tmp_path, spec)
     driver = a_driver(folder, flaky)
@@ -317,7 +345,7 @@ async def test_many_small_images_do_not_grow_what_is_in_flight(tmp_path, checkpo
 
 
 async def test_a_cancel_file_stops_it_and_the_rest_can_be_read(tmp_path, checkpoint):
-    folder = a_folder(tmp_path, a_spec(checkpoint, params=CertifyParams(n0=20, n=100_000, seed=SEED)))
+    folder = a_folder(tmp_path, a_spec(checkpoint, params=JobParams(n0=20, n=100_000, seed=SEED)))
     folder.cancel_file.touch()
     assert await run_folder(folder, LocalPool(1)) == "cancelled"
     assert folder.progress()["state"] == "cancelled"
@@ -378,7 +406,7 @@ def wait_for_results(folder, count, process):
 @pytest.mark.slow
 @pytest.mark.timeout(600)
 async def test_kill_9_at_random_moments_and_resumption_give_the_undisturbed_results(tmp_path, checkpoint, start):
-    spec = a_spec(checkpoint, params=CertifyParams(n0=20, n=8_000, seed=SEED))
+    spec = a_spec(checkpoint, params=JobParams(n0=20, n=8_000, seed=SEED))
     whole = a_folder(tmp_path / "whole", spec)
     await run_folder(whole, LocalPool(1))
     folder = a_folder(tmp_path / "killed", spec)
@@ -400,7 +428,7 @@ async def test_kill_9_at_random_moments_and_resumption_give_the_undisturbed_resu
 @pytest.mark.slow
 @pytest.mark.timeout(600)
 async def test_sigterm_stops_between_images_and_a_second_driver_is_kept_out(tmp_path, checkpoint, start):
-    spec = a_spec(checkpoint, params=CertifyParams(n0=20, n=50_000, seed=SEED))
+    spec = a_spec(checkpoint, params=JobParams(n0=20, n=50_000, seed=SEED))
     folder = a_folder(tmp_path, spec)
     driver = start(folder)
     wait_for_results(folder, 1, driver)

@@ -8,7 +8,7 @@ import time
 
 import pytest
 
-from spacte_client.types import CertifyParams
+from spacte_client.types import JobParams
 from spacte_workers.batch.chains import line_sha256
 from spacte_workers.batch.inputs import InputSpec
 from spacte_workers.batch.job_folder import JobFolder, JobFolderError, JobSpec, read_json, write_json
@@ -28,7 +28,7 @@ SPEC = JobSpec(
     checkpoint="/models/digits",
     precision="fp32",
     input=InputSpec("file", "/data/a.npz", roots=("/data",)),
-    params=CertifyParams(n=500, seed="0" * 32, target_radius=0.25),
+    params=JobParams(n=500, seed="0" * 32, target_radius=0.25),
 )
 
 
