@@ -206,7 +206,7 @@ gateway and PostgreSQL are started again after {AWAY_S:.0f} s, one of two gatewa
 
 `Differing`: images whose {", ".join(COMPARED)}
 are not those of the undisturbed run. `away`: no connection to a gateway that was dead. `stayed`: `/readyz` was
-never false, because a sampler or a driver of the job died, which callers do not need.
+never false, because callers were answered all the time.
 {f"Not measured yet: {'; '.join(missing)}." if missing else ""}
 """
 

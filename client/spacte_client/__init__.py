@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from ._client import Client
     from ._images import Image, ImageLike
     from ._job_streams import Record
-    from ._options import CertifyOptions, PredictOptions
+    from ._options import CertifyOptions, JobOptions, PredictOptions
     from ._pages import AsyncPage, Page
     from ._streams import AsyncCertifyStream, CertifyStream, StreamEvent
     from ._uploads import Upload
@@ -34,6 +34,7 @@ __all__ = [
     "Client",
     "Image",
     "ImageLike",
+    "JobOptions",
     "Page",
     "PredictOptions",
     "Record",
@@ -52,6 +53,7 @@ _MODULES = {
     "Client": "_client",
     "Image": "_images",
     "ImageLike": "_images",
+    "JobOptions": "_options",
     "Page": "_pages",
     "PredictOptions": "_options",
     "Record": "_job_streams",

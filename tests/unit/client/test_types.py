@@ -5,7 +5,7 @@ from typing import Any, get_type_hints
 import pytest
 from pydantic import BaseModel, TypeAdapter, ValidationError
 
-from spacte_client import CertifyOptions, PredictOptions, types
+from spacte_client import CertifyOptions, JobOptions, PredictOptions, types
 
 from .conftest import CERTIFICATE
 
@@ -29,7 +29,8 @@ def _is_module(value: object) -> bool:
 
 
 @pytest.mark.parametrize(
-    ("options", "params"), [(PredictOptions, types.PredictParams), (CertifyOptions, types.CertifyParams)]
+    ("options", "params"),
+    [(PredictOptions, types.PredictParams), (CertifyOptions, types.CertifyParams), (JobOptions, types.JobParams)],
 )
 def test_keyword_options_are_the_fields_of_the_wire(options: Any, params: type[BaseModel]) -> None:
     assert get_type_hints(options).keys() == params.model_fields.keys()
@@ -57,7 +58,7 @@ def test_a_certificate_survives_the_wire() -> None:
 
 def test_a_job_takes_its_model_in_one_place() -> None:
     job = {"input": {"type": "dataset", "name": "digits"}}
-    assert types.JobRequest.model_validate(job).params == types.CertifyParams()
+    assert types.JobRequest.model_validate(job).params == types.JobParams()
     with pytest.raises(ValidationError, match="beside `params`"):
         types.JobRequest.model_validate(job | {"params": {"model": "digits"}})
 

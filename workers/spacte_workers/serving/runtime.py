@@ -337,16 +337,8 @@ class Runtime:
             classes, seed = noises["num_classes"], noises["seed"]
             spec = SetSpec.from_params(params, calibration, num_classes=classes, seed=seed, noise_error=error)
             logits_NK = await self._coordinator.draw(model.key, pixels, LogitsRun(spec.scores), on_start=clock.start)
-            return set_answers.prediction_set(
-                spec,
-                params,
-                calibration,
-                logits_NK,
-                model.identity,
-                id=request_id,
-                image=pixels,
-                elapsed_ms=clock.elapsed_ms(),
-            )
+            told: dict[str, Any] = {"id": request_id, "image": pixels, "elapsed_ms": clock.elapsed_ms()}
+            return set_answers.prediction_set(spec, params, calibration, logits_NK, model.identity, **told)
 
     async def logits(self, rows: Sequence[Image], model: str | None) -> "tuple[str, NDArray[np.float32]]":
         """The version that answers, and its own logits [B, K] of rows; see `base_logits`."""
@@ -374,8 +366,7 @@ class Runtime:
         """What an attack finds beyond a certificate of this model, and how many noises that took.
 
         Raises:
-            EngineError: the model has no gradient.
-            ModelNotFoundError, NoWorkersError: as for `certify`.
+            EngineError: the model has no gradient; and as for `certify`.
         """
         with self.model(model).used() as served:
             return await run_attack(self._coordinator, served.key, image, spec)

@@ -9,7 +9,7 @@ import time
 import pytest
 from PIL import Image as Pillow
 
-from spacte_client.types import CertifyParams
+from spacte_client.types import JobParams
 from spacte_service.jobs.checkpoints import keep_checkpoint
 from spacte_service.jobs.runner import DriverStatus
 
@@ -24,7 +24,7 @@ async def test_a_job_from_its_creation_to_its_end(world):
     assert job["params"]["seed"] is None
     await world.until(job["id"], "running")
     spec = world.folder(job["id"]).spec()
-    assert spec.params == CertifyParams(n=500, seed=spec.params.seed)
+    assert spec.params == JobParams(n=500, seed=spec.params.seed)
     assert len(spec.params.seed) == 32
     assert spec.checkpoint != str(world.settings.models / "digits")
     command = world.runner.commands[f"{job['id']}-1"]

@@ -189,7 +189,7 @@ def a_driver(folder, certifier, **changes):
 @pytest.mark.slow
 async def test_certificates_are_attacked_alike_by_every_driver(tmp_path, checkpoint, flaky):
     """The summary says how wide the brackets are; a driver that carries on finds what the first would have found."""
-    spec = a_spec(checkpoint, params=JobParams(n0=20, n=200, seed=SEED, n_upper=2_000))
+    spec = a_spec(checkpoint, params=JobParams(n0=20, n=1_000, seed=SEED, n_upper=2_000))
     calm = a_folder(tmp_path / "calm", spec)
     assert await run_folder(calm, LocalPool(1)) == "succeeded"
     disturbed, stop = a_folder(tmp_path / "disturbed", spec), asyncio.Event()

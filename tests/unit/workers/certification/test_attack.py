@@ -51,8 +51,30 @@ class Constant(torch.nn.Module):
         return torch.stack([side, -side], 1)
 
 
-def _certifier(module: torch.nn.Module) -> LocalCertifier:
-    return LocalCertifier(module, sigma=SIGMA, num_classes=2, input_shape=SHAPE, precision="fp32")
+class ManyClasses(torch.nn.Module):
+    """Twelve classes that lie side by side; the first has a fifth of the votes at grey, the second less."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        directions, _ = torch.linalg.qr(torch.randn(192, 12, generator=torch.Generator().manual_seed(0)))
+        self.directions = torch.nn.Parameter(directions)
+        self.bias = torch.nn.Parameter(SIGMA * torch.tensor([0.5, 0.3, *[0.0] * 10]))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Logits [B, 12]."""
+        return 20 * ((x.flatten(1) - 0.5) @ self.directions + self.bias)
+
+
+def _certifier(module: torch.nn.Module, classes: int = 2) -> LocalCertifier:
+    return LocalCertifier(module, sigma=SIGMA, num_classes=classes, input_shape=SHAPE, precision="fp32")
+
+
+def test_a_label_with_few_votes_still_leads() -> None:
+    found = _certifier(ManyClasses(), 12).bracket(np.full(SHAPE, 128, np.uint8), n=4_000, n_upper=20_000)
+    assert found.certificate.label == 0
+    assert max(found.certificate.counts) < 0.25 * found.certificate.n
+    assert found.upper is not None
+    assert 0 < found.lower < found.upper < 2 * SIGMA
 
 
 def test_both_sides_hold_the_true_radius_of_a_linear_classifier() -> None:

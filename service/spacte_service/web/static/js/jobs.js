@@ -8,6 +8,7 @@ import { $, save, tell } from "./dom.js";
 import { ACTIVE, JobTable } from "./job_table.js";
 import { followModels } from "./models.js";
 import { NewJob } from "./new_job.js";
+import { whole } from "./numbers.js";
 import { JobRows } from "./rows.js";
 
 const PAGE = 50;
@@ -106,6 +107,14 @@ async function drawCurves() {
     })),
     lines: drawn.flatMap(([job, summary], i) => curves(job, summary, `s${i}`)),
   });
+  $("brackets").textContent = drawn.map(([job, summary]) => bracketsText(job, summary)).filter(Boolean).join(" ");
+}
+
+/** What the attacks of a job found, in a sentence; nothing where it has none. */
+function bracketsText(job, { brackets }) {
+  if (!brackets) return "";
+  const ratio = brackets.median_ratio === null ? "" : `, ${brackets.median_ratio.toFixed(2)} times the certified radius in the median`;
+  return `${job.metadata?.name ?? job.model}: ${whole(brackets.images)} images attacked, ${whole(brackets.bounded)} with an upper bound${ratio}.`;
 }
 
 /** The curve of a job, and, broken, that of its base job. */
