@@ -6,6 +6,8 @@ import time
 from collections.abc import Generator
 from contextlib import aclosing, closing, contextmanager
 from typing import Any, TypeVar
+from urllib.parse import urlsplit
+from urllib.request import getproxies, proxy_bypass
 
 import httpx2
 
@@ -121,6 +123,16 @@ def _delay_after(error: APIError, backoff: Backoff, call: Call[Any]) -> float:
     return delay
 
 
+def _proxy_of(address: str) -> str | None:
+    """Host and port of the proxy that the environment names for an address, without its password."""
+    url = urlsplit(address)
+    proxies = getproxies()
+    proxy = proxies.get(url.scheme, proxies.get("all"))
+    if proxy is None or proxy_bypass(url.hostname or ""):
+        return None
+    return proxy.rpartition("@")[2].rpartition("/")[2] or proxy
+
+
 def _connection_error(error: Exception, address: str, timeout_advice: str) -> APIConnectionError:
     if isinstance(error, httpx2.ConnectTimeout):
         return APITimeoutError(
@@ -140,6 +152,11 @@ def _connection_error(error: Exception, address: str, timeout_advice: str) -> AP
     if "[SSL" in str(error):
         return APIConnectionError(
             f"{address} does not speak HTTPS as it should ({error}); check its port, or give an http address."
+        )
+    if proxy := _proxy_of(address):
+        return APIConnectionError(
+            f"The proxy {proxy}, by which the environment has {address} reached, does not answer ({error}); correct or "
+            "unset its variable (HTTP_PROXY, HTTPS_PROXY or ALL_PROXY), or name the gateway's host in NO_PROXY."
         )
     return APIConnectionError(
         f"Nothing answers at {address} ({error}); start a gateway with `spacte serve`, or give its address as the "

@@ -19,11 +19,11 @@ class DeviceError(UserError):
 
 
 class MissingPackageError(UserError):
-    """A package that only some models need is not installed."""
+    """A package that only some models or data sets need is not installed."""
 
 
 def optional_package(module: str, extra: str) -> Any:
-    """Import a module of a package that only some models need.
+    """Import a module of a package that only some models or data sets need.
 
     Args:
         module: its name.
@@ -36,7 +36,7 @@ def optional_package(module: str, extra: str) -> Any:
         return import_module(module)
     except ImportError as error:
         raise MissingPackageError(
-            f"This model needs {module.partition('.')[0]}, which is not installed here ({error.name or error}): "
+            f"This needs {module.partition('.')[0]}, which is not installed here ({error.name or error}): "
             f"pip install 'spacte-workers[{extra}]'."
         ) from error
 

@@ -1,6 +1,7 @@
 """Options that several commands share, and the client made from them."""
 
 import os
+import sys
 from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from pathlib import Path
@@ -102,7 +103,11 @@ def provided(**options: Any) -> dict[str, Any]:
 
 def image_of(name: str) -> str | bytes:
     """What the SDK is to read: the file of that name, or the bytes on stdin."""
-    return typer.get_binary_stream("stdin").read() if name == "-" else name
+    if name != "-":
+        return name
+    if sys.stdin is None:
+        raise typer.TyperException("Standard input is closed; send an image there, or name a file.")
+    return typer.get_binary_stream("stdin").read()
 
 
 @contextmanager

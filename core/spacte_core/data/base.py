@@ -25,7 +25,7 @@ class DataConfig(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     source: str = Field(
-        description="digits, cifar10, cifar100, mnist, svhn, imagenet:PATH, folder:PATH or parquet:PATH."
+        description="digits, cifar10, cifar100, mnist, svhn, imagenet:PATH, folder:PATH, parquet:PATH or hf:OWNER/NAME."
     )
     root: Path = Field(
         default=Path("data"), description="Where downloaded sets (cifar10, cifar100, mnist, svhn) are kept."

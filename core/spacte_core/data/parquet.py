@@ -1,19 +1,20 @@
 """`parquet:PATH`: an `img` or `image` with the encoded file in it, and an integer column of labels.
 
-PATH is a folder of `train-*.parquet` and `test-*.parquet` files, the layout in which hubs publish image sets, in it, in
-its `data` folder or in its only other one; or one file, of which every tenth image of each class is then held out.
+PATH is a folder of `train-*.parquet` and `test-*.parquet` files, or of folders `train` and `test` with such files, the
+layouts in which hubs publish image sets, in it, in its `data` folder or in its only other one; or one file, of which
+every tenth image of each class is then held out.
 Class names are taken from the file's metadata where the publisher wrote them, else the classes are called by their
 numbers.
 """
 
-import json
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from spacte_core.columns import image_column, label_column
+from spacte_core.columns import image_column, label_column, published_names
 from spacte_core.errors import DataError
 
 from .base import DataConfig, Split
@@ -33,7 +34,7 @@ def split_files(path: Path, split: Split, label_column: str | None = None) -> li
     if not path.is_dir():
         raise DataError(f"There is no file or folder {path}: check the path after the colon.")
     folder = _published_folder(path)
-    found = [files for prefix in PREFIXES[split] if (files := sorted(folder.glob(f"{prefix}*.parquet")))]
+    found = [files for prefix in PREFIXES[split] if (files := _files_of(folder, prefix))]
     if not found:
         raise DataError(f"{path} holds no {PREFIXES[split][0]}-*.parquet file: name the {split} files so.")
     if len(found) > 1 and not any(_has_labels(file, label_column) for file in found[0]):
@@ -61,14 +62,26 @@ def load(config: DataConfig, split: Split) -> MemoryData:
 
 def _published_folder(path: Path) -> Path:
     """Where a hub's clone has its parquet files: PATH itself, its `data`, or its only folder with such files."""
+    splits = [prefix for prefixes in PREFIXES.values() for prefix in prefixes]
     for folder in (path, path / "data"):
-        if any(folder.glob("*.parquet")):
+        if any(folder.glob("*.parquet")) or any(_files_of(folder, prefix) for prefix in splits):
             return folder
-    inside = sorted({file.parent for file in path.glob("*/*.parquet")})
+    found = [file for pattern in ("*/*.parquet", "*/*/*.parquet") for file in path.glob(pattern)]
+    inside = sorted({path / file.relative_to(path).parts[0] for file in found if not _is_hidden(file, path)})
     if len(inside) > 1:
         names = ", ".join(folder.name for folder in inside[:8])
         raise DataError(f"{path} holds several sets ({names}): name the folder of one after the colon.")
     return inside[0] if inside else path
+
+
+def _files_of(folder: Path, prefix: str) -> list[Path]:
+    """The files of a split, by their own names or by their folder's."""
+    found = [*folder.glob(f"{prefix}*.parquet"), *folder.glob(f"{prefix}*/*.parquet")]
+    return sorted(file for file in found if not _is_hidden(file, folder))
+
+
+def _is_hidden(file: Path, folder: Path) -> bool:
+    return any(part.startswith(".") for part in file.relative_to(folder).parts)
 
 
 def _open(file: Path, config: DataConfig) -> tuple[Any, Any]:
@@ -91,7 +104,16 @@ def _read(file: Path, columns: list[str] | None = None) -> Any:
     try:
         return pq.read_table(file, columns=columns)
     except (pa.ArrowInvalid, OSError) as error:
-        raise DataError(f"{file} is not a parquet file that can be read ({error}): replace it.") from error
+        raise _unreadable(file, error) from error
+
+
+def _unreadable(file: Path, error: Exception) -> DataError:
+    """The error for a file that is no parquet file, or what Git LFS leaves in its place."""
+    with suppress(OSError), file.open("rb") as opened:
+        if opened.read(40).startswith(b"version https://git-lfs"):
+            return DataError(f"{file} is a pointer of Git LFS: fetch the file with `git lfs pull`.")
+    first = str(error).partition("\n")[0][:200].rstrip(". ")
+    return DataError(f"{file} is not a parquet file that can be read ({first}): replace it.")
 
 
 def _read_labels(file: Path, wanted: str | None) -> tuple[Any, str | None]:
@@ -99,7 +121,7 @@ def _read_labels(file: Path, wanted: str | None) -> tuple[Any, str | None]:
     try:
         name = label_column(pq.read_schema(file), wanted)
     except (pa.ArrowInvalid, OSError) as error:
-        raise DataError(f"{file} is not a parquet file that can be read ({error}): replace it.") from error
+        raise _unreadable(file, error) from error
     return _read(file, columns=[name] if name else []), name
 
 
@@ -125,11 +147,8 @@ def _class_names(files: list[Path], config: DataConfig) -> list[str]:
     """Names from the hub's metadata, else "0" .. "K-1" up to the largest label of the training files."""
     labels = [(file, *_read_labels(file, config.label_column)) for file in files]
     _, first, name = labels[0]
-    metadata = first.schema.metadata or {}
-    if b"huggingface" in metadata and name is not None:
-        feature = json.loads(metadata[b"huggingface"])["info"]["features"].get(name, {})
-        if feature.get("names"):
-            return feature["names"]
+    if name is not None and (published := published_names(first.schema, name)):
+        return published
     highest = -1
     for file, table, column in labels:
         if column is None:

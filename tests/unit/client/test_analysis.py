@@ -313,24 +313,3 @@ def test_published_logs_compare_as_stated(spacte: Spacte) -> None:
 
 def test_names_keep_their_numbers(tmp_path: Path) -> None:
     assert [log_name(tmp_path / name) for name in ("sigma_0.12", "sigma_0.25.log")] == ["sigma_0.12", "sigma_0.25"]
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize(
-    ("variable", "value", "arguments", "status"),
-    [("MPLBACKEND", "module://nowhere", "plot", 0), ("ALL_PROXY", "socks://127.0.0.1:1080", "models", 1)],
-)
-def test_no_traceback_whatever_the_environment(
-    log: Path, tmp_path: Path, variable: str, value: str, arguments: str, status: int
-) -> None:
-    options = [str(log), "-o", str(tmp_path / "x.png")] if arguments == "plot" else ["--base-url", "http://127.0.0.1:9"]
-    run = subprocess.run(
-        [sys.executable, "-m", "spacte_client", arguments, *options],
-        capture_output=True,
-        text=True,
-        check=False,
-        env={**os.environ, variable: value},
-    )
-    assert run.returncode == status
-    assert "Traceback" not in run.stderr
-    assert status == 0 or variable in run.stderr

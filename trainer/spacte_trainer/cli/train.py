@@ -27,7 +27,10 @@ MethodName = Annotated[
     typer.Option(help="Without a recipe: gaussian, consistency, ..., or spacte-gaussian, ... with --init, --data."),
 ]
 Data = Annotated[
-    str | None, typer.Option(help="digits, cifar10, cifar100, mnist, svhn, imagenet:PATH, folder:PATH or parquet:PATH.")
+    str | None,
+    typer.Option(
+        help="digits, cifar10, cifar100, mnist, svhn, imagenet:PATH, folder:PATH, parquet:PATH or hf:OWNER/NAME."
+    ),
 ]
 Settings = Annotated[
     list[str] | None,

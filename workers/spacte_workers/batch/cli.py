@@ -180,7 +180,7 @@ def _fetched(uri: str, out: Path) -> Path:
 def _absolute(data: str) -> str:
     """A data set's path, if it has one, from the root: the driver may run elsewhere when it carries on."""
     name, colon, path = data.partition(":")
-    return f"{name}:{Path(path).expanduser().resolve()}" if colon and path else data
+    return f"{name}:{Path(path).expanduser().resolve()}" if colon and path and name != "hf" else data
 
 
 def _spec(checkpoint: Path, source: "InputSpec", params: "JobParams", precision: Any) -> "JobSpec":

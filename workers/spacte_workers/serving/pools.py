@@ -136,6 +136,7 @@ def load_engine(model: ModelFiles, device: str | None = None) -> "tuple[Engine, 
     import torch
 
     from spacte_core.checkpoint import CheckpointError, load_checkpoint
+    from spacte_core.errors import UserError
     from spacte_workers.engine import Engine
 
     begin("reading", "reads the checkpoint")
@@ -156,7 +157,7 @@ def load_engine(model: ModelFiles, device: str | None = None) -> "tuple[Engine, 
             kernels=model.kernels,
             device=device,
         )
-    except (EndpointError, EndpointFaultError) as error:
+    except (EndpointError, EndpointFaultError, UserError) as error:
         raise ModelLoadError(str(error)) from error
     except (RuntimeError, ValueError) as error:  # out of memory, an operation without a kernel, a failed check
         raise ModelLoadError(f"The model does not run on this sampler: {error}") from error

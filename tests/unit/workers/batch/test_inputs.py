@@ -84,11 +84,11 @@ class TestNpz:
     @pytest.mark.parametrize(
         ("arrays", "sentence"),
         [
-            ({"x": pictures(2)}, "needs an array named `images`"),
+            ({"pictures": pictures(2)}, "needs an array named `images`"),
             ({"images": pictures(2, (3, 9, 9))}, "but the model takes"),
             ({"images": pictures(0)}, "holds no image"),
             ({"images": pictures(2), "labels": np.arange(3)}, "must hold 2 whole numbers"),
-            ({"images": pictures(2), "labels": np.zeros(2)}, "must hold 2 whole numbers"),
+            ({"images": pictures(2), "labels": np.full(2, 0.5)}, "no whole numbers \\(0.5, say\\)"),
             ({"images": pictures(2).astype(np.int64)}, "pixels are uint8"),
             ({"images": np.array([object(), object()])}, "Python objects"),
         ],
@@ -351,7 +351,7 @@ class TestLabels:
     def test_a_column_of_another_name(self, tmp_path, kind):
         spec = self.stored(tmp_path, kind, [1, 2], name="genus")
         if kind == "npy in zip":
-            with pytest.raises(InputError, match="write the columns"):
+            with pytest.raises(InputError, match="has the columns name, genus in its first row"):
                 open_source(spec, COLOUR, class_names=self.NAMES)
         else:
             without = open_source(spec, COLOUR, class_names=self.NAMES)

@@ -1,12 +1,10 @@
 """zip: image files in the order of their names.
 
-Classes are those of `labels.csv` (`name,label`) or `metadata.csv` (`file_name,label`) beside them, or of the folders
-that the images lie in, where these are called like the model's classes. All of it may lie in a folder.
+Classes are those of a table beside them (`label_tables.py`), or of the folders that the images lie in, where these are
+called like the model's classes. All of it may lie in a folder.
 Members are read one at a time and never written to disk.
 """
 
-import csv
-import io
 import stat
 import threading
 import zipfile
@@ -14,19 +12,14 @@ import zlib
 from collections.abc import Sequence
 from pathlib import Path, PurePosixPath
 
-import numpy as np
-
-from spacte_core.columns import LABEL_COLUMNS
 from spacte_workers.images import BadImageError
 
 from .archive_names import is_hidden
-from .base import NO_LABEL, InputError, InputSpec, Labels, Limits, Row, Source, named_labels
+from .base import InputError, InputSpec, Labels, Limits, Row, Source, named_labels
+from .label_tables import TABLES, table_labels
+from .label_values import label_values
 
-IMAGE_SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".webp", ".npy"})
-TABLES = ("labels.csv", "metadata.csv")
-"""Files that name the class of each image; the second is what hubs expect beside a folder of images."""
-
-NAME_COLUMNS = ("name", "file_name", "filename")
+IMAGE_SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".webp", ".bmp", ".ppm", ".pgm", ".npy"})
 
 
 class ZipSource(Source):
@@ -126,12 +119,13 @@ def _labels(
     if tables:
         table = min(tables, key=lambda info: info.filename.count("/"))
         _check_size(table, limits)
-        given = _table(archive, table, wanted)
-        values = [_label_of(info, given, table) for info in members]
-        if all(_is_number(value) for value in values):
-            return Labels(np.array([int(value or NO_LABEL) for value in values], dtype=np.int64))
+        try:
+            text = archive.read(table)
+        except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError) as error:
+            raise InputError(f"{table.filename[:200]} is damaged inside the zip: pack it anew.") from error
+        values = table_labels(text, table.filename, [info.filename for info in members], wanted)
         return Labels(
-            named_labels([value or None for value in values], class_names, f"Labels of {table.filename[:60]}")
+            label_values([value or None for value in values], class_names, f"Labels of {table.filename[:60]}")
         )
     folders = [PurePosixPath(info.filename).parent.name for info in members]
     if set(folders) <= set(class_names):
@@ -140,31 +134,3 @@ def _labels(
         "The zip file has no labels.csv (`name,label`), and its folders are not called like the model's classes, so"
     )
     return Labels(missing=f"{sentence} no accuracy is measured.")
-
-
-def _table(archive: zipfile.ZipFile, info: zipfile.ZipInfo, wanted: str | None) -> dict[str, str]:
-    """The text of the label of each name in a table."""
-    try:
-        rows = csv.DictReader(io.StringIO(archive.read(info).decode("utf-8-sig")))
-        columns = list(rows.fieldnames or ())
-        name = next(column for column in NAME_COLUMNS if column in columns)
-        label = next(column for column in ((wanted,) if wanted else LABEL_COLUMNS) if column in columns)
-        return {row[name]: (row[label] or "").strip() for row in rows}
-    except (StopIteration, TypeError, ValueError, csv.Error, zipfile.BadZipFile, zlib.error) as error:
-        column = wanted or "label"
-        sentence = f"{info.filename[:200]} cannot be read: write the columns `name,{column[:60]}`, with class numbers."
-        raise InputError(sentence) from error
-
-
-def _label_of(image: zipfile.ZipInfo, labels: dict[str, str], table: zipfile.ZipInfo) -> str:
-    """The label of an image, which a table names from the top of the zip, or from the table's own folder."""
-    beside = image.filename.removeprefix(table.filename.removesuffix(PurePosixPath(table.filename).name))
-    found = labels.get(image.filename, labels.get(beside))
-    if found is None:
-        sentence = f"{table.filename[:200]} has no row for {image.filename[:200]!r}: list every image, or leave it out."
-        raise InputError(sentence)
-    return found
-
-
-def _is_number(text: str) -> bool:
-    return not text or text.removeprefix("-").isdecimal()

@@ -144,7 +144,7 @@ class Source(ABC):
         if not hidden:
             return ""
         rest = "accuracy is that of the others" if hidden < len(chosen) else "so no accuracy is measured"
-        return f"{hidden:,} of {len(chosen):,} images have a label below 0, which means that they have none: {rest}."
+        return f"{hidden:,} of {len(chosen):,} images have a label below 0, or none: {rest}."
 
     @abstractmethod
     def paths(self, index: int | None = None) -> dict[str, Path]:

@@ -96,14 +96,16 @@ def open_dataset(spec: InputSpec, input_shape: Sequence[int], limits: Limits, cl
         from .files import FilesSource
 
         return FilesSource(spec, spec.split, class_names)
-    if kind != "parquet" or not Path(path).is_dir():
+    if kind != "hf" and (kind != "parquet" or not Path(path).is_dir()):
         return DatasetSource(spec, spec.split, input_shape, class_names)
-    from spacte_core.data import DataError
+    from spacte_core.data.hub import fetched
     from spacte_core.data.parquet import split_files
+    from spacte_core.errors import UserError
 
     from .parquet import ParquetSource
 
     try:
+        path = fetched(path) if kind == "hf" else path
         return ParquetSource(split_files(Path(path), spec.split, spec.label_column), spec, limits, class_names)
-    except DataError as error:
+    except UserError as error:
         raise InputError(str(error)) from error

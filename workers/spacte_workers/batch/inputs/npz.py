@@ -1,5 +1,7 @@
 """npz: `images` as one array [N, C, H, W] or [N, H, W, C], and `labels` [N] where there are any.
 
+Other names that are in use are known, too; of a file with arrays of both splits those of the test split are taken.
+
 An archive that was packed by hand from `images.npy` and `labels.npy` is the same, also with their folder in it.
 
 The array stays on disk: an uncompressed one is mapped where it lies, a compressed one is unpacked once into
@@ -22,9 +24,12 @@ from spacte_workers.images import read_npy_header
 
 from .archive_names import is_hidden
 from .base import InputError, InputSpec, Labels, Limits, Row, Source
+from .label_values import label_values
 
-LABEL_ARRAYS = ("labels", "label", "targets", "y")
-"""What files of arrays call the true classes, in the order in which they are looked for. Chosen: what is in use."""
+IMAGE_ARRAYS = ("images", "image", "x_test", "X_test", "test_images", "x", "X", "data", "arr_0")
+LABEL_ARRAYS = ("labels", "label", "targets", "target", "y_test", "Y_test", "test_labels", "y", "Y", "arr_1")
+"""What files of arrays call images and true classes, in the order in which they are looked for. Chosen: what is in
+use: numpy's own names, those of Keras, of scikit-learn and of MedMNIST."""
 
 _LOCAL_HEADER = struct.Struct("<26xHH")  # PKZIP APPNOTE, 4.3.7: lengths of name and extra field at its end
 
@@ -45,12 +50,13 @@ class NpzSource(Source):
         try:
             with zipfile.ZipFile(path) as archive:
                 members = _members(archive)
-                if "images" not in members:
+                pixels = next((name for name in IMAGE_ARRAYS if name in members), None)
+                if pixels is None:
                     there = ", ".join(sorted(members)) or "nothing"
                     raise InputError(f"The npz file holds {there[:200]}: it needs an array named `images`.")
                 for info in members.values():
                     _check_size(info, limits)
-                images = _map(path, archive, members["images"])
+                images = _map(path, archive, members[pixels])
                 name = _label_array(members, spec.label_column)
                 labels = None if name is None else _map(path, archive, members[name])
         except (zipfile.BadZipFile, zlib.error, OSError, ValueError, EOFError, NotImplementedError) as error:
@@ -59,12 +65,12 @@ class NpzSource(Source):
         total = len(images)
         if labels is not None and labels.shape == (total, 1):
             labels = labels[:, 0]
-        if labels is not None and (labels.shape != (total,) or labels.dtype.kind not in "iu"):
+        if labels is not None and (labels.shape != (total,) or labels.dtype.kind not in "iufbU"):
             about = f"shape {list(labels.shape)} and type {labels.dtype}"
             raise InputError(f"`{name}` has {about}: it must hold {total} whole numbers.")
         if total > limits.images:
             raise InputError(f"The npz file holds {total:,} images: send at most {limits.images:,}.")
-        super().__init__(total, spec, _labels(labels, members), len(class_names) or None)
+        super().__init__(total, spec, _labels(labels, name, members, class_names), len(class_names) or None)
 
     def paths(self, index: int | None = None) -> dict[str, Path]:  # noqa: ARG002  all rows are in one file
         """The file."""
@@ -93,9 +99,11 @@ def _label_array(members: dict[str, zipfile.ZipInfo], wanted: str | None) -> str
     return wanted or next((name for name in LABEL_ARRAYS if name in members), None)
 
 
-def _labels(values: NDArray[Any] | None, members: dict[str, zipfile.ZipInfo]) -> Labels:
+def _labels(
+    values: NDArray[Any] | None, name: str | None, members: dict[str, zipfile.ZipInfo], class_names: Sequence[str]
+) -> Labels:
     if values is not None:
-        return Labels(np.minimum(values, np.iinfo(np.int64).max).astype(np.int64))
+        return Labels(label_values(values.tolist(), class_names, f"The values of `{name}`"))
     there = ", ".join(sorted(members))[:200]
     return Labels(missing=f"The npz file has no array `labels` (it holds {there}), so no accuracy is measured.")
 

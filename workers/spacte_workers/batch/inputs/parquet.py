@@ -17,11 +17,13 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from spacte_core.columns import image_column, label_column
+from spacte_core.columns import image_column, label_column, published_names
 from spacte_core.errors import DataError
 from spacte_workers.images import BadImageError
 
-from .base import NO_LABEL, InputError, InputSpec, Labels, Limits, Row, Source, named_labels
+from .base import NO_LABEL, InputError, InputSpec, Labels, Limits, Row, Source
+from .class_numbers import class_numbers
+from .label_values import label_values
 
 KEPT_BYTES, KEPT_CHUNKS = 32 << 20, 64
 """Decoded rows held in memory. Chosen: rows are read nearly in order, so few are asked for again later."""
@@ -199,7 +201,8 @@ def _labels(files: Sequence[pq.ParquetFile], wanted: str | None, class_names: Se
     parts = [
         _group_labels(file, group, name, class_names) for file in files for group in range(file.metadata.num_row_groups)
     ]
-    return Labels(np.concatenate(parts) if parts else np.empty(0, np.int64))
+    labels_N = np.concatenate(parts) if parts else np.empty(0, np.int64)
+    return Labels(class_numbers(labels_N, published_names(schema, name), class_names))
 
 
 def _group_labels(file: pq.ParquetFile, group: int, name: str, class_names: Sequence[str]) -> NDArray[np.int64]:
@@ -210,8 +213,4 @@ def _group_labels(file: pq.ParquetFile, group: int, name: str, class_names: Sequ
         raise
     except (pa.ArrowException, OSError):
         return np.full(file.metadata.row_group(group).num_rows, NO_LABEL)
-    if pa.types.is_string(column.type) or pa.types.is_large_string(column.type):
-        return named_labels(column.to_pylist(), class_names, f"The values of `{name}`")
-    if not pa.types.is_integer(column.type):
-        raise InputError(f"The parquet file's `{name}` is no whole number: number the classes from 0.")
-    return column.fill_null(NO_LABEL).to_numpy().astype(np.int64)
+    return label_values(column.to_pylist(), class_names, f"The parquet file's values of `{name}`")
