@@ -128,7 +128,8 @@ class Load:
         return client.bracket(self._image(number), n=CALL_N)
 
     def _stream(self, client: Client, number: int) -> object:
-        return list(client.certify_stream(self._image(number), n=CALL_N))
+        with client.certify_stream(self._image(number), n=CALL_N) as stream:
+            return stream.result()
 
     def _no_image(self, client: Client, number: int) -> object:
         return client.certify(b"\x89PNG\r\n\x1a\n" + bytes(number), n=CALL_N)

@@ -15,7 +15,7 @@ import httpx2
 
 from ._calls import Call
 from ._connection import AsyncConnection, Connection, transport_errors
-from ._exceptions import APIConnectionError, APIResponseError
+from ._exceptions import APIConnectionError, APIResponseError, InvalidArgumentError
 from ._problems import error_from_problem, problem_from
 from .types import Certificate, ProgressEvent, ResultEvent, StartedEvent
 
@@ -58,6 +58,11 @@ class _Stream:
             ) from error
         return None
 
+    def _check_opened(self, how: str) -> None:
+        """See that the request was sent; an `InvalidArgumentError` where the stream is read outside its block."""
+        if self._response is None:
+            raise InvalidArgumentError(f"Open the stream before reading it: `{how} client.certify_stream(...) as s`.")
+
     def _final(self) -> Certificate:
         """The certificate, once the stream has ended; an `APIConnectionError` where it ended without one."""
         if self._certificate is None:
@@ -84,11 +89,12 @@ class CertifyStream(_Stream):
 
     def __iter__(self) -> Iterator[StreamEvent]:
         """Each event as it comes; raises what the stream fails with."""
+        self._check_opened("with")
         return self._events
 
     def result(self) -> Certificate:
         """Wait for the end, and return the certificate."""
-        for _ in self._events:
+        for _ in self:
             pass
         return self._final()
 
@@ -129,11 +135,12 @@ class AsyncCertifyStream(_Stream):
 
     def __aiter__(self) -> AsyncIterator[StreamEvent]:
         """Each event as it comes; raises what the stream fails with."""
+        self._check_opened("async with")
         return self._events
 
     async def result(self) -> Certificate:
         """Wait for the end, and return the certificate."""
-        async for _ in self._events:
+        async for _ in self:
             pass
         return self._final()
 

@@ -8,7 +8,7 @@ import httpx2
 import pytest
 
 import spacte_client as sdk
-from spacte_client import AsyncClient, Client
+from spacte_client import AsyncClient, CertifyStream, Client
 from spacte_client.types import ProgressEvent, ResultEvent, StartedEvent
 
 from .conftest import CERTIFICATE, Recorder, problem, sse
@@ -187,7 +187,9 @@ async def test_leaving_early_on_asyncio_likewise() -> None:
         await events.result()
 
 
-def test_a_stream_that_was_never_entered_gives_nothing() -> None:
+def test_a_stream_that_was_never_entered_says_so() -> None:
     stream = Client(transport=httpx2.MockTransport(Recorder(CERTIFICATE))).certify_stream(b"x")
-    assert list(stream) == []
+    for read in (list, CertifyStream.result):
+        with pytest.raises(sdk.InvalidArgumentError, match="Open the stream before reading it: `with client"):
+            read(stream)
     stream.close()
