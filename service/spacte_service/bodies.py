@@ -198,7 +198,8 @@ class BodyReader:
         if kind.startswith("image/") and from_image is not None:
             return from_image(raw)
         if kind and kind != "application/json" and not kind.endswith("+json"):
-            sentence = f"Send application/json or multipart/form-data, not {kind[:64]}."
+            image = ", or an image as the body (image/png, say)" if from_image is not None else ""
+            sentence = f"Send application/json or multipart/form-data{image}; not {kind[:64]}."
             raise ProblemError("unsupported_media_type", sentence)
         return await self.parse(request, from_json, raw)
 

@@ -72,16 +72,18 @@ def test_a_key_is_asked_for_only_where_one_is_needed(page: "Page") -> None:
 def test_an_estimate_follows_the_model_s_rate_and_the_latest_proofs(page: "Page") -> None:
     told = page.evaluate("""async () => {
         const { learnPace, secondsOf } = await import("/web/js/pace.js");
-        sessionStorage.removeItem("spacte-pace");
-        const model = { samples_per_second: 1000 };
+        sessionStorage.clear();
+        const model = { name: "slow", samples_per_second: 1000 };
         const before = secondsOf(model, 9900);
         for (let i = 0; i < 8; i++) learnPace(model, 10000, 40); // others use the machine
-        return [before, secondsOf(model, 9900), secondsOf(model, 99900), secondsOf({}, 100)];
+        const other = { name: "other", samples_per_second: 1000 };
+        return [before, secondsOf(model, 9900), secondsOf(model, 99900), secondsOf(other, 9900), secondsOf({}, 100)];
     }""")
-    before, after, longer, unknown = told
+    before, after, longer, other, unknown = told
     assert 10 <= before <= 11
     assert 35 <= after <= 45
     assert 350 <= longer <= 450
+    assert other == before
     assert unknown is None
 
 
@@ -90,8 +92,8 @@ def test_a_slow_model_is_asked_for_fewer_noises_at_first(page: "Page") -> None:
     assert (
         page.evaluate("""async () => {
         const { suitN } = await import("/web/js/asking.js");
-        sessionStorage.removeItem("spacte-pace");
-        suitN({ samples_per_second: 60 });
+        sessionStorage.clear();
+        suitN({ name: "slow", samples_per_second: 60 });
         return document.getElementById("n-out").textContent;
     }""")
         == "1,000 noisy copies"

@@ -1,17 +1,17 @@
 // How long certificates take: the model's measured rate, corrected by how long they took here before.
 
-const KEY = "spacte-pace";
+const KEY = "spacte-pace:"; // of each model
 const FIXED_S = 0.2; // chosen: the way there and back, decoding, the first look
-const NEWEST = 0.5; // weight of the latest proof
+const NEWEST = 0.7; // weight of the latest proof
 const [LEAST, MOST] = [0.1, 10];
 
-const pace = () => Number(sessionStorage.getItem(KEY)) || 1;
+const pace = (model) => Number(sessionStorage.getItem(KEY + model.name)) || 1;
 const plain = (rate, noises) => FIXED_S + noises / rate;
 
 /** Seconds for so many certificates of `n` noises at most; null where the model has no rate. */
 export function secondsOf(model, n, images = 1, n0 = 100) {
   const rate = model?.samples_per_second;
-  return rate ? pace() * plain(rate, images * (n + n0)) : null;
+  return rate ? pace(model) * plain(rate, images * (n + n0)) : null;
 }
 
 /** A proof of so many noises took this long, with a model of this rate when it began. */
@@ -19,5 +19,5 @@ export function learnPace(model, noises, seconds) {
   const rate = model?.samples_per_second;
   if (!rate) return;
   const seen = Math.min(MOST, Math.max(LEAST, seconds / plain(rate, noises)));
-  sessionStorage.setItem(KEY, String(pace() ** (1 - NEWEST) * seen ** NEWEST));
+  sessionStorage.setItem(KEY + model.name, String(pace(model) ** (1 - NEWEST) * seen ** NEWEST));
 }
