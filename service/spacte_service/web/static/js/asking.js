@@ -3,8 +3,8 @@
 import { ball } from "./ball.js";
 import { $ } from "./dom.js";
 import { limitOf } from "./limits.js";
-import { duration, whole } from "./numbers.js";
-import { secondsOf } from "./pace.js";
+import { whole } from "./numbers.js";
+import { estimate, secondsOf } from "./pace.js";
 import { askedChanges } from "./source.js";
 import { state } from "./state.js";
 
@@ -39,7 +39,7 @@ export function suitN(model) {
 export function showEstimate() {
   const seconds = state.model && secondsOf(state.model, slider("n"));
   $("estimate").textContent = seconds === null
-    ? "" : `takes ${slider("target") === null ? "" : "at most "}${duration(seconds)} for ${whole(slider("n"))} noisy copies`;
+    ? "" : `takes ${slider("target") === null ? "" : "at most "}${estimate(seconds)} for ${whole(slider("n"))} noisy copies`;
 }
 
 /** Show what the sliders say, also in the rings; `changed` is called when one is moved. */

@@ -3,8 +3,8 @@
 import { call, getJson } from "./api.js";
 import { $, h } from "./dom.js";
 import { answers, fillSelect } from "./models.js";
-import { duration, whole } from "./numbers.js";
-import { secondsOf } from "./pace.js";
+import { whole } from "./numbers.js";
+import { estimate, secondsOf } from "./pace.js";
 
 const copies = () => Math.round(10 ** Number($("new-n").value));
 const source = () => document.querySelector("#new-form [name=source]:checked").value;
@@ -64,7 +64,7 @@ export class NewJob {
     $("new-n-out").textContent = `${whole(copies())} noisy copies an image`;
     const model = this.models.find((known) => known.name === $("new-model").value && answers(known));
     const seconds = secondsOf(model, copies(), file ? 1 : images() || 0);
-    $("new-estimate").textContent = seconds === null ? "" : `takes ${duration(seconds)}${file ? " an image" : ""}`;
+    $("new-estimate").textContent = seconds === null ? "" : `takes ${estimate(seconds)}${file ? " an image" : ""}`;
     $("no-jobs-command").textContent =
       `spacte jobs submit ${$("new-dataset").value || "digits"} --limit 100 -n 1000 --base-url ${location.origin}`;
   }
