@@ -19,9 +19,9 @@ _FORMATS: "dict[str, Format]" = {".pt2": "torch-export", ".onnx": "onnx"}
 
 
 _MODELS = (
-    "timm:NAME, torchvision:NAME, hf:FOLDER_OR_NAME; diffusers:FOLDER_OR_NAME, before a classifier; a .onnx, .pt2, "
-    ".pth or .pth.tar file, of which nothing is run; http(s)://HOST/v2/models/NAME, or a .toml file that describes "
-    "such an endpoint."
+    "python:FILE.py:CLASS, which is run; timm:NAME, torchvision:NAME, hf:FOLDER_OR_NAME; diffusers:FOLDER_OR_NAME, "
+    "before a classifier; a .onnx, .pt2, .pth or .pth.tar file, of which nothing is run; http(s)://HOST/v2/models/"
+    "NAME, or a .toml file that describes such an endpoint."
 )
 
 
@@ -37,14 +37,14 @@ def import_(
         ),
     ] = None,
     weights: Annotated[
-        str, typer.Option(help="timm, torchvision: a file of weights, hub (the published ones) or random.")
+        str, typer.Option(help="python, timm, torchvision: a file of weights, hub (the published ones) or random.")
     ] = "hub",
     classes: Annotated[
         int | None, typer.Option(min=2, help="timm, torchvision, endpoint: how many, where nothing else says.")
     ] = None,
     size: Annotated[int | None, typer.Option(min=1, help="Height and width in pixels [as published].")] = None,
     input_shape: Annotated[
-        str | None, typer.Option(metavar="C,H,W", help="Endpoint: what it takes, where it does not say.")
+        str | None, typer.Option(metavar="C,H,W", help="python, endpoint: what it takes, where it does not say.")
     ] = None,
     before: Annotated[
         Path | None, typer.Option(metavar="CHECKPOINT", help="diffusers: the classifier that it is to denoise for.")
@@ -69,13 +69,13 @@ def import_(
     with one_sentence():
         if (out / CONFIG_FILE).exists():
             raise CheckpointError(f"{out} already holds a checkpoint: choose another --out.")
-        names = _lines(class_names)
+        names, shape = _lines(class_names), shape_of(input_shape) if input_shape else None
         if model.endswith(".toml") or model.startswith(("http://", "https://")):
-            net, config = _of_endpoint(model, sigma, input_shape and shape_of(input_shape), classes, names)
+            net, config = _of_endpoint(model, sigma, shape, classes, names)
         elif model.startswith(DIFFUSERS):
             net, config = _of_diffusion(model, before, sigma)
         elif is_source(model):
-            net, config = _of_library(model, SourceOptions(weights, classes, size), sigma, names)
+            net, config = _of_library(model, SourceOptions(weights, classes, size, shape), sigma, names)
         else:
             net, config = _of_file(Path(model), file_format, sigma, names, (normalization, dataset, size))
         version = save_checkpoint(out, net, config)

@@ -8,7 +8,12 @@ from .base import DIFFUSERS, HUB, Source, SourceOptions
 
 __all__ = ["DIFFUSERS", "SOURCES", "Source", "SourceOptions", "is_source", "load_source", "shape_of"]
 
-SOURCES = {"timm": "timm_models", "torchvision": "torchvision_models", "hf": "transformers_models"}
+SOURCES = {
+    "timm": "timm_models",
+    "torchvision": "torchvision_models",
+    "hf": "transformers_models",
+    "python": "python_modules",
+}
 """The prefix of a model's name, and the file that reads such models."""
 
 

@@ -30,11 +30,13 @@ class SourceOptions:
         weights: `hub`, `random`, or a file of weights.
         classes: how many, where the weights do not say; None: as published.
         size: height and width in pixels; None: as published.
+        input_shape: (C, H, W), of what says nothing of it.
     """
 
     weights: str = HUB
     classes: int | None = None
     size: int | None = None
+    input_shape: tuple[int, int, int] | None = None
 
     @property
     def file(self) -> Path | None:

@@ -112,3 +112,61 @@ def test_class_names_come_from_a_file(tmp_path: Path) -> None:
     (tmp_path / "names.txt").write_text("cat\ndog\nemu\n")
     options = ("--weights", "random", "--classes", "3", "--size", "32", "--class-names", str(tmp_path / "names.txt"))
     assert imported(tmp_path / "out", "torchvision:resnet18", *options).config.class_names == ("cat", "dog", "emu")
+
+
+NET = """
+from torch import nn
+from shape import CLASSES
+
+class Net(nn.Module):
+    def __init__(self, classes=CLASSES):
+        super().__init__()
+        self.layers = nn.Sequential(nn.Flatten(), nn.Linear(64, classes))
+
+    def forward(self, x):
+        return self.layers(x)
+
+class Needs(Net):
+    def __init__(self, width):
+        super().__init__()
+
+number = 3
+fails = open
+def text(): return "x"
+"""
+
+
+def test_a_class_in_a_file_of_one_s_own(tmp_path: Path) -> None:
+    (tmp_path / "net.py").write_text(NET)
+    (tmp_path / "shape.py").write_text("CLASSES = 5")
+    torch.manual_seed(0)
+    torch.save({"layers.1.weight": torch.randn(5, 64), "layers.1.bias": torch.zeros(5)}, tmp_path / "w.pth")
+    where = f"python:{tmp_path / 'net.py'}"
+    checkpoint = imported(
+        tmp_path / "out", f"{where}:Net", "--weights", str(tmp_path / "w.pth"), "--input-shape", "1,8,8"
+    )
+    weight = torch.load(tmp_path / "w.pth")["layers.1.weight"]
+    x = torch.rand(3, 1, 8, 8)
+    assert torch.allclose(checkpoint.net(x)[0], x.flatten(1) @ weight.T, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "words"),
+    [
+        ("net.py:Net", {"weights": "random"}, "--input-shape"),
+        ("net.py:Net", {"input_shape": (1, 8, 8)}, "--weights"),
+        ("net.py", {"weights": "random", "input_shape": (1, 8, 8)}, "FILE.py:CLASS"),
+        ("none.py:Net", {"weights": "random", "input_shape": (1, 8, 8)}, "no Python file"),
+        ("net.py:Nets", {"weights": "random", "input_shape": (1, 8, 8)}, "did you mean Net"),
+        ("net.py:Needs", {"weights": "random", "input_shape": (1, 8, 8)}, "defaults"),
+        ("net.py:number", {"weights": "random", "input_shape": (1, 8, 8)}, "fails"),
+        ("net.py:text", {"weights": "random", "input_shape": (1, 8, 8)}, "no torch.nn.Module"),
+        ("bad.py:Net", {"weights": "random", "input_shape": (1, 8, 8)}, "cannot be run"),
+    ],
+)
+def test_what_is_no_class_is_one_sentence(tmp_path: Path, name: str, options: Any, words: str) -> None:
+    (tmp_path / "net.py").write_text(NET)
+    (tmp_path / "bad.py").write_text("import no_such_package")
+    (tmp_path / "shape.py").write_text("CLASSES = 5")
+    with pytest.raises(CheckpointError, match=words):
+        load_source(f"python:{tmp_path}/{name}" if ":" in name else f"python:{name}", SourceOptions(**options))
