@@ -80,7 +80,8 @@ def pairs_of(certificate: Certificate, about: ModelIdentity, n: int, seed: str, 
         phase: theirs.
     """
     c = certificate
-    request = digest(pairs_request(digest(request_in(c)), about, n))
+    counted = {name: value for name, value in request_in(c).items() if name != "certify"}  # which `about` says
+    request = digest(pairs_request(digest(counted), about, n))
     source = NoiseSource(seed, c.image_index, c.sigma, c.noise, request_digest=request, output="logits")
     return Pairs(source, phase, n, len(c.counts))
 
