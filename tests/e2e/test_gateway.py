@@ -245,10 +245,10 @@ def test_a_caller_who_hangs_up_frees_the_sampler(gateway: Gateway) -> None:
 
 
 def test_a_deadline_is_kept_with_what_is_proven_by_then(gateway: Gateway) -> None:
-    answer = certify(gateway.http, n=1_000_000, deadline_ms=4000).json()
+    answer = certify(gateway.http, n=1_000_000, deadline_ms=2000).json()
     assert answer["stop_reason"] == "deadline"
-    assert answer["deadline_ms"] == 4000
-    assert answer["elapsed_ms"] < 8000  # one engine job beyond it, and a machine that may be busy
+    assert answer["deadline_ms"] == 2000
+    assert answer["elapsed_ms"] < 6000  # one engine job beyond it, and a machine that may be busy
     assert 0 < answer["n"] < 1_000_000
 
 
