@@ -28,13 +28,23 @@ class AsyncModels(Resource[AsyncConnection]):
         """One model."""
         return await self._connection.send(calls.get_model(name))
 
-    async def load(self, name: str) -> Model:
-        """Load a model, or replace it; needs an admin key."""
-        return await self._connection.send(calls.change_model(name, "load"))
+    async def load(self, name: str, *, traffic: float | None = None) -> Model:
+        """Load a model, or replace it by what its folder holds now; needs an admin key. Returns at once.
+
+        With `traffic`, from 0 to 1, the version that answers stays, and the new one answers that part of the requests.
+        """
+        return await self._connection.send(calls.load_model(name, traffic))
 
     async def unload(self, name: str) -> Model:
-        """Unload a model; needs an admin key."""
-        return await self._connection.send(calls.change_model(name, "unload"))
+        """Unload a model; needs an admin key. Returns at once."""
+        return await self._connection.send(calls.unload_model(name))
+
+    async def divide_traffic(self, name: str, weights: Mapping[str, float]) -> Model:
+        """Divide a model's requests by weight among its loaded versions; needs an admin key.
+
+        `weights` are by version, or at least six first digits of one; a version that is not named is unloaded.
+        """
+        return await self._connection.send(calls.divide_traffic(name, weights))
 
 
 class AsyncFiles(Resource[AsyncConnection]):

@@ -172,9 +172,21 @@ def get_model(name: str) -> Call[Model]:
     return get(f"/v1/models/{path_segment(name, 'model name')}", answer(Model))
 
 
-def change_model(name: str, verb: str) -> Call[Model]:
-    """`POST /v1/models/{name}/load` or `/unload`."""
-    return post(f"/v1/models/{path_segment(name, 'model name')}/{verb}", answer(Model))
+def load_model(name: str, traffic: float | None) -> Call[Model]:
+    """`POST /v1/models/{name}/load`."""
+    body = {} if traffic is None else {"json": {"traffic": traffic}}
+    return post(f"/v1/models/{path_segment(name, 'model name')}/load", answer(Model), body=body)
+
+
+def unload_model(name: str) -> Call[Model]:
+    """`POST /v1/models/{name}/unload`."""
+    return post(f"/v1/models/{path_segment(name, 'model name')}/unload", answer(Model))
+
+
+def divide_traffic(name: str, weights: Mapping[str, float]) -> Call[Model]:
+    """`PUT /v1/models/{name}/traffic`."""
+    path = f"/v1/models/{path_segment(name, 'model name')}/traffic"
+    return Call(method="PUT", path=path, read=answer(Model), body={"json": {"weights": dict(weights)}})
 
 
 def signing_keys() -> Call[list[SigningKey]]:

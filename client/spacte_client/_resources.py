@@ -38,13 +38,23 @@ class Models(Resource[Connection]):
         """One model; `NotFoundError` where there is none of that name."""
         return self._connection.send(calls.get_model(name))
 
-    def load(self, name: str) -> Model:
-        """Load a model, or replace it by what its folder holds now; needs an admin key. Returns at once."""
-        return self._connection.send(calls.change_model(name, "load"))
+    def load(self, name: str, *, traffic: float | None = None) -> Model:
+        """Load a model, or replace it by what its folder holds now; needs an admin key. Returns at once.
+
+        With `traffic`, from 0 to 1, the version that answers stays, and the new one answers that part of the requests.
+        """
+        return self._connection.send(calls.load_model(name, traffic))
 
     def unload(self, name: str) -> Model:
         """Unload a model; needs an admin key. Returns at once."""
-        return self._connection.send(calls.change_model(name, "unload"))
+        return self._connection.send(calls.unload_model(name))
+
+    def divide_traffic(self, name: str, weights: Mapping[str, float]) -> Model:
+        """Divide a model's requests by weight among its loaded versions; needs an admin key.
+
+        `weights` are by version, or at least six first digits of one; a version that is not named is unloaded.
+        """
+        return self._connection.send(calls.divide_traffic(name, weights))
 
 
 class Files(Resource[Connection]):

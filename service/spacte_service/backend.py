@@ -1,6 +1,7 @@
 """What the gateway needs of the workers: `spacte_workers.serving.runtime.Runtime`, on Ray or in this process."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING, Protocol
 
 from spacte_client.types import (
@@ -46,8 +47,18 @@ class Backend(Protocol):
     async def stop(self) -> None:
         """Let go of samplers and models."""
 
-    async def load(self, name: str) -> None:
-        """Load a model, or replace it by what its folder holds now, without dropping a request."""
+    async def load(self, name: str, share: float | None = None) -> None:
+        """Load a model, or replace it by what its folder holds now, without dropping a request.
+
+        With a `share` the version that answers stays, and the new one answers that part of the requests.
+        """
+
+    async def divide(self, name: str, weights: Mapping[str, float]) -> None:
+        """Divide a model's requests by weight among its loaded versions; one that is not named is unloaded."""
+
+    def pinned(self, name: str | None, request_id: str) -> AbstractContextManager[str | None]:
+        """What to call the model in all that one request asks, so that one version answers it."""
+        ...
 
     async def unload(self, name: str) -> None:
         """Stop serving a model, once what it works on is answered."""

@@ -4,10 +4,17 @@ import secrets
 from collections.abc import Sequence
 from typing import Any
 
+import structlog
+
 
 def new_id(prefix: str) -> str:
     """A fresh id such as `req_2f08...`."""
     return f"{prefix}_{secrets.token_hex(12)}"
+
+
+def current_request_id() -> str:
+    """The id of the request that is being answered; a new one where there is none."""
+    return structlog.contextvars.get_contextvars().get("request_id") or new_id("req")
 
 
 def page_info(rows: Sequence[Any], more: bool) -> dict[str, Any]:

@@ -3,9 +3,9 @@
 import asyncio
 import math
 import time
-from collections.abc import AsyncGenerator, Sequence
-from contextlib import AsyncExitStack, asynccontextmanager
-from dataclasses import dataclass
+from collections.abc import AsyncGenerator, Generator, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
@@ -27,7 +27,7 @@ from spacte_workers.deadlines import Deadline
 
 from .admission import Admission, Arrival, Demand, Permit
 from .backend import Backend, OnProgress
-from .ids import new_id
+from .ids import current_request_id, new_id
 from .metrics import Metrics
 from .noises import most_votes
 from .problems import ProblemError
@@ -73,29 +73,39 @@ class ImageRequests:
 
         Raises ProblemError: 429, there is no permit; 504, the deadline passed; and as `certify_decoded`.
         """
-        async with self.permit(request) as permit:
-            return await self.certify_decoded(request, await self.decode(request), permit)
+        with self.pinned(request) as pinned:
+            async with self.permit(pinned) as permit:
+                return await self.certify_decoded(pinned, await self.decode(pinned), permit)
+
+    @contextmanager
+    def pinned(self, request: ImageRequest[P]) -> Generator[ImageRequest[P]]:
+        """The same request to one version of its model, which stays loaded while the block runs."""
+        with self._backend.pinned(request.params.model, current_request_id()) as model:
+            yield replace(request, params=request.params.model_copy(update={"model": model}))
 
     async def predict(self, request: ImageRequest[PredictParams]) -> Prediction:
         """The prediction for one image. Raises ProblemError: as for `certify`, without deadlines."""
-        async with self._admission.permit(request.arrival, self._demand(request)) as permit:
-            image = await self.decode(request)
-            await permit.turn()
-            with worker_errors_as_problems():
-                made = await self._backend.predict(image, request.params, request_id=new_id("pred"))
-            permit.done()
+        with self.pinned(request) as pinned:
+            async with self._admission.permit(request.arrival, self._demand(pinned)) as permit:
+                image = await self.decode(pinned)
+                await permit.turn()
+                with worker_errors_as_problems():
+                    made = await self._backend.predict(image, pinned.params, request_id=new_id("pred"))
+                permit.done()
         prediction = made.model_copy(update={"elapsed_ms": _milliseconds_since(request.arrived)})
+        self._metrics.answered_by(prediction)
         log.info("predicted", prediction=prediction.id, model=prediction.model, label=prediction.label)
         return prediction
 
     async def predict_set(self, request: ImageRequest[SetParams]) -> PredictionSet:
         """The prediction set of one image. Raises ProblemError: as for `predict`; 409, the model is not calibrated."""
-        async with self._admission.permit(request.arrival, self._demand(request)) as permit:
-            image = await self.decode(request)
-            await permit.turn()
-            with worker_errors_as_problems():
-                made = await self._backend.predict_set(image, request.params, request_id=new_id("set"))
-            permit.done()
+        with self.pinned(request) as pinned:
+            async with self._admission.permit(request.arrival, self._demand(pinned)) as permit:
+                image = await self.decode(pinned)
+                await permit.turn()
+                with worker_errors_as_problems():
+                    made = await self._backend.predict_set(image, pinned.params, request_id=new_id("set"))
+                permit.done()
         log.info("predicted a set", set=made.id, model=made.model, labels=len(made.labels))
         return made.model_copy(update={"elapsed_ms": _milliseconds_since(request.arrived)})
 
@@ -113,12 +123,13 @@ class ImageRequests:
 
     async def bracket(self, request: ImageRequest[BracketParams]) -> Bracket:
         """The certified radius of one image from both sides. Raises ProblemError: as for `certify`."""
-        async with self._admission.permit(request.arrival, self._demand(request)) as permit:
-            image = await self.decode(request)
-            await permit.turn()
-            with worker_errors_as_problems():
-                made = await self._backend.bracket(image, request.params, request_id=new_id("cert"))
-            permit.done()
+        with self.pinned(request) as pinned:
+            async with self._admission.permit(request.arrival, self._demand(pinned)) as permit:
+                image = await self.decode(pinned)
+                await permit.turn()
+                with worker_errors_as_problems():
+                    made = await self._backend.bracket(image, pinned.params, request_id=new_id("cert"))
+                permit.done()
         self._metrics.certified(made.certificate)
         log.info("bracketed", bracket=made.id, model=made.certificate.model, lower=made.lower, upper=made.upper)
         return made.model_copy(update={"elapsed_ms": _milliseconds_since(request.arrived)})

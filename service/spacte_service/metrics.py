@@ -8,7 +8,7 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Proc
 from prometheus_client.core import GaugeMetricFamily
 from prometheus_client.registry import Collector
 
-from spacte_client.types import Certificate, JobState
+from spacte_client.types import Certificate, JobState, Prediction
 
 from .admission import Admission
 from .version import VERSION
@@ -46,6 +46,14 @@ class Metrics:
             registry=self.registry,
         )
         self.certificates = counter("spacte_certificates", "Certificates issued.", ("model", "stop_reason"))
+        self.version_seconds = seconds(
+            "spacte_version_answer_duration_seconds",
+            "From a request's arrival to its answer, by the version that answered (twelve digits).",
+            ("model", "version"),
+        )
+        self.version_abstentions = counter(
+            "spacte_version_abstentions", "Of these, answers that abstain.", ("model", "version")
+        )
         self.abstentions = counter("spacte_abstentions", "Certificates that abstain.", ("model",))
         self.samples_drawn = counter("spacte_samples_drawn", "Noises drawn by the samplers.", ("model",))
         self.samples_wasted = counter(
@@ -77,6 +85,13 @@ class Metrics:
         self.certificates.labels(model, certificate.stop_reason).inc()
         if certificate.abstained:
             self.abstentions.labels(model).inc()
+        self.answered_by(certificate)
+
+    def answered_by(self, answer: Certificate | Prediction) -> None:
+        """Count an answer under the version that gave it."""
+        labels = answer.model, answer.model_version[:12]
+        self.version_seconds.labels(*labels).observe(answer.elapsed_ms / 1000)
+        self.version_abstentions.labels(*labels).inc(answer.abstained)
 
     def drawn(self, model: str, noises: int, seconds: float) -> None:
         """A sampler finished an engine job of so many noises in so many seconds."""

@@ -1,7 +1,7 @@
 """The models that are served; loading and unloading them while requests are answered."""
 
 import asyncio
-from collections.abc import Coroutine
+from collections.abc import Coroutine, Mapping
 from typing import Any
 
 import structlog
@@ -45,12 +45,12 @@ class Models:
         ready = [model.name for model in self._backend.models() if model.answers]
         return ready[0] if len(ready) == 1 else ""
 
-    async def load(self, name: str) -> None:
-        """Begin to load a model, or to replace it by what its folder holds now.
+    async def load(self, name: str, share: float | None = None) -> None:
+        """Begin to load a model, or to replace it, or a share of its requests, by what its folder holds now.
 
         Raises ModelNotFoundError, ModelLoadError, NoWorkersError: it failed at once.
         """
-        await self._begin(self._backend.load(name), "load", name)
+        await self._begin(self._backend.load(name, share), "load", name)
 
     async def unload(self, name: str) -> None:
         """Begin to unload a model: it takes no more requests, and is dropped when the last is answered.
@@ -58,6 +58,13 @@ class Models:
         Raises ModelNotFoundError: there is none of that name.
         """
         await self._begin(self._backend.unload(name), "unload", name)
+
+    async def divide(self, name: str, weights: Mapping[str, float]) -> None:
+        """Divide a model's requests among its versions; one that is not named goes when its last is answered.
+
+        Raises ModelNotFoundError, BadParameterError: there is no such model or version.
+        """
+        await self._begin(self._backend.divide(name, weights), "traffic", name)
 
     async def stop(self) -> None:
         """Give up changes under way."""

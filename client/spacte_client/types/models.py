@@ -5,19 +5,22 @@ from typing import Literal
 
 from pydantic import Field
 
-from ._base import AnswerModel
+from ._base import AnswerModel, RequestModel
 
 __all__ = [
     "Diagnosis",
     "Health",
     "Info",
     "LoadProgress",
+    "LoadRequest",
     "LoadStepName",
     "Model",
     "ModelList",
     "NoiseLevel",
     "Sample",
     "SampleList",
+    "TrafficRequest",
+    "VersionShare",
 ]
 
 LoadStepName = Literal["waiting", "samplers", "reading", "checking", "kernels", "measuring", "spreading"]
@@ -66,6 +69,34 @@ class LoadProgress(AnswerModel):
     seconds: float = Field(description="Since the load was asked for.")
 
 
+class VersionShare(AnswerModel):
+    """A version of a model that answers."""
+
+    version: str = Field(description="SHA-256 over its checkpoint.")
+    weight: float = Field(description="Its part of the model's requests, from 0 to 1.")
+    precision: str | None = Field(default=None, description="Arithmetic it runs in.")
+
+
+class LoadRequest(RequestModel):
+    """What may be asked of a load; the body may be left out."""
+
+    traffic: float | None = Field(
+        default=None,
+        ge=0,
+        le=1,
+        description="Keep the version that answers, and give the new one this part of its requests; null replaces it.",
+    )
+
+
+class TrafficRequest(RequestModel):
+    """How to divide a model's requests among its versions."""
+
+    weights: dict[str, float] = Field(
+        description="By version, or at least six first digits of one, in any unit. One that is not named is unloaded.",
+        examples=[{"3f9a1c": 0.9, "b07d55": 0.1}],
+    )
+
+
 class Model(AnswerModel):
     """One loaded (or loadable) base classifier."""
 
@@ -88,6 +119,10 @@ class Model(AnswerModel):
         default=None, description="The version that is being loaded; until it is, `version` answers if it is another."
     )
     progress: LoadProgress | None = Field(default=None, description="How far the load is; null where there is none.")
+    traffic: list[VersionShare] = Field(
+        default_factory=list[VersionShare],
+        description="The versions that answer, and each one's part of the requests; first `version`.",
+    )
     reason: str | None = Field(
         default=None, description="Why it, or the version in its folder, could not be loaded; null where it could."
     )

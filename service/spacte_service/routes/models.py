@@ -2,7 +2,7 @@
 
 from fastapi import APIRouter, Depends
 
-from spacte_client.types import Info, Model, ModelList, SampleList
+from spacte_client.types import Info, LoadRequest, Model, ModelList, SampleList, TrafficRequest
 from spacte_service.auth import TheCaller, identify, require_admin
 from spacte_service.dependencies import TheBackend, TheModels, TheSettings
 from spacte_service.version import VERSION
@@ -38,14 +38,27 @@ def get_samples(name: str, backend: TheBackend) -> SampleList:
     dependencies=[Depends(require_admin)],
     responses=problems(400, 403, 404, 503),
 )
-async def load_model(name: str, models: TheModels) -> Model:
-    """Load a model, or replace it by what its folder holds now; its `state` and `version` say when it is done.
+async def load_model(name: str, models: TheModels, asked: LoadRequest | None = None) -> Model:
+    """Load a model, or replace it by what its folder holds now.
 
-    The version that answers goes on answering until every sampler has loaded and checked the new one, so that
-    no request is dropped.
+    The answer says what is to come: `state` is `loading` and `target_version` the version that is being loaded;
+    `progress` says how far that is. The version that answers goes on answering until every sampler has loaded and
+    checked the new one, so that no request is dropped. With `traffic` it stays, and both answer.
     """
     with worker_errors_as_problems():
-        await models.load(name)
+        await models.load(name, asked and asked.traffic)
+    return models.get(name)
+
+
+@router.put("/models/{name}/traffic", dependencies=[Depends(require_admin)], responses=problems(403, 404, 422))
+async def divide_traffic(name: str, models: TheModels, asked: TrafficRequest) -> Model:
+    """Divide a model's requests by weight among the versions that are loaded; one that is not named is unloaded.
+
+    Which version answers is a function of the request's id (`X-Request-ID`) and the weights; the answer names it as
+    `model_version`.
+    """
+    with worker_errors_as_problems():
+        await models.divide(name, asked.weights)
     return models.get(name)
 
 

@@ -67,8 +67,9 @@ async def accept_stream(
     """
     body = await bodies.certify(request, caller)
     params = with_stopping_rule(body.params, limits.deadline_ms_max)
-    image_request = ImageRequest(body.images[0], params, arrival, request.state.arrived)
+    asked = ImageRequest(body.images[0], params, arrival, request.state.arrived)
     async with AsyncExitStack() as stack:
+        image_request = stack.enter_context(images.pinned(asked))
         noises = stack.enter_context(quotas.noises(caller.id, caller.quotas, most_votes(params)))
         permit = await tasks.run(request, stack.enter_async_context(images.permit(image_request)))
         image = await images.decode(image_request)
@@ -116,7 +117,7 @@ async def certify_stream(
             "started",
             StartedEvent(
                 request_id=stream.request_id,
-                model=params.model or models.only(),
+                model=(params.model or models.only()).partition("@")[0],
                 n_max=params.n,
                 looks=len(look_schedule(params.n)),
             ),

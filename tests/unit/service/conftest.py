@@ -4,8 +4,8 @@ import asyncio
 import base64
 import io
 import time
-from collections.abc import AsyncIterator, Callable, Sequence
-from contextlib import AsyncExitStack
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
+from contextlib import AsyncExitStack, contextmanager
 from datetime import UTC, datetime
 from typing import Any
 
@@ -88,7 +88,14 @@ class ScriptedBackend:
     async def stop(self) -> None:
         pass
 
-    async def load(self, name: str) -> None:
+    @contextmanager
+    def pinned(self, name: str | None, request_id: str) -> Iterator[str | None]:
+        yield name
+
+    async def divide(self, name: str, weights: Mapping[str, float]) -> None:
+        self.weights = dict(weights)
+
+    async def load(self, name: str, share: float | None = None) -> None:
         if name != "digits":
             raise ModelNotFoundError(f"There is no model called {name!r}: choose one of those served (digits).")
         await self.gate.wait()

@@ -29,6 +29,8 @@ def metrics(app: FastAPI) -> dict[str, set[str]]:
     for counter in (gathered.certify_seconds, gathered.certify_samples):
         counter.labels("digits").observe(1)
     gathered.certificates.labels("digits", "n_max").inc()
+    gathered.version_seconds.labels("digits", "0123456789ab").observe(1)
+    gathered.version_abstentions.labels("digits", "0123456789ab").inc()
     gathered.abstentions.labels("digits").inc()
     return {
         sample.name: set(sample.labels)

@@ -130,7 +130,7 @@ async def test_models_are_loaded_and_unloaded_behind_the_answer(
 async def test_a_model_that_does_not_load_says_why(http: httpx2.AsyncClient, backend: Any, monkeypatch: Any) -> None:
     from spacte_workers.errors import ModelLoadError
 
-    async def load(name: str) -> None:
+    async def load(name: str, share: float | None) -> None:
         raise ModelLoadError(f"The checkpoint {name} is damaged: train it again.")
 
     monkeypatch.setattr(backend, "load", load)
@@ -165,3 +165,13 @@ async def test_a_gateway_that_stops_gives_up_what_it_is_loading(
         (loading,) = app.state.gateway.models._changes
     assert loading.cancelled()
     assert backend.loads == []
+
+
+async def test_traffic_is_divided_by_an_administrator_in_its_own_words(http: httpx2.AsyncClient, backend: Any) -> None:
+    body = {"weights": {"000000": 0.9, "b07d55": 0.1}}
+    answer = await http.put("/v1/models/digits/traffic", json=body)
+    assert (answer.status_code, answer.json()["name"]) == (200, "digits")
+    assert backend.weights == body["weights"]
+    assert (await http.put("/v1/models/digits/traffic", json={"weights": 1})).status_code == 422
+    assert (await http.post("/v1/models/digits/load", json={"traffic": 1.5})).status_code == 422
+    assert (await http.post("/v1/models/digits/load", json={"traffic": 0.5})).status_code == 202

@@ -7,6 +7,8 @@ key, then the name is pointed at it, and the old version is unloaded when its la
 
 import base64
 import time
+from collections.abc import Generator
+from contextlib import contextmanager
 from pathlib import Path
 
 from spacte_client.types import Model, Sample
@@ -17,6 +19,7 @@ from spacte_workers.load_steps import LoadStep
 
 from .served_model import ModelEntry, ServedModel
 from .signed_models import check_model_signature
+from .traffic import chosen
 from .wire import on_the_wire
 
 
@@ -34,6 +37,7 @@ class ModelStore:
         self._signer = signer
         self._entries: dict[str, ModelEntry] = {}
         self._found = False
+        self._pinned: dict[str, ServedModel] = {}
 
     def find(self) -> list[str]:
         """See which models there are, without reading them: they are all to be loaded. The lightest come first."""
@@ -100,6 +104,10 @@ class ModelStore:
             ModelNotReadyError: it is there, but not loaded; or none is named, and all are still loading.
         """
         name = self._only_one() if name is None else name
+        if name in self._pinned:
+            return self._pinned[name]
+        if name not in self._entries and name.partition("@")[0] in self._entries:
+            name = name.partition("@")[0]  # a version that was withdrawn meanwhile
         entry = self.entry(name)
         if entry.served is None:
             how_far = f" ({entry.step})" if entry.step else ""
@@ -110,9 +118,30 @@ class ModelStore:
             raise ModelNotReadyError(f"Model {name} {why}", entry.state)
         return entry.served
 
+    @contextmanager
+    def pinned(self, name: str | None, request_id: str) -> Generator[str | None]:
+        """The key of the version that answers a request, kept loaded and known by it while the block runs.
+
+        Where none answers, `name` itself, so that `served` says why.
+        """
+        try:
+            model = chosen(self.entry(self.served(name).name), request_id)
+        except (ModelNotFoundError, ModelNotReadyError):
+            model = None
+        if model is None:
+            yield name
+            return
+        with model.used():
+            self._pinned[model.key] = model
+            try:
+                yield model.key
+            finally:
+                if model.users == 1:  # this request is the last
+                    self._pinned.pop(model.key, None)
+
     def all_served(self) -> list[ServedModel]:
         """Every version that answers now."""
-        return [entry.served for entry in self._entries.values() if entry.served]
+        return [model for entry in self._entries.values() for model in (entry.served, entry.beside) if model]
 
     def loading(self, name: str, version: str, step: LoadStep) -> None:
         """A version of this name is being loaded; another one may answer meanwhile."""
@@ -148,12 +177,22 @@ class ModelStore:
         entry.state, entry.reason = "unloaded", ""
         return before
 
+    def alone(self, name: str) -> ServedModel | None:
+        """Have the version that answers for a name do so alone; returns the one beside it."""
+        entry = self.entry(name)
+        before, entry.beside = entry.beside, None
+        return before
+
     def withdrawn(self, model: ServedModel, reason: str) -> bool:
         """Stop answering by a version that turned out to be faulty; False where another one answers already."""
         entry = self._entries.get(model.name)
-        if entry is None or entry.served is not model:
+        self._pinned.pop(model.key, None)
+        if entry is None or model not in (entry.served, entry.beside):
             return False
-        entry.served = None
+        if entry.beside is model:
+            entry.beside = None
+        else:
+            entry.promote()
         self.failed(model.name, reason)
         return True
 
@@ -207,7 +246,7 @@ class ModelStore:
         return entry
 
     def _only_one(self) -> str:
-        served = [model.name for model in self.all_served()]
+        served = sorted({model.name for model in self.all_served()})
         coming = ", ".join(self.still_loading())
         if served and coming:
             sentence = f"Models are still loading ({coming}): name one of {', '.join(served)}, or try again later."

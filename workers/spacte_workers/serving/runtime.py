@@ -5,8 +5,8 @@ HTTP nor Ray.
 """
 
 import asyncio
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -44,6 +44,7 @@ from spacte_workers.scheduling.queues import Priority
 from spacte_workers.seeds import fresh_seed, seed_of
 from spacte_workers.shards import Image
 
+from .asking import Asking
 from .attacks import run_attack
 from .base_logits import base_logits
 from .clock import RequestClock
@@ -156,18 +157,29 @@ class Runtime:
         """
         return self._store.served(name)
 
-    async def load(self, name: str) -> None:
+    async def load(self, name: str, share: float | None = None) -> None:
         """Load a model, or replace it by what its folder holds now, without dropping a request.
 
-        Every sampler loads and checks the new version while the old one answers; then the name points to the new one,
-        and the old one is forgotten once its last request is answered.
+        The old version answers until every sampler has loaded and checked the new one, and is forgotten once its last
+        request is answered. With a `share` from 0 to 1 it stays, and the new one answers that part of the requests.
 
         Raises:
             ModelNotFoundError: no model of that name is in the folder.
             ModelLoadError: it does not work; a version that answered before goes on answering.
             NoWorkersError: there is no sampler to load it.
         """
-        await self._versions.load(name)
+        await self._versions.load(name, share)
+
+    async def divide(self, name: str, weights: Mapping[str, float]) -> None:
+        """Divide a model's requests by weight among its loaded versions; one that is not named is unloaded.
+
+        Raises ModelNotFoundError, BadParameterError: there is no such model or version, or the weights are none.
+        """
+        await self._versions.divide(name, weights)
+
+    def pinned(self, name: str | None, request_id: str) -> AbstractContextManager[str | None]:
+        """What to call the model in all that one request asks, so that one version answers it; see `traffic`."""
+        return self._store.pinned(name, request_id)
 
     async def unload(self, name: str) -> None:
         """Stop serving a model; requests that run on it are answered first.
@@ -240,11 +252,11 @@ class Runtime:
             pixels, noises = await self._prepare(image, params, model)
             source = seed_source or noises["seed_source"]
             noises |= {"image_index": image_index, "seed_source": source}
-            asked = _Asked(pixels, params, noises, request_id, clock)
+            asked = Asking(pixels, params, noises, request_id, clock)
             return await self._certify(model, asked, on_progress, priority)
 
     async def _certify(
-        self, model: ServedModel, asked: "_Asked", on_progress: OnProgress | None, priority: Priority
+        self, model: ServedModel, asked: "Asking", on_progress: OnProgress | None, priority: Priority
     ) -> Certificate:
         """The certificate of decoded pixels by a version in use."""
         pixels, params, clock, sha256 = asked.pixels, asked.params, asked.clock, image_sha256(asked.pixels)
@@ -354,7 +366,7 @@ class Runtime:
         clock = RequestClock()
         with self.model(params.model).used() as model:
             pixels, noises = await self._prepare(image, params, model)
-            lower = await self._certify(model, _Asked(pixels, params, noises, request_id, clock), None, "interactive")
+            lower = await self._certify(model, Asking(pixels, params, noises, request_id, clock), None, "interactive")
             found, drawn = None, 0
             if not lower.abstained:
                 spec = AttackSpec.of(lower, n=params.n_upper, alpha=params.alpha_upper, seed=fresh_seed())
@@ -387,14 +399,3 @@ class Runtime:
         seed, seed_source = seed_of(params)
         known = {"sigma": config.sigma, "num_classes": config.model.num_classes}
         return image, known | {"seed": seed, "seed_source": seed_source}
-
-
-@dataclass(frozen=True, slots=True)
-class _Asked:
-    """A request for a certificate: the pixels, what is asked, what determines the noises, its id and its times."""
-
-    pixels: Image
-    params: CertifyParams
-    noises: dict[str, Any]
-    request_id: str
-    clock: RequestClock

@@ -80,6 +80,11 @@ class ServedModel:
             sentence = "Grid noise is for 8-bit images, and this one is between their steps: ask for float noise."
             raise BadParameterError("noise", sentence)
 
+    @property
+    def users(self) -> int:
+        """Requests that run on this version."""
+        return self._users
+
     @contextmanager
     def used(self) -> Generator["ServedModel"]:
         """Keep this version loaded while a request runs on it."""
@@ -103,7 +108,8 @@ class ModelEntry:
     """What is known of one name: what its folder held when it was last read, and the version that answers, if any.
 
     `target` is the version that is being loaded, `step` how far that is, `since` when it was asked for, and
-    `at_start` whether the service's start waits for it.
+    `at_start` whether the service's start waits for it; `beside`
+    is a second version that answers, a `share` of the requests.
     """
 
     folder: Path
@@ -116,11 +122,18 @@ class ModelEntry:
     since: float = 0.0
     at_start: bool = False
     served: ServedModel | None = None
+    beside: ServedModel | None = None
+    share: float = 0.0
     diagnosis: Diagnosis | None = None
 
     def answers_by(self, version: str) -> bool:
-        """Whether it is this version that answers."""
+        """Whether it is this version that answers for the name."""
         return self.served is not None and self.served.version == version
+
+    def promote(self) -> ServedModel | None:
+        """Have the version beside answer alone; returns the one that did before."""
+        before, self.served, self.beside = self.served, self.beside, None
+        return before
 
     def loaded(self) -> None:
         """Nothing is being loaded any more, whether or not that went well."""

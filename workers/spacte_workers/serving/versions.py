@@ -3,7 +3,7 @@
 import asyncio
 import logging
 import time
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from typing import Literal
@@ -17,6 +17,7 @@ from spacte_workers.load_steps import LoadStep
 from .model_store import ModelStore
 from .pools import ModelFiles, Pool
 from .served_model import ServedModel, model_key
+from .traffic import divide, stand_beside
 
 _log = logging.getLogger(__name__)
 
@@ -62,15 +63,20 @@ class Versions:
             except Exception:  # noqa: BLE001  the other models are to be served
                 _log.exception("Model %s is not served.", name)
 
-    async def load(self, name: str) -> None:
+    async def load(self, name: str, share: float | None = None) -> None:
         """Load a model or replace it, see `Runtime.load`."""
         entry = await asyncio.to_thread(self._store.refresh, name)
         if entry.version is not None and not entry.reason and not entry.answers_by(entry.version):
             self._store.loading(name, entry.version, LoadStep("waiting", "waits for the loads before it"))
         async with self._changing:
-            before = await self._replace(name)
-        if before is not None:
-            await self._retire(before)
+            before = await self._replace(name, share)
+        await self._retire_all(before)
+
+    async def divide(self, name: str, weights: Mapping[str, float]) -> None:
+        """Divide a model's requests among its versions, see `Runtime.divide`."""
+        async with self._changing:
+            gone = divide(self._store.entry(name), weights)
+        await self._retire_all([gone])
 
     async def unload(self, name: str) -> None:
         """Stop serving a model; requests that run on it are answered first.
@@ -79,9 +85,8 @@ class Versions:
             ModelNotFoundError: no model has that name.
         """
         async with self._changing:
-            before = self._store.unloaded(name)
-        if before is not None:
-            await self._retire(before)
+            before = [self._store.alone(name), self._store.unloaded(name)]
+        await self._retire_all(before)
 
     async def reference(self, model: ServedModel) -> ModelIdentity:
         """The plain float32 network of a version in use; loaded on all samplers when it is first asked for.
@@ -114,8 +119,8 @@ class Versions:
                 retiring.add_done_callback(self._retiring.discard)
             raise
 
-    async def _replace(self, name: str) -> ServedModel | None:
-        """Point a name at what its folder holds now, and return the version that answered before."""
+    async def _replace(self, name: str, share: float | None) -> list[ServedModel | None]:
+        """Point a name, or a share of its requests, at what its folder holds now; returns who answered before."""
         entry = await asyncio.to_thread(self._store.refresh, name)
         if entry.config is None or entry.version is None or entry.reason:
             raise ModelLoadError(entry.reason)
@@ -125,7 +130,11 @@ class Versions:
             raise ModelLoadError(reason)
         if entry.answers_by(entry.version):
             entry.loaded()
-            return None
+            return [self._store.alone(name)] if share is None else []
+        if entry.beside is not None and entry.beside.version == entry.version:
+            entry.loaded()
+            entry.share = entry.share if share is None else share
+            return [entry.promote()] if share is None else []
         files = ModelFiles(model_key(name, entry.version), entry.folder, entry.version, self._precision, self._rule)
         config, version = entry.config, entry.version
 
@@ -144,7 +153,15 @@ class Versions:
         _log.info("Model %s is loaded after %.1f s: %.0f noises a second by each sampler.", name, seconds, report.rate)
         self._expect(files.key, report.rate, report.batch)
         served = ServedModel(name, version, config, report.precision, report.kernels)
-        return self._store.ready(name, served)
+        if share is not None and entry.served is not None:
+            entry.loaded()
+            entry.reason = ""
+            return [stand_beside(entry, served, share)]
+        return [self._store.ready(name, served), self._store.alone(name)]
+
+    async def _retire_all(self, models: Iterable[ServedModel | None]) -> None:
+        """Retire versions, each when its own last request is answered."""
+        await asyncio.gather(*(self._retire(model) for model in models if model is not None))
 
     async def _retire(self, model: ServedModel) -> None:
         """Have the samplers forget a version once its last request is answered; others are loaded meanwhile.

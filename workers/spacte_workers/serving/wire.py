@@ -7,6 +7,7 @@ from spacte_workers.certification.set_calibration import CALIBRATION_FILE
 from spacte_workers.load_steps import STEPS
 
 from .served_model import ModelEntry
+from .traffic import shares
 
 
 def on_the_wire(name: str, entry: ModelEntry) -> Model:
@@ -16,7 +17,7 @@ def on_the_wire(name: str, entry: ModelEntry) -> Model:
     if config is None:
         unknown = dict.fromkeys(("arch", "method", "normalization"), "unknown")
         state = {"state": entry.state, "reason": entry.reason or None, "target_version": entry.target}
-        state |= {"progress": _progress(entry)}
+        state |= {"progress": _progress(entry), "traffic": shares(entry)}
         empty = {"heads": 0, "num_classes": 0, "sigmas": [], "class_names": [], "input_shape": []}
         return Model(name=name, version="", **state, **unknown, **empty)
     version = served.version if served else entry.version or ""
@@ -36,6 +37,7 @@ def on_the_wire(name: str, entry: ModelEntry) -> Model:
         state="loading" if entry.target else entry.state,
         target_version=entry.target,
         progress=_progress(entry),
+        traffic=shares(entry),
         reason=entry.reason or None,
         metrics=dict(config.metrics),
         calibrated=(entry.folder / CALIBRATION_FILE).exists(),
