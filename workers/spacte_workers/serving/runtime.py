@@ -173,8 +173,7 @@ class Runtime:
     async def divide(self, name: str, weights: Mapping[str, float]) -> None:
         """Divide a model's requests by weight among its loaded versions; one that is not named is unloaded.
 
-        Raises ModelNotFoundError, BadParameterError: there is no such model or version, or the weights are none.
-        """
+        Raises ModelNotFoundError, BadParameterError: no such model or version, or weights that are none."""
         await self._versions.divide(name, weights)
 
     def pinned(self, name: str | None, request_id: str) -> AbstractContextManager[str | None]:
