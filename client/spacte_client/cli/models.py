@@ -1,13 +1,14 @@
 """`spacte models` and `spacte info`: what a gateway serves, and within which limits."""
 
 import json
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from spacte_client.types import Model
-
 from . import _options as opt
+
+if TYPE_CHECKING:
+    from spacte_client.types import Model
 
 
 def models(
@@ -81,14 +82,14 @@ def _weight(text: str) -> tuple[str, float]:
         raise typer.BadParameter(sentence, param_hint="--traffic") from None
 
 
-def _state(model: Model) -> str:
+def _state(model: "Model") -> str:
     """The state, and how far a load is or why it failed."""
     if model.progress is not None:
         return f"{model.state} ({model.progress.number}/{model.progress.steps}: {model.progress.doing})"
     return f"{model.state} ({model.reason})" if model.reason else model.state
 
 
-def _versions(model: Model) -> str:
+def _versions(model: "Model") -> str:
     """The version that answers, or several with their shares; and the one that is being loaded."""
     shares = [f"{share.version[:12]} {share.weight:.0%}" for share in model.traffic]
     shown = ", ".join(shares) if len(shares) > 1 else model.version[:12]
