@@ -30,8 +30,8 @@ def run(command: str, folder: Path, **environment: str) -> subprocess.CompletedP
     [
         ("MPLBACKEND", "module://nowhere"),
         ("MPLCONFIGDIR", "/proc"),
-        ("HOME", "/nowhere"),
-        ("TMPDIR", "/nowhere"),
+        ("HOME", "/dev/null/nowhere"),
+        ("TMPDIR", "/dev/null/nowhere"),
         ("TERM", ""),
         ("COLUMNS", "many"),
         ("LC_ALL", "xx_YY.nothing"),

@@ -43,7 +43,7 @@ class Actors:
 
     async def _ping(self) -> Any:
         await self.up.wait()
-        return SimpleNamespace(pid=1, node="1" * 56, incarnation="a" * 32)
+        return SimpleNamespace(pid=1, node="1" * 56, incarnation="a" * 32, loading=())
 
 
 async def _nothing() -> None:
