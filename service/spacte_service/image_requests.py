@@ -3,7 +3,7 @@
 import asyncio
 import math
 import time
-from collections.abc import AsyncGenerator, Generator, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Generator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
@@ -44,6 +44,7 @@ if TYPE_CHECKING:
 log = structlog.stdlib.get_logger("spacte.answers")
 
 P = TypeVar("P", bound=ImageParams)
+A = TypeVar("A")
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,13 +86,7 @@ class ImageRequests:
 
     async def predict(self, request: ImageRequest[PredictParams]) -> Prediction:
         """The prediction for one image. Raises ProblemError: as for `certify`, without deadlines."""
-        with self.pinned(request) as pinned:
-            async with self._admission.permit(request.arrival, self._demand(pinned)) as permit:
-                image = await self.decode(pinned)
-                await permit.turn()
-                with worker_errors_as_problems():
-                    made = await self._backend.predict(image, pinned.params, request_id=new_id("pred"))
-                permit.done()
+        made = await self._answered(request, partial(self._backend.predict, request_id=new_id("pred")))
         prediction = made.model_copy(update={"elapsed_ms": _milliseconds_since(request.arrived)})
         self._metrics.answered_by(prediction)
         log.info("predicted", prediction=prediction.id, model=prediction.model, label=prediction.label)
@@ -99,15 +94,20 @@ class ImageRequests:
 
     async def predict_set(self, request: ImageRequest[SetParams]) -> PredictionSet:
         """The prediction set of one image. Raises ProblemError: as for `predict`; 409, the model is not calibrated."""
+        made = await self._answered(request, partial(self._backend.predict_set, request_id=new_id("set")))
+        log.info("predicted a set", set=made.id, model=made.model, labels=len(made.labels))
+        return made.model_copy(update={"elapsed_ms": _milliseconds_since(request.arrived)})
+
+    async def _answered(self, request: ImageRequest[P], ask: "Callable[[Image, P], Awaitable[A]]") -> A:
+        """What one version answers about an image, once the request has its permit, its pixels and its turn."""
         with self.pinned(request) as pinned:
             async with self._admission.permit(request.arrival, self._demand(pinned)) as permit:
                 image = await self.decode(pinned)
                 await permit.turn()
                 with worker_errors_as_problems():
-                    made = await self._backend.predict_set(image, pinned.params, request_id=new_id("set"))
+                    made = await ask(image, pinned.params)
                 permit.done()
-        log.info("predicted a set", set=made.id, model=made.model, labels=len(made.labels))
-        return made.model_copy(update={"elapsed_ms": _milliseconds_since(request.arrived)})
+        return made
 
     async def logits(self, rows: "Sequence[Image]", model: str, arrival: Arrival) -> "tuple[str, NDArray[np.float32]]":
         """The version that answers, and the base classifier's logits of rows. Raises ProblemError: as for `predict`."""
@@ -123,13 +123,7 @@ class ImageRequests:
 
     async def bracket(self, request: ImageRequest[BracketParams]) -> Bracket:
         """The certified radius of one image from both sides. Raises ProblemError: as for `certify`."""
-        with self.pinned(request) as pinned:
-            async with self._admission.permit(request.arrival, self._demand(pinned)) as permit:
-                image = await self.decode(pinned)
-                await permit.turn()
-                with worker_errors_as_problems():
-                    made = await self._backend.bracket(image, pinned.params, request_id=new_id("cert"))
-                permit.done()
+        made = await self._answered(request, partial(self._backend.bracket, request_id=new_id("cert")))
         self._metrics.certified(made.certificate)
         log.info("bracketed", bracket=made.id, model=made.certificate.model, lower=made.lower, upper=made.upper)
         return made.model_copy(update={"elapsed_ms": _milliseconds_since(request.arrived)})
