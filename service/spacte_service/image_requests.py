@@ -24,12 +24,12 @@ from spacte_client.types import (
     SetParams,
 )
 from spacte_workers.deadlines import Deadline
+from spacte_workers.votes import most_votes
 
 from .admission import Admission, Arrival, Demand, Permit
 from .backend import Backend, OnProgress
 from .ids import current_request_id, new_id
 from .metrics import Metrics
-from .noises import most_votes
 from .problems import ProblemError
 from .signing_keys import Signer
 from .worker_errors import worker_errors_as_problems

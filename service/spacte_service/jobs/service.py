@@ -24,7 +24,6 @@ from spacte_service.callers import Caller
 from spacte_service.decoding import Decoding
 from spacte_service.idempotency import in_progress, mismatch
 from spacte_service.ids import new_id, page_info
-from spacte_service.noises import most_votes
 from spacte_service.problems import ProblemError, field_error
 from spacte_service.quotas import QuotaCounts, quotas_as_problems
 from spacte_service.settings import JobSettings
@@ -32,6 +31,7 @@ from spacte_service.uploads import Uploads
 from spacte_service.worker_errors import RETRY_AFTER_S
 from spacte_workers.errors import BadParameterError, check_consensus
 from spacte_workers.seeds import fresh_seed
+from spacte_workers.votes import most_votes
 
 from .base_jobs import base_columns, check_base, copy_results
 from .checkpoints import keep_checkpoint

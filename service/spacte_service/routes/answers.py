@@ -30,7 +30,7 @@ from spacte_service.dependencies import (
 )
 from spacte_service.idempotency import fingerprint
 from spacte_service.image_requests import ImageRequest
-from spacte_service.noises import most_votes, votes_of
+from spacte_workers.votes import most_votes, votes_of
 
 from .descriptions import either_body, problems
 

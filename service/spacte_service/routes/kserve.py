@@ -28,8 +28,8 @@ from spacte_service.inference_protocol import (
     write_inference,
     write_rows,
 )
-from spacte_service.noises import most_votes
 from spacte_service.version import VERSION
+from spacte_workers.votes import most_votes
 
 from .answers import PROBLEMS, all_or_none, arrive, first_for_all
 from .descriptions import problems

@@ -9,7 +9,7 @@ from spacte_service.admission import Arrival
 from spacte_service.auth import TheCaller
 from spacte_service.dependencies import TheBodies, TheImageRequests, TheQuotas, TheTasks
 from spacte_service.image_requests import ImageRequest
-from spacte_service.noises import most_votes, votes_of
+from spacte_workers.votes import most_votes, votes_of
 
 from .answers import PROBLEMS, arrive
 from .descriptions import either_body, problems

@@ -17,10 +17,10 @@ from spacte_service.auth import TheCaller, TheStream, revoked
 from spacte_service.dependencies import TheBodies, TheImageRequests, TheLimits, TheModels, TheQuotas, TheTasks
 from spacte_service.disconnects import shut_down
 from spacte_service.image_requests import ImageRequest
-from spacte_service.noises import most_votes, votes_of
 from spacte_service.open_streams import OpenStream
 from spacte_service.problems import ProblemError, field_error, internal, request_id_of, to_problem
 from spacte_service.quotas import Noises
+from spacte_workers.votes import most_votes, votes_of
 
 from .answers import arrive
 from .descriptions import described, either_body, problems

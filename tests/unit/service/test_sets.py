@@ -9,9 +9,9 @@ from typer.testing import CliRunner
 
 from spacte_client.types import Bracket, Certificate, PredictionSet
 from spacte_service import Settings, create_app
-from spacte_service.noises import votes_of
 from spacte_workers.calibrate import calibrate_app
 from spacte_workers.certification.verify import check
+from spacte_workers.votes import votes_of
 
 pytestmark = pytest.mark.slow
 

@@ -2,9 +2,10 @@
 
 from typing import TYPE_CHECKING
 
-from spacte_client.types import BracketParams, CertifyParams, PredictParams
+from spacte_client.types import CertifyParams, PredictParams
 from spacte_workers.certification.redraw import REDRAWN
 from spacte_workers.errors import BadParameterError
+from spacte_workers.votes import most_votes
 
 if TYPE_CHECKING:
     from spacte_core.models.endpoint import EndpointConfig
@@ -12,10 +13,7 @@ if TYPE_CHECKING:
 
 def noises_of(params: PredictParams) -> int:
     """The most noises that a request draws, those that are drawn twice counted twice."""
-    drawn = params.n
-    if isinstance(params, CertifyParams):
-        drawn += params.n0 + min(params.n0, REDRAWN)
-    return drawn + (params.n_upper if isinstance(params, BracketParams) else 0)
+    return most_votes(params) + (min(params.n0, REDRAWN) if isinstance(params, CertifyParams) else 0)
 
 
 def check_budget(params: PredictParams, endpoint: "EndpointConfig | None") -> None:

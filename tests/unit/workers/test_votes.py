@@ -3,7 +3,7 @@
 import pytest
 
 from spacte_client.types import BracketParams, CertifyParams, PredictParams
-from spacte_service.noises import most_votes
+from spacte_workers.votes import most_votes
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""How many votes a request asks for at most, and how many its answer took; quotas and admission count by them."""
+"""How many votes a request asks for at most, and how many its answer took: for quotas, admission and budgets."""
 
 from spacte_client.types import BracketParams, Certificate, CertifyParams, JobParams, PredictParams
 
