@@ -21,14 +21,9 @@ class Opening:
             await self.app(scope, receive, send)
             return
         status, kind, body = _answer(scope["path"])
-        headers = [
-            (b"content-type", kind),
-            (b"retry-after", b"%d" % RETRY_AFTER_S),
-            (b"cache-control", b"no-store"),
-            (b"x-content-type-options", b"nosniff"),
-        ]
-        if status == 200:
-            del headers[1]
+        headers = [(b"content-type", kind), (b"cache-control", b"no-store"), (b"x-content-type-options", b"nosniff")]
+        if status != 200:
+            headers.append((b"retry-after", b"%d" % RETRY_AFTER_S))
         await send({"type": "http.response.start", "status": status, "headers": headers})
         await send({"type": "http.response.body", "body": json.dumps(body).encode()})
 

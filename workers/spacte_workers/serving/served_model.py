@@ -108,8 +108,8 @@ class ModelEntry:
     """What is known of one name: what its folder held when it was last read, and the version that answers, if any.
 
     `target` is the version that is being loaded, `step` how far that is, `since` when it was asked for, and
-    `at_start` whether the service's start waits for it; `beside`
-    is a second version that answers, a `share` of the requests.
+    `at_start` whether the service's start waits for it; `beside` is a second version, which answers a `share` of the
+    requests.
     """
 
     folder: Path
