@@ -1,16 +1,19 @@
-"""What carrying votes over from one arithmetic to another costs and saves, on the CIFAR-10 model in the box.
+"""What carrying votes over to another arithmetic or to the next epoch saves, on the CIFAR-10 model in the box.
 
-    python -m benchmarks.carried --data parquet:../shared/data/cifar10 --images 40
+    python -m benchmarks.carried --data parquet:PATH [--next CHECKPOINT] --out benchmarks/results/carried.md
 
-Each image is voted on by int8, bf16 and the plain float32 network, on the same noises. How often a class wins and two
-functions differ is measured so; certificates at larger n are simulated from these shares, because 100,000 noises an
-image take hours of a core. Rates are rows a second of processor time, so that other work does not count.
+Each image is voted on by int8, bf16 and the plain float32 network, and by a checkpoint that was trained on from this
+one, on the same noises. How often a class wins and two functions differ is measured so; certificates at larger n are
+simulated from these shares by the rules of `spacte recertify`, because 100,000 noises an image take hours of a core.
+Rates are rows a second of processor time, so that other work counts little.
 """
 
 import argparse
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -30,6 +33,7 @@ from spacte_workers.statistics.bounds import clopper_pearson_lower, radius
 from spacte_workers.statistics.disagreement import carried_lower
 
 from .cifar10 import MODEL
+from .machine import this_machine
 
 ALPHA, N0 = 0.001, 100
 RUNS = 50
@@ -40,6 +44,10 @@ FORMS: dict[str, dict[str, Any]] = {
     "bf16": {"precision": "bf16"},
     "plain float32": {"precision": "fp32", "kernels": "plain"},
 }
+NEXT = "next epoch, bf16"
+REFERENCE = "int8", "plain float32"
+CHANGES = ("bf16", "int8"), ("bf16", NEXT)
+"""What `spacte recertify` is asked to carry over."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,15 +59,20 @@ class Shares:
     p_about: float
 
 
-def measure(data: str, images: int, rows: int) -> tuple[dict[str, float], dict[tuple[str, str], list[Shares]]]:
-    """Rows a second of each form, and the shares of each pair of forms that is carried over."""
+def measure(
+    data: str, images: int, rows: int, following: Path | None
+) -> tuple[dict[str, float], dict[tuple[str, str], list[Shares]]]:
+    """Rows a second of each function, and the shares of each pair of functions that is carried over."""
     checkpoint = load_checkpoint(MODEL)
     engines = {name: Engine.from_checkpoint(checkpoint, min_agreement=0.0, **form) for name, form in FORMS.items()}
+    if following is not None:
+        engines[NEXT] = Engine.from_checkpoint(load_checkpoint(following), min_agreement=0.0, precision="bf16")
     test = load_data(DataConfig(source=data), "test")
     indices = torch.arange(images) * (len(test) // images)
     batch = next(iter(test.batches([indices], torch.device("cpu"))))
     pixels_BCHW = (255 * batch.x_BCHW).round().to(torch.uint8)
-    spent, shares = dict.fromkeys(FORMS, 0.0), {("int8", "plain float32"): [], ("bf16", "int8"): []}
+    spent = dict.fromkeys(engines, 0.0)
+    shares: dict[tuple[str, str], list[Shares]] = {pair: [] for pair in (REFERENCE, *CHANGES) if pair[1] in engines}
     for index, pixels_CHW in enumerate(pixels_BCHW):
         image = from_array(pixels_CHW, input_shape=checkpoint.config.model.input_shape)
         source = NoiseSource(fresh_seed(), index, checkpoint.config.sigma, "grid", output="logits")
@@ -116,34 +129,58 @@ def _mean(p_lower: Any) -> float:
     return float(np.mean(radius(np.maximum(p_lower, 0.5), 1.0)))
 
 
-def main() -> None:
-    """Print the tables."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--data", required=True, help="the test images, as `spacte train --data` takes them")
-    parser.add_argument("--images", type=int, default=40)
-    parser.add_argument("--rows", type=int, default=2_000, help="noises an image that all three vote on")
-    options = parser.parse_args()
-    rates, shares = measure(options.data, options.images, options.rows)
+def tables(rates: dict[str, float], shares: dict[tuple[str, str], list[Shares]]) -> Iterator[str]:
+    """Lines of Markdown."""
     generator = np.random.default_rng(0)
-    print("| form | rows a second of processor time |\n| --- | ---: |")
-    for name, rate in rates.items():
-        print(f"| {name} | {rate:,.0f} |")
-    print("\n| n | noises voted on by both | radius kept | faster than plain float32 |\n| ---: | ---: | ---: | ---: |")
-    int8, plain = rates["int8"], rates["plain float32"]
+    yield from ("| Function | Rows a second of processor time |", "|---|---:|")
+    yield from (f"| {name} | {rate:,.0f} |" for name, rate in rates.items())
+    yield from ("", "## int8 votes, certificates of the plain float32 network", "")
+    yield from ("| n | Voted on by both | Radius kept | Faster than plain float32 |", "|---:|---:|---:|---:|")
+    int8, plain = (rates[name] for name in REFERENCE)
     for n in (10_000, 100_000):
         for part in (PAIRS_SHARE / 2, PAIRS_SHARE, 2.5 * PAIRS_SHARE):
-            kept = kept_radius(shares["int8", "plain float32"], n, part, generator)
+            kept = kept_radius(shares[REFERENCE], n, part, generator)
             faster = (1 / plain) / ((1 + part) / int8 + part / plain)
-            print(f"| {n:,} | {part:.0%} | {kept:.1%} | {faster:.2f} times |")
-    print("\n| n | fewer votes than from scratch | radius kept | images carried over |\n| ---: | ---: | ---: | ---: |")
-    for n in (10_000, 100_000):
-        fewer, kept, carried = recertified(shares["bf16", "int8"], n, generator)
-        print(f"| {n:,} | {fewer:.1f} times | {kept:.1%} | {carried:.0%} |")
-    differ = {pair: float(np.median([image.zeta for image in found])) for pair, found in shares.items()}
-    print(
-        "\nMedian share of noises on which they differ: "
-        + ", ".join(f"{a} and {b} {z:.4f}" for (a, b), z in differ.items())
-    )
+            yield f"| {n:,} | {part:.0%} | {kept:.1%} | {faster:.2f} times |"
+    yield from ("", "## After a change", "")
+    yield "| From | To | n | Fewer votes than from scratch | Radius kept | Carried over |"
+    yield "|---|---|---:|---:|---:|---:|"
+    for voter, about in CHANGES:
+        for n in (10_000, 100_000) if (voter, about) in shares else ():
+            fewer, kept, carried = recertified(shares[voter, about], n, generator)
+            yield f"| {voter} | {about} | {n:,} | {fewer:.1f} times | {kept:.1%} | {carried:.0%} |"
+    yield ""
+    yield from ("| Differ | Share of an image's noises, median | Worst tenth |", "|---|---:|---:|")
+    for (voter, about), found in shares.items():
+        median, worst = np.quantile([image.zeta for image in found], (0.5, 0.9))
+        yield f"| {voter} and {about} | {median:.4f} | {worst:.4f} |"
+
+
+def main() -> None:
+    """Measure, and print or write the tables."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", required=True, help="the test images, as `spacte train --data` takes them")
+    parser.add_argument("--images", type=int, default=500)
+    parser.add_argument("--rows", type=int, default=500, help="noises an image that all vote on")
+    parser.add_argument("--next", type=Path, help="a checkpoint that was trained on from the model in the box")
+    parser.add_argument("--out", type=Path, help="file for the tables")
+    options = parser.parse_args()
+    found = tables(*measure(options.data, options.images, options.rows, options.next))
+    head = [
+        "# What carrying votes over costs and saves",
+        "",
+        f"{this_machine()}, {datetime.now(UTC).date()}. {options.images} CIFAR-10 test images, {options.rows} noises",
+        f"each, the model in the box; certificates at n with alpha = {ALPHA} are simulated from the shares measured",
+        f"so, {RUNS} of each image.",
+        "",
+        "    python -m benchmarks.carried --data parquet:PATH [--next CHECKPOINT] --out benchmarks/results/carried.md",
+        "",
+    ]
+    text = "\n".join([*head, *found]) + "\n"
+    if options.out:
+        options.out.write_text(text)
+    else:
+        print(text, end="")
 
 
 if __name__ == "__main__":

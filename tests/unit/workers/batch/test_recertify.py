@@ -25,11 +25,11 @@ from spacte_workers.statistics.bounds import clopper_pearson_lower
 from spacte_workers.statistics.disagreement import carried_lower
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.parametrize(("p", "zeta"), [(0.8, 0.0), (0.9, 0.004), (0.7, 0.02)])
 def test_claims_are_false_no_oftener_than_alpha_whichever_way_is_chosen(p: float, zeta: float) -> None:
     """The worst new model, and the rule of the command: pilot, choice, then the carried or the fresh bound."""
-    n, alpha, runs = 2_000, 0.2, 3_000
+    n, alpha, runs = 2_000, 0.2, 20_000
     generator = np.random.default_rng(3)
     false = carried = 0
     for _ in range(runs):
