@@ -1,8 +1,10 @@
 """What one noisy sample costs a network: multiply-adds, counting one of each as 1 MAC."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
+from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
 from .models import MultiHeadNet
@@ -15,6 +17,12 @@ def macs_per_sample(net: MultiHeadNet, input_shape: Sequence[int]) -> int:
     The rest (normalisation, ReLU, additions) is left out, as is usual; all heads or members are counted.
     """
     x_BCHW = torch.zeros(1, *input_shape, device=next(net.parameters()).device)
-    with frozen_eval(net), FlopCounterMode(display=False) as counter:
-        net(x_BCHW)
+    with frozen_eval(net):
+        return macs_of(net, x_BCHW)
+
+
+def macs_of(run: Callable[[Tensor], Any], x_BCHW: Tensor) -> int:
+    """Multiply-adds of a call with PyTorch's operators, counted as above; 0 where another runtime computes it."""
+    with torch.no_grad(), FlopCounterMode(display=False) as counter:
+        run(x_BCHW)
     return counter.get_total_flops() // 2  # PyTorch counts a multiply-add as two operations

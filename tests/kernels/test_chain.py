@@ -20,8 +20,8 @@ from spacte_core.kernels.cpu import chain as chain_module
 from spacte_core.kernels.cpu import targets
 from spacte_core.kernels.cpu.chain import ChainKernel, Layer, codes_to_chains, floats_to_chains
 from spacte_core.kernels.cpu.targets import TARGETS, VARIABLE, CpuTargetError, target_for
-from spacte_core.kernels.graph.folding import trace
 from spacte_core.kernels.graph.fusing import fuse, fused_convs
+from spacte_core.kernels.graph.tracing import trace
 from spacte_core.kernels.int8.layers import Encode, Int8Conv, MeanOfCodes, codes_for, pack
 from spacte_core.kernels.int8.quantiser import Quantiser
 from spacte_core.kernels.int8.ranges import RangeObserver

@@ -5,10 +5,11 @@ import torch
 from torch import nn
 
 from spacte_core.forms import logits_of, plain
-from spacte_core.kernels.cpu.onednn import to_onednn
+from spacte_core.kernels.cpu.onednn import OneDnnConv, to_onednn
 from spacte_core.kernels.cpu.targets import target_for
-from spacte_core.kernels.graph.folding import fold_batch_norm, trace
+from spacte_core.kernels.graph.folding import fold_batch_norm
 from spacte_core.kernels.graph.fusing import FusedConv, fuse, fused_convs
+from spacte_core.kernels.graph.tracing import trace
 from spacte_core.kernels.int8.layers import Codes, Decode, Encode, codes_for, pack
 from spacte_core.kernels.int8.quantiser import Quantiser
 from spacte_core.kernels.int8.ranges import RangeObserver
@@ -327,3 +328,13 @@ def test_an_ensemble_has_an_identity_for_a_trunk(batch):
         form = next(forms(network, precision, 8, batch))
         error = (logits_of(form, batch) - reference).square().mean().sqrt()
         assert error < limit * (reference - reference.mean(1, keepdim=True)).square().mean().sqrt()
+
+
+def test_a_form_that_fails_when_it_runs_is_not_offered(monkeypatch):
+    def fails(self, *_):
+        raise RuntimeError("no such post-operation")
+
+    net, rows = settled(Normalised(Affine())), noisy_rows((3, 12, 12), 0.25, 16)
+    classifier = decompose(net, rows[:2], 5)
+    monkeypatch.setattr(OneDnnConv, "forward", fails)
+    assert [form.name for form in forms(classifier, "fp32", 8, rows)] == ["folded", "plain"]

@@ -9,8 +9,8 @@ from torch.nn import functional
 from spacte_core.forms import logits_of, plain
 from spacte_core.kernels.cpu import winograd
 from spacte_core.kernels.cpu.winograd import WinogradChain, to_winograd, winograd_library
-from spacte_core.kernels.graph.folding import trace
 from spacte_core.kernels.graph.fusing import FusedConv, fuse, fused_convs
+from spacte_core.kernels.graph.tracing import trace
 from spacte_workers.engine import forms as build
 from spacte_workers.engine.self_checks import is_one_function
 

@@ -22,8 +22,9 @@ from .cpu.row_by_row import logits_row_by_row
 from .cpu.targets import DTYPES, TARGETS, Target, target_for, targets_for
 from .cpu.winograd import to_winograd
 from .gpu.fused_conv import fused_kernels, mostly_narrow
-from .graph.folding import fold_batch_norm, layer_of, recompile, trace
+from .graph.folding import fold_batch_norm, layer_of, recompile
 from .graph.fusing import fuse, fused_convs, is_last_linear
+from .graph.tracing import trace
 from .int8.form import PORTABLE, fit_codes, int8_form
 from .row_wise import is_row_wise
 
@@ -61,12 +62,14 @@ def optimized_forms(
     if only == PORTABLE and precision == "int8" and not rows_NCHW.is_cuda:
         offered = {PORTABLE: ("chain", "int8")}
     names = [name for name in offered if only in (None, name) and all(map(kernels_enabled, offered[name]))]
-    folded = _folded(classifier) if names else []
+    folded = folded_graphs(classifier) if names else []
     for name in names if folded else ():
         try:
             maker = FormMaker(classifier, precision, batch, rows_NCHW, copy.deepcopy(folded))
             form = maker.make(name, target)
-        except (RuntimeError, TypeError, ValueError, AttributeError, NotImplementedError) as error:
+            if form is not None:
+                logits_of(form, rows_NCHW[:1])  # so that a failure, or what is left to compile, shows here
+        except Exception as error:  # noqa: BLE001  compilers and private calls fail in any way they like
             _log.warning("the %s form of the classifier cannot be made here: %s", name, error)
             continue
         if form is not None:
@@ -83,7 +86,7 @@ def _chain_target(precision: str, only: str | None) -> Target | None:
     return target if all(map(kernels_enabled, switches)) else None
 
 
-def _folded(classifier: Classifier) -> list[fx.GraphModule]:
+def folded_graphs(classifier: Classifier) -> list[fx.GraphModule]:
     """Trunk and heads as folded graphs, traced once; none where one of them cannot be traced."""
     if "folded" not in classifier.fitted:
         graphs = [trace(part) for part in (classifier.trunk, *classifier.heads)]
@@ -125,7 +128,7 @@ class FormMaker:
         """The folded form compiled for one shape by torch.compile."""
         plain = self.folded()
         parts = [torch.compile(part, dynamic=False, fullgraph=True) for part in (plain.trunk, *plain.heads)]
-        return self._compiling(replace(plain, name="compiled", trunk=parts[0], heads=parts[1:]))
+        return replace(plain, name="compiled", trunk=parts[0], heads=parts[1:])
 
     def fused(self) -> Form | None:
         """Convolution, residual and ReLU in one kernel of ours or of cuDNN's, where most convolutions are narrow."""
@@ -139,7 +142,7 @@ class FormMaker:
             for name, kernel in kernels.items():
                 lower.set_submodule(name, kernel)
             parts.append(recompile(lower))
-        return self._compiling(self._form("fused", parts))
+        return self._form("fused", parts)
 
     def onednn(self) -> Form:
         """Convolution, residual and ReLU in one call of oneDNN."""
@@ -195,14 +198,6 @@ class FormMaker:
     def _form(self, name: str, parts: list[fx.GraphModule]) -> Form:
         encoding = replace(self.classifier.encoding, dtype=self.dtype)
         return Form(name, self.precision, self.batch, encoding, parts[0], parts[1:])
-
-    def _compiling(self, form: Form) -> Form:
-        """The form after a first call, which compiles it, so that a failure shows here."""
-        try:
-            logits_of(form, self.rows_NCHW[:1])
-        except Exception as error:
-            raise RuntimeError(f"the kernels do not run: {error}") from error  # a compiler fails in any way it likes
-        return form
 
 
 class _Float32Linear(nn.Module):

@@ -4,6 +4,8 @@ A table of measurements and not a timing at load, so that a server which is star
 it did before.
 """
 
+from dataclasses import replace
+
 import torch
 from torch import Tensor, nn
 
@@ -13,6 +15,7 @@ from spacte_core.kernel_switch import kernels_enabled
 
 from .cpu.targets import DTYPES, TARGETS, forced, runs, target_for
 from .cpu.winograd import fits_conv, winograd_library
+from .inference import folded_graphs
 
 RATES: dict[str, dict[str, dict[str, float]]] = {
     # Intel Xeon with AMX, 2 threads: `spacte bench engine` for ResNet-20 and -110 in benchmarks/results/engine_cpu.md.
@@ -73,6 +76,9 @@ def winograd_share(classifier: Classifier, rows_NCHW: Tensor) -> float:
         elif isinstance(layer, nn.Linear):
             total += layer.weight.numel()
 
+    parts = folded_graphs(classifier)  # exported programs have no layers but there
+    if parts:
+        classifier = replace(classifier, trunk=parts[0], heads=tuple(parts[1:]))
     modules = [module for part in (classifier.trunk, *classifier.heads) for module in part.modules()]
     hooks = [module.register_forward_hook(count) for module in dict.fromkeys(modules)]
     plain(classifier, len(rows_NCHW)).logits(rows_NCHW)

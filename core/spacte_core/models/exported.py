@@ -3,7 +3,7 @@
 from collections.abc import Callable, Sequence
 
 import torch
-from torch import Tensor
+from torch import Tensor, fx
 from torch.export.passes import move_to_device_pass
 
 from . import program_archive
@@ -21,6 +21,14 @@ class Program(ArchivedNetwork):
         super().__init__()
         self.dtype = torch.float32
         self._call: Callable[[Tensor], Tensor | Sequence[Tensor]] = unloaded
+
+    @property
+    def graph_module(self) -> fx.GraphModule:
+        """The program on `device`, as operators of ATen; not to be changed."""
+        owner = getattr(self._call, "__self__", None)
+        if not isinstance(owner, fx.GraphModule):
+            raise RuntimeError("the program has not been loaded")  # noqa: TRY004  no wrong type was passed
+        return owner
 
     def logits(self, x_BCHW: Tensor) -> list[Tensor]:
         """What the program returns, as one tensor a head."""

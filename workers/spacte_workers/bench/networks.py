@@ -7,8 +7,8 @@ from typing import Literal
 
 import torch
 from torch import Tensor, nn
-from torch.utils.flop_counter import FlopCounterMode
 
+from spacte_core.flops import macs_of
 from spacte_core.models import ModelConfig, MultiHeadNet, build
 from spacte_core.models.normalization import Normalization
 from spacte_workers.engine.calibration import noisy_rows
@@ -88,8 +88,7 @@ def cost_of(net: nn.Module, input_shape: tuple[int, int, int]) -> Cost:
         values += inputs[0].numel() + output.numel()
 
     hooks = [layer.register_forward_hook(count) for layer in net.modules() if isinstance(layer, nn.Conv2d | nn.Linear)]
-    with torch.no_grad(), FlopCounterMode(display=False) as flops:
-        net(torch.zeros(1, *input_shape, device=next(net.parameters()).device))
+    macs = macs_of(net, torch.zeros(1, *input_shape, device=next(net.parameters()).device))
     for hook in hooks:
         hook.remove()
-    return Cost(flops.get_total_flops() // 2, values)
+    return Cost(macs, values)

@@ -4,13 +4,13 @@ Real images are best: pass some of those that will be certified. Without them sm
 and contrast are those of photographs. Either way the comparison is about accuracy, never about soundness, because a
 certificate is about the very function that votes.
 
-The rows depend on the model's input alone: not on the batch size, which is chosen by timing, nor on anything else in
-which two samplers of one certificate could differ.
+The rows depend on the model alone, on its input and the work of one row: not on the batch size, which is chosen by
+timing, nor on anything else in which two samplers of one certificate could differ.
 """
 
 import math
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 import torch
@@ -21,6 +21,11 @@ _FITTED, _COMPARED = 256, 512
 """Rows of each kind. Chosen: the standard error of an agreement of .98 on 512 rows is .006."""
 
 _MAX_VALUES = 1 << 25  # values of all rows. Chosen: 128 MB of float32; larger images get fewer rows
+_MACS = 1 << 37
+"""Multiply-adds of one pass over the rows of a kind. Chosen: a second or two of a core or two; a ResNet-18 at 224 x 224
+pixels gets 75 rows, networks for CIFAR-10 all of them."""
+
+_LEAST = 64  # rows of a kind, whatever one costs. Chosen: of .98 votes that are asked of bf16, one may differ
 _SEED = 20_260_101  # of rows that every sampler draws alike. Chosen: any would do
 
 
@@ -35,6 +40,11 @@ class Calibration:
 
     fitted: Tensor
     compared: Tensor
+
+    def affordable(self, macs: int) -> Self:
+        """Fewer of the rows where a classifier takes so many multiply-adds for one that all would take long."""
+        most = max(_MACS // macs, _LEAST) if macs else _FITTED + _COMPARED
+        return type(self)(self.fitted[:most], self.compared[:most])
 
 
 def calibration_rows(

@@ -16,6 +16,7 @@ from torch import nn
 
 from spacte_client.types import Precision
 from spacte_core.allocator import keep_freed_memory
+from spacte_core.flops import macs_of
 from spacte_core.forms import Classifier, Encoding
 from spacte_core.kernel_switch import kernels_enabled
 from spacte_workers.endpoints.connecting import Connected, connect
@@ -120,6 +121,8 @@ class Engine:
         rows = calibration_rows(self.input_shape, sigma, examples, self.device)
         with torch.inference_mode():
             classifier = decompose(frozen, rows.compared[:2], num_classes)
+            if self._endpoint is None:
+                rows = rows.affordable(macs_of(frozen, rows.compared[:1]))
             form_name = None if kernels is None else form_in(kernels, self.device)
             if self._endpoint is None and not module_is_one_function(classifier, rows.compared):
                 raise EngineError(NOT_ONE_FUNCTION)

@@ -18,7 +18,9 @@ EQUAL_BATCHES = 10
 """Runs of one and the same batch by the module itself. Chosen: a module that throws one fair coin a batch passes once
 in 512 times."""
 
-_CHECKED_ROWS = 8  # of the module itself. Chosen: as many runs cost less than one of a usual batch
+_CHECKED_ROWS = 8
+"""Of the module itself, and no more than an eighth of those compared. Chosen: so many runs cost less than a usual
+batch."""
 
 _MODULE_ROUNDING = 2.0**-14
 """By how much a row's logits may hang on its place in the batch in plain float32, as part of what rows differ by.
@@ -47,7 +49,7 @@ def compare(form: Form, rows_NCHW: Tensor, votes_N: Tensor) -> Compared:
 def module_is_one_function(classifier: Classifier, rows_NCHW: Tensor) -> bool:
     """Whether the module itself is one fixed function: the same for equal batches, and not of a row's neighbours."""
     begin("checking", "checks that the network is one fixed function")
-    form = plain(classifier, min(_CHECKED_ROWS, len(rows_NCHW)))
+    form = plain(classifier, min(_CHECKED_ROWS, max(len(rows_NCHW) // _CHECKED_ROWS, 2), len(rows_NCHW)))
     return is_one_function(form, rows_NCHW, runs=EQUAL_BATCHES, rounding=_MODULE_ROUNDING)
 
 

@@ -16,7 +16,7 @@ from torch.nn import functional
 from spacte_core.kernels.compiler import call
 from spacte_core.kernels.graph.chains import Chain, Operands, assign_buffers, replace_chains
 from spacte_core.kernels.graph.folding import layer_of
-from spacte_core.kernels.graph.fusing import FusedConv, ends_in_linear, is_global_average, is_last_linear, shapes
+from spacte_core.kernels.graph.fusing import FusedConv, is_global_average, is_last_linear, shapes
 from spacte_core.kernels.int8.layers import Int8Conv, MeanOfCodes
 
 from .targets import Target, target_for
@@ -227,8 +227,7 @@ def layer_of_floats(
     if not isinstance(source, fx.Node) or len(seen.get(source, ())) != 4:
         return None
     source_shape = cast(Shape, tuple(seen[source][1:]))
-    is_last = is_last_linear if target.unit is None else ends_in_linear
-    if is_global_average(node) and node.users and all(is_last(graph_module, user) for user in node.users):
+    if is_global_average(node) and node.users and all(is_last_linear(graph_module, user) for user in node.users):
         return _average(source_shape, 1.0, torch.bfloat16, target)
     if not isinstance(step, FusedConv):
         return None

@@ -33,15 +33,15 @@ class OneDnnConv(nn.Module):
         )
         self.bias = None if conv.bias is None else conv.bias.to(dtype)
         self.geometry = (padding, stride, dilation, conv.groups)
-        self.unary = "relu" if step.relu else "none"
+        self.relu = step.relu
         self.in_place = step.in_place
 
     def forward(self, x_BCHW: Tensor, other_BCHW: Tensor | None = None) -> Tensor:
         """relu?(conv(x) + other?), written over `other` where the step allows."""
         ops, conv = torch.ops.mkldnn, (self.weight, self.bias, *self.geometry)
         if other_BCHW is None:
-            return ops._convolution_pointwise(x_BCHW, *conv, self.unary, [], "")
-        after = ("add", 1.0, self.unary, [], "")
+            return ops._convolution_pointwise(x_BCHW, *conv, "relu" if self.relu else "none", [], "")
+        after = ("add", 1.0, "relu" if self.relu else None, [], "")  # after a sum, "none" is refused
         if self.in_place:
             return ops._convolution_pointwise_.binary(other_BCHW, x_BCHW, *conv, *after)
         return ops._convolution_pointwise.binary(x_BCHW, other_BCHW, *conv, *after)

@@ -7,7 +7,7 @@ from torch import Tensor, fx, nn
 
 from spacte_core.kernels.compiler import call
 from spacte_core.kernels.graph.folding import layer_of, recompile
-from spacte_core.kernels.graph.fusing import ends_in_linear
+from spacte_core.kernels.graph.fusing import is_last_linear
 
 from .targets import Target
 
@@ -50,7 +50,7 @@ def logits_row_by_row(
     """
     if target.unit is not None or portable:
         for node in graph_module.graph.nodes:
-            if ends_in_linear(graph_module, node):
+            if is_last_linear(graph_module, node):
                 linear = cast(nn.Linear, layer_of(graph_module, node))
                 graph_module.set_submodule(str(node.target), RowByRow(linear, target, dtype))
     return recompile(graph_module)

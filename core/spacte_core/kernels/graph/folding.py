@@ -1,8 +1,6 @@
 """A module as a flat graph with its batch normalisation folded into its convolutions.
 
 In eval mode batch normalisation is an affine map per channel, so that conv -> BN is one convolution with other weights.
-The graph comes from symbolic tracing: a module whose Python code branches on tensor values, or that is a compiled or
-scripted program, cannot be traced and is used as it is.
 """
 
 import copy
@@ -14,18 +12,8 @@ from torch import fx, nn
 from torch.nn import functional
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
-from .tracing import symbolic_trace
-
 _RELU_FUNCTIONS = (functional.relu, torch.relu, torch.relu_)
 _ADD_FUNCTIONS = (operator.add, operator.iadd, torch.add)
-
-
-def trace(module: nn.Module) -> fx.GraphModule | None:
-    """The module's flat graph over copies of its layers, or None where it cannot be traced."""
-    try:
-        return symbolic_trace(copy.deepcopy(module))
-    except Exception:  # noqa: BLE001  the module's own code fails in any way it likes on symbolic values
-        return None
 
 
 def fold_batch_norm(graph_module: fx.GraphModule) -> fx.GraphModule:

@@ -58,11 +58,6 @@ def is_global_average(node: fx.Node) -> bool:
 
 
 def is_last_linear(graph_module: fx.GraphModule, node: fx.Node) -> bool:
-    """Whether the node is a linear layer that makes a result of the graph."""
-    return isinstance(layer_of(graph_module, node), nn.Linear) and all(user.op == "output" for user in node.users)
-
-
-def ends_in_linear(graph_module: fx.GraphModule, node: fx.Node) -> bool:
     """Whether the node is a linear layer after which no other layer comes: its result are logits."""
 
     def no_layer_follows(node: fx.Node) -> bool:

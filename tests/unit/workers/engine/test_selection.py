@@ -12,6 +12,7 @@ from torch import nn
 
 from spacte_core.hardware import has_bf16
 from spacte_workers.engine import EngineError
+from spacte_workers.engine.calibration import calibration_rows
 from spacte_workers.engine.errors import NoSuchKernelsError
 from spacte_workers.images import BadImageError, from_array
 from spacte_workers.shards import Phase, Shard
@@ -229,7 +230,6 @@ def test_another_sampler_loads_what_the_first_one_chose(net, monkeypatch, precis
     """
     from spacte_core.forms import logits_of
     from spacte_workers.engine import selection as choice
-    from spacte_workers.engine.calibration import calibration_rows
 
     def logits(engine, rows):
         with torch.inference_mode():
@@ -271,3 +271,10 @@ def test_logits_hang_on_neither_batch_size_nor_threads(net, precision):
             found.append(logits_of(next(forms(network, precision, batch, rows)), rows))
     torch.set_num_threads(1)
     assert all(torch.equal(found[0], other) for other in found[1:])
+
+
+def test_a_row_that_costs_much_is_compared_less_often():
+    rows = calibration_rows(SHAPE, 0.25)
+    counts = {macs: len(rows.affordable(macs).compared) for macs in (0, 10**6, 2 * 10**9, 10**12)}
+    assert list(counts.values()) == [512, 512, 68, 64]
+    assert torch.equal(rows.affordable(10**12).compared, rows.compared[:64])
