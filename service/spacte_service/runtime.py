@@ -15,9 +15,11 @@ def make_runtime(settings: Settings, decoding: Decoding, observer: Observer) -> 
 
         pool = LocalPool(settings.samplers)
     else:
-        from .ray_process import ProcessPool
+        from .ray_process import PoolOptions, ProcessPool
 
-        pool = ProcessPool(settings.address, settings.samplers)
+        pool = ProcessPool(
+            PoolOptions(settings.address, settings.samplers_min, settings.samplers, settings.sampler_threads)
+        )
     return Runtime(
         settings.models,
         pool,

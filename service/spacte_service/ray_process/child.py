@@ -24,7 +24,7 @@ from spacte_workers.serving.pools import LoadReport, ModelFiles
 from spacte_workers.shards import Sampler, SamplerLostError, SampleTask, Votes
 
 from .channel import Channel, ClosedError
-from .messages import Answer, Call, Forwarding, Loading, SamplerGone, SamplerUp, Started, Status
+from .messages import Answer, Call, Forwarding, Loading, PoolOptions, SamplerGone, SamplerUp, Started, Status
 
 _log = logging.getLogger("spacte.ray")
 
@@ -123,9 +123,16 @@ class RayProcess:
 async def _main(end: socket.socket) -> None:
     channel = await Channel.over(end)
     logging.getLogger().addHandler(Forwarding(channel.send))
-    address, max_samplers, level = await channel.receive()
+    options: PoolOptions
+    options, level = await channel.receive()
     logging.getLogger().setLevel(level)
-    await RayProcess(channel, RayPool(RaySettings(address=address), max_samplers=max_samplers)).run()
+    pool = RayPool(
+        RaySettings(address=options.address),
+        min_samplers=options.min_samplers,
+        max_samplers=options.max_samplers,
+        threads=options.threads,
+    )
+    await RayProcess(channel, pool).run()
     channel.close()
 
 

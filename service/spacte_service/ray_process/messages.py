@@ -11,6 +11,23 @@ CallName = Literal["load", "unload", "draw", "submit", "status", "stop"]
 
 
 @dataclass(frozen=True, slots=True)
+class PoolOptions:
+    """From the gateway, first of all: which Ray, and which samplers on it.
+
+    Attributes:
+        address: of a cluster to join; None takes `RAY_ADDRESS`, and starts a local Ray where that is not set either.
+        min_samplers: so many are asked for even where there is no room for them.
+        max_samplers: no more than this; default as many as the cluster has room for.
+        threads: cores of a CPU sampler; default an eighth of a node's, at least one.
+    """
+
+    address: str | None = None
+    min_samplers: int = 1
+    max_samplers: int | None = None
+    threads: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class Call:
     """From the gateway: do this, and answer under the same number."""
 

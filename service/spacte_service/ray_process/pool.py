@@ -23,7 +23,7 @@ from spacte_workers.serving.pools import LoadReport, ModelFiles, PoolStatus, Sam
 from spacte_workers.shards import SamplerLostError, SampleTask, Votes
 
 from .channel import Channel, ClosedError
-from .messages import Answer, Call, CallName, Loading, LogLine, SamplerGone, SamplerUp, Started, Status
+from .messages import Answer, Call, CallName, Loading, LogLine, PoolOptions, SamplerGone, SamplerUp, Started, Status
 
 _log = logging.getLogger("spacte.ray")
 
@@ -39,14 +39,14 @@ class ProcessPool:
     """Samplers on Ray, by way of a process of its own.
 
     Args:
-        address: of a cluster to join; None takes `RAY_ADDRESS`, and starts a local Ray where that is not set either.
-        max_samplers: no more than this; default as many as the cluster has room for.
+        options: which Ray, and which samplers on it; by default as many as there is room for, on the Ray that
+            `RAY_ADDRESS` names or a local one.
     """
 
-    def __init__(self, address: str | None = None, max_samplers: int | None = None) -> None:
+    def __init__(self, options: PoolOptions | None = None) -> None:
         self.started = asyncio.Event()
         """Set once Ray was connected for the first time."""
-        self._address, self._max_samplers = address, max_samplers
+        self._options = options or PoolOptions()
         self._registry: SamplerRegistry | None = None
         self._process: subprocess.Popen[bytes] | None = None
         self._channel: Channel | None = None
@@ -138,7 +138,7 @@ class ProcessPool:
                 command, pass_fds=[theirs.fileno()], start_new_session=True, stdin=subprocess.DEVNULL
             )
         channel = await Channel.over(ours)
-        channel.send((self._address, self._max_samplers, _log.getEffectiveLevel()))
+        channel.send((self._options, _log.getEffectiveLevel()))
         try:
             while not isinstance(message := await channel.receive(), Started):
                 self._take(message)
