@@ -17,9 +17,9 @@ from itertools import count
 from typing import Any
 
 from spacte_service.jobs.runner import DriverStatus, UnreachableError
-from spacte_workers.errors import ClusterError, NoWorkersError, RuntimeFault
+from spacte_workers.errors import ClusterError, ModelLoadError, NoWorkersError, RuntimeFault
 from spacte_workers.load_steps import Tell, nobody
-from spacte_workers.serving.pools import LoadReport, ModelFiles, PoolStatus, SamplerRegistry
+from spacte_workers.serving.pools import LoadReport, ModelFiles, PoolStatus, SamplerRegistry, ignore_lost
 from spacte_workers.shards import SamplerLostError, SampleTask, Votes
 
 from .channel import Channel, ClosedError
@@ -46,6 +46,7 @@ class ProcessPool:
     def __init__(self, options: PoolOptions | None = None) -> None:
         self.started = asyncio.Event()
         """Set once Ray was connected for the first time."""
+        self.on_model_lost = ignore_lost
         self._options = options or PoolOptions()
         self._registry: SamplerRegistry | None = None
         self._process: subprocess.Popen[bytes] | None = None
@@ -186,6 +187,9 @@ class ProcessPool:
                 await self.call("load", model)
             except SamplerLostError:
                 return
+            except ModelLoadError as error:
+                self._required.pop(key, None)
+                self.on_model_lost(key, str(error))
             except (RuntimeFault, RuntimeError) as error:
                 _log.error("Model %s could not be loaded again: %s", key, error)
         self._up.set()

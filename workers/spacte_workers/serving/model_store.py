@@ -113,7 +113,7 @@ class ModelStore:
             how_far = f" ({entry.step})" if entry.step else ""
             why = {
                 "loading": f"is still loading{how_far}: try again in a moment.",
-                "failed": f"is not served: {entry.reason}",
+                "failed": f"is not served: {entry.told_reason}",
             }.get(entry.state, "is not loaded: load it first.")
             raise ModelNotReadyError(f"Model {name} {why}", entry.state)
         return entry.served
@@ -260,7 +260,7 @@ class ModelStore:
             return names[0]
         if coming or not self._found:
             raise ModelNotReadyError("The models are still loading: try again in a moment.", "loading")
-        raise ModelNotFoundError(f"No model is served: put a checkpoint folder into {self.folder} and load it.")
+        raise ModelNotFoundError(f"No model is served: put a checkpoint folder into the folder of models and load it.")
 
     def _folders(self) -> list[Path]:
         if _is_checkpoint(self.folder):

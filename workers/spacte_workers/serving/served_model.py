@@ -16,6 +16,8 @@ from spacte_workers.images import BadImageError
 from spacte_workers.load_steps import LoadStep
 from spacte_workers.shards import Image
 
+from .server_paths import without_paths
+
 if TYPE_CHECKING:
     from spacte_core.checkpoint import CheckpointConfig
 
@@ -125,6 +127,11 @@ class ModelEntry:
     beside: ServedModel | None = None
     share: float = 0.0
     diagnosis: Diagnosis | None = None
+
+    @property
+    def told_reason(self) -> str:
+        """The reason as callers read it."""
+        return without_paths(self.reason, self.folder)
 
     def answers_by(self, version: str) -> bool:
         """Whether it is this version that answers for the name."""

@@ -45,6 +45,7 @@ class Versions:
     ) -> None:
         self._store = store
         self._pool = pool
+        pool.on_model_lost = self.lost
         self._precision: Precision | Literal["auto"] = precision
         self._rule = rule
         self._expect = expect
@@ -112,12 +113,23 @@ class Versions:
         try:
             yield
         except NotOneFunctionError as error:
-            _log.error("Model %s is not served any more: %s", model.name, error)
-            if self._store.withdrawn(model, str(error)):
-                retiring = asyncio.get_running_loop().create_task(self._retire(model))
-                self._retiring.add(retiring)
-                retiring.add_done_callback(self._retiring.discard)
+            self._withdraw(model, str(error))
             raise
+
+    def lost(self, key: str, reason: str) -> None:
+        """Stop serving a version that new samplers could not load again, as where its files were replaced."""
+        for model in self._store.all_served():
+            if model.key == key:
+                self._withdraw(model, f"Version {model.version[:12]} could not be loaded again: {reason}")
+            elif model.reference_key == key:
+                model.reference = None
+
+    def _withdraw(self, model: ServedModel, reason: str) -> None:
+        _log.error("Version %s of model %s is not served any more: %s", model.version[:12], model.name, reason)
+        if self._store.withdrawn(model, reason):
+            retiring = asyncio.get_running_loop().create_task(self._retire(model))
+            self._retiring.add(retiring)
+            retiring.add_done_callback(self._retiring.discard)
 
     async def _replace(self, name: str, share: float | None) -> list[ServedModel | None]:
         """Point a name, or a share of its requests, at what its folder holds now; returns who answered before."""
