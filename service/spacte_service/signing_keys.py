@@ -31,6 +31,8 @@ from spacte_core.files import replace_file
 OTHERS = stat.S_IRWXG | stat.S_IRWXO
 """The permissions of everyone but the owner."""
 
+ROOT = 0  # the user's number
+
 
 class SigningKeysError(Exception):
     """The file of signing keys cannot be used; the message is one sentence that names the remedy."""
@@ -94,7 +96,7 @@ def _others_can_read(file: os.stat_result) -> bool:
 
     A secret that a container mounts is root's, and the container's user reads it as one of its group.
     """
-    mounted = file.st_uid == 0 != os.geteuid() and not file.st_mode & stat.S_IWGRP
+    mounted = file.st_uid == ROOT != os.geteuid() and not file.st_mode & stat.S_IWGRP
     return bool(file.st_mode & (stat.S_IRWXO if mounted else OTHERS))
 
 

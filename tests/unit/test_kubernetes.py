@@ -1,4 +1,4 @@
-"""deploy/kubernetes: each overlay is rendered by kubectl, and agrees with Kubernetes, Ray, the image and our settings."""
+"""deploy/kubernetes: each overlay is rendered by kubectl, and fits Kubernetes, Ray, the image and our settings."""
 
 import json
 import re
@@ -128,7 +128,7 @@ def test_kubernetes_takes_every_document(documents: list[Document]) -> None:
         for version in VERSIONS:
             kubernetes_validate.validate(document, version, strict=True)
         checked += 1
-    assert checked >= 12
+    assert checked >= 11
     assert {document["metadata"].get("namespace", "spacte") for document in documents} == {"spacte"}
 
 
@@ -385,22 +385,41 @@ def test_workers_call_nobody_but_the_release_and_the_name_service(documents: lis
     assert {each["port"] for each in names["ports"]} == {53}
 
 
-def test_signing_is_a_component(tmp_path: Path) -> None:
-    """An overlay that adds it has the keys mounted where the setting says."""
-    overlay = {
-        "apiVersion": "kustomize.config.k8s.io/v1beta1",
-        "kind": "Kustomization",
-        "namespace": "spacte",
-        "resources": ["../deploy/base"],
-        "components": ["../deploy/components/signing"],
-    }
-    shutil.copytree(FOLDER, tmp_path / "deploy")
-    (tmp_path / "own").mkdir()
-    (tmp_path / "own" / "kustomization.yaml").write_text(yaml.safe_dump(overlay))
-    command = ["kubectl", "kustomize", str(tmp_path / "own")]
-    text = subprocess.run(command, check=True, capture_output=True, text=True).stdout
-    documents = list(yaml.safe_load_all(text))
+def rendered(folder: Path) -> list[Document]:
+    text = subprocess.run(["kubectl", "kustomize", str(folder)], check=True, capture_output=True, text=True).stdout
+    return list(yaml.safe_load_all(text))
+
+
+def test_the_overlay_of_the_guide_with_signing(tmp_path: Path) -> None:
+    """As docs/operating.md has it: image, storage and settings are the reader's, and the signing keys are mounted."""
+    shutil.copytree(FOLDER, tmp_path / "spacte-source" / "deploy" / "kubernetes")
+    guide = (ROOT / "docs" / "operating.md").read_text()
+    written = re.search(r"^```yaml\n(apiVersion: kustomize.*?)^```", guide, re.MULTILINE | re.DOTALL)
+    component = re.search(r"`(components: \[.*?signing\])`", guide)
+    assert written
+    assert component
+    (tmp_path / "spacte").mkdir()
+    (tmp_path / "spacte" / "kustomization.yaml").write_text(f"{written[1]}{component[1]}\n")
+    documents = rendered(tmp_path / "spacte")
+    assert {container["image"] for _, container in containers(documents)} == {"REGISTRY/spacte:cpu"}
+    claims = [each["spec"] for each in documents if each["kind"] == "PersistentVolumeClaim"]
+    assert [claim["storageClassName"] for claim in claims] == ["YOUR-CLASS"] * 2
+    assert settings_of(documents)["SPACTE_ALLOWED_HOSTS"] == "spacte.example,localhost"
     (container,) = one(documents, "Deployment")["spec"]["template"]["spec"]["containers"]
+    hosts = {
+        each["value"]
+        for probe in ("livenessProbe", "readinessProbe")
+        for each in container[probe]["httpGet"]["httpHeaders"]
+    }
+    assert hosts == {"localhost"}  # so that the probes are answered with the setting
     folder = Path(settings_of(documents)["SPACTE_SIGNING_KEYS_FILE"]).parent
     assert str(folder) in {mount["mountPath"] for mount in container["volumeMounts"]}
     kubernetes_validate.validate(one(documents, "Deployment"), VERSIONS[0], strict=True)
+
+
+def test_the_pod_that_models_are_copied_by() -> None:
+    pod = yaml.safe_load((FOLDER / "copy-models.yaml").read_text())
+    kubernetes_validate.validate(pod, VERSIONS[0], strict=True)
+    claims = [each["metadata"]["name"] for each in yaml.safe_load_all((FOLDER / "base" / "storage.yaml").read_text())]
+    assert pod["spec"]["volumes"][0]["persistentVolumeClaim"]["claimName"] in claims
+    assert pod["spec"]["securityContext"]["fsGroup"] == pod["spec"]["securityContext"]["runAsUser"] == 10001

@@ -17,7 +17,7 @@ from spacte_workers.serving.server_paths import data_set_name, without_paths
         ("/models/a b/digits/config.json is damaged: copy it.", "config.json is damaged: copy it."),
         ("'/srv/x/model.safetensors' cannot be read", "'model.safetensors' cannot be read"),
         ("file:///srv/x/model.pt2 (see /srv/y/log.txt).", "model.pt2 (see log.txt)."),
-        ("ask https://host.example/v2/models/x again, 3/4 done", "ask https://host.example/v2/models/x again, 3/4 done"),
+        ("ask https://host.example/v2/x again, 3/4 done", "ask https://host.example/v2/x again, 3/4 done"),
         ("Nothing is named here.", "Nothing is named here."),
     ],
 )
