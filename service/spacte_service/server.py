@@ -188,7 +188,8 @@ def serve(settings: Settings) -> int:
     from .logs import configure_logging
 
     check_tls(settings)
-    check_models(settings.models)
+    if not settings.model_sources:
+        check_models(settings.models)
     with ExitStack() as stack:
         listener = stack.enter_context(bind(settings.host, settings.port))
         configure_logging(settings)

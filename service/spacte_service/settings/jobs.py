@@ -5,7 +5,7 @@ from typing import Annotated, Literal, Self
 
 from pydantic import Field, field_validator, model_validator
 
-from .group import Count, CountOrNone, Group, parts
+from .group import Count, CountOrNone, Group, check_prefix, parts
 from .limits import MIB, Bytes
 
 
@@ -49,7 +49,7 @@ class JobSettings(Group):
     def _roots_can_be_read(cls, text: str | None) -> str | None:
         for root in parts(text):
             if "://" in root:
-                _check_prefix(root)
+                check_prefix(root)
         return text
 
     @model_validator(mode="after")
@@ -84,15 +84,3 @@ class JobSettings(Group):
     def sqlite_file(self) -> Path:
         """The store, where it is no other database."""
         return self.data_dir.resolve() / "spacte.sqlite"
-
-
-def _check_prefix(root: str) -> None:
-    from spacte_workers.batch.inputs import InputError, load_driver, parts_of
-
-    try:
-        scheme = parts_of(root)[0]
-        if scheme in ("file", "local"):
-            raise ValueError(f"{root!r} is a folder of this machine; give its path, from /")
-        load_driver(scheme)
-    except InputError as error:
-        raise ValueError(f"{root!r}: {str(error).rstrip('.')}") from None

@@ -13,6 +13,10 @@ from spacte_service.server import TlsError, check_tls
 CONTRADICTIONS: list[tuple[dict[str, Any], str]] = [
     ({"tls_cert": Path("cert.pem")}, "--tls-cert and --tls-key belong together"),
     ({"samplers_min": 3, "samplers": 2}, "--samplers must not be below"),
+    ({"model_roots": "/models"}, "--model-roots are prefixes such as s3://bucket/models"),
+    ({"model_roots": "gopher://x"}, "no driver for gopher"),
+    ({"model_sources": f"digits=memory://b/digits#sha256={'a' * 64}"}, "below no prefix that is allowed .none."),
+    ({"model_roots": "memory://b", "model_sources": "digits=memory://b/digits"}, "does not pin what is fetched"),
     ({"job_samplers_min": 3, "job_samplers_max": 2}, "--job-samplers-max must not be below"),
     ({"max_concurrent_requests": 4, "max_client_batch_size": 5}, "must not exceed --max-concurrent-requests"),
     ({"datasets": "cifar10"}, "is not NAME=SOURCE"),

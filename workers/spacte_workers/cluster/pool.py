@@ -18,14 +18,7 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 from spacte_workers.errors import ModelLoadError, NoWorkersError
 from spacte_workers.load_steps import LoadStep, Tell, nobody
 from spacte_workers.serving.device_shares import INTERACTIVE_SHARE
-from spacte_workers.serving.pools import (
-    LoadReport,
-    ModelFiles,
-    PoolStatus,
-    SamplerRegistry,
-    ignore_lost,
-    spreading,
-)
+from spacte_workers.serving.pools import LoadReport, ModelFiles, PoolStatus, SamplerRegistry, ignore_lost, spreading
 from spacte_workers.shards import SamplerLostError
 
 from .connection import RayConnection, RaySettings

@@ -142,6 +142,11 @@ class ModelEntry:
         before, self.served, self.beside = self.served, self.beside, None
         return before
 
+    def failed(self, reason: str) -> None:
+        """Say why a version could not be loaded. If another one answers, it goes on answering."""
+        self.state, self.reason = ("ready" if self.served else "failed"), reason
+        self.loaded()
+
     def loaded(self) -> None:
         """Nothing is being loaded any more, whether or not that went well."""
         self.target, self.step, self.at_start = None, None, False

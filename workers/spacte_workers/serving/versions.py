@@ -14,6 +14,7 @@ from spacte_workers.engine.precision_rule import PrecisionRule
 from spacte_workers.errors import ModelLoadError, NotOneFunctionError
 from spacte_workers.load_steps import LoadStep
 
+from .model_sources import ModelSource
 from .model_store import ModelStore
 from .pools import ModelFiles, Pool
 from .served_model import ServedModel, model_key
@@ -64,8 +65,10 @@ class Versions:
             except Exception:  # noqa: BLE001  the other models are to be served
                 _log.exception("Model %s is not served.", name)
 
-    async def load(self, name: str, share: float | None = None) -> None:
+    async def load(self, name: str, share: float | None = None, source: str | None = None) -> None:
         """Load a model or replace it, see `Runtime.load`."""
+        if source is not None:
+            await asyncio.to_thread(self._store.fetch, name, ModelSource.parse(source))
         entry = await asyncio.to_thread(self._store.refresh, name)
         if entry.version is not None and not entry.reason and not entry.answers_by(entry.version):
             self._store.loading(name, entry.version, LoadStep("waiting", "waits for the loads before it"))
