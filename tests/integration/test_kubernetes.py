@@ -207,7 +207,11 @@ def test_a_certificate_and_a_job_on_what_kubernetes_starts(
     probes += [("gateway", gateway, "livenessProbe"), ("gateway", gateway, "readinessProbe")]
     for name, container, probe in probes:
         print(f"{name}: {container['name']} passes its {probe} after {release.passes(name, container, probe)} s")
-    assert "spacte_queue_depth" in release.curl(release.url("gateway", 9090, "/metrics"))
+    metrics = release.curl(release.url("gateway", 9090, "/metrics"))
+    assert "spacte_queue_depth" in metrics
+    # One has a worker; the other waits for one, and Ray's autoscaler would see it waiting.
+    assert 'spacte_samplers{state="ready"} 1.0' in metrics
+    assert 'spacte_samplers{state="starting"} 1.0' in metrics
 
     picture = tmp_path / "digit.png"
     Image.fromarray(np.arange(64, dtype=np.uint8).reshape(8, 8)).save(picture)

@@ -139,7 +139,7 @@ def test_sources_by_name() -> None:
     found = sources_of(f"one=memory://b/one#sha256={pin}, two=hf://o/two/folder/#sha256={pin.upper()}")
     assert found == {"one": ModelSource("memory://b/one", pin), "two": ModelSource("hf://o/two/folder", pin)}
     for text in (f"memory://b/one#sha256={pin}", f"../x=memory://b/one#sha256={pin}"):
-        with pytest.raises(ModelLoadError, match="write it so|names no model"):
+        with pytest.raises(ModelLoadError, match=r"write it so|names no model"):
             sources_of(text)
 
 
@@ -226,7 +226,7 @@ def test_from_s3(s3: Any, make_checkpoint: Callable[..., str], tmp_path: Path) -
     assert [(place / file).read_bytes() for file in FILES] == [
         (tmp_path / "digits" / file).read_bytes() for file in FILES
     ]
-    with pytest.raises(ModelLoadError, match="There is no file 's3://bucket/models/none/config.json'"):
+    with pytest.raises(ModelLoadError, match=r"There is no file 's3://bucket/models/none/config\.json'"):
         sources.fetch("none", ModelSource("s3://bucket/models/none", version))
     s3.put_object(Bucket="bucket", Key="models/digits/config.json", Body=b"{}")
     with pytest.raises(ModelLoadError, match="holds version"):
