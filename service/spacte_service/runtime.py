@@ -26,10 +26,16 @@ def make_runtime(settings: Settings, decoding: Decoding, observer: Observer) -> 
 
         pool = LocalPool(settings.samplers)
     else:
-        from .ray_process import PoolOptions, ProcessPool
+        from .ray_process import ProcessPool, RayOptions
 
         pool = ProcessPool(
-            PoolOptions(settings.address, settings.samplers_min, settings.samplers, settings.sampler_threads)
+            RayOptions(
+                settings.address,
+                settings.samplers_min,
+                settings.samplers,
+                settings.sampler_threads,
+                drivers_here=settings.job_drivers == "gateway",
+            )
         )
     return Runtime(
         ModelStore(settings.models, settings.require_signed_models, model_sources(settings)),

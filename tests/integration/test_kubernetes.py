@@ -37,11 +37,11 @@ HEAD = "spacte-head-svc"
 UNITS = {"Gi": 1024**3, "Mi": 1024**2}
 
 
-@pytest.fixture(scope="module")
-def documents() -> dict[str, dict[str, Any]]:
-    """What the overlay for CPUs makes, by kind; of kinds with several the last."""
+@pytest.fixture(params=["cpu", "small"])
+def documents(request: pytest.FixtureRequest) -> dict[str, dict[str, Any]]:
+    """What an overlay for CPUs makes, by kind; of kinds with several the last."""
     try:
-        command = ["kubectl", "kustomize", str(ROOT / "deploy" / "kubernetes" / "overlays" / "cpu")]
+        command = ["kubectl", "kustomize", str(ROOT / "deploy" / "kubernetes" / "overlays" / request.param)]
         text = subprocess.run(command, check=True, capture_output=True, text=True).stdout
     except FileNotFoundError:
         pytest.skip("kubectl is not installed")
@@ -220,7 +220,7 @@ def test_a_certificate_and_a_job_on_what_kubernetes_starts(
     certificate = json.loads(release.curl(*certify))
     assert certificate["n"] == sum(certificate["counts"]) == 1000, certificate
 
-    # A job: its driver runs on the head, and writes into the volume that the gateway reads.
+    # A job: its driver writes into the volume that the gateway reads, whether it runs on the head or beside it.
     jobs = release.url("gateway", 8000, "/v1/jobs")
     body = {"input": {"type": "dataset", "name": "digits", "limit": 4}, "params": {"n": 1000}}
     job = json.loads(release.curl("--json", json.dumps(body), jobs))

@@ -23,7 +23,7 @@ from spacte_workers.serving.pools import LoadReport, ModelFiles, PoolStatus, Sam
 from spacte_workers.shards import SamplerLostError, SampleTask, Votes
 
 from .channel import Channel, ClosedError
-from .messages import Answer, Call, CallName, Loading, LogLine, PoolOptions, SamplerGone, SamplerUp, Started, Status
+from .messages import Answer, Call, CallName, Loading, LogLine, RayOptions, SamplerGone, SamplerUp, Started, Status
 
 _log = logging.getLogger("spacte.ray")
 
@@ -43,11 +43,11 @@ class ProcessPool:
             `RAY_ADDRESS` names or a local one.
     """
 
-    def __init__(self, options: PoolOptions | None = None) -> None:
+    def __init__(self, options: RayOptions | None = None) -> None:
         self.started = asyncio.Event()
         """Set once Ray was connected for the first time."""
         self.on_model_lost = ignore_lost
-        self._options = options or PoolOptions()
+        self._options = options or RayOptions()
         self._registry: SamplerRegistry | None = None
         self._process: subprocess.Popen[bytes] | None = None
         self._channel: Channel | None = None

@@ -14,6 +14,9 @@ class JobSettings(Group):
 
     data_dir: Path = Path("spacte-data")
     """Folder of the database, uploads and jobs; the drivers of jobs must see it too."""
+    job_drivers: Literal["head", "gateway"] = "head"
+    """Machine that the drivers of jobs run on: the Ray head's, where they outlive a gateway and several gateways share
+    --data-dir, or the gateway's own, so that no other machine needs to see the folder."""
     database: str | None = None
     """postgresql://... where several gateways share one; by default SQLite in --data-dir."""
     max_upload_bytes: Bytes = 2048 * MIB  # the parquet files of ImageNet's validation set have 0.5 GB each
