@@ -43,19 +43,19 @@ class ModelStore:
         self._pinned: dict[str, ServedModel] = {}
 
     def find(self) -> list[str]:
-        """See which models there are, without reading them: they are all to be loaded. The lightest come first."""
+        """See which models there are, without reading them: they are all to be loaded.
+
+        The lightest come first, and those that are to be fetched last.
+        """
         found = sorted(self._folders(), key=lambda folder: (_weight(folder), folder.name))
+        to_fetch = self._sources.names() if self._sources else []
+        found += [self.folder / name for name in to_fetch if name not in [folder.name for folder in found]]
         for folder in found:
             entry = self._entries.setdefault(folder.name, ModelEntry(folder))
             entry.state, entry.since, entry.at_start = "loading", time.monotonic(), True
             entry.step = LoadStep("waiting", "waits for the loads before it")
-        names = [folder.name for folder in found]
-        for name in self._sources.names() if self._sources else ():
-            if name not in names:
-                self._entries[name] = ModelEntry(self.folder / name, state="loading", at_start=True)
-                names.append(name)
         self._found = True
-        return names
+        return [folder.name for folder in found]
 
     def scan(self) -> list[str]:
         """Read the folder again, and return the names in it, sorted.

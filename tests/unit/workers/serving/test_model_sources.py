@@ -241,6 +241,8 @@ async def test_models_that_are_fetched_are_served_and_replaced(
     missing = first.replace("first", "missing")
     named = sources_of(f"digits={first},broken={missing}")
     store = ModelStore(tmp_path / "models", sources=ModelSources(tmp_path / "fetched", [ROOT], named))
+    assert store.find() == ["here", "digits", "broken"]
+    assert set(store.still_loading()) == {"here", "digits", "broken"}
     runtime = Runtime(store, LocalPool(1), precision="fp32")
     await runtime.start()
     try:
