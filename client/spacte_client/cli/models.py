@@ -58,7 +58,12 @@ def models(
     if as_json:
         documents = [model.model_dump(mode="json") for model in found]
         typer.echo(json.dumps(documents[0] if name is not None else documents))
-        return
+    else:
+        _show(found)
+
+
+def _show(found: "list[Model]") -> None:
+    """A table, a line a model."""
     from rich.console import Console
     from rich.table import Table
 
