@@ -2,6 +2,7 @@
 
 import functools
 import http.server
+import socket
 import threading
 from collections.abc import Callable, Iterator
 from importlib import import_module
@@ -231,6 +232,14 @@ def test_from_s3(s3: Any, make_checkpoint: Callable[..., str], tmp_path: Path) -
     s3.put_object(Bucket="bucket", Key="models/digits/config.json", Body=b"{}")
     with pytest.raises(ModelLoadError, match="holds version"):
         sources.fetch("again", ModelSource("s3://bucket/models/digits", version))
+
+
+def test_a_server_that_does_not_answer_is_told_from_a_file_that_is_not_there(tmp_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        url = f"http://127.0.0.1:{taken.getsockname()[1]}"
+    sources = ModelSources(tmp_path / "fetched", [url])
+    with pytest.raises(ModelLoadError, match=r"cannot be read \(Client\w+\): try again, or mend access to it"):
+        sources.fetch("digits", ModelSource(f"{url}/digits", "a" * 64))
 
 
 async def test_models_that_are_fetched_are_served_and_replaced(

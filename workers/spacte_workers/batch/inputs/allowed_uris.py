@@ -116,11 +116,14 @@ def pieces(
                 yield piece
     except InputError:
         raise
-    except FileNotFoundError:
-        raise nowhere from None
     except Exception as error:  # a driver raises whatever it likes
-        sentence = f"{uri[:200]!r} cannot be read ({type(error).__name__}): {remedy}."
-        raise InputError(sentence) from error
+        why: BaseException = error
+        if isinstance(error, FileNotFoundError):
+            # Of a server that does not answer fsspec says that too, with the error of the connection behind it.
+            why = error.__cause__ or error
+            if isinstance(why, FileNotFoundError) or not isinstance(why, OSError):
+                raise nowhere from None
+        raise InputError(f"{uri[:200]!r} cannot be read ({type(why).__name__}): {remedy}.") from error
 
 
 def resolve_uri(uri: str, roots: Sequence[Path]) -> Path:
