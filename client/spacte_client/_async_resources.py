@@ -28,12 +28,13 @@ class AsyncModels(Resource[AsyncConnection]):
         """One model."""
         return await self._connection.send(calls.get_model(name))
 
-    async def load(self, name: str, *, traffic: float | None = None) -> Model:
+    async def load(self, name: str, *, traffic: float | None = None, source: str | None = None) -> Model:
         """Load a model, or replace it by what its folder holds now; needs an admin key. Returns at once.
 
         With `traffic`, from 0 to 1, the version that answers stays, and the new one answers that part of the requests.
+        With `source`, URI#sha256=VERSION, the model is fetched first, from below a prefix that the operator allows.
         """
-        return await self._connection.send(calls.load_model(name, traffic))
+        return await self._connection.send(calls.load_model(name, traffic, source))
 
     async def unload(self, name: str) -> Model:
         """Unload a model; needs an admin key. Returns at once."""

@@ -172,9 +172,10 @@ def get_model(name: str) -> Call[Model]:
     return get(f"/v1/models/{path_segment(name, 'model name')}", answer(Model))
 
 
-def load_model(name: str, traffic: float | None) -> Call[Model]:
+def load_model(name: str, traffic: float | None, source: str | None) -> Call[Model]:
     """`POST /v1/models/{name}/load`."""
-    body = {} if traffic is None else {"json": {"traffic": traffic}}
+    asked = {key: value for key, value in (("traffic", traffic), ("source", source)) if value is not None}
+    body = {"json": asked} if asked else {}
     return post(f"/v1/models/{path_segment(name, 'model name')}/load", answer(Model), body=body)
 
 

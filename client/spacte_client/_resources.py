@@ -38,12 +38,13 @@ class Models(Resource[Connection]):
         """One model; `NotFoundError` where there is none of that name."""
         return self._connection.send(calls.get_model(name))
 
-    def load(self, name: str, *, traffic: float | None = None) -> Model:
+    def load(self, name: str, *, traffic: float | None = None, source: str | None = None) -> Model:
         """Load a model, or replace it by what its folder holds now; needs an admin key. Returns at once.
 
         With `traffic`, from 0 to 1, the version that answers stays, and the new one answers that part of the requests.
+        With `source`, URI#sha256=VERSION, the model is fetched first, from below a prefix that the operator allows.
         """
-        return self._connection.send(calls.load_model(name, traffic))
+        return self._connection.send(calls.load_model(name, traffic, source))
 
     def unload(self, name: str) -> Model:
         """Unload a model; needs an admin key. Returns at once."""

@@ -3,6 +3,7 @@
 import os
 import re
 from collections.abc import Mapping
+from ipaddress import ip_address
 
 from .errors import UserError
 
@@ -46,6 +47,13 @@ def other_service(address: str) -> str:
     return _OTHER_PORTS.get(int(address.rpartition(":")[2]), "")
 
 
+def _is_ipv6(text: str) -> bool:
+    try:
+        return ip_address(text).version == 6
+    except ValueError:
+        return False
+
+
 def _checked(text: str) -> str:
     scheme, separator, rest = text.partition("://")
     if separator:
@@ -53,14 +61,16 @@ def _checked(text: str) -> str:
         what = _SCHEMES.get(scheme.lower())
         why = f"is for {what}" if what else "has a scheme, which a head's address has not"
         raise RayAddressError(f"The Ray address {text!r} {why}: give the head's own, {host}:{GCS_PORT}.")
-    if ipv6 := re.fullmatch(r"\[?([0-9A-Fa-f:.]*:[0-9A-Fa-f:.]*:[0-9A-Fa-f:.]*)\]?", text):
-        raise RayAddressError(f"The Ray address {text!r} has no port: give [{ipv6[1]}]:{GCS_PORT}.")
+    if _is_ipv6(bare := text.removeprefix("[").removesuffix("]")):
+        raise RayAddressError(f"The Ray address {text!r} has no port: give [{bare}]:{GCS_PORT}.")
     if re.fullmatch(r"[A-Za-z0-9_.-]+", text):
         raise RayAddressError(f"The Ray address {text!r} has no port: give {text}:{GCS_PORT}, auto or local.")
     found = re.fullmatch(r"([A-Za-z0-9_.-]+|\[[0-9A-Fa-f:.]+\]):([0-9]{1,9})", text)
     if found is None:
-        host = re.split(r"[:/,\s]", text.strip("\"'[]/"))[0] or "HOST"
-        raise RayAddressError(f"The Ray address {text!r} is not host:port: give {host}:{GCS_PORT}, auto or local.")
+        host, _, rest = re.split(r"[/,\s]", text.strip("\"'[]/"))[0].partition(":")
+        port = re.match(r"[0-9]{4,5}", rest)
+        meant = f"{host or 'HOST'}:{port[0] if port else GCS_PORT}"
+        raise RayAddressError(f"The Ray address {text!r} is not host:port: give {meant}, auto or local.")
     if not _LEAST_PORT <= int(found[2]) <= _LAST_PORT:
         raise RayAddressError(
             f"The Ray address {text!r} has a port that Ray does not take: give {found[1]}:{GCS_PORT}."

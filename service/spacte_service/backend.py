@@ -47,10 +47,11 @@ class Backend(Protocol):
     async def stop(self) -> None:
         """Let go of samplers and models."""
 
-    async def load(self, name: str, share: float | None = None) -> None:
+    async def load(self, name: str, share: float | None = None, source: str | None = None) -> None:
         """Load a model, or replace it by what its folder holds now, without dropping a request.
 
-        With a `share` the version that answers stays, and the new one answers that part of the requests.
+        With a `share` the version that answers stays, and the new one answers that part of the requests. A `source`
+        is fetched first.
         """
 
     async def divide(self, name: str, weights: Mapping[str, float]) -> None:

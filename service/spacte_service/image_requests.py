@@ -111,14 +111,15 @@ class ImageRequests:
 
     async def logits(self, rows: "Sequence[Image]", model: str, arrival: Arrival) -> "tuple[str, NDArray[np.float32]]":
         """The version that answers, and the base classifier's logits of rows. Raises ProblemError: as for `predict`."""
-        name, rate = self._backend.rate(model)
-        seconds = len(rows) / rate if rate else 0.0
-        demand = Demand(name, seconds, seconds) if rate else Demand()
-        async with self._admission.permit(arrival, demand) as permit:
-            await permit.turn()
-            with worker_errors_as_problems("/inputs/0"):
-                found = await self._backend.logits(rows, model)
-            permit.done()
+        with self._backend.pinned(model, current_request_id()) as version:
+            name, rate = self._backend.rate(version)
+            seconds = len(rows) / rate if rate else 0.0
+            demand = Demand(name, seconds, seconds) if rate else Demand()
+            async with self._admission.permit(arrival, demand) as permit:
+                await permit.turn()
+                with worker_errors_as_problems("/inputs/0"):
+                    found = await self._backend.logits(rows, version)
+                permit.done()
         return found
 
     async def bracket(self, request: ImageRequest[BracketParams]) -> Bracket:

@@ -45,12 +45,12 @@ class Models:
         ready = [model.name for model in self._backend.models() if model.answers]
         return ready[0] if len(ready) == 1 else ""
 
-    async def load(self, name: str, share: float | None = None) -> None:
-        """Begin to load a model, or to replace it, or a share of its requests, by what its folder holds now.
+    async def load(self, name: str, share: float | None = None, source: str | None = None) -> None:
+        """Begin to load a model, or to replace it, or a share of its requests, by what its folder or a source holds.
 
         Raises ModelNotFoundError, ModelLoadError, NoWorkersError: it failed at once.
         """
-        await self._begin(self._backend.load(name, share), "load", name)
+        await self._begin(self._backend.load(name, share, source), "load", name)
 
     async def unload(self, name: str) -> None:
         """Begin to unload a model: it takes no more requests, and is dropped when the last is answered.

@@ -2,10 +2,21 @@
 
 from spacte_workers.engine.precision_rule import PrecisionRule
 from spacte_workers.scheduling.observers import Observer
+from spacte_workers.serving.model_sources import ModelSources, sources_of
+from spacte_workers.serving.model_store import ModelStore
 from spacte_workers.serving.runtime import Runtime
 
 from .decoding import Decoding
+from .jobs.data_folder import DataFolder
 from .settings import Settings
+
+
+def model_sources(settings: Settings) -> ModelSources | None:
+    """The models that are fetched; None where no prefix is allowed."""
+    if not settings.model_prefixes:
+        return None
+    folder = DataFolder(settings.data_dir).models
+    return ModelSources(folder, settings.model_prefixes, sources_of(settings.model_sources))
 
 
 def make_runtime(settings: Settings, decoding: Decoding, observer: Observer) -> Runtime:
@@ -15,17 +26,24 @@ def make_runtime(settings: Settings, decoding: Decoding, observer: Observer) -> 
 
         pool = LocalPool(settings.samplers)
     else:
-        from .ray_process import ProcessPool
+        from .ray_process import ProcessPool, RayOptions
 
-        pool = ProcessPool(settings.address, settings.samplers)
+        pool = ProcessPool(
+            RayOptions(
+                settings.address,
+                settings.samplers_min,
+                settings.samplers,
+                settings.sampler_threads,
+                drivers_here=settings.job_drivers == "gateway",
+            )
+        )
     return Runtime(
-        settings.models,
+        ModelStore(settings.models, settings.require_signed_models, model_sources(settings)),
         pool,
         precision=settings.precision,
         rule=PrecisionRule(settings.allow_int8, settings.min_agreement, settings.portable),
         allow_client_seed=settings.allow_client_seed,
         seed_secret=settings.seed_secret,
-        signer=settings.require_signed_models,
         decode=decoding.image,
         observer=observer,
     )

@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable, Generator
 from contextlib import ExitStack, contextmanager
 from functools import partial
+from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING
 
@@ -157,6 +158,17 @@ def check_tls(settings: NetworkSettings) -> None:
         ) from error
 
 
+class ModelsFolderError(RuntimeFault):
+    """There is no folder of models; the message is for the operator."""
+
+
+def check_models(folder: Path) -> None:
+    """See that there is a folder of models; it may be empty. Raises ModelsFolderError."""
+    if not folder.is_dir():
+        what = "is no folder" if folder.exists() else "does not exist"
+        raise ModelsFolderError(f"{folder} {what}: name the folder that holds the models' folders with --models.")
+
+
 def _with_loopback_names(settings: Settings) -> Settings:
     """Where neither a key nor the network keeps others out, go by the loopback names only."""
     if settings.allowed_hosts is None and settings.loopback and not settings.has_keys:
@@ -169,12 +181,15 @@ def serve(settings: Settings) -> int:
 
     Raises:
         OSError: the address is taken or not ours.
-        RuntimeFault: the workers or the store could not be started, or TLS not be set up; for the operator.
+        RuntimeFault: there is no folder of models, TLS cannot be set up, or workers or store could not be started; for
+            the operator.
         KeysFileError: the API keys cannot be read; the message is for the operator.
     """
     from .logs import configure_logging
 
     check_tls(settings)
+    if not settings.model_sources:
+        check_models(settings.models)
     with ExitStack() as stack:
         listener = stack.enter_context(bind(settings.host, settings.port))
         configure_logging(settings)

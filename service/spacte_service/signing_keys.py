@@ -6,6 +6,7 @@ still verifies.
 
 import base64
 import json
+import os
 import stat
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
@@ -29,6 +30,8 @@ from spacte_core.files import replace_file
 
 OTHERS = stat.S_IRWXG | stat.S_IRWXO
 """The permissions of everyone but the owner."""
+
+ROOT = 0  # the user's number
 
 
 class SigningKeysError(Exception):
@@ -77,7 +80,7 @@ def rotated(keys: Sequence[StoredKey]) -> list[StoredKey]:
 def read_signing_keys(path: Path) -> list[StoredKey]:
     """The keys of a file. Raises SigningKeysError: it is missing, damaged, or others can read it."""
     try:
-        if path.stat().st_mode & OTHERS:
+        if _others_can_read(path.stat()):
             raise SigningKeysError(f"Others can read the signing keys {path}; run `chmod 600` on the file.")
         return _KEYS.validate_json(path.read_bytes())
     except FileNotFoundError:
@@ -86,6 +89,15 @@ def read_signing_keys(path: Path) -> list[StoredKey]:
         raise SigningKeysError(f"The signing keys {path} cannot be read ({error.strerror}).") from error
     except ValidationError as error:
         raise SigningKeysError(f"The signing keys {path} are damaged; restore the file.") from error
+
+
+def _others_can_read(file: os.stat_result) -> bool:
+    """Whether more than this process's user can.
+
+    A secret that a container mounts is root's, and the container's user reads it as one of its group.
+    """
+    mounted = file.st_uid == ROOT != os.geteuid() and not file.st_mode & stat.S_IWGRP
+    return bool(file.st_mode & (stat.S_IRWXO if mounted else OTHERS))
 
 
 def write_signing_keys(path: Path, keys: Sequence[StoredKey]) -> None:

@@ -19,6 +19,7 @@ from spacte_workers.errors import (
     RuntimeFault,
 )
 from spacte_workers.images import BadImageError
+from spacte_workers.serving.server_paths import without_paths
 
 from .problems import ProblemError, field_error
 
@@ -59,4 +60,5 @@ def to_problem_error(error: RuntimeFault | BadImageError, image: str = "/image")
         return ProblemError("model_failed" if error.state == "failed" else "model_not_found", str(error))
     codes: list[ProblemCode] = [code for kind, code in CODES.items() if isinstance(error, kind)]
     code = codes[0] if codes else "internal"
-    return ProblemError(code, str(error), retry_after_s=RETRY_AFTER_S.get(code))
+    sentence = without_paths(str(error)) if isinstance(error, ModelLoadError) else str(error)
+    return ProblemError(code, sentence, retry_after_s=RETRY_AFTER_S.get(code))

@@ -93,3 +93,24 @@ def test_a_gateway_outlives_raylet_and_gcs(
                 assert int(answer.headers["retry-after"]) > 0
                 answer = certify(http)
             assert check(Certificate.model_validate_json(answer.content)) == []
+
+
+def test_of_two_versions_the_one_whose_files_are_gone_is_withdrawn(
+    tmp_path: Path, make_checkpoint: Callable[..., str], descendants: Callable[[int], set[int]]
+) -> None:
+    old = make_checkpoint(tmp_path / "models" / "digits", seed=1)
+    with gateway(tmp_path / "models", tmp_path / "data") as (pid, http):
+        new = make_checkpoint(tmp_path / "models" / "digits", seed=2)
+
+        def versions() -> list[str]:
+            return [share["version"] for share in http.get("/v1/models/digits").json()["traffic"]]
+
+        assert http.post("/v1/models/digits/load", json={"traffic": 0.1}).status_code == 202
+        until(lambda: versions() == [old, new], 120)
+        os.kill(pid_of("raylet", descendants(pid)), signal.SIGKILL)
+        until(lambda: versions() == [new], 200)
+        until(lambda: http.get("/readyz").status_code == 200, 120)
+        answers = [certify(http, 100) for _ in range(20)]  # nine in ten were the old one's
+        assert {answer.status_code for answer in answers} == {200}
+        assert {answer.json()["model_version"] for answer in answers} == {new}
+        assert old[:12] in http.get("/v1/models/digits").json()["reason"]

@@ -12,6 +12,7 @@ import typer
 from spacte_client._exceptions import APIStatusError, SpacteError
 
 from ._components import ComponentGroup
+from ._variables import warnings
 from .doctor import doctor
 from .evidence import evidence
 from .images import certify, predict
@@ -57,6 +58,8 @@ def _root(
 def main() -> None:
     """Run the command line; an error is one sentence on stderr and exit status 1, a usage error 2."""
     try:
+        for warning in warnings():
+            typer.echo(f"Warning: {warning}", err=True)
         try:
             app(prog_name="spacte")
         finally:

@@ -18,6 +18,10 @@ def models(
         float | None,
         typer.Option(min=0, max=1, help="With --load: keep the old version, and give the new one this part."),
     ] = None,
+    source: Annotated[
+        str | None,
+        typer.Option(metavar="URI#sha256=VERSION", help="With --load: fetch it first, where the operator allows that."),
+    ] = None,
     unload: Annotated[bool, typer.Option("--unload", help="Stop serving it.")] = False,
     traffic: Annotated[
         list[str] | None,
@@ -38,11 +42,13 @@ def models(
         raise typer.BadParameter("name one model, and ask for one change.", param_hint=" and ".join(asked))
     if share is not None and not load:
         raise typer.BadParameter("goes with --load only.", param_hint="--share")
+    if source is not None and not load:
+        raise typer.BadParameter("goes with --load only.", param_hint="--source")
     with opt.connect(base_url, api_key) as client:
         if name is None:
             found = list(client.models.list())
         elif load:
-            found = [client.models.load(name, traffic=share)]
+            found = [client.models.load(name, traffic=share, source=source)]
         elif unload:
             found = [client.models.unload(name)]
         elif weights:
@@ -52,7 +58,12 @@ def models(
     if as_json:
         documents = [model.model_dump(mode="json") for model in found]
         typer.echo(json.dumps(documents[0] if name is not None else documents))
-        return
+    else:
+        _show(found)
+
+
+def _show(found: "list[Model]") -> None:
+    """A table, a line a model."""
     from rich.console import Console
     from rich.table import Table
 

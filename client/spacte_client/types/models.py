@@ -86,6 +86,13 @@ class LoadRequest(RequestModel):
         le=1,
         description="Keep the version that answers, and give the new one this part of its requests; null replaces it.",
     )
+    source: str | None = Field(
+        default=None,
+        max_length=2048,
+        description="Fetch the model first: URI#sha256=VERSION, the URI of a checkpoint folder below a prefix that the "
+        "operator allows.",
+        examples=["s3://bucket/models/digits#sha256=" + "5f" * 32],
+    )
 
 
 class TrafficRequest(RequestModel):

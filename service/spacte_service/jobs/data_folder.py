@@ -25,6 +25,7 @@ class DataFolder:
 
     jobs/JOB_ID/                    see `spacte_workers.batch.job_folder`
     checkpoints/VERSION/NAME/       the models that jobs were begun with
+    models/VERSION/NAME/            the models that were fetched
     files/                          uploads
     fetched/                        inputs of jobs that were named by a URI of another machine
     logs/                           what drivers of `--in-process` print
@@ -37,6 +38,7 @@ class DataFolder:
         self.fetched = root / "fetched"
         self.logs = root / "logs"
         self.checkpoints = root / "checkpoints"
+        self.models = root / "models"
 
     def check_writable(self) -> None:
         """Write something that is gone at once. Raises OSError: the disk is full, read-only or gone."""

@@ -12,7 +12,7 @@ from collections.abc import Callable, Coroutine, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from importlib import import_module
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 from .runner import DriverStatus, Stage, UnreachableError
 
@@ -28,13 +28,19 @@ T = TypeVar("T")
 
 ANSWER_S = 20.0  # a cluster that has not answered by then is unreachable; chosen: a connection and a request
 REQUEST_S = 10.0  # a request that is silent for so long is given up; chosen: the job API answers in milliseconds
+SLIVER = 0.001  # of a node's own resource, of which it has 1; chosen: a thousand drivers fit
 THREADS = 2  # chosen: one request at a time, and one that a frozen cluster holds
 
 
 class RayJobsRunner:
-    """Ray Jobs on the cluster that this process is connected to."""
+    """Ray Jobs on the cluster that this process is connected to.
 
-    def __init__(self) -> None:
+    Args:
+        here: drivers run on the node of this process; by default on the head's.
+    """
+
+    def __init__(self, *, here: bool = False) -> None:
+        self._here = here
         self._jobs: _OverHttp | _InProcess | None = None
         # Not the loop's own threads, which requests need: a cluster that is frozen must not take them.
         self._threads = ThreadPoolExecutor(THREADS, thread_name_prefix="ray-jobs")
@@ -49,7 +55,8 @@ class RayJobsRunner:
         if await self.status(submission_id) is None:
             context: Any = ray.get_runtime_context()
             entrypoint = shlex.join(["env", f"RAY_ADDRESS={context.gcs_address}", *command])
-            await self._ask(lambda jobs: jobs.submit(submission_id, entrypoint))
+            place = _this_node() if self._here else None
+            await self._ask(lambda jobs: jobs.submit(submission_id, entrypoint, place))
 
     async def status(self, submission_id: str) -> DriverStatus | None:
         """What the cluster's job table says."""
@@ -81,6 +88,21 @@ class RayJobsRunner:
         jobs, self._jobs = self._jobs, None
         if jobs is not None:
             await jobs.close()
+
+
+def _this_node() -> dict[str, float]:
+    """Some of the resource that Ray gives this node alone: a driver that asks for it runs here."""
+    import ray
+
+    context: Any = ray.get_runtime_context()
+    nodes = cast("list[dict[str, Any]]", ray.nodes())
+    own: list[str] = next(list(node["Resources"]) for node in nodes if node["NodeID"] == context.get_node_id())
+    return {next(name for name in own if name.startswith("node:") and not name.endswith("__")): SLIVER}
+
+
+def _request(submission_id: str, entrypoint: str, place: dict[str, float] | None) -> dict[str, Any]:
+    asked: dict[str, Any] = {"submission_id": submission_id, "entrypoint": entrypoint}
+    return asked | ({"entrypoint_resources": place} if place else {})
 
 
 async def _connect(threads: ThreadPoolExecutor) -> "_OverHttp | _InProcess":
@@ -127,8 +149,8 @@ class _OverHttp:
         self._client = _client(url)
         self._threads = threads
 
-    async def submit(self, submission_id: str, entrypoint: str) -> None:
-        submit = partial(self._client.submit_job, entrypoint=entrypoint, submission_id=submission_id)
+    async def submit(self, submission_id: str, entrypoint: str, place: dict[str, float] | None = None) -> None:
+        submit = partial(self._client.submit_job, **_request(submission_id, entrypoint, place))
         await _in_thread(self._threads, submit)
 
     async def status(self, submission_id: str) -> tuple[str, str] | None:
@@ -171,8 +193,8 @@ class _InProcess:
 
         return kept
 
-    async def submit(self, submission_id: str, entrypoint: str) -> None:
-        await self._manager.submit_job(entrypoint=entrypoint, submission_id=submission_id)
+    async def submit(self, submission_id: str, entrypoint: str, place: dict[str, float] | None = None) -> None:
+        await self._manager.submit_job(**_request(submission_id, entrypoint, place))
 
     async def status(self, submission_id: str) -> tuple[str, str] | None:
         return _status_of(await self._manager.get_job_info(submission_id))

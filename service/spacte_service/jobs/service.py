@@ -186,7 +186,8 @@ class JobService:
             counted = self._counted(request.input, model, caller)
         _check_params(params, model)
         checkpoint = self._folder.checkpoint(model.name, model.version)
-        keep_checkpoint(self._models, model.name, model.version, checkpoint)
+        fetched = self._folder.models / model.version / model.name
+        keep_checkpoint(fetched if fetched.is_dir() else self._models, model.name, model.version, checkpoint)
         row = _row(request.metadata, params, model, counted, str(checkpoint), caller, base)
         noises = counted.total * most_votes(params)
         if base is not None:

@@ -24,7 +24,7 @@ from spacte_workers.serving.pools import LoadReport, ModelFiles
 from spacte_workers.shards import Sampler, SamplerLostError, SampleTask, Votes
 
 from .channel import Channel, ClosedError
-from .messages import Answer, Call, Forwarding, Loading, SamplerGone, SamplerUp, Started, Status
+from .messages import Answer, Call, Forwarding, Loading, RayOptions, SamplerGone, SamplerUp, Started, Status
 
 _log = logging.getLogger("spacte.ray")
 
@@ -34,10 +34,10 @@ STATUS_EVERY_S = 0.5  # chosen: `/readyz` is right within a second
 class RayProcess:
     """Serves the calls of one gateway; it is the registry of its pool, too."""
 
-    def __init__(self, channel: Channel, pool: RayPool) -> None:
+    def __init__(self, channel: Channel, pool: RayPool, *, drivers_here: bool) -> None:
         self._channel = channel
         self._pool = pool
-        self._runner = RayJobsRunner()
+        self._runner = RayJobsRunner(here=drivers_here)
         self._samplers: dict[str, Sampler] = {}
         self._calls: set[asyncio.Task[None]] = set()
 
@@ -123,9 +123,16 @@ class RayProcess:
 async def _main(end: socket.socket) -> None:
     channel = await Channel.over(end)
     logging.getLogger().addHandler(Forwarding(channel.send))
-    address, max_samplers, level = await channel.receive()
+    options: RayOptions
+    options, level = await channel.receive()
     logging.getLogger().setLevel(level)
-    await RayProcess(channel, RayPool(RaySettings(address=address), max_samplers=max_samplers)).run()
+    pool = RayPool(
+        RaySettings(address=options.address),
+        min_samplers=options.min_samplers,
+        max_samplers=options.max_samplers,
+        threads=options.threads,
+    )
+    await RayProcess(channel, pool, drivers_here=options.drivers_here).run()
     channel.close()
 
 

@@ -11,6 +11,25 @@ CallName = Literal["load", "unload", "draw", "submit", "status", "stop"]
 
 
 @dataclass(frozen=True, slots=True)
+class RayOptions:
+    """From the gateway, first of all: which Ray, and what runs where on it.
+
+    Attributes:
+        address: of a cluster to join; None takes `RAY_ADDRESS`, and starts a local Ray where that is not set either.
+        min_samplers: so many are asked for even where there is no room for them.
+        max_samplers: no more than this; default as many as the cluster has room for.
+        threads: cores of a CPU sampler; default an eighth of a node's, at least one.
+        drivers_here: drivers of jobs run on the gateway's own node, not on the head's.
+    """
+
+    address: str | None = None
+    min_samplers: int = 1
+    max_samplers: int | None = None
+    threads: int | None = None
+    drivers_here: bool = False
+
+
+@dataclass(frozen=True, slots=True)
 class Call:
     """From the gateway: do this, and answer under the same number."""
 

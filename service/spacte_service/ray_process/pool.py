@@ -17,13 +17,13 @@ from itertools import count
 from typing import Any
 
 from spacte_service.jobs.runner import DriverStatus, UnreachableError
-from spacte_workers.errors import ClusterError, NoWorkersError, RuntimeFault
+from spacte_workers.errors import ClusterError, ModelLoadError, NoWorkersError, RuntimeFault
 from spacte_workers.load_steps import Tell, nobody
-from spacte_workers.serving.pools import LoadReport, ModelFiles, PoolStatus, SamplerRegistry
+from spacte_workers.serving.pools import LoadReport, ModelFiles, PoolStatus, SamplerRegistry, ignore_lost
 from spacte_workers.shards import SamplerLostError, SampleTask, Votes
 
 from .channel import Channel, ClosedError
-from .messages import Answer, Call, CallName, Loading, LogLine, SamplerGone, SamplerUp, Started, Status
+from .messages import Answer, Call, CallName, Loading, LogLine, RayOptions, SamplerGone, SamplerUp, Started, Status
 
 _log = logging.getLogger("spacte.ray")
 
@@ -39,14 +39,15 @@ class ProcessPool:
     """Samplers on Ray, by way of a process of its own.
 
     Args:
-        address: of a cluster to join; None takes `RAY_ADDRESS`, and starts a local Ray where that is not set either.
-        max_samplers: no more than this; default as many as the cluster has room for.
+        options: which Ray, and which samplers on it; by default as many as there is room for, on the Ray that
+            `RAY_ADDRESS` names or a local one.
     """
 
-    def __init__(self, address: str | None = None, max_samplers: int | None = None) -> None:
+    def __init__(self, options: RayOptions | None = None) -> None:
         self.started = asyncio.Event()
         """Set once Ray was connected for the first time."""
-        self._address, self._max_samplers = address, max_samplers
+        self.on_model_lost = ignore_lost
+        self._options = options or RayOptions()
         self._registry: SamplerRegistry | None = None
         self._process: subprocess.Popen[bytes] | None = None
         self._channel: Channel | None = None
@@ -138,7 +139,7 @@ class ProcessPool:
                 command, pass_fds=[theirs.fileno()], start_new_session=True, stdin=subprocess.DEVNULL
             )
         channel = await Channel.over(ours)
-        channel.send((self._address, self._max_samplers, _log.getEffectiveLevel()))
+        channel.send((self._options, _log.getEffectiveLevel()))
         try:
             while not isinstance(message := await channel.receive(), Started):
                 self._take(message)
@@ -186,6 +187,9 @@ class ProcessPool:
                 await self.call("load", model)
             except SamplerLostError:
                 return
+            except ModelLoadError as error:
+                self._required.pop(key, None)
+                self.on_model_lost(key, str(error))
             except (RuntimeFault, RuntimeError) as error:
                 _log.error("Model %s could not be loaded again: %s", key, error)
         self._up.set()

@@ -43,10 +43,11 @@ async def load_model(name: str, models: TheModels, asked: LoadRequest | None = N
 
     The answer says what is to come: `state` is `loading` and `target_version` the version that is being loaded;
     `progress` says how far that is. The version that answers goes on answering until every sampler has loaded and
-    checked the new one, so that no request is dropped. With `traffic` it stays, and both answer.
+    checked the new one, so that no request is dropped. With `traffic` it stays, and both answer. With `source` the
+    model is fetched first, and may be a new one.
     """
     with worker_errors_as_problems():
-        await models.load(name, asked and asked.traffic)
+        await models.load(name, asked and asked.traffic, asked and asked.source)
     return models.get(name)
 
 

@@ -23,3 +23,16 @@ class Group(BaseSettings):
 def parts(text: str | None) -> list[str]:
     """The parts of a text that commas separate."""
     return [part.strip() for part in (text or "").split(",") if part.strip()]
+
+
+def check_prefix(root: str) -> None:
+    """See that a prefix such as s3://bucket/sets is one of URIs that can be read. Raises ValueError."""
+    from spacte_workers.batch.inputs import InputError, load_driver, parts_of
+
+    try:
+        scheme = parts_of(root)[0]
+        if scheme in ("file", "local"):
+            raise ValueError(f"{root!r} is a folder of this machine; give its path, from /")
+        load_driver(scheme)
+    except InputError as error:
+        raise ValueError(f"{root!r}: {str(error).rstrip('.')}") from None

@@ -5,7 +5,7 @@ from typing import Annotated, Literal, Self
 
 from pydantic import Field, field_validator, model_validator
 
-from .group import Count, CountOrNone, Group, parts
+from .group import Count, CountOrNone, Group, check_prefix, parts
 from .limits import MIB, Bytes
 
 
@@ -14,6 +14,9 @@ class JobSettings(Group):
 
     data_dir: Path = Path("spacte-data")
     """Folder of the database, uploads and jobs; the drivers of jobs must see it too."""
+    job_drivers: Literal["head", "gateway"] = "head"
+    """Machine that the drivers of jobs run on: the Ray head's, where they outlive a gateway and several gateways share
+    --data-dir, or the gateway's own, so that no other machine needs to see the folder."""
     database: str | None = None
     """postgresql://... where several gateways share one; by default SQLite in --data-dir."""
     max_upload_bytes: Bytes = 2048 * MIB  # the parquet files of ImageNet's validation set have 0.5 GB each
@@ -49,7 +52,7 @@ class JobSettings(Group):
     def _roots_can_be_read(cls, text: str | None) -> str | None:
         for root in parts(text):
             if "://" in root:
-                _check_prefix(root)
+                check_prefix(root)
         return text
 
     @model_validator(mode="after")
@@ -84,15 +87,3 @@ class JobSettings(Group):
     def sqlite_file(self) -> Path:
         """The store, where it is no other database."""
         return self.data_dir.resolve() / "spacte.sqlite"
-
-
-def _check_prefix(root: str) -> None:
-    from spacte_workers.batch.inputs import InputError, load_driver, parts_of
-
-    try:
-        scheme = parts_of(root)[0]
-        if scheme in ("file", "local"):
-            raise ValueError(f"{root!r} is a folder of this machine; give its path, from /")
-        load_driver(scheme)
-    except InputError as error:
-        raise ValueError(f"{root!r}: {str(error).rstrip('.')}") from None

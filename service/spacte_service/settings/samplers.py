@@ -1,12 +1,12 @@
 """Where noises are drawn, and in which arithmetic."""
 
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from spacte_workers.engine.precision_rule import MIN_AGREEMENT
 
-from .group import CountOrNone, Group
+from .group import Count, CountOrNone, Group
 
 
 class SamplerSettings(Group):
@@ -18,6 +18,10 @@ class SamplerSettings(Group):
     """Draw noises in this process, without Ray: starts at once; for one machine."""
     samplers: CountOrNone = None
     """Most samplers to run; by default one for each GPU, else as many as there is room for."""
+    samplers_min: Count = 1
+    """Samplers to ask for even where there is no room, for Ray's autoscaler to see."""
+    sampler_threads: CountOrNone = None
+    """Cores of a sampler on CPUs; by default an eighth of a node's, one at least."""
     precision: Literal["auto", "fp32", "bf16", "int8"] = "auto"
     """Arithmetic of the votes; `auto` takes the fastest that the model passes its check in."""
     allow_int8: bool = False
@@ -26,3 +30,9 @@ class SamplerSettings(Group):
     """The check: smallest share of noisy images on which a precision must vote as float32 does."""
     portable: bool = False
     """Vote by kernels, in int8, whose votes are the same on every kind of x86 processor: for mixed clusters."""
+
+    @model_validator(mode="after")
+    def _interactive_samplers_are_a_range(self) -> Self:
+        if self.samplers is not None and self.samplers < self.samplers_min:
+            raise ValueError("--samplers must not be below --samplers-min")
+        return self

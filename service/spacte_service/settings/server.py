@@ -6,7 +6,7 @@ from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
-from .group import Count, Group, parts
+from .group import Count, Group, check_prefix, parts
 
 
 class ServerSettings(Group):
@@ -14,12 +14,40 @@ class ServerSettings(Group):
 
     models: Path = Path("models")
     """Folder of checkpoint folders; each becomes a model by its folder's name."""
+    model_roots: str | None = None
+    """Prefixes such as s3://bucket/models or hf://owner, separated by commas, below which models may be fetched from;
+    none by default."""
+    model_sources: str | None = None
+    """Models to fetch, as NAME=URI#sha256=VERSION,...: each URI is that of a checkpoint folder below --model-roots."""
     require_signed_models: Path | None = None
     """Public key (PEM); only checkpoint folders that it has signed, in OpenSSF's format, are loaded."""
     host: str = "127.0.0.1"
     """Address to listen on; 0.0.0.0 for every network this machine is on."""
     port: Annotated[int, Field(ge=0, le=65535)] = 8000
     """Port to listen on; 0 takes a free one and prints it."""
+
+    @model_validator(mode="after")
+    def _model_sources_are_allowed(self) -> Self:
+        for root in self.model_prefixes:
+            if "://" not in root:
+                raise ValueError(f"--model-roots are prefixes such as s3://bucket/models, not {root!r}")
+            check_prefix(root)
+        if self.model_sources:
+            from spacte_workers.errors import ModelLoadError
+            from spacte_workers.serving.model_sources import ModelSources, sources_of
+
+            try:
+                sources = ModelSources(Path(), self.model_prefixes)
+                for source in sources_of(self.model_sources).values():
+                    sources.check(source)
+            except ModelLoadError as error:
+                raise ValueError(f"--model-sources: {str(error).rstrip('.')}") from None
+        return self
+
+    @property
+    def model_prefixes(self) -> list[str]:
+        """The prefixes of `model_roots`."""
+        return parts(self.model_roots)
 
     @property
     def loopback(self) -> bool:

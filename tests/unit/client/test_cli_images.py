@@ -117,6 +117,11 @@ def test_models(spacte: Spacte) -> None:
     run = spacte("models", "digits", "--json", handler=recorder)
     assert json.loads(run.out)["name"] == "digits"
     assert recorder.last.url.path == "/v1/models/digits"
+    pinned = f"s3://b/digits#sha256={64 * 'a'}"
+    assert spacte("models", "digits", "--load", "--source", pinned, "--share", "0.5", handler=recorder).status == 0
+    assert recorder.last.url.path == "/v1/models/digits/load"
+    assert json.loads(recorder.last.content) == {"traffic": 0.5, "source": pinned}
+    assert spacte("models", "digits", "--source", pinned, handler=recorder).status == 2
 
 
 def test_info(spacte: Spacte) -> None:

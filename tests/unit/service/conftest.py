@@ -95,7 +95,7 @@ class ScriptedBackend:
     async def divide(self, name: str, weights: Mapping[str, float]) -> None:
         self.weights = dict(weights)
 
-    async def load(self, name: str, share: float | None = None) -> None:
+    async def load(self, name: str, share: float | None = None, source: str | None = None) -> None:
         if name != "digits":
             raise ModelNotFoundError(f"There is no model called {name!r}: choose one of those served (digits).")
         await self.gate.wait()

@@ -1,5 +1,6 @@
 """Promise: clients of the Open Inference Protocol ask for smoothed predictions as they ask any other server."""
 
+import contextlib
 import json
 import threading
 import time
@@ -153,6 +154,28 @@ async def test_the_base_classifier_is_asked_without_noise(http: httpx2.AsyncClie
     assert answer["outputs"] == [
         {"name": "logits", "datatype": "FP32", "shape": [1, 10], "data": [i / 4 - 6 for i in range(10)]},
     ]  # fmt: skip
+
+
+async def test_the_base_classifier_is_the_version_that_the_request_s_id_gets(
+    http: httpx2.AsyncClient, backend: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[str | None] = []
+    plain = backend.logits
+
+    @contextlib.contextmanager
+    def pinned(name: str | None, request_id: str) -> Iterator[str]:
+        yield f"{name}@{request_id}"
+
+    async def logits(rows: Any, model: str | None) -> Any:
+        asked.append(model)
+        return await plain(rows, model)
+
+    monkeypatch.setattr(backend, "pinned", pinned)
+    monkeypatch.setattr(backend, "logits", logits)
+    headers = {"X-Request-ID": "mine-0123456789"}
+    answer = await http.post(f"{BASE}/infer", json=body(rows()), headers=headers)
+    assert (answer.status_code, answer.json()["model_name"]) == (200, "digits")
+    assert asked == ["digits@mine-0123456789"]
 
 
 @pytest.mark.parametrize(

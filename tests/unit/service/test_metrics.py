@@ -130,13 +130,25 @@ async def test_models_are_loaded_and_unloaded_behind_the_answer(
 async def test_a_model_that_does_not_load_says_why(http: httpx2.AsyncClient, backend: Any, monkeypatch: Any) -> None:
     from spacte_workers.errors import ModelLoadError
 
-    async def load(name: str, share: float | None) -> None:
+    async def load(name: str, share: float | None, source: str | None) -> None:
         raise ModelLoadError(f"The checkpoint {name} is damaged: train it again.")
 
     monkeypatch.setattr(backend, "load", load)
     answer = await http.post("/v1/models/digits/load")
     assert answer.status_code == 400
     assert answer.json()["detail"] == "The checkpoint digits is damaged: train it again."
+
+
+async def test_a_model_s_source_reaches_the_workers(http: httpx2.AsyncClient, backend: Any, monkeypatch: Any) -> None:
+    asked: list[Any] = []
+
+    async def load(*arguments: Any) -> None:
+        asked.append(arguments)
+
+    monkeypatch.setattr(backend, "load", load)
+    source = "s3://bucket/models/digits#sha256=" + 64 * "a"
+    answer = await http.post("/v1/models/digits/load", json={"source": source, "traffic": 0.5})
+    assert (answer.status_code, asked) == (202, [("digits", 0.5, source)])
 
 
 async def test_the_workers_start_and_stop_with_the_lifespan(app: FastAPI, backend: Any, monkeypatch: Any) -> None:

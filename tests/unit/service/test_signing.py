@@ -20,6 +20,7 @@ from spacte_client.cli.verify import verify_app
 from spacte_client.signatures import check_certificate, read_public_keys, strict_json
 from spacte_service.cli.keys import keys_app
 from spacte_service.settings import Settings
+from spacte_service.signing_keys import SigningKeysError, make_signing_key, read_signing_keys, write_signing_keys
 from spacte_workers.cli import verify_app as full_verify
 
 RUNNER = CliRunner()
@@ -163,3 +164,21 @@ async def test_without_keys_nothing_is_signed(
     (tmp_path / "cert.json").write_text(certificate.text)
     result = RUNNER.invoke(verify_app, [str(tmp_path / "cert.json"), "--key", str(tmp_path / "key.pem")])
     assert (result.exit_code, result.output) == (1, "signature: there is none.\n")
+
+
+@pytest.mark.parametrize("owner", ["root", "own"])
+def test_a_mounted_secret_with_signing_keys_is_read_and_one_of_another_user_is_not(
+    owner: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Kubernetes mounts it as root's, readable by the pod's group."""
+    file = tmp_path / "keys.json"
+    write_signing_keys(file, [make_signing_key()])
+    file.chmod(0o440)
+    uid = file.stat().st_uid
+    monkeypatch.setattr("spacte_service.signing_keys.os.geteuid", lambda: 10001)
+    monkeypatch.setattr("spacte_service.signing_keys.ROOT", uid if owner == "root" else uid + 1)
+    if owner == "root":
+        assert len(read_signing_keys(file)) == 1
+        file.chmod(0o444)
+    with pytest.raises(SigningKeysError, match="Others can read"):
+        read_signing_keys(file)

@@ -18,7 +18,7 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 from spacte_workers.errors import ModelLoadError, NoWorkersError
 from spacte_workers.load_steps import LoadStep, Tell, nobody
 from spacte_workers.serving.device_shares import INTERACTIVE_SHARE
-from spacte_workers.serving.pools import LoadReport, ModelFiles, PoolStatus, SamplerRegistry, spreading
+from spacte_workers.serving.pools import LoadReport, ModelFiles, PoolStatus, SamplerRegistry, ignore_lost, spreading
 from spacte_workers.shards import SamplerLostError
 
 from .connection import RayConnection, RaySettings
@@ -89,6 +89,7 @@ class RayPool:
     ) -> None:
         self.supervisors: list[SamplerSupervisor] = []
         """One a sampler, whether or not it is up."""
+        self.on_model_lost = ignore_lost  # it keeps the files of what it loads
         self._connection = RayConnection(settings or RaySettings())
         self._min = min_samplers
         self._max = max_samplers

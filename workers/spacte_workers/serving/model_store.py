@@ -17,6 +17,7 @@ from spacte_workers.diagnosis.files import read_diagnosis
 from spacte_workers.errors import ModelLoadError, ModelNotFoundError, ModelNotNamedError, ModelNotReadyError
 from spacte_workers.load_steps import LoadStep
 
+from .model_sources import ModelSource, ModelSources, check_name
 from .served_model import ModelEntry, ServedModel
 from .signed_models import check_model_signature
 from .traffic import chosen
@@ -30,18 +31,25 @@ class ModelStore:
         folder: one checkpoint, or a folder whose sub-folders are checkpoints. A sub-folder without `config.json` and
             `model.safetensors` is not a model; one whose files cannot be read is a failed model.
         signer: a public key as PEM; a folder that it has not signed, or that was changed since, is a failed model.
+        sources: models that are fetched; of a name in both places it is the fetched one that counts.
     """
 
-    def __init__(self, folder: Path, signer: Path | None = None) -> None:
+    def __init__(self, folder: Path, signer: Path | None = None, sources: ModelSources | None = None) -> None:
         self.folder = folder
+        self._sources = sources
         self._signer = signer
         self._entries: dict[str, ModelEntry] = {}
         self._found = False
         self._pinned: dict[str, ServedModel] = {}
 
     def find(self) -> list[str]:
-        """See which models there are, without reading them: they are all to be loaded. The lightest come first."""
+        """See which models there are, without reading them: they are all to be loaded.
+
+        The lightest come first, and those that are to be fetched last.
+        """
         found = sorted(self._folders(), key=lambda folder: (_weight(folder), folder.name))
+        to_fetch = self._sources.names() if self._sources else []
+        found += [self.folder / name for name in to_fetch if name not in [folder.name for folder in found]]
         for folder in found:
             entry = self._entries.setdefault(folder.name, ModelEntry(folder))
             entry.state, entry.since, entry.at_start = "loading", time.monotonic(), True
@@ -59,7 +67,11 @@ class ModelStore:
         self._found = True
         for name, folder in found.items():
             self._read(name, folder)
-        for name in [name for name, entry in self._entries.items() if name not in found and not entry.served]:
+        for name in [
+            name
+            for name, entry in self._entries.items()
+            if name not in found and not entry.served and not entry.step and not self._source(name)
+        ]:
             del self._entries[name]
         return sorted(found)
 
@@ -71,12 +83,36 @@ class ModelStore:
         Raises:
             ModelNotFoundError: no model of that name is or was in the folder.
         """
+        if (source := self._source(name)) is not None:
+            try:
+                self.fetch(name, source)
+            except ModelLoadError:
+                return self.entry(name)
         folder = next((folder for folder in self._folders() if folder.name == name), None)
         if folder is not None:
             return self._read(name, folder)
         entry = self.entry(name)
         self.failed(name, f"{entry.folder} holds no checkpoint any more: put it back.")
         return entry
+
+    def fetch(self, name: str, source: ModelSource) -> None:
+        """Fetch a model, which is then what its name means; one that was unknown is known from now on.
+
+        Raises:
+            ModelLoadError: the source is not allowed or cannot be read, or holds another version; the entry says so.
+        """
+        if self._sources is None:
+            raise ModelLoadError("Models are not fetched here: put the checkpoint into the folder of models.")
+        check_name(name)
+        self._sources.check(source)
+        entry = self._entries.setdefault(name, ModelEntry(self._sources.place(name, source)))
+        if not self._sources.place(name, source).is_dir():
+            self.loading(name, source.version, LoadStep("waiting", f"is fetched from {source.uri}"))
+        try:
+            self._sources.fetch(name, source)
+        except ModelLoadError as error:
+            entry.failed(str(error))
+            raise
 
     def entry(self, name: str) -> ModelEntry:
         """What is known of a name.
@@ -113,7 +149,7 @@ class ModelStore:
             how_far = f" ({entry.step})" if entry.step else ""
             why = {
                 "loading": f"is still loading{how_far}: try again in a moment.",
-                "failed": f"is not served: {entry.reason}",
+                "failed": f"is not served: {entry.told_reason}",
             }.get(entry.state, "is not loaded: load it first.")
             raise ModelNotReadyError(f"Model {name} {why}", entry.state)
         return entry.served
@@ -166,9 +202,7 @@ class ModelStore:
 
     def failed(self, name: str, reason: str) -> None:
         """Record why a version could not be loaded. If another one answers, it goes on answering."""
-        entry = self.entry(name)
-        entry.state, entry.reason = ("ready" if entry.served else "failed"), reason
-        entry.loaded()
+        self.entry(name).failed(reason)
 
     def unloaded(self, name: str) -> ServedModel | None:
         """Stop answering under a name, and return the version that did."""
@@ -231,6 +265,7 @@ class ModelStore:
         from spacte_core.checkpoint import CheckpointError, read_config
 
         entry = self._entries.setdefault(name, ModelEntry(folder))
+        entry.folder = folder
         try:
             entry.config, entry.version = read_config(folder)
             if self._signer is not None:
@@ -260,14 +295,24 @@ class ModelStore:
             return names[0]
         if coming or not self._found:
             raise ModelNotReadyError("The models are still loading: try again in a moment.", "loading")
-        raise ModelNotFoundError(f"No model is served: put a checkpoint folder into {self.folder} and load it.")
+        raise ModelNotFoundError("No model is served: put a checkpoint folder into the folder of models and load it.")
+
+    def _source(self, name: str) -> ModelSource | None:
+        return self._sources.source(name) if self._sources else None
 
     def _folders(self) -> list[Path]:
-        if _is_checkpoint(self.folder):
-            return [self.folder.resolve()]
-        if not self.folder.is_dir():
-            return []
-        return sorted(folder for folder in self.folder.iterdir() if folder.is_dir() and _is_checkpoint(folder))
+        """Of the models, each name once, sorted."""
+        found = {folder.name: folder for folder in _checkpoints(self.folder)}
+        found |= {folder.name: folder for folder in (self._sources.folders() if self._sources else ())}
+        return [found[name] for name in sorted(found)]
+
+
+def _checkpoints(folder: Path) -> list[Path]:
+    if _is_checkpoint(folder):
+        return [folder.resolve()]
+    if not folder.is_dir():
+        return []
+    return [each for each in folder.iterdir() if each.is_dir() and _is_checkpoint(each)]
 
 
 def _is_checkpoint(folder: Path) -> bool:

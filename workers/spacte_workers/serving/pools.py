@@ -93,11 +93,22 @@ class SamplerRegistry(Protocol):
         ...
 
 
+ModelLost = Callable[[str, str], None]
+"""Told the key of a model that no sampler has any more, and why."""
+
+
+def ignore_lost(key: str, reason: str) -> None:
+    """Tell nobody."""
+
+
 class Pool(Protocol):
     """A group of samplers that registers itself with a coordinator.
 
     Every sampler that is registered has every loaded model, so that any shard can go to any sampler.
     """
+
+    on_model_lost: ModelLost
+    """Called where samplers that were started anew could not load a model again, as when its files are gone."""
 
     async def start(self, registry: SamplerRegistry) -> None:
         """Bring the samplers up, and register each when it can draw. Returns when that is under way."""
@@ -241,6 +252,7 @@ class LocalPool:
         self._registry: SamplerRegistry | None = None
         self._changing = asyncio.Lock()
         self._device = "cpu"
+        self.on_model_lost = ignore_lost
 
     async def start(self, registry: SamplerRegistry) -> None:
         """Open the threads; they are registered once the first model is loaded."""

@@ -67,7 +67,7 @@ class Runtime:
     """Models served by a pool of samplers.
 
     Args:
-        models: one checkpoint folder, or a folder of them.
+        models: one checkpoint folder, or a folder of them; or a store with models that are fetched.
         pool: where the noises are drawn: `LocalPool()` or `spacte_workers.cluster.RayPool(...)`.
         precision, rule: arithmetic of the votes, and what samplers may choose for `auto`.
         allow_client_seed: let a caller choose the seed. Choosing among seeds makes false certificates likelier, so this
@@ -82,7 +82,7 @@ class Runtime:
 
     def __init__(
         self,
-        models: Path | str,
+        models: Path | str | ModelStore,
         pool: Pool,
         *,
         precision: Precision | Literal["auto"] = "auto",
@@ -95,7 +95,7 @@ class Runtime:
         patience_s: float = 30.0,
         observer: Observer | None = None,
     ) -> None:
-        self._store = ModelStore(Path(models), signer)
+        self._store = models if isinstance(models, ModelStore) else ModelStore(Path(models), signer)
         self.pool = pool
         self._allow_client_seed = allow_client_seed
         self._seed_secret = seed_secret
@@ -157,18 +157,18 @@ class Runtime:
         """
         return self._store.served(name)
 
-    async def load(self, name: str, share: float | None = None) -> None:
+    async def load(self, name: str, share: float | None = None, source: str | None = None) -> None:
         """Load a model, or replace it by what its folder holds now, without dropping a request.
 
         The old version answers until every sampler has loaded and checked the new one, and is forgotten once its last
-        request is answered. With a `share` from 0 to 1 it stays, and the new one answers that part of the requests.
+        request is answered. With a `share` from 0 to 1 it stays, and the new one answers that part of the requests. A
+        `source` is fetched first (`model_sources`).
 
         Raises:
             ModelNotFoundError: no model of that name is in the folder.
             ModelLoadError: it does not work; a version that answered before goes on answering.
-            NoWorkersError: there is no sampler to load it.
-        """
-        await self._versions.load(name, share)
+            NoWorkersError: there is no sampler to load it."""
+        await self._versions.load(name, share, source)
 
     async def divide(self, name: str, weights: Mapping[str, float]) -> None:
         """Divide a model's requests by weight among its loaded versions; one that is not named is unloaded.

@@ -16,6 +16,8 @@ from spacte_workers.images import BadImageError
 from spacte_workers.load_steps import LoadStep
 from spacte_workers.shards import Image
 
+from .server_paths import without_paths
+
 if TYPE_CHECKING:
     from spacte_core.checkpoint import CheckpointConfig
 
@@ -126,6 +128,11 @@ class ModelEntry:
     share: float = 0.0
     diagnosis: Diagnosis | None = None
 
+    @property
+    def told_reason(self) -> str:
+        """The reason as callers read it."""
+        return without_paths(self.reason, self.folder)
+
     def answers_by(self, version: str) -> bool:
         """Whether it is this version that answers for the name."""
         return self.served is not None and self.served.version == version
@@ -134,6 +141,11 @@ class ModelEntry:
         """Have the version beside answer alone; returns the one that did before."""
         before, self.served, self.beside = self.served, self.beside, None
         return before
+
+    def failed(self, reason: str) -> None:
+        """Say why a version could not be loaded. If another one answers, it goes on answering."""
+        self.state, self.reason = ("ready" if self.served else "failed"), reason
+        self.loaded()
 
     def loaded(self) -> None:
         """Nothing is being loaded any more, whether or not that went well."""

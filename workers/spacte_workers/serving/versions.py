@@ -14,6 +14,7 @@ from spacte_workers.engine.precision_rule import PrecisionRule
 from spacte_workers.errors import ModelLoadError, NotOneFunctionError
 from spacte_workers.load_steps import LoadStep
 
+from .model_sources import ModelSource
 from .model_store import ModelStore
 from .pools import ModelFiles, Pool
 from .served_model import ServedModel, model_key
@@ -45,6 +46,7 @@ class Versions:
     ) -> None:
         self._store = store
         self._pool = pool
+        pool.on_model_lost = self.lost
         self._precision: Precision | Literal["auto"] = precision
         self._rule = rule
         self._expect = expect
@@ -63,8 +65,10 @@ class Versions:
             except Exception:  # noqa: BLE001  the other models are to be served
                 _log.exception("Model %s is not served.", name)
 
-    async def load(self, name: str, share: float | None = None) -> None:
+    async def load(self, name: str, share: float | None = None, source: str | None = None) -> None:
         """Load a model or replace it, see `Runtime.load`."""
+        if source is not None:
+            await asyncio.to_thread(self._store.fetch, name, ModelSource.parse(source))
         entry = await asyncio.to_thread(self._store.refresh, name)
         if entry.version is not None and not entry.reason and not entry.answers_by(entry.version):
             self._store.loading(name, entry.version, LoadStep("waiting", "waits for the loads before it"))
@@ -112,12 +116,23 @@ class Versions:
         try:
             yield
         except NotOneFunctionError as error:
-            _log.error("Model %s is not served any more: %s", model.name, error)
-            if self._store.withdrawn(model, str(error)):
-                retiring = asyncio.get_running_loop().create_task(self._retire(model))
-                self._retiring.add(retiring)
-                retiring.add_done_callback(self._retiring.discard)
+            self._withdraw(model, str(error))
             raise
+
+    def lost(self, key: str, reason: str) -> None:
+        """Stop serving a version that new samplers could not load again, as where its files were replaced."""
+        for model in self._store.all_served():
+            if model.key == key:
+                self._withdraw(model, f"Version {model.version[:12]} could not be loaded again: {reason}")
+            elif model.reference_key == key:
+                model.reference = None
+
+    def _withdraw(self, model: ServedModel, reason: str) -> None:
+        _log.error("Version %s of model %s is not served any more: %s", model.version[:12], model.name, reason)
+        if self._store.withdrawn(model, reason):
+            retiring = asyncio.get_running_loop().create_task(self._retire(model))
+            self._retiring.add(retiring)
+            retiring.add_done_callback(self._retiring.discard)
 
     async def _replace(self, name: str, share: float | None) -> list[ServedModel | None]:
         """Point a name, or a share of its requests, at what its folder holds now; returns who answered before."""

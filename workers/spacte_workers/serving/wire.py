@@ -7,6 +7,7 @@ from spacte_workers.certification.set_calibration import CALIBRATION_FILE
 from spacte_workers.load_steps import STEPS
 
 from .served_model import ModelEntry
+from .server_paths import data_set_name
 from .traffic import shares
 
 
@@ -16,7 +17,7 @@ def on_the_wire(name: str, entry: ModelEntry) -> Model:
     config = served.config if served else entry.config
     if config is None:
         unknown = dict.fromkeys(("arch", "method", "normalization"), "unknown")
-        state = {"state": entry.state, "reason": entry.reason or None, "target_version": entry.target}
+        state = {"state": entry.state, "reason": entry.told_reason or None, "target_version": entry.target}
         state |= {"progress": _progress(entry), "traffic": shares(entry)}
         empty = {"heads": 0, "num_classes": 0, "sigmas": [], "class_names": [], "input_shape": []}
         return Model(name=name, version="", **state, **unknown, **empty)
@@ -32,13 +33,13 @@ def on_the_wire(name: str, entry: ModelEntry) -> Model:
         class_names=list(config.class_names),
         input_shape=list(config.model.input_shape),
         normalization=config.model.normalization.kind,
-        dataset=config.dataset,
+        dataset=data_set_name(config.dataset),
         precision=served.precision if served else None,
         state="loading" if entry.target else entry.state,
         target_version=entry.target,
         progress=_progress(entry),
         traffic=shares(entry),
-        reason=entry.reason or None,
+        reason=entry.told_reason or None,
         metrics=dict(config.metrics),
         calibrated=(entry.folder / CALIBRATION_FILE).exists(),
         diagnosis=entry.diagnosis if entry.diagnosis and entry.diagnosis.model_version == version else None,

@@ -133,3 +133,19 @@ async def test_weights_that_are_none_change_nothing(
     with pytest.raises(BadParameterError, match=words):
         await runtime.divide("digits", {named.get(name, name): weight for name, weight in weights.items()})
     assert answering(runtime) == before
+
+
+async def test_an_old_version_that_new_samplers_cannot_load_again_is_withdrawn(
+    two: tuple[Runtime, str, str, Path],
+) -> None:
+    runtime, old, new, folder = two
+    # As a pool tells it whose samplers were all started anew: the folder holds the new version by now.
+    runtime.pool.on_model_lost(f"digits@{old}", f"{folder}/digits/model.safetensors changed: load it again.")
+    assert set(answering(runtime)) == {new}
+    (model,) = runtime.models()
+    assert (model.state, model.version) == ("ready", new)
+    assert [(share.version, share.weight) for share in model.traffic] == [(new, 1.0)]
+    assert model.reason == f"Version {old[:12]} could not be loaded again: model.safetensors changed: load it again."
+    assert await certified_by(runtime, IDS[0]) == new
+    runtime.pool.on_model_lost(f"digits@{old}", "again")  # of a version that is gone nothing changes
+    assert runtime.models()[0].version == new

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from .allowed_uris import load_driver, parts_of, pieces, resolve_uri, scheme_of
-from .base import InputError, InputSpec, Limits, Row, Source
+from .base import InputError, InputSpec, Limits, MissingInputError, Row, Source
 from .detect import Kind, kind_of
 
 __all__ = [
@@ -15,6 +15,7 @@ __all__ = [
     "InputSpec",
     "Kind",
     "Limits",
+    "MissingInputError",
     "Row",
     "Source",
     "file_of",

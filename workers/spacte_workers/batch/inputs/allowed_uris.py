@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import unquote, urlsplit
 
-from .base import InputError
+from .base import InputError, MissingInputError
 
 PIECE = 1 << 20
 """Bytes read at once. Chosen: large enough for full speed over a network."""
@@ -78,7 +78,9 @@ def parts_of(uri: str) -> tuple[str, ...]:
     return (scheme, *place.rstrip("/").split("/"))
 
 
-def pieces(uri: str, roots: Sequence[str] | None, most_bytes: int | None = None) -> Iterator[bytes]:
+def pieces(
+    uri: str, roots: Sequence[str] | None, most_bytes: int | None = None, remedy: str = "try again, or upload the file"
+) -> Iterator[bytes]:
     """The bytes of the file that a URI names, in order.
 
     Args:
@@ -86,6 +88,7 @@ def pieces(uri: str, roots: Sequence[str] | None, most_bytes: int | None = None)
             configuration.
         roots: prefixes below which it must lie; None where that is not asked.
         most_bytes: a larger file is refused; None for any size.
+        remedy: what may be done where it cannot be read.
 
     Raises:
         InputError: it is not allowed, not there, too large or cannot be reached.
@@ -95,7 +98,7 @@ def pieces(uri: str, roots: Sequence[str] | None, most_bytes: int | None = None)
     parts = parts_of(uri)
     scheme = parts[0]
     below = "" if roots is None else f" below what may be read here ({', '.join(roots)[:400]})"
-    nowhere = InputError(f"There is no file {uri[:200]!r}{below}.")
+    nowhere = MissingInputError(f"There is no file {uri[:200]!r}{below}.")
     folder = parts[:-1]
     if roots is not None and not any(folder[: len(root)] == root for root in map(parts_of, roots)):
         raise nowhere
@@ -113,11 +116,14 @@ def pieces(uri: str, roots: Sequence[str] | None, most_bytes: int | None = None)
                 yield piece
     except InputError:
         raise
-    except FileNotFoundError:
-        raise nowhere from None
     except Exception as error:  # a driver raises whatever it likes
-        sentence = f"{uri[:200]!r} cannot be read ({type(error).__name__}): try again, or upload the file."
-        raise InputError(sentence) from error
+        why: BaseException = error
+        if isinstance(error, FileNotFoundError):
+            # Of a server that does not answer fsspec says that too, with the error of the connection behind it.
+            why = error.__cause__ or error
+            if isinstance(why, FileNotFoundError) or not isinstance(why, OSError):
+                raise nowhere from None
+        raise InputError(f"{uri[:200]!r} cannot be read ({type(why).__name__}): {remedy}.") from error
 
 
 def resolve_uri(uri: str, roots: Sequence[Path]) -> Path:

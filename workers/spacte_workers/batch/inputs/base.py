@@ -18,6 +18,10 @@ class InputError(Exception):
     """The input as a whole cannot be certified; the message is one sentence that names the remedy."""
 
 
+class MissingInputError(InputError):
+    """There is no such file, or it is not one that may be read."""
+
+
 @dataclass(frozen=True, slots=True)
 class InputSpec:
     """An input and the rows of it to certify.
