@@ -51,7 +51,8 @@ def test_a_certificate_is_drawn_again_to_the_same_counts(name: str, tmp_path: Pa
     pixels = np.asarray(Image.open(picture)).transpose(2, 0, 1)
     certificate = LocalCertifier(tmp_path / "m", device="cpu").certify(pixels, n0=20, n=200)
     assert sum(certificate.counts) == 200
-    assert certificate.versions["kernels"].startswith("onnxruntime/" if name.startswith("onnx") else "plain/")
+    kernels = certificate.versions["kernels"].partition("/")[0]
+    assert kernels == "onnxruntime" if name.startswith("onnx") else kernels not in ("onnxruntime", "plain")
     replayed(certificate.model_dump_json(), tmp_path)
 
 
