@@ -19,6 +19,7 @@ from spacte_core.kernels.graph.folding import layer_of
 from spacte_core.kernels.graph.fusing import FusedConv, ends_in_linear, is_global_average, is_last_linear, shapes
 from spacte_core.kernels.int8.layers import Int8Conv, MeanOfCodes
 
+from . import code_winograd
 from .targets import Target, target_for
 
 Shape = tuple[int, int, int]
@@ -28,6 +29,7 @@ _LANES, _LINE = 16, 64
 """A tile (Intel's manual, "AMX"): rows, each of which is another image, and float32 values of a row; bytes of a row."""
 
 _FOUR, _FOUR_IN_PAIRS, _TWO_WIDE = range(3)  # of the kernel for matrix units: the four tiles of a block of sums
+_FEW_PRODUCTS = 1  # of the kernel for vector units: Winograd's layers, 0 being all others
 _FILTERS = 4  # of a block of the kernel for vector units
 _PRODUCTS, _PARTS_EACH = 1 << 16, 128
 """Of `bare_products`. Chosen: some milliseconds of work, in parts small enough for threads that lose their cores."""
@@ -130,6 +132,8 @@ class ChainKernel(nn.Module):
                 kernel, shape = layer.weight_OIKK.shape[-1], layer.shape
                 if target.unit is None:
                     weight, block = _tiles(layer.weight_OIKK, layer.stride)
+                elif target.winograd and layer.scale_O is not None and code_winograd.fits(layer.weight_OIKK, layer.stride):
+                    weight, block = code_winograd.cells(layer.weight_OIKK, target.unit[dtype]), _FEW_PRODUCTS
                 else:
                     weight = _cells(layer.weight_OIKK, target.unit[dtype])
             pointers = map(self._address, (weight, layer.scale_O, layer.bias_O))
@@ -152,7 +156,7 @@ class ChainKernel(nn.Module):
         outer = [_Map(x.data_ptr(), *shape, 0) for x, shape in zip((*inputs, result), self.outer, strict=True)]
         maps = (_Map * (len(outer) + len(self.inner)))(*outer, *self.inner)
         is_float = self.dtype == torch.bfloat16
-        each = call(self.library.spacte_chain_scratch, maps, len(maps), is_float)
+        each = call(self.library.spacte_chain_scratch, self.layers, len(self.layers), maps, len(maps), is_float)
         scratch = torch.empty(threads * each, dtype=torch.uint8)
         chain = (self.layers, len(self.layers), maps, len(maps), self.copies, self.copies_in, self.copies_out)
         call(self.library.spacte_chain, *chain, batch, threads, scratch, is_float)

@@ -56,6 +56,7 @@ class Target:
     unit: Mapping[torch.dtype, int] | None
     source: str = "chain_vectors.cpp"
     options: tuple[str, ...] = ()
+    winograd: bool = True
 
     def library(self, dtype: torch.dtype) -> ctypes.CDLL | None:
         """The compiled kernel; None where it does not run, or knows no such maps.
