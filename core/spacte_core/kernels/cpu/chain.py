@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, fx, nn
 from torch.nn import functional
 
+from spacte_core.kernel_switch import kernels_enabled
 from spacte_core.kernels.compiler import call
 from spacte_core.kernels.graph.chains import Chain, Operands, assign_buffers, replace_chains
 from spacte_core.kernels.graph.folding import layer_of
@@ -29,8 +30,7 @@ _LANES, _LINE = 16, 64
 """A tile (Intel's manual, "AMX"): rows, each of which is another image, and float32 values of a row; bytes of a row."""
 
 _FOUR, _FOUR_IN_PAIRS, _TWO_WIDE = range(3)  # of the kernel for matrix units: the four tiles of a block of sums
-_FEW_PRODUCTS = 1  # of the kernel for vector units: Winograd's layers, 0 being all others
-_FILTERS = 4  # of a block of the kernel for vector units
+_FILTERS, _BY_WINOGRAD = 4, 1  # of the kernel for vector units: filters of a block; the shape of Winograd's layers
 _PRODUCTS, _PARTS_EACH = 1 << 16, 128
 """Of `bare_products`. Chosen: some milliseconds of work, in parts small enough for threads that lose their cores."""
 
@@ -132,8 +132,8 @@ class ChainKernel(nn.Module):
                 kernel, shape = layer.weight_OIKK.shape[-1], layer.shape
                 if target.unit is None:
                     weight, block = _tiles(layer.weight_OIKK, layer.stride)
-                elif target.winograd and layer.scale_O is not None and code_winograd.fits(layer.weight_OIKK, layer.stride):
-                    weight, block = code_winograd.cells(layer.weight_OIKK, target.unit[dtype]), _FEW_PRODUCTS
+                elif by_winograd(layer, target):
+                    weight, block = code_winograd.cells(layer.weight_OIKK, target.unit[dtype]), _BY_WINOGRAD
                 else:
                     weight = _cells(layer.weight_OIKK, target.unit[dtype])
             pointers = map(self._address, (weight, layer.scale_O, layer.bias_O))
@@ -167,6 +167,16 @@ class ChainKernel(nn.Module):
             return None
         self.kept.append(part.contiguous())
         return self.kept[-1].data_ptr()
+
+
+def by_winograd(layer: Layer, target: Target) -> bool:
+    """Whether a layer is computed in fewer products: one of codes, where that is exact and pays. The bits are the same."""
+    if layer.weight_OIKK is None or layer.scale_O is None or target.unit is None or not kernels_enabled("winograd"):
+        return False
+    if layer.weight_OIKK.shape[2:] != (3, 3) or layer.stride != 1:
+        return False
+    inputs, unit = layer.source_shape[0], target.unit[torch.uint8]
+    return code_winograd.pays(layer.shape, inputs, unit, target.words) and code_winograd.is_exact(layer.weight_OIKK)
 
 
 def bare_products(dtype: torch.dtype) -> Callable[[], int] | None:

@@ -34,7 +34,7 @@ struct Lanes {
 
   static int64_t work_bytes(const Layer& layer, const Map& source) {
     if constexpr (kCodes)
-      if (layer.shape == kFewProducts) return typename Winograd<Kind>::Plan(layer, source.channels).bytes();
+      if (layer.shape == kByWinograd) return typename Winograd<Kind>::Plan(layer, source.channels).bytes();
     return 0;
   }
 
@@ -189,7 +189,7 @@ struct Lanes {
 
   static void convolve(const Layer& layer, const Place& source, const Place* other, const Place& target, int64_t, char* work) {
     if constexpr (kCodes) {  // whose ReLU is their clamp
-      if (layer.shape == kFewProducts) {
+      if (layer.shape == kByWinograd) {
         other ? Winograd<Kind>::template convolve<true>(layer, source, *other, target, work)
               : Winograd<Kind>::template convolve<false>(layer, source, target, target, work);
       } else {

@@ -4,14 +4,15 @@
 // A tile of 4 x 4 results is A^T [ (G g G^T) . (B^T d B) ] A, with d the 6 x 6 inputs that it hangs on and the points 0,
 // +-1, +-2 and infinity (Lavin and Gray 2016). All of B is whole, and a 24 for either side makes G and A whole:
 //
-//   B^T d of codes 0..255 has values of up to 10 * 255, B^T d B of up to 68 * 255 = 17,340;
+//   B^T d of codes 0..255 has values of up to 8 * 255, B^T d B of up to 68 * 255 = 17,340;
 //   24 G g (24 G)^T of weights -128..127, the last row of G by 12 and A's share of it by 2: up to 144 * 128 = 18,432.
 //
 // Both are words of 16 bits, and two of their products fit 32. The sums are taken modulo 2^32, where A gives 576 = 64 * 9
 // times the convolution's: the inverse of 9 leaves 64 times, and a shift the very sum, as long as that lies within
 // 2^25. `code_winograd.py` transforms the weights, and takes only layers whose sums do.
 //
-// A few tiles, a batch, are transformed at a time; then filters by eights, so that their 36 sums of each tile stay near the core.
+// A few tiles, a batch, are transformed at a time; then eight filters after the other, whose 36 sums of each tile stay
+// near the core until they are transformed back.
 #pragma once
 
 #include "chain_kinds.h"
@@ -19,19 +20,17 @@
 
 namespace {
 
-constexpr int64_t kFewProducts = 1;  // the shape of a layer that this computes
+constexpr int64_t kByWinograd = 1;  // the shape of a layer that this computes
 
 template <class Kind>
 struct Winograd {
   typedef typename Kind::Integers Integers;
   static constexpr int64_t kTile = 4, kSide = 6, kProducts = kSide * kSide;
   static constexpr int64_t kUnit = Kind::kUnit, kPairs = kUnit / 2, kCell = 4 * Kind::kLanes;
-#ifndef WB
-#define WB 8
-#define WK 160
-#endif
-  static constexpr int64_t kBlock = 4, kFilters = WB;
-  static constexpr int64_t kBatchBytes = WK << 10;  // of a batch's transformed inputs
+  static constexpr int64_t kBlock = 4, kFilters = 8, kWeight = 4 * kBlock;  // of a step: filters, and bytes of their weights
+  static constexpr int kTiles = Kind::kPixels == 4 ? 4 : 2;                 // of a step
+  static constexpr int64_t kBatchBytes = 160 << 10;  // of a batch's transformed inputs: they fit a second-level cache
+  static constexpr int64_t kAhead = 4096;  // bytes that weights are fetched ahead: a layer has more than stay in the cache
 
   // What a layer needs, and how its tiles are taken.
   struct Plan {
@@ -107,11 +106,11 @@ struct Winograd {
 
   // One of the 36 products of four filters at a few tiles, to [filters, tiles of a batch].
   template <int TILES>
-  static __attribute__((noinline)) void block(const Plan& plan, const char* weight, const char* v, char* sums_at) {
+  static __attribute__((noinline)) void block(int64_t pairs, int64_t filter, const char* weight, const char* v, char* sums_at) {
     Integers sums[kBlock][TILES];
     SPACTE_UNROLL for (int f = 0; f < kBlock; ++f) SPACTE_UNROLL for (int t = 0; t < TILES; ++t) sums[f][t] = Kind::zero();
-    const int64_t bytes = plan.pairs * kCell;
-    for (const char* const end = v + bytes; v != end; v += kCell, weight += 4 * kBlock) {
+    const int64_t bytes = pairs * kCell;
+    for (const char* const end = v + bytes; v != end; v += kCell, weight += kWeight) {
       Integers pair[TILES];
       SPACTE_UNROLL for (int t = 0; t < TILES; ++t) pair[t] = Kind::load(v + t * bytes);
       SPACTE_UNROLL for (int f = 0; f < kBlock; ++f) {
@@ -120,24 +119,19 @@ struct Winograd {
       }
     }
     SPACTE_UNROLL for (int f = 0; f < kBlock; ++f)
-      SPACTE_UNROLL for (int t = 0; t < TILES; ++t) Kind::store(sums_at + (f * plan.batch + t) * kCell, sums[f][t]);
+      SPACTE_UNROLL for (int t = 0; t < TILES; ++t) Kind::store(sums_at + f * filter + t * kCell, sums[f][t]);
   }
 
   // One of the 36 products of `blocks` times four filters, for all tiles of a batch.
   static void multiply(const Plan& plan, int64_t tiles, int64_t blocks, const char* weight, const char* v, char* sums_at) {
-    for (int64_t b = 0; b < blocks; ++b, weight += plan.pairs * 4 * kBlock, sums_at += kBlock * plan.batch * kCell) {
+    const int64_t pairs = plan.pairs, filter = plan.batch * kCell, bytes = pairs * kCell;
+    for (int64_t b = 0; b < blocks; ++b, weight += pairs * kWeight, sums_at += kBlock * filter) {
+      for (int64_t at = 0; at < pairs * kWeight; at += kLine) __builtin_prefetch(weight + kAhead + at);
       int64_t t = 0;
-      const auto blocks_of = [&](auto count, int64_t least) {
-        for (; tiles - t >= least; t += count.value)
-          block<count.value>(plan, weight, v + t * plan.pairs * kCell, sums_at + t * kCell);
-      };
-      if constexpr (Kind::kPixels == 4) blocks_of(std::integral_constant<int, 4>(), 4);
-      if constexpr (Kind::kPixels == 3) {
-        if (tiles != 4) blocks_of(std::integral_constant<int, 3>(), 5);
-        if (tiles - t == 3) blocks_of(std::integral_constant<int, 3>(), 3);
-      }
-      blocks_of(std::integral_constant<int, 2>(), 2);
-      blocks_of(std::integral_constant<int, 1>(), 1);
+      for (; t + kTiles <= tiles; t += kTiles) block<kTiles>(pairs, filter, weight, v + t * bytes, sums_at + t * kCell);
+      if constexpr (kTiles > 2)
+        for (; t + 2 <= tiles; t += 2) block<2>(pairs, filter, weight, v + t * bytes, sums_at + t * kCell);
+      for (; t < tiles; ++t) block<1>(pairs, filter, weight, v + t * bytes, sums_at + t * kCell);
     }
   }
 
