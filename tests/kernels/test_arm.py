@@ -150,7 +150,9 @@ def test_layers_by_winograd(arm, monkeypatch):
     monkeypatch.setattr(code_winograd, "pays", lambda *_: True)
     for number, (layer, given) in enumerate(extreme_layers()):
         operands, shapes = [(0, len(given) - 1 or None)], [value.shape[1:] for value in given]
-        made, wanted = (ChainKernel([layer], operands, shapes, torch.uint8, t)(*given) for t in (arm, directly(REFERENCE)))
+        made, wanted = (
+            ChainKernel([layer], operands, shapes, torch.uint8, t)(*given) for t in (arm, directly(REFERENCE))
+        )
         assert torch.equal(made, wanted), number
 
 

@@ -56,7 +56,7 @@ def directly(target):
 
 
 def extreme_layers():
-    """Layers and their inputs: sides that fill no tile, few channels, borders, residuals, the largest weights and codes."""
+    """Layers and inputs: sides that fill no tile, few channels, borders, residuals, the largest weights and codes."""
     generator = torch.Generator().manual_seed(7)
     geometries = itertools.product((1, 3, 20), (4, 12, 20), ((1, 1), (5, 7), (9, 4), (12, 17)))
     found = []

@@ -170,7 +170,7 @@ class ChainKernel(nn.Module):
 
 
 def by_winograd(layer: Layer, target: Target) -> bool:
-    """Whether a layer is computed in fewer products: one of codes, where that is exact and pays. The bits are the same."""
+    """Whether a layer is computed by Winograd: one of codes, where that is exact and pays. The bits are the same."""
     if layer.weight_OIKK is None or layer.scale_O is None or target.unit is None or not kernels_enabled("winograd"):
         return False
     if layer.weight_OIKK.shape[2:] != (3, 3) or layer.stride != 1:

@@ -17,7 +17,7 @@ MOST_SUM = (1 << 25) - 1
 _BLOCK, _FILTERS = 4, 8  # of the kernel: filters of a step, and those that are taken together
 _LARGEST_CODE = 255
 _G = torch.tensor([[6, 0, 0], [-4, -4, -4], [-4, 4, -4], [1, 2, 4], [1, -2, 4], [0, 0, 12]])
-"""24 times Lavin and Gray's; its last row only 12 times, for words to hold the products. The kernel doubles that one."""
+"""24 times Lavin and Gray's; its last row only 12 times, for words to hold it. The kernel doubles what it gives."""
 
 _INTO, _OUT_OF = 200, 220
 """What the transforms of one tile cost, for a pair of channels and for a filter, in products of a direct convolution.
@@ -55,7 +55,7 @@ def transform(weight_OIKK: Tensor) -> Tensor:
 
 
 def cells(weight_OIKK: Tensor, unit: int) -> Tensor:
-    """Transformed weights as the kernel reads them: [O / 8][36][2][pairs][4 filters][2], the last of the eights may be four.
+    """Transformed weights as the kernel reads them: [O / 8][36][2][pairs][4 filters][2]; the last eight may be four.
 
     Args:
         weight_OIKK: int8 codes, O a multiple of 4.

@@ -70,7 +70,9 @@ def _certifier(module: torch.nn.Module, classes: int = 2) -> LocalCertifier:
 
 
 def test_a_label_with_few_votes_still_leads() -> None:
-    found = _certifier(ManyClasses(), 12).bracket(np.full(SHAPE, 128, np.uint8), n=10_000, n_upper=20_000, seed="5" * 32)
+    found = _certifier(ManyClasses(), 12).bracket(
+        np.full(SHAPE, 128, np.uint8), n=10_000, n_upper=20_000, seed="5" * 32
+    )
     assert found.certificate.label == 0
     assert max(found.certificate.counts) < 0.3 * found.certificate.n
     assert 0 < found.lower < 2 * SIGMA
