@@ -27,8 +27,9 @@ struct Winograd {
   typedef typename Kind::Integers Integers;
   static constexpr int64_t kTile = 4, kSide = 6, kProducts = kSide * kSide;
   static constexpr int64_t kUnit = Kind::kUnit, kPairs = kUnit / 2, kCell = 4 * Kind::kLanes;
-  static constexpr int64_t kBlock = 4, kFilters = 8, kWeight = 4 * kBlock;  // of a step: filters, and bytes of their weights
-  static constexpr int kTiles = Kind::kPixels == 4 ? 4 : 2;                 // of a step
+  static constexpr int64_t kBlock = 4, kFilters = 8;  // filters of a step, and those that are taken together
+  static constexpr int64_t kWeight = 4 * kBlock;      // bytes of a step's weights
+  static constexpr int kTiles = Kind::kPixels == 4 ? 4 : 2;  // of a step, as many as registers hold sums of
   static constexpr int64_t kBatchBytes = 160 << 10;  // of a batch's transformed inputs: they fit a second-level cache
   static constexpr int64_t kAhead = 4096;  // bytes that weights are fetched ahead: a layer has more than stay in the cache
 
@@ -157,7 +158,8 @@ struct Winograd {
         Integers sums[kUnit];
         SPACTE_UNROLL for (int f = 0; f < kUnit; ++f)
           sums[f] = Kind::template right_signed<6>(Kind::times(row[f][j], inverse_of_9));
-        if (j < right) finish<Kind, OTHER, false>(layer, channel, sums, other.at(top + i, left + j) + at, target.at(top + i, left + j) + at);
+        const int64_t y = top + i, x = left + j;
+        if (j < right) finish<Kind, OTHER, false>(layer, channel, sums, other.at(y, x) + at, target.at(y, x) + at);
       }
     }
   }

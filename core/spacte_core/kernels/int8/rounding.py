@@ -72,7 +72,7 @@ def round_weights(conv: nn.Conv2d, x_NCHW: Tensor) -> Rounded:
     if conv.groups > 1 or weight_OK.shape[1] > _MOST_WEIGHTS:
         codes_OK = (weight_OK / scale_O[:, None]).round()
     else:
-        codes_OK = _with_feedback(weight_OK.double() / scale_O[:, None].double(), _patches(conv, x_NCHW))
+        codes_OK = _with_feedback(weight_OK.double() / scale_O[:, None].double(), _patches(conv, x_NCHW.detach()))
     return Rounded(codes_OK.to(torch.int8).reshape(conv.weight.shape), scale_O)
 
 
@@ -98,7 +98,7 @@ def _with_feedback(weight_OK: Tensor, patches_NK: Tensor) -> Tensor:
     moment_KK += (_DAMPING * mean + 1e-12) * torch.eye(len(moment_KK), dtype=torch.float64)  # also for inputs of zero
     order = moment_KK.diagonal().argsort(descending=True, stable=True)
     spread_KK = _upper_factor_of_inverse(moment_KK[order][:, order])
-    left_KO = weight_OK[:, order].T.detach().contiguous()
+    left_KO = weight_OK[:, order].T.contiguous()
     codes_KO, errors_KO = torch.empty_like(left_KO), torch.empty_like(left_KO)
     for start in range(0, len(left_KO), _TOGETHER):
         block = slice(start, start + _TOGETHER)
