@@ -81,6 +81,7 @@ def test_a_residual_network_has_the_same_logits_by_winograd_and_directly(monkeyp
     network = build(ModelConfig(arch="cifar_resnet20", heads=1, num_classes=10, input_shape=(3, 8, 8))).eval()
     rows, found = noisy_rows((3, 8, 8), 0.25, 40), {}
     vectors = [target for target in TARGETS if target.unit is not None and target.name in NAMES]
+    monkeypatch.delenv(VARIABLE, raising=False)
     with torch.inference_mode():
         classifier = decompose(network, rows[:2], 10)
         for target in vectors:
@@ -129,6 +130,7 @@ def test_what_cannot_be_portable_is_said(network, monkeypatch):
 
 def test_a_processor_without_a_target_has_the_library_s_forms(monkeypatch):
     """Of another architecture, or older than AVX2."""
+    monkeypatch.delenv(VARIABLE, raising=False)
     monkeypatch.setattr(targets, "cpu_flags", frozenset)
     monkeypatch.setattr("spacte_core.kernels.cpu.winograd.compile_library", lambda *_, **__: None)
     torch.manual_seed(0)
