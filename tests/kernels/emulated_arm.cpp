@@ -50,7 +50,7 @@ void run_chain() {
     map.data = pointer();
     for (int64_t* field = &map.channels; field <= &map.border; ++field) *field = number();
   }
-  std::vector<char> scratch(spacte_chain_scratch(maps.data(), map_count, 0));
+  std::vector<char> scratch(spacte_chain_scratch(layers.data(), layer_count, maps.data(), map_count, 0));
   spacte_chain(layers.data(), layer_count, maps.data(), map_count, copies.data(), copies_in, copies_out, images, 1, scratch.data(), 0);
   for (size_t i = 0; i < maps.size(); ++i)
     if (maps[i].data) std::fwrite(maps[i].data, kept[3 * layer_count + i].size(), 1, stdout);

@@ -14,11 +14,12 @@ from pathlib import Path
 import pytest
 import torch
 from tests.kernels.test_chain import a_chain, a_layer, maps
+from tests.kernels.test_code_winograd import directly, extreme_layers
 
 from spacte_core.forms import logits_of
 from spacte_core.kernels import inference
-from spacte_core.kernels.cpu import targets
-from spacte_core.kernels.cpu.chain import ChainKernel, Layer
+from spacte_core.kernels.cpu import code_winograd, targets
+from spacte_core.kernels.cpu.chain import ChainKernel, Layer, by_winograd
 from spacte_core.kernels.cpu.targets import TARGETS, Target
 from spacte_core.models import ModelConfig, build
 from spacte_workers.engine.calibration import noisy_rows
@@ -88,8 +89,10 @@ class Emulated(Target):
         ctypes.memmove(result.value, made, len(made))
 
     def _layer(self, layer, source_channels):
-        cells = -(-source_channels // self.unit[torch.uint8])
-        weights = layer.channels // 4 * layer.kernel**2 * cells * 16
+        unit = self.unit[torch.uint8]
+        cells = -(-source_channels // unit)
+        each = code_winograd.PRODUCTS * unit // 2 if layer.shape else layer.kernel**2
+        weights = 4 * layer.channels * cells * each
         blobs = [
             b"" if at is None else ctypes.string_at(at, size)
             for at, size in (
@@ -122,7 +125,7 @@ def arm(request, tmp_path_factory):
         Path(__file__).with_name("emulated_arm.cpp"),
     ]
     subprocess.run(command, check=True, capture_output=True)
-    values = {name: getattr(target, name) for name in ("name", "form", "needs", "images", "multiple", "unit")}
+    values = {name: getattr(target, name) for name in ("name", "form", "needs", "images", "multiple", "unit", "words")}
     return Emulated(**values, program=program)
 
 
@@ -138,6 +141,18 @@ def test_layers(arm):
         given = [x, other] if number % 3 else [x]
         operands, shapes = [(0, len(given) - 1 or None)], [value.shape[1:] for value in given]
         made, wanted = (ChainKernel([layer], operands, shapes, torch.uint8, t)(*given) for t in (arm, REFERENCE))
+        assert torch.equal(made, wanted), number
+
+
+def test_layers_by_winograd(arm, monkeypatch):
+    """Which are taken as counted without i8mm alone, and are right on either."""
+    assert by_winograd(a_layer(torch.uint8, (32, 16, 16), 32), arm) == (arm.name == "neon")
+    monkeypatch.setattr(code_winograd, "pays", lambda *_: True)
+    for number, (layer, given) in enumerate(extreme_layers()):
+        operands, shapes = [(0, len(given) - 1 or None)], [value.shape[1:] for value in given]
+        made, wanted = (
+            ChainKernel([layer], operands, shapes, torch.uint8, t)(*given) for t in (arm, directly(REFERENCE))
+        )
         assert torch.equal(made, wanted), number
 
 

@@ -207,6 +207,27 @@ def test_errors_of_rounding_make_up_for_each_other(geometry):
     assert error(made.codes * scale) < 0.85 * error(nearest)
 
 
+def test_rounding_by_blocks_is_rounding_one_weight_after_the_other():
+    """With the patches of PyTorch's own unfolding, and the factor of the inverse by its definition."""
+    torch.manual_seed(0)
+    conv = nn.Conv2d(6, 10, (3, 5), (2, 1), (1, 2), (1, 2)).double()  # 90 weights: two blocks and a part
+    x = torch.randn(32, 6, 12, 33, dtype=torch.float64).relu()
+    seen_NK = nn.functional.unfold(x, conv.kernel_size, conv.dilation, conv.padding, conv.stride).mT.flatten(0, 1)
+    seen_NK = seen_NK[:: len(seen_NK) // 2048]
+    moment_KK = seen_NK.T @ seen_NK
+    moment_KK += (0.01 * moment_KK.diagonal().mean() + 1e-12) * torch.eye(90)
+    order = moment_KK.diagonal().argsort(descending=True, stable=True)
+    spread_KK = torch.linalg.cholesky(moment_KK[order][:, order].inverse(), upper=True)
+    made = round_weights(conv, x)
+    left_KO = (conv.weight.detach().flatten(1) / made.scale_O[:, None])[:, order].T.contiguous()
+    for k in range(90):
+        code_O = left_KO[k].round().clamp(-127, 127)
+        error_O = (left_KO[k] - code_O) / spread_KK[k, k]
+        left_KO[k] = code_O
+        left_KO[k + 1 :] -= spread_KK[k, k + 1 :, None] * error_O
+    assert torch.equal(made.codes.flatten(1).double()[:, order], left_KO.T)
+
+
 def test_filters_in_groups_are_rounded_to_the_nearest():
     torch.manual_seed(0)
     conv = nn.Conv2d(8, 8, 3, groups=4)

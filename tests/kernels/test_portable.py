@@ -11,12 +11,14 @@ from torch import nn
 from spacte_core.forms import logits_of, plain
 from spacte_core.kernels import inference
 from spacte_core.kernels.cpu import targets
+from spacte_core.kernels.cpu.chain import ChainKernel
 from spacte_core.kernels.cpu.targets import TARGETS, VARIABLE
 from spacte_core.models import ModelConfig, build
 from spacte_workers.engine import Engine, EngineError
 from spacte_workers.engine.calibration import calibration_rows, noisy_rows
 from spacte_workers.engine.decomposition import decompose
 from spacte_workers.engine.errors import NoSuchKernelsError
+from spacte_workers.engine.forms import forms
 from spacte_workers.shards import Phase, Shard
 
 pytestmark = pytest.mark.slow
@@ -74,6 +76,28 @@ def test_a_machine_with_matrix_units_votes_alike(network, monkeypatch):
 
 
 @needs_targets
+def test_a_residual_network_has_the_same_logits_by_winograd_and_directly(monkeypatch):
+    """As each target counts its layers: without products of bytes most are Winograd's, at this size none with them."""
+    network = build(ModelConfig(arch="cifar_resnet20", heads=1, num_classes=10, input_shape=(3, 8, 8))).eval()
+    rows, found = noisy_rows((3, 8, 8), 0.25, 40), {}
+    vectors = [target for target in TARGETS if target.unit is not None and target.name in NAMES]
+    monkeypatch.delenv(VARIABLE, raising=False)
+    with torch.inference_mode():
+        classifier = decompose(network, rows[:2], 10)
+        for target in vectors:
+            monkeypatch.setattr(targets, "TARGETS", (target,))
+            monkeypatch.setattr(inference, "TARGETS", (target,))
+            (form,) = forms(classifier, "int8", 16, rows, only="portable")
+            modules = [module for part in (form.trunk, *form.heads) for module in part.modules()]
+            layers = [layer for module in modules if isinstance(module, ChainKernel) for layer in module.layers]
+            assert (sum(layer.shape for layer in layers) > 10) == (target.name in ("avx512bw", "avx2"))
+            found[target.name] = logits_of(form, rows)
+    first, *others = found.values()
+    assert first.std() > 0
+    assert all(torch.equal(first, logits_NK) for logits_NK in others)
+
+
+@needs_targets
 def test_what_one_target_cannot_compute_another_does(network, monkeypatch):
     """Matrix units take channels by sixteens; a network with others is still portable to a machine that has them."""
     asked = []
@@ -106,6 +130,7 @@ def test_what_cannot_be_portable_is_said(network, monkeypatch):
 
 def test_a_processor_without_a_target_has_the_library_s_forms(monkeypatch):
     """Of another architecture, or older than AVX2."""
+    monkeypatch.delenv(VARIABLE, raising=False)
     monkeypatch.setattr(targets, "cpu_flags", frozenset)
     monkeypatch.setattr("spacte_core.kernels.cpu.winograd.compile_library", lambda *_, **__: None)
     torch.manual_seed(0)

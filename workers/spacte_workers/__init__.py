@@ -3,6 +3,8 @@
 from importlib import import_module
 from typing import TYPE_CHECKING
 
+from spacte_core.openmp import set_wait_policy
+
 if TYPE_CHECKING:
     from spacte_core.models.adapters import LogitsOf
 
@@ -31,6 +33,9 @@ _MODULES = {
     "LogitsOf": "spacte_core.models.adapters",
     "save_model": ".saving",
 }
+
+
+set_wait_policy()  # here, since every module of this package that imports PyTorch is imported later
 
 
 def __getattr__(name: str) -> object:

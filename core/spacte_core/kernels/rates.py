@@ -25,17 +25,17 @@ RATES: dict[str, dict[str, dict[str, float]]] = {
         "int8": {"amx": 8.5, "int8": 2.8},
     },
     # AMD EPYC (Zen 5), CPU seconds of one thread, G multiply-adds/s for ResNet-20 and -110: oneDNN 104 in float32;
-    # Winograd's own layers 240 and 282; chains 229 and 238 in bf16, 436 and 469 in int8; oneDNN 195 and 315.
+    # Winograd's own layers 240 and 282; chains 229 and 238 in bf16, 489 and 559 in int8; oneDNN 195 and 315.
     "avx512": {
         "fp32": {"winograd": 2.5, "onednn": 1.0},
         "bf16": {"chain_avx512": 2.2, "onednn": 1.9},
-        "int8": {"chain_avx512": 4.3, "int8": 3.1},
+        "int8": {"chain_avx512": 4.9, "int8": 3.1},
     },
-    # The same with the target forced by `SPACTE_CPU`: 194 in int8.
-    "avx512bw": {"fp32": {"winograd": 2.5, "onednn": 1.0}, "int8": {"chain_avx512bw": 1.9}},
-    # The same, oneDNN and PyTorch held to AVX2 as well: float32 127 (the published loop 41), int8 229 and 105.
-    "avx_vnni": {"fp32": {"winograd": 2.5, "onednn": 1.0}, "int8": {"chain_avx_vnni": 4.0}},
-    "avx2": {"fp32": {"winograd": 2.5, "onednn": 1.0}, "int8": {"chain_avx2": 1.9}},
+    # The same with the target forced by `SPACTE_CPU`: 370 in int8.
+    "avx512bw": {"fp32": {"winograd": 2.5, "onednn": 1.0}, "int8": {"chain_avx512bw": 3.6}},
+    # The same, oneDNN and PyTorch held to AVX2 as well: float32 127 (the published loop 41), int8 278 and 221.
+    "avx_vnni": {"fp32": {"winograd": 2.5, "onednn": 1.0}, "int8": {"chain_avx_vnni": 4.9}},
+    "avx2": {"fp32": {"winograd": 2.5, "onednn": 1.0}, "int8": {"chain_avx2": 3.9}},
 }
 """By the best target that a processor has, precision and form: multiply-adds a second, those of oneDNN's float32
 convolutions being 1. Those of `winograd` are of the layers that it takes. What is not here was not measured."""

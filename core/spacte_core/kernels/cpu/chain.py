@@ -13,12 +13,14 @@ import torch
 from torch import Tensor, fx, nn
 from torch.nn import functional
 
+from spacte_core.kernel_switch import kernels_enabled
 from spacte_core.kernels.compiler import call
 from spacte_core.kernels.graph.chains import Chain, Operands, assign_buffers, replace_chains
 from spacte_core.kernels.graph.folding import layer_of
 from spacte_core.kernels.graph.fusing import FusedConv, is_global_average, is_last_linear, shapes
 from spacte_core.kernels.int8.layers import Int8Conv, MeanOfCodes
 
+from . import code_winograd
 from .targets import Target, target_for
 
 Shape = tuple[int, int, int]
@@ -28,7 +30,7 @@ _LANES, _LINE = 16, 64
 """A tile (Intel's manual, "AMX"): rows, each of which is another image, and float32 values of a row; bytes of a row."""
 
 _FOUR, _FOUR_IN_PAIRS, _TWO_WIDE = range(3)  # of the kernel for matrix units: the four tiles of a block of sums
-_FILTERS = 4  # of a block of the kernel for vector units
+_FILTERS, _BY_WINOGRAD = 4, 1  # of the kernel for vector units: filters of a block; the shape of Winograd's layers
 _PRODUCTS, _PARTS_EACH = 1 << 16, 128
 """Of `bare_products`. Chosen: some milliseconds of work, in parts small enough for threads that lose their cores."""
 
@@ -130,6 +132,8 @@ class ChainKernel(nn.Module):
                 kernel, shape = layer.weight_OIKK.shape[-1], layer.shape
                 if target.unit is None:
                     weight, block = _tiles(layer.weight_OIKK, layer.stride)
+                elif by_winograd(layer, target):
+                    weight, block = code_winograd.cells(layer.weight_OIKK, target.unit[dtype]), _BY_WINOGRAD
                 else:
                     weight = _cells(layer.weight_OIKK, target.unit[dtype])
             pointers = map(self._address, (weight, layer.scale_O, layer.bias_O))
@@ -152,7 +156,7 @@ class ChainKernel(nn.Module):
         outer = [_Map(x.data_ptr(), *shape, 0) for x, shape in zip((*inputs, result), self.outer, strict=True)]
         maps = (_Map * (len(outer) + len(self.inner)))(*outer, *self.inner)
         is_float = self.dtype == torch.bfloat16
-        each = call(self.library.spacte_chain_scratch, maps, len(maps), is_float)
+        each = call(self.library.spacte_chain_scratch, self.layers, len(self.layers), maps, len(maps), is_float)
         scratch = torch.empty(threads * each, dtype=torch.uint8)
         chain = (self.layers, len(self.layers), maps, len(maps), self.copies, self.copies_in, self.copies_out)
         call(self.library.spacte_chain, *chain, batch, threads, scratch, is_float)
@@ -163,6 +167,16 @@ class ChainKernel(nn.Module):
             return None
         self.kept.append(part.contiguous())
         return self.kept[-1].data_ptr()
+
+
+def by_winograd(layer: Layer, target: Target) -> bool:
+    """Whether a layer is computed by Winograd: one of codes, where that is exact and pays. The bits are the same."""
+    if layer.weight_OIKK is None or layer.scale_O is None or target.unit is None or not kernels_enabled("winograd"):
+        return False
+    if layer.weight_OIKK.shape[2:] != (3, 3) or layer.stride != 1:
+        return False
+    inputs, unit = layer.source_shape[0], target.unit[torch.uint8]
+    return code_winograd.pays(layer.shape, inputs, unit, target.words) and code_winograd.is_exact(layer.weight_OIKK)
 
 
 def bare_products(dtype: torch.dtype) -> Callable[[], int] | None:

@@ -256,9 +256,11 @@ class Tiles {
 
 template <class Kind>
 struct MatrixUnits {
-  static constexpr int64_t kImages = kLanes, kWorkBytes = 2 * 4 * kTileBytes;
+  static constexpr int64_t kImages = kLanes;
 
   typedef Tiles Session;
+
+  static int64_t work_bytes(const Layer&, const Map&) { return 2 * 4 * kTileBytes; }
 
   static int64_t map_bytes(const Map& map) { return (map.height + 2) * kImages * row_bytes<Kind>(map); }
 
@@ -330,9 +332,9 @@ int64_t spacte_chain_products(int64_t each, int64_t parts, int64_t threads, int6
 }
 
 // Bytes of scratch memory that a thread needs.
-int64_t spacte_chain_scratch(const Map* maps, int64_t map_count, int64_t is_float) {
+int64_t spacte_chain_scratch(const Layer* layers, int64_t layer_count, const Map* maps, int64_t map_count, int64_t is_float) {
   const auto by_kind = is_float ? Scratch<MatrixUnits<Floats>>::bytes : Scratch<MatrixUnits<Codes>>::bytes;
-  return by_kind(maps, map_count);
+  return by_kind(layers, layer_count, maps, map_count);
 }
 
 // The layers, in this order, for all images.

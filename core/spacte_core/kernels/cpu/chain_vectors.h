@@ -35,6 +35,22 @@ struct Quad {
   static SPACTE_ALWAYS Reals plus_product(Reals c, Reals a, Reals b) { return vfmaq_f32(c, a, b); }
   static SPACTE_ALWAYS Reals plus(Reals a, Reals b) { return vaddq_f32(a, b); }
   static SPACTE_ALWAYS Integers plus(Integers a, Integers b) { return vaddq_s32(a, b); }
+  static SPACTE_ALWAYS Integers minus(Integers a, Integers b) { return vsubq_s32(a, b); }
+  static SPACTE_ALWAYS Integers times(Integers a, Integers b) { return vmulq_s32(a, b); }
+  template <int BITS>
+  static SPACTE_ALWAYS Integers left(Integers a) { return vshlq_n_s32(a, BITS); }
+  template <int BITS>
+  static SPACTE_ALWAYS Integers right_signed(Integers a) { return vshrq_n_s32(a, BITS); }
+  static SPACTE_ALWAYS Integers plus_words(Integers a, Integers b) {
+    return vreinterpretq_s32_s16(vaddq_s16(vreinterpretq_s16_s32(a), vreinterpretq_s16_s32(b)));
+  }
+  static SPACTE_ALWAYS Integers minus_words(Integers a, Integers b) {
+    return vreinterpretq_s32_s16(vsubq_s16(vreinterpretq_s16_s32(a), vreinterpretq_s16_s32(b)));
+  }
+  template <int BITS>
+  static SPACTE_ALWAYS Integers left_words(Integers a) {
+    return vreinterpretq_s32_s16(vshlq_n_s16(vreinterpretq_s16_s32(a), BITS));
+  }
   static SPACTE_ALWAYS Integers products_of_words(Integers a, Integers b) {
     const int16x8_t x = vreinterpretq_s16_s32(a), y = vreinterpretq_s16_s32(b);
     return vpaddq_s32(vmull_s16(vget_low_s16(x), vget_low_s16(y)), vmull_high_s16(x, y));
@@ -102,6 +118,16 @@ struct Wide {
   static SPACTE_ALWAYS Reals plus_product(Reals c, Reals a, Reals b) { return _mm512_fmadd_ps(a, b, c); }
   static SPACTE_ALWAYS Reals plus(Reals a, Reals b) { return _mm512_add_ps(a, b); }
   static SPACTE_ALWAYS Integers plus(Integers a, Integers b) { return _mm512_add_epi32(a, b); }
+  static SPACTE_ALWAYS Integers minus(Integers a, Integers b) { return _mm512_sub_epi32(a, b); }
+  static SPACTE_ALWAYS Integers times(Integers a, Integers b) { return _mm512_mullo_epi32(a, b); }
+  template <int BITS>
+  static SPACTE_ALWAYS Integers left(Integers a) { return _mm512_slli_epi32(a, BITS); }
+  template <int BITS>
+  static SPACTE_ALWAYS Integers right_signed(Integers a) { return _mm512_srai_epi32(a, BITS); }
+  static SPACTE_ALWAYS Integers plus_words(Integers a, Integers b) { return _mm512_add_epi16(a, b); }
+  static SPACTE_ALWAYS Integers minus_words(Integers a, Integers b) { return _mm512_sub_epi16(a, b); }
+  template <int BITS>
+  static SPACTE_ALWAYS Integers left_words(Integers a) { return _mm512_slli_epi16(a, BITS); }
   static SPACTE_ALWAYS Integers products_of_words(Integers a, Integers b) { return _mm512_madd_epi16(a, b); }
   static SPACTE_ALWAYS Integers both(Integers a, Integers b) { return _mm512_and_si512(a, b); }
   static SPACTE_ALWAYS Integers right(Integers a, int bits) { return _mm512_srli_epi32(a, bits); }
@@ -163,6 +189,16 @@ struct Narrow {
   static SPACTE_ALWAYS Reals plus_product(Reals c, Reals a, Reals b) { return _mm256_fmadd_ps(a, b, c); }
   static SPACTE_ALWAYS Reals plus(Reals a, Reals b) { return _mm256_add_ps(a, b); }
   static SPACTE_ALWAYS Integers plus(Integers a, Integers b) { return _mm256_add_epi32(a, b); }
+  static SPACTE_ALWAYS Integers minus(Integers a, Integers b) { return _mm256_sub_epi32(a, b); }
+  static SPACTE_ALWAYS Integers times(Integers a, Integers b) { return _mm256_mullo_epi32(a, b); }
+  template <int BITS>
+  static SPACTE_ALWAYS Integers left(Integers a) { return _mm256_slli_epi32(a, BITS); }
+  template <int BITS>
+  static SPACTE_ALWAYS Integers right_signed(Integers a) { return _mm256_srai_epi32(a, BITS); }
+  static SPACTE_ALWAYS Integers plus_words(Integers a, Integers b) { return _mm256_add_epi16(a, b); }
+  static SPACTE_ALWAYS Integers minus_words(Integers a, Integers b) { return _mm256_sub_epi16(a, b); }
+  template <int BITS>
+  static SPACTE_ALWAYS Integers left_words(Integers a) { return _mm256_slli_epi16(a, BITS); }
   static SPACTE_ALWAYS Integers products_of_words(Integers a, Integers b) { return _mm256_madd_epi16(a, b); }
   static SPACTE_ALWAYS Integers both(Integers a, Integers b) { return _mm256_and_si256(a, b); }
   static SPACTE_ALWAYS Integers right(Integers a, int bits) { return _mm256_srli_epi32(a, bits); }

@@ -61,10 +61,12 @@ constexpr int64_t kLine = 64;  // bytes of the cache's lines
 template <class Backend>
 class Scratch {
  public:
-  Scratch(char* memory, const Map* maps) : maps_(maps), start_(memory + (kLine - reinterpret_cast<uintptr_t>(memory) % kLine) % kLine) {}
+  Scratch(char* memory, const Layer* layers, int64_t layer_count, const Map* maps)
+      : maps_(maps), start_(memory + (kLine - reinterpret_cast<uintptr_t>(memory) % kLine) % kLine),
+        work_bytes_(work_bytes(layers, layer_count, maps)) {}
 
-  static int64_t bytes(const Map* maps, int64_t map_count) {
-    int64_t total = Backend::kWorkBytes + kLine;
+  static int64_t bytes(const Layer* layers, int64_t layer_count, const Map* maps, int64_t map_count) {
+    int64_t total = work_bytes(layers, layer_count, maps) + kLine;
     for (int64_t i = 0; i < map_count; ++i) total += maps[i].data ? 0 : Backend::map_bytes(maps[i]);
     return total;
   }
@@ -72,14 +74,21 @@ class Scratch {
   char* work() const { return start_; }
 
   char* inner(int64_t number) const {
-    char* at = start_ + Backend::kWorkBytes;
+    char* at = start_ + work_bytes_;
     for (int64_t i = 0; i < number; ++i) at += maps_[i].data ? 0 : Backend::map_bytes(maps_[i]);
     return at;
   }
 
  private:
+  static int64_t work_bytes(const Layer* layers, int64_t layer_count, const Map* maps) {
+    int64_t most = 0;
+    for (int64_t i = 0; i < layer_count; ++i) most = std::max(most, Backend::work_bytes(layers[i], maps[layers[i].source]));
+    return (most + kLine - 1) / kLine * kLine;
+  }
+
   const Map* maps_;
   char* start_;
+  int64_t work_bytes_;
 };
 
 // The layers, in this order, for all images. `copies` are pairs of maps: `copies_in` from an outer to an inner one
@@ -88,10 +97,10 @@ template <class Backend>
 void run(const Layer* layers, int64_t layer_count, const Map* maps, int64_t map_count, const int64_t* copies,
          int64_t copies_in, int64_t copies_out, int64_t images, int64_t threads, char* scratch) {
   constexpr int64_t kImages = Backend::kImages;
-  const int64_t each = Scratch<Backend>::bytes(maps, map_count), groups = (images + kImages - 1) / kImages;
+  const int64_t each = Scratch<Backend>::bytes(layers, layer_count, maps, map_count), groups = (images + kImages - 1) / kImages;
 #pragma omp parallel num_threads(threads)
   {
-    const Scratch<Backend> mine(scratch + omp_get_thread_num() * each, maps);
+    const Scratch<Backend> mine(scratch + omp_get_thread_num() * each, layers, layer_count, maps);
     const typename Backend::Session session;
     for (int64_t i = 0; i < map_count; ++i)
       if (!maps[i].data) Backend::fill(maps[i], mine.inner(i));

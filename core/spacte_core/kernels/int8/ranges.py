@@ -40,7 +40,8 @@ class RangeObserver(fx.Interpreter):
         result = super().run_node(n)
         if isinstance(result, Tensor) and result.is_floating_point() and result.dim() > 1:
             low_C = result.amin((0, 2, 3)) if result.dim() == 4 else None
-            fresh = Range(result.min().item(), result.max().item(), low_C, result.shape)
+            low = result.min() if low_C is None else low_C.min()
+            fresh = Range(low.item(), result.max().item(), low_C, result.shape)
             self.seen[n] = _joined(self.seen.get(n, fresh), fresh)
         return result
 
