@@ -11,6 +11,7 @@ import time
 from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 import timm
 import torch
@@ -36,8 +37,8 @@ def network(name: str) -> nn.Module:
     """A network of a library, in eval mode, with statistics of noisy rows."""
     torch.manual_seed(0)
     library, _, model = name.partition(":")
-    sized = {"img_size": SHAPE[1]} if "vit" in model else {}
-    create = timm.create_model if library == "timm" else torchvision.models.get_model
+    sized: dict[str, Any] = {"img_size": SHAPE[1]} if "vit" in model else {}
+    create: Any = timm.create_model if library == "timm" else torchvision.models.get_model
     made: nn.Module = create(model, num_classes=CLASSES, **sized)
     with torch.no_grad():
         made.train()(noisy_rows(SHAPE, 0.25, 32))
