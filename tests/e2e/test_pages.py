@@ -122,6 +122,7 @@ def test_a_drawn_digit_gets_a_certificate_and_a_live_curve(page: "Page") -> None
 
 
 def test_of_a_thousand_classes_ten_are_shown_and_the_others_found(page: "Page") -> None:
+    page.wait_for_selector('#samples button[aria-pressed="true"]')  # which clears the votes
     page.evaluate("""async () => {
         const { Proof } = await import("/web/js/proof.js");
         const names = [...Array(1000).keys()].map((k) => `animal ${k}`);

@@ -24,7 +24,9 @@ pytestmark = pytest.mark.slow
 ROOT = Path(__file__).parents[3]
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
 GENERATED = "cli.md"
-OTHERS = ("mkdir", "openssl", "docker", "pip", "model_signing", "openapi-python-client")
+OTHERS = (
+    "mkdir", "openssl", "docker", "pip", "model_signing", "openapi-python-client", "kubectl", "sed", "export",
+)  # fmt: skip
 """Programs that are not ours; their lines are not checked."""
 
 ADDRESS = "http://127.0.0.1:8000"
@@ -54,12 +56,14 @@ def blocks(*kinds: str) -> list[tuple[str, str]]:
 PYTHON = [(where, code) for where, code in blocks("python") if not where.startswith("extending.md")]
 """Those of `docs/extending.md` are run one after the other by `tests/integration/test_extending.py`."""
 
-LINES = [
-    (f"{where}: {line.split('#')[0].strip()}", line.split("#")[0].strip())
-    for where, block in blocks("", "bash", "sh", "console")
-    for line in block.splitlines()
-    if line.split("#")[0].strip()
-]
+
+def commands(block: str) -> list[str]:
+    """The lines of a block without comments, each with those that continue it."""
+    lines = (re.split(r"(?:^|\s)#", line)[0].strip() for line in block.replace("\\\n", " ").splitlines())
+    return [line for line in lines if line]
+
+
+LINES = [(f"{where}: {line}", line) for where, block in blocks("", "bash", "sh", "console") for line in commands(block)]
 
 
 @pytest.fixture

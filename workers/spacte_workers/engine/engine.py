@@ -6,7 +6,7 @@ import statistics
 import threading
 import time
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import lru_cache, partial
 from typing import TYPE_CHECKING, Any, Self, cast
@@ -141,11 +141,9 @@ class Engine:
             raise NoSuchKernelsError(kernels)
         self._rounding = place_rounding(self.device) if self._endpoint is None else self._endpoint.rounding
         self._busy = threading.Lock()
-        make_step = partial(NoiseStep, self.input_shape, self.form.encoding, self.device)
-        self._noise_step = lru_cache(_NOISE_STEPS_KEPT)(make_step)
+        self._noise_step = self._noise_steps(self.form.encoding)
         unit = Encoding((1.0,) * channels, (0.0,) * channels)  # of the module as it came, which gradients are of
-        make_unit_step = partial(NoiseStep, self.input_shape, unit, self.device)
-        self._unit_step = lru_cache(_NOISE_STEPS_KEPT)(make_unit_step)
+        self._unit_step = self._noise_steps(unit)
         self._graph = None
         if self.device.type == "cuda" and self.form.recordable and kernels_enabled("cuda_graphs"):
             from .cuda_graphs import graphed_batch
@@ -271,6 +269,10 @@ class Engine:
         step = self._unit_step(shard.source.noise, shard.source.sigma)
         rows = _rows_of([(image, shard)], step)
         return probability_gradient(self._module, step, rows, shard.source.label or 0, self.batch, self.num_classes)
+
+    def _noise_steps(self, encoding: Encoding) -> Callable[[str, float], NoiseStep]:
+        """The noise step by kind and sigma of the noise; the latest are kept."""
+        return lru_cache(_NOISE_STEPS_KEPT)(partial(NoiseStep, self.input_shape, encoding, self.device))
 
     def _measure(self, sigma: float) -> float:
         """Samples per second over two full batches, after one to warm up."""
