@@ -16,10 +16,10 @@ import torch
 
 from spacte_client.types import Bracket
 from spacte_core.checkpoint import load_checkpoint
-from spacte_core.data import DataConfig, load_data
 from spacte_workers import LocalCertifier
 
 from .cifar10 import MODEL
+from .common import give_out, spread_images
 from .machine import this_machine
 
 WIDTHS = (0.1, 0.2, 0.5)
@@ -29,11 +29,9 @@ def brackets(data: str, images: int, n: int, n_upper: int) -> list[tuple[Bracket
     """The bracket of each image, and its seconds."""
     certifier = LocalCertifier(MODEL)
     shape = load_checkpoint(MODEL).config.model.input_shape
-    test = load_data(DataConfig(source=data), "test")
-    batch = next(iter(test.batches([torch.arange(images) * (len(test) // images)], torch.device("cpu"))))
     certifier.bracket(np.zeros(shape, np.uint8), n=100, n_upper=100)
     found: list[tuple[Bracket, float]] = []
-    for x_CHW in batch.x_BCHW:
+    for x_CHW in spread_images(data, images).x_BCHW:
         pixels = (255 * x_CHW).round().to(torch.uint8).numpy()
         started = time.perf_counter()
         found.append((certifier.bracket(pixels, n=n, n_upper=n_upper), time.perf_counter() - started))
@@ -73,11 +71,10 @@ def main() -> None:
     parser.add_argument("--n-upper", type=int, default=2_000)
     parser.add_argument("--out", type=Path, help="file for the page")
     options = parser.parse_args()
-    text = told(brackets(options.data, options.images, options.n, options.n_upper), options.n, options.n_upper)
-    if options.out:
-        options.out.write_text(text)
-    else:
-        print(text, end="")
+    give_out(
+        told(brackets(options.data, options.images, options.n, options.n_upper), options.n, options.n_upper),
+        options.out,
+    )
 
 
 if __name__ == "__main__":

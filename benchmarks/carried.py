@@ -22,7 +22,6 @@ import torch
 from numpy.typing import NDArray
 
 from spacte_core.checkpoint import load_checkpoint
-from spacte_core.data import DataConfig, load_data
 from spacte_workers.certification.carrying import LOSS, PAIRS_SHARE, PILOT, Pairs, anew, differences, enough_pairs
 from spacte_workers.drawing import draw
 from spacte_workers.engine import Engine
@@ -33,6 +32,7 @@ from spacte_workers.statistics.bounds import clopper_pearson_lower, radius
 from spacte_workers.statistics.disagreement import carried_lower
 
 from .cifar10 import MODEL
+from .common import give_out, spread_images
 from .machine import this_machine
 
 ALPHA, N0 = 0.001, 100
@@ -67,10 +67,7 @@ def measure(
     engines = {name: Engine.from_checkpoint(checkpoint, min_agreement=0.0, **form) for name, form in FORMS.items()}
     if following is not None:
         engines[NEXT] = Engine.from_checkpoint(load_checkpoint(following), min_agreement=0.0, precision="bf16")
-    test = load_data(DataConfig(source=data), "test")
-    indices = torch.arange(images) * (len(test) // images)
-    batch = next(iter(test.batches([indices], torch.device("cpu"))))
-    pixels_BCHW = (255 * batch.x_BCHW).round().to(torch.uint8)
+    pixels_BCHW = (255 * spread_images(data, images).x_BCHW).round().to(torch.uint8)
     spent = dict.fromkeys(engines, 0.0)
     shares: dict[tuple[str, str], list[Shares]] = {pair: [] for pair in (REFERENCE, *CHANGES) if pair[1] in engines}
     for index, pixels_CHW in enumerate(pixels_BCHW):
@@ -176,11 +173,7 @@ def main() -> None:
         "    python -m benchmarks.carried --data parquet:PATH [--next CHECKPOINT] --out benchmarks/results/carried.md",
         "",
     ]
-    text = "\n".join([*head, *found]) + "\n"
-    if options.out:
-        options.out.write_text(text)
-    else:
-        print(text, end="")
+    give_out("\n".join([*head, *found]) + "\n", options.out)
 
 
 if __name__ == "__main__":

@@ -24,6 +24,7 @@ from spacte_workers.engine.calibration import noisy_rows
 from spacte_workers.engine.decomposition import decompose
 from spacte_workers.engine.forms import forms
 
+from .common import give_out
 from .machine import this_machine
 
 SHAPE, ROWS, CALLS, CLASSES = (3, 64, 64), 16, 7, 10
@@ -88,11 +89,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, help="file for the table")
     options = parser.parse_args()
     torch.set_num_threads(1)
-    text = "\n".join(table(options.names)) + "\n"
-    if options.out:
-        options.out.write_text(text)
-    else:
-        print(text, end="")
+    give_out("\n".join(table(options.names)) + "\n", options.out)
 
 
 if __name__ == "__main__":

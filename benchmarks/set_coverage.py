@@ -19,12 +19,12 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from spacte_core.checkpoint import load_checkpoint
-from spacte_core.data import DataConfig, load_data
 from spacte_core.models import MultiHeadNet
 from spacte_workers.certification.prediction_sets import scores as scores_of
 from spacte_workers.statistics.prediction_sets import SetRule, bincp, rcp1
 
 from .cifar10 import MODEL
+from .common import spread_images
 from .machine import this_machine
 
 ALPHA, SPLITS = 0.1, 1_000
@@ -54,10 +54,7 @@ def network_images(name: str, checkpoint: Path, data: str, most: int) -> Images:
     """Images of a data set under a checkpoint's noise."""
     loaded = load_checkpoint(checkpoint)
     net, sigma = loaded.net.eval(), loaded.config.sigma
-    test = load_data(DataConfig(source=data), "test")
-    count = min(most, len(test))
-    indices = torch.arange(count) * (len(test) // count)
-    batch = next(iter(test.batches([indices], torch.device("cpu"))))
+    batch = spread_images(data, most)
     x_MCHW, y_M = batch.x_BCHW, batch.y_B
     clean = noisy_scores(net, x_MCHW, sigma, seed=0)
 

@@ -17,6 +17,7 @@ import numpy as np
 
 from spacte_client import Client
 
+from .common import give_out
 from .foreign_models import gateway
 from .machine import this_machine
 
@@ -63,11 +64,7 @@ def main() -> None:
     parser.add_argument("--models", type=Path, required=True, help="folder of calibrated models")
     parser.add_argument("--out", type=Path, help="file for the table")
     options = parser.parse_args()
-    text = "\n".join(table(options.models)) + "\n"
-    if options.out:
-        options.out.write_text(text)
-    else:
-        print(text, end="")
+    give_out("\n".join(table(options.models)) + "\n", options.out)
 
 
 if __name__ == "__main__":

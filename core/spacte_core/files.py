@@ -43,3 +43,18 @@ def sync_folder(folder: Path) -> None:
         os.fsync(fd)
     finally:
         os.close(fd)
+
+
+def place_folder(folder: Path, path: Path) -> None:
+    """Move a finished folder of the same disk to `path`, unless another process has put one there meanwhile.
+
+    Raises:
+        OSError: it cannot be moved there.
+    """
+    path.parent.mkdir(exist_ok=True)
+    try:
+        folder.rename(path)
+    except OSError:
+        if not path.exists():
+            raise
+    sync_folder(path.parent)

@@ -7,12 +7,12 @@ import tempfile
 from collections.abc import Collection
 from pathlib import Path
 
-from spacte_core.files import replace_file, sync_folder
+from spacte_core.files import place_folder, replace_file
 from spacte_service.problems import ProblemError
+from spacte_workers.serving.model_sources import VERSIONED
 
 from .data_folder import unused
 
-FILES = ("config.json", "model.safetensors")  # a checkpoint's version is the SHA-256 over these, in this order
 VERSION_LENGTH = 64  # hexadecimal digits of a SHA-256
 RELOAD_S = 5.0  # `Retry-After` where the folder has changed; chosen: loading a model takes seconds
 
@@ -25,14 +25,14 @@ def keep_checkpoint(models: Path, name: str, version: str, path: Path) -> None:
     if path.exists():
         os.utime(path)
         return
-    source = models if (models / FILES[0]).exists() else models / name
+    source = models if (models / VERSIONED[0]).exists() else models / name
     path.parent.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=path.parent.parent) as folder:
         copy = Path(folder) / name
         copy.mkdir()
         digest = hashlib.sha256()
         try:
-            for file in FILES:
+            for file in VERSIONED:
                 data = (source / file).read_bytes()
                 digest.update(data)
                 replace_file(copy / file, data)
@@ -40,13 +40,7 @@ def keep_checkpoint(models: Path, name: str, version: str, path: Path) -> None:
             raise _changed(name) from None
         if digest.hexdigest() != version:
             raise _changed(name)
-        path.parent.mkdir(exist_ok=True)
-        try:
-            copy.rename(path)
-        except OSError:
-            if not path.exists():  # otherwise another request was first
-                raise
-        sync_folder(path.parent)
+        place_folder(copy, path)
 
 
 def delete_unused_checkpoints(root: Path, used: Collection[str]) -> list[str]:

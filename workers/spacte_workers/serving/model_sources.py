@@ -14,14 +14,14 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from spacte_core.files import sync_folder
+from spacte_core.files import place_folder, sync_folder
 from spacte_workers.certification.set_calibration import CALIBRATION_FILE
 from spacte_workers.diagnosis.files import FILE as DIAGNOSIS_FILE
 from spacte_workers.errors import ModelLoadError
 
 from .signed_models import SIGNATURE
 
-NEEDED = ("config.json", "model.safetensors")
+VERSIONED = ("config.json", "model.safetensors")
 """What a version is the SHA-256 over, in this order."""
 OPTIONAL = (CALIBRATION_FILE, DIAGNOSIS_FILE, SIGNATURE)
 
@@ -143,13 +143,7 @@ class ModelSources:
                 copy.mkdir()
                 self._download(source, copy)
                 sync_folder(copy)
-                place.parent.mkdir(exist_ok=True)
-                try:
-                    copy.rename(place)
-                except OSError:
-                    if not place.is_dir():  # otherwise another gateway was first
-                        raise
-                sync_folder(place.parent)
+                place_folder(copy, place)
         except OSError as error:
             why = error.strerror or type(error).__name__
             raise ModelLoadError(f"{source.uri[:200]} cannot be kept in {self._folder} ({why}): make room.") from error
@@ -159,7 +153,7 @@ class ModelSources:
         from spacte_workers.batch.inputs import MissingInputError
 
         digest = hashlib.sha256()
-        for file in NEEDED:
+        for file in VERSIONED:
             self._copy(f"{source.uri}/{file}", copy / file, digest)
         if digest.hexdigest() != source.version:
             raise ModelLoadError(

@@ -175,7 +175,7 @@ def _weights(module: fx.GraphModule, given: dict[str, Any], *names: str) -> dict
 def _replace(module: fx.GraphModule, node: fx.Node, layer: nn.Module, weights: dict[str, Tensor]) -> None:
     """Call a layer in place of an operator, with the weights that it had."""
     for name, weight in weights.items():
-        is_parameter = name in dict(layer.named_parameters(recurse=False))
+        is_parameter = isinstance(getattr(layer, name), nn.Parameter)
         setattr(layer, name, nn.Parameter(weight.detach(), requires_grad=False) if is_parameter else weight)
     with module.graph.inserting_before(node):
         call = module.graph.call_module(add_layer(module, node.name, layer), (node.args[0],))
