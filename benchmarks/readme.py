@@ -18,7 +18,7 @@ from .cifar10 import MODEL, RESULTS, ROOT
 README, CARD = ROOT / "README.md", MODEL / "README.md"
 CURVE = ROOT / "docs" / "images" / "cifar10.png"
 RADII = (0.0, 0.25, 0.5)
-BEGIN, END = "<!-- cifar10: made by `python -m benchmarks.readme` -->", "<!-- cifar10: end -->"
+MARKS = "<!-- cifar10: made by `python -m benchmarks.readme` -->", "<!-- cifar10: end -->"
 
 
 def results() -> list[dict[str, Any]]:
@@ -48,13 +48,13 @@ def table(models: list[dict[str, Any]]) -> str:
     return "\n".join(f"| {' | '.join(row)} |" for row in rows)
 
 
-def between(text: str, body: str) -> str:
+def between(text: str, body: str, marks: tuple[str, str] = MARKS) -> str:
     """The text with `body` between its two marks."""
-    before, begin, rest = text.partition(BEGIN)
-    _, end, after = rest.partition(END)
+    before, begin, rest = text.partition(marks[0])
+    _, end, after = rest.partition(marks[1])
     if not (begin and end):
-        raise SystemExit(f"There are no lines {BEGIN} and {END} to put the table between: add them.")
-    return f"{before}{BEGIN}\n{body}\n{END}{after}"
+        raise SystemExit(f"There are no lines {marks[0]} and {marks[1]} to put the table between: add them.")
+    return f"{before}{begin}\n{body}\n{end}{after}"
 
 
 def texts() -> dict[Path, str]:

@@ -101,7 +101,8 @@ class Emulated(Target):
                 (layer.bias, 4 * layer.channels),
             )
         ]
-        names = ("channels", "height", "width", "kernel", "stride", "relu", "shape", "source", "other", "target")
+        sizes = ("channels", "height", "width", "kernel", "stride", "padding")
+        names = (*sizes, "relu", "shape", "source", "other", "target")
         numbers = [getattr(layer, name) for name in names]
         return packed(*blobs, struct.pack("<d", layer.other_scale), *numbers)
 
@@ -163,6 +164,21 @@ def test_a_chain_and_its_averages(arm):
     for steps, taken in ((layers, operands), ([*layers, average], [*operands, (len(layers), None)])):
         made, wanted = (ChainKernel(steps, taken, [(16, 9, 12)], torch.uint8, t)(x) for t in (arm, REFERENCE))
         assert torch.equal(made, wanted)
+
+
+def test_a_chain_with_pooling(arm):
+    first = a_layer(torch.uint8, (16, 11, 9), 20, padding=0)
+    layers, operands = [first], [(0, None)]
+    for number, window in enumerate((2, 3)):
+        channels, *sizes = layers[-1].shape
+        padding = window // 3
+        shape = (channels, *((side + 2 * padding - window) // 2 + 1 for side in sizes))
+        layers.append(Layer(None, None, None, 1.0, 2, False, layers[-1].shape, shape, padding=padding, window=window))
+        layers.append(a_layer(torch.uint8, shape, 20, seed=number))
+        operands += [(len(operands), None), (len(operands) + 1, None)]
+    x = maps(torch.uint8, 7, 16, 11, 9)
+    made, wanted = (ChainKernel(layers, operands, [(16, 11, 9)], torch.uint8, t)(x) for t in (arm, REFERENCE))
+    assert torch.equal(made, wanted)
 
 
 def test_a_network_gives_the_logits_of_other_machines(arm, monkeypatch):

@@ -79,26 +79,26 @@ def maps(dtype, rows, channels, height, width, seed=1):
     return values.contiguous(memory_format=torch.channels_last)
 
 
-def a_layer(dtype, source_shape, channels, *, kernel=3, stride=1, relu=True, border=0, seed=0):
+def a_layer(dtype, source_shape, channels, *, kernel=3, stride=1, relu=True, border=0, seed=0, padding=None):
     generator = torch.Generator().manual_seed(seed)
     inputs, height, width = source_shape
-    shape = (channels, (height - 1) // stride + 1, (width - 1) // stride + 1)
+    padding = kernel // 2 if padding is None else padding
+    shape = (channels, *((side + 2 * padding - kernel) // stride + 1 for side in (height, width)))
     size = (channels, inputs, kernel, kernel)
     spread = (inputs * kernel * kernel) ** -0.5
     bias_O = torch.randn(channels, generator=generator)
     if dtype == torch.uint8:
         weight = torch.randint(-127, 128, size, generator=generator, dtype=torch.int8)
         scale_O = (0.5 + torch.rand(channels, generator=generator)) * spread / 127
-        return Layer(weight, scale_O, bias_O * 50 + 60, 0.375, stride, relu, source_shape, shape, border)
+        return Layer(weight, scale_O, bias_O * 50 + 60, 0.375, stride, relu, source_shape, shape, border, padding)
     weight = (torch.randn(size, generator=generator) * spread).to(dtype)
-    return Layer(weight, None, bias_O, 1.0, stride, relu, source_shape, shape)
+    return Layer(weight, None, bias_O, 1.0, stride, relu, source_shape, shape, padding=padding)
 
 
 def exact(layer, x, other=None):
     """The layer in float64, before its result is rounded."""
     codes = layer.scale_O is not None
-    border = layer.weight_OIKK.shape[-1] // 2
-    padded = functional.pad(x.double(), (border,) * 4, value=layer.border)
+    padded = functional.pad(x.double(), (layer.padding,) * 4, value=layer.border)
     y = functional.conv2d(padded, layer.weight_OIKK.double(), stride=layer.stride)
     if codes:
         y = y * layer.scale_O.double()[:, None, None]
@@ -139,6 +139,22 @@ def test_values(target, dtype, channels_in, channels, height, width, kernel, str
     assert made.shape == (rows, *layer.shape)
     assert_rounded(made, exact(layer, x, other))
     assert all(torch.equal(a, b) for a, b in zip(given, before, strict=True))
+
+
+@every_kind
+@pytest.mark.parametrize(
+    ("kernel", "stride", "padding"), [(2, 1, 0), (3, 1, 0), (2, 2, 0), (2, 2, 1), (3, 2, 0), (1, 3, 0)]
+)
+@pytest.mark.parametrize(
+    ("channels_in", "channels", "height", "width"), [(3, 32, 12, 9), (32, 16, 5, 7), (16, 48, 3, 3)]
+)
+def test_kernels_and_paddings(target, dtype, kernel, stride, padding, channels_in, channels, height, width):
+    options = {"kernel": kernel, "stride": stride, "padding": padding, "border": 0 if dtype != torch.uint8 else 201}
+    layer = a_layer(dtype, (channels_in, height, width), channels, **options)
+    x = maps(dtype, 18, channels_in, height, width)
+    made = ChainKernel([layer], [(0, None)], [x.shape[1:]], dtype, target)(x)
+    assert made.shape == (18, *layer.shape)
+    assert_rounded(made, exact(layer, x))
 
 
 @every_kind
@@ -471,7 +487,9 @@ def test_every_batch_size_gives_the_same_bits(target, dtype):
 @pytest.mark.parametrize(
     ("conv", "size"),
     [
-        (nn.Conv2d(16, 16, 3), 8),
+        (nn.Conv2d(16, 16, 3, padding=2), 8),
+        (nn.Conv2d(16, 16, 4), 8),
+        (nn.Conv2d(16, 16, 2, padding=2), 8),
         (nn.Conv2d(16, 16, 5, padding=2), 8),
         (nn.Conv2d(16, 16, 1, padding=1), 8),
         (nn.Conv2d(16, 16, (1, 3), padding=(0, 1)), 8),

@@ -116,7 +116,7 @@ def test_every_sum_is_exact(target):
     generator = torch.Generator().manual_seed(2)
     weight = torch.randint(-1, 2, (8, 70, 3, 3), generator=generator, dtype=torch.int8)
     x = torch.randint(0, 6, (11, 70, 10, 7), generator=generator, dtype=CODES)
-    layer = Layer(weight, torch.ones(8), torch.full((8,), 128.0), 0.0, 1, True, (70, 10, 7), (8, 10, 7), 5)
+    layer = Layer(weight, torch.ones(8), torch.full((8,), 128.0), 0.0, 1, True, (70, 10, 7), (8, 10, 7), 5, 1)
     made = ChainKernel([layer], [(0, None)], [(70, 10, 7)], CODES, target)(x)
     padded = functional.pad(x.double(), (1, 1, 1, 1), value=5)
     wanted = functional.conv2d(padded, weight.double()) + 128
@@ -134,7 +134,7 @@ def test_the_largest_sums_that_are_taken(target):
             weight = torch.full((4, inputs, 3, 3), code, dtype=torch.int8)
             reached = float(inputs * 9 * code * 255)
             scale_O, bias_O = torch.full((4,), 2.0**-18), torch.full((4,), 130 - reached * 2.0**-18)
-            layer = Layer(weight, scale_O, bias_O, 0.0, 1, True, (inputs, 3, 2), (4, 3, 2), 255)
+            layer = Layer(weight, scale_O, bias_O, 0.0, 1, True, (inputs, 3, 2), (4, 3, 2), 255, 1)
             assert is_exact(weight) == by_winograd(layer, target) == taken
             x = torch.full((3, inputs, 3, 2), 255, dtype=CODES)
             assert (ChainKernel([layer], [(0, None)], [(inputs, 3, 2)], CODES, target)(x) == 130).all()

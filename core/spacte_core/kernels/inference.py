@@ -24,6 +24,7 @@ from .cpu.winograd import to_winograd
 from .gpu.fused_conv import fused_kernels, mostly_narrow
 from .graph.folding import fold_batch_norm, layer_of, recompile
 from .graph.fusing import fuse, fused_convs, is_last_linear
+from .graph.pooling import delay_pooling
 from .graph.tracing import trace
 from .int8.form import PORTABLE, fit_codes, int8_form
 from .row_wise import is_row_wise
@@ -90,7 +91,7 @@ def folded_graphs(classifier: Classifier) -> list[fx.GraphModule]:
     """Trunk and heads as folded graphs, traced once; none where one of them cannot be traced."""
     if "folded" not in classifier.fitted:
         graphs = [trace(part) for part in (classifier.trunk, *classifier.heads)]
-        folded = [fold_batch_norm(graph) for graph in graphs if graph is not None]
+        folded = [fold_batch_norm(delay_pooling(graph)) for graph in graphs if graph is not None]
         classifier.fitted["folded"] = folded if len(folded) == len(graphs) else []
     return classifier.fitted["folded"]
 

@@ -18,7 +18,7 @@ from spacte_core.kernels.compiler import call
 from spacte_core.kernels.graph.chains import Chain, Operands, assign_buffers, replace_chains
 from spacte_core.kernels.graph.folding import layer_of
 from spacte_core.kernels.graph.fusing import FusedConv, is_global_average, is_last_linear, shapes
-from spacte_core.kernels.int8.layers import Int8Conv, MeanOfCodes
+from spacte_core.kernels.int8.layers import Int8Conv, MaxPoolOfCodes, MeanOfCodes
 
 from . import code_winograd
 from .targets import Target, target_for
@@ -47,7 +47,7 @@ class _Layer(ctypes.Structure):
     _fields_ = (
         *((name, ctypes.c_void_p) for name in ("weight", "scale", "bias")),
         ("other_scale", ctypes.c_double),
-        *((name, ctypes.c_int64) for name in ("channels", "height", "width", "kernel", "stride")),
+        *((name, ctypes.c_int64) for name in ("channels", "height", "width", "kernel", "stride", "padding")),
         *((name, ctypes.c_int64) for name in ("relu", "shape", "source", "other", "target")),
     )
 
@@ -61,17 +61,19 @@ class _Map(ctypes.Structure):
 
 @dataclass(frozen=True)
 class Layer:
-    """One step: relu?(conv(source) * scale + bias + other * other_scale?), or the average over height and width.
+    """relu?(conv(source) * scale + bias + other * other_scale?), the average over height and width, or max pooling.
 
     Attributes:
-        weight_OIKK: int8 codes or bfloat16, 1 x 1 or 3 x 3; None for the average.
+        weight_OIKK: int8 codes or bfloat16; None for the average and for pooling.
         scale_O: what a sum of codes is multiplied by; None in bfloat16.
         bias_O: float32, in units of the result.
         other_scale: of a residual of codes; of the sum over height and width, for an average.
-        stride: of the convolution, which is padded so that 1 keeps the size.
+        stride: of the convolution, or of the windows.
         relu: codes have it in any case, they are clamped to 0..255.
         source_shape, shape: of its source and its result; an average has height and width 1.
         border: the code of zero in its source, 0 in bfloat16.
+        padding: 0 or 1. Windows with padding take values that are not negative.
+        window: the side of max pooling's windows, 0 where it is none.
     """
 
     weight_OIKK: Tensor | None
@@ -83,6 +85,13 @@ class Layer:
     source_shape: Shape
     shape: Shape
     border: int = 0
+    padding: int = 0
+    window: int = 0
+
+    @property
+    def is_average(self) -> bool:
+        """Whether it is the average, which gives float32 and ends a chain."""
+        return self.weight_OIKK is None and not self.window
 
 
 class ChainKernel(nn.Module):
@@ -110,7 +119,7 @@ class ChainKernel(nn.Module):
             raise ValueError(f"this machine does not compute {dtype} by {target.name}")
         border = _borders(layers, operands, len(inputs))
         self.library, self.dtype, self.shape = library, dtype, layers[-1].shape
-        self.averaged = layers[-1].weight_OIKK is None
+        self.averaged = layers[-1].is_average
         self.kept: list[Tensor] = []  # what the kernel reads in place
         buffer, inner = assign_buffers(operands, [layer.shape for layer in layers], len(inputs))
         self.outer: list[Shape] = [*inputs, self.shape]
@@ -127,9 +136,10 @@ class ChainKernel(nn.Module):
         self.copies = (ctypes.c_int64 * (2 * len(copies)))(*(number for pair in copies for number in pair))
         self.layers = (_Layer * len(layers))()
         for i, (layer, (source, other)) in enumerate(zip(layers, operands, strict=True)):
-            weight, block, kernel, shape = None, 0, 0, layer.source_shape
+            weight, block, kernel = None, 0, layer.window
+            shape = layer.source_shape if layer.is_average else layer.shape
             if layer.weight_OIKK is not None:
-                kernel, shape = layer.weight_OIKK.shape[-1], layer.shape
+                kernel = layer.weight_OIKK.shape[-1]
                 if target.unit is None:
                     weight, block = _tiles(layer.weight_OIKK, layer.stride)
                 elif by_winograd(layer, target):
@@ -139,7 +149,7 @@ class ChainKernel(nn.Module):
             pointers = map(self._address, (weight, layer.scale_O, layer.bias_O))
             values = (source, other, len(inputs) + i)
             buffers = [-1 if value is None else inside.get(buffer[value], buffer[value]) for value in values]
-            geometry = (*shape, kernel, layer.stride, layer.relu, block)
+            geometry = (*shape, kernel, layer.stride, layer.padding, layer.relu, block)
             self.layers[i] = _Layer(*pointers, layer.other_scale, *geometry, *buffers)
 
     def forward(self, *inputs_BCHW: Tensor) -> Tensor:
@@ -173,7 +183,7 @@ def by_winograd(layer: Layer, target: Target) -> bool:
     """Whether a layer is computed by Winograd: one of codes, where that is exact and pays. The bits are the same."""
     if layer.weight_OIKK is None or layer.scale_O is None or target.unit is None or not kernels_enabled("winograd"):
         return False
-    if layer.weight_OIKK.shape[2:] != (3, 3) or layer.stride != 1:
+    if (*layer.weight_OIKK.shape[2:], layer.stride, layer.padding) != (3, 3, 1, 1):
         return False
     inputs, unit = layer.source_shape[0], target.unit[torch.uint8]
     return code_winograd.pays(layer.shape, inputs, unit, target.words) and code_winograd.is_exact(layer.weight_OIKK)
@@ -214,13 +224,15 @@ def layer_of_codes(graph_module: fx.GraphModule, node: fx.Node, target: Target) 
         conv = layer_of(graph_module, node.args[0])
         if not isinstance(conv, Int8Conv) or not node.users:
             return None
-        shape = _result_shape(conv, conv.codes, conv.source_shape, target.multiple)
+        shape = _shape_of_codes(conv, target)
         return None if shape is None else _average(shape, step.scale, torch.uint8, target)
+    if isinstance(step, MaxPoolOfCodes):
+        return None if step.source.zero else _pooling(step.pool, step.source_shape, torch.uint8, target)
     if not isinstance(step, Int8Conv) or step.result is None or step.result.zero:
         return None
     if (len(node.args) == 2) != (step.other is not None):
         return None
-    shape = _result_shape(step, step.codes, step.source_shape, target.multiple)
+    shape = _shape_of_codes(step, target)
     if shape is None or not _both_small(step.source_shape, shape, torch.uint8, target):
         return None
     unit, scale_O = step.result.scale, step.scale_O * step.source.scale
@@ -230,7 +242,8 @@ def layer_of_codes(graph_module: fx.GraphModule, node: fx.Node, target: Target) 
         bias_O = bias_O - step.other.zero * step.other.scale
         other_scale = step.other.scale / unit
     after = (scale_O / unit, bias_O / unit, other_scale)
-    return Layer(step.codes, *after, step.stride[0], True, step.source_shape, shape, step.source.zero)
+    of_source = (step.source_shape, shape, step.source.zero)
+    return Layer(step.codes, *after, step.stride[0], True, *of_source, _square(step.padding))
 
 
 def layer_of_floats(
@@ -243,15 +256,19 @@ def layer_of_floats(
     source_shape = cast(Shape, tuple(seen[source][1:]))
     if is_global_average(node) and node.users and all(is_last_linear(graph_module, user) for user in node.users):
         return _average(source_shape, 1.0, torch.bfloat16, target)
+    if isinstance(step, nn.MaxPool2d):
+        positive = isinstance(before := layer_of(graph_module, source), FusedConv) and before.relu
+        return _pooling(step, source_shape, torch.bfloat16, target) if positive else None
     if not isinstance(step, FusedConv):
         return None
     conv = step.conv
-    shape = _result_shape(conv, conv.weight, source_shape, target.multiple)
+    shape = _result_shape(conv, conv.out_channels, _square(conv.kernel_size), source_shape, target.multiple)
     if shape is None or not _both_small(source_shape, shape, torch.bfloat16, target):
         return None
     bias_O = torch.zeros(conv.out_channels) if conv.bias is None else conv.bias.float()
     weight = conv.weight.to(torch.bfloat16)
-    return Layer(weight, None, bias_O, 1.0, conv.stride[0], step.relu, source_shape, shape)
+    padding = _square(cast(tuple[int, int], conv.padding))
+    return Layer(weight, None, bias_O, 1.0, conv.stride[0], step.relu, source_shape, shape, padding=padding)
 
 
 def _replace(
@@ -273,15 +290,20 @@ def _replace(
 
 def _borders(layers: Sequence[Layer], operands: Sequence[Operands], inputs: int) -> dict[int, int]:
     """The code of zero of each value that a convolution reads; ValueError where these are no layers of one chain."""
-    if any(layer.weight_OIKK is None for layer in layers[:-1]):
+    if any(layer.is_average for layer in layers[:-1]):
         raise ValueError("an average ends a chain")
     border: dict[int, int] = {}
     for layer, (source, _) in zip(layers, operands, strict=True):
-        if layer.weight_OIKK is not None and border.setdefault(source, layer.border) != layer.border:
+        if layer.padding and border.setdefault(source, layer.border) != layer.border:
             raise ValueError("a value has one code of zero")
     if any(code for source, code in border.items() if source >= inputs):
         raise ValueError("only an input of a chain may have a code of zero other than 0")
     return border
+
+
+def _shape_of_codes(step: Int8Conv, target: Target) -> Shape | None:
+    channels, _, *kernel = step.codes.shape
+    return _result_shape(step, channels, _square(kernel), step.source_shape, target.multiple)
 
 
 def _average(source_shape: Shape, scale: float, dtype: torch.dtype, target: Target) -> Layer | None:
@@ -291,18 +313,37 @@ def _average(source_shape: Shape, scale: float, dtype: torch.dtype, target: Targ
     return Layer(None, None, None, scale / (height * width), 1, False, source_shape, (channels, 1, 1))
 
 
-def _result_shape(geometry: Any, weight_OIKK: Tensor, source_shape: Shape, multiple: int) -> Shape | None:
-    """The shape of the result of a convolution with such geometry; None if the kernel does not know it.
-
-    Its channels have to be a multiple of `multiple`.
-    """
-    channels, _, *kernel = weight_OIKK.shape
-    stride, padding = list(geometry.stride), list(geometry.padding)
-    known = kernel in ([1, 1], [3, 3]) and padding == [side // 2 for side in kernel] and stride[0] == stride[1]
-    if not known or geometry.groups != 1 or list(geometry.dilation) != [1, 1] or channels % multiple:
+def _pooling(pool: nn.MaxPool2d, source_shape: Shape, dtype: torch.dtype, target: Target) -> Layer | None:
+    """Max pooling; None if the kernel does not know it. Its source has no negative values."""
+    window, stride, padding = _square(pool.kernel_size), _square(pool.stride), _square(pool.padding)
+    shape = _result_shape(pool, source_shape[0], window, source_shape, target.multiple)
+    if shape is None or pool.ceil_mode or pool.return_indices or not _both_small(source_shape, shape, dtype, target):
         return None
-    height, width = ((side - 1) // stride[0] + 1 for side in source_shape[1:])
-    return channels, height, width
+    return Layer(None, None, None, 1.0, stride, False, source_shape, shape, padding=padding, window=window)
+
+
+def _result_shape(geometry: Any, channels: int, kernel: int, source_shape: Shape, multiple: int) -> Shape | None:
+    """The shape of the result of a convolution or a pooling with such geometry; None if the kernel does not know it.
+
+    Args:
+        geometry: has a stride, a padding and a dilation; a convolution groups, too.
+        channels: of the result; they have to be a multiple of `multiple`.
+        kernel: its side, 0 where it is not square.
+        source_shape: of its source.
+        multiple: of the target.
+    """
+    stride, padding, dilation = (_square(size) for size in (geometry.stride, geometry.padding, geometry.dilation))
+    known = 1 <= kernel <= 3 and stride > 0 and 0 <= padding <= min(1, kernel - 1) and dilation == 1
+    if not known or getattr(geometry, "groups", 1) != 1 or channels % multiple:
+        return None
+    height, width = ((side + 2 * padding - kernel) // stride + 1 for side in source_shape[1:])
+    return (channels, height, width) if min(height, width) > 0 else None
+
+
+def _square(sizes: int | Sequence[int]) -> int:
+    """The one number of a size, or -1 where height and width have two."""
+    first, second = (sizes, sizes) if isinstance(sizes, int) else (*sizes, *sizes)[:2]
+    return first if first == second else -1
 
 
 def _both_small(source_shape: Shape, shape: Shape, dtype: torch.dtype, target: Target) -> bool:

@@ -174,7 +174,7 @@ void by_blocks(const Layer& layer, const Place& source, const Place& other, cons
   constexpr int64_t across = SHAPE == kTwoWide ? 2 : 4, deep = SHAPE == kTwoWide ? 2 : 1;
   constexpr int64_t loads = SHAPE == kFour ? 4 : 2;
   const int64_t chunks = rounded_up(layer.kernel * source.pixel) / kLine, steps = layer.kernel * chunks;
-  const int64_t border = layer.kernel / 2, share = (kLanes + steps - 1) / steps;
+  const int64_t border = layer.padding, share = (kLanes + steps - 1) / steps;
   const int64_t weights = steps * kTileBytes * (SHAPE == kFour ? 1 : 2);
   for (int64_t tile = 0; tile < layer.channels / kLanes; tile += deep) {
     const char* const weight = layer.weight + tile / deep * weights;
@@ -225,6 +225,35 @@ void average_of(const Layer& layer, const Place& source, float* target, int64_t 
         for (int64_t x = 0; x < layer.width; ++x) sum = _mm512_add_ps(sum, values(Kind{}, source.at(y, x) + first));
       _mm512_storeu_ps(target + n * layer.channels + c, _mm512_mul_ps(sum, scale));
     }
+}
+
+// The greater of sixteen values of two maps each; no number stays none, on either side.
+SPACTE_ALWAYS void store_greatest(Codes, char* to, const char* from) {
+  const __m128i greatest = _mm_max_epu8(_mm_loadu_si128(reinterpret_cast<const __m128i*>(to)),
+                                        _mm_loadu_si128(reinterpret_cast<const __m128i*>(from)));
+  _mm_storeu_si128(reinterpret_cast<__m128i*>(to), greatest);
+}
+
+SPACTE_ALWAYS void store_greatest(Floats, char* to, const char* from) {
+  const __m512 x = values(Floats{}, to), y = values(Floats{}, from);
+  const __m512 greatest = _mm512_mask_add_ps(_mm512_max_ps(x, y), _mm512_cmp_ps_mask(x, y, _CMP_UNORD_Q), x, y);
+  _mm256_storeu_si256(reinterpret_cast<__m256i*>(to), reinterpret_cast<__m256i>(_mm512_cvtneps_pbh(greatest)));
+}
+
+template <class Kind>
+void greatest_of(const Layer& layer, const Place& source, const Place& target, int64_t images) {
+  constexpr int64_t kBytes = kLanes * sizeof(typename Kind::Value);
+  const int64_t border = layer.padding;
+  for (int64_t y = 0; y < layer.height; ++y)
+    for (int64_t n = 0; n < images; ++n)
+      for (int64_t x = 0; x < layer.width; ++x) {
+        const char* const from = source.at(y * layer.stride - border, x * layer.stride - border) + n * source.image;
+        char* const to = target.at(y, x) + n * target.image;
+        std::memcpy(to, from, target.pixel);
+        for (int64_t i = 1; i < layer.kernel * layer.kernel; ++i)
+          for (int64_t at = 0; at < target.pixel; at += kBytes)
+            store_greatest(Kind{}, to + at, from + i / layer.kernel * source.line + i % layer.kernel * source.pixel + at);
+      }
 }
 
 struct alignas(64) TileConfig {
@@ -289,6 +318,10 @@ struct MatrixUnits {
                           : layer.shape == kFourInPairs ? (other ? by_blocks<Kind, kFourInPairs, true> : by_blocks<Kind, kFourInPairs, false>)
                                                         : (other ? by_blocks<Kind, kFour, true> : by_blocks<Kind, kFour, false>);
     by_shape(layer, source, other ? *other : Place{}, target, images, work);
+  }
+
+  static void pool(const Layer& layer, const Place& source, const Place& target, int64_t images) {
+    greatest_of<Kind>(layer, source, target, images);
   }
 
   static void average(const Layer& layer, const Place& source, float* target, int64_t images) {

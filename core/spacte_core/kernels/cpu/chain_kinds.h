@@ -7,6 +7,7 @@
 namespace {
 
 // Kinds of maps. kUnit is how many channels a cell has; `part` is one of them, `cell` rounds and puts them together;
+// `greatest` compares two cells channel by channel;
 // `row` and `store_row` are kLanes cells of one image in an outer map; `pair` is the i-th pair of a cell's channels in words.
 
 // Codes, all that their kinds have in common.
@@ -49,6 +50,8 @@ struct Bytes : Codes<Vector> {
     return Vector::both(Vector::right(cell, 8 * i), Vector::all(int32_t(0x00ff00ff)));
   }
 
+  static SPACTE_ALWAYS Integers greatest(Integers a, Integers b) { return Vector::greatest_bytes(a, b); }
+
   static SPACTE_ALWAYS Integers row(const char* from) { return Vector::load(from); }
   static SPACTE_ALWAYS void store_row(char* to, Integers row) { Vector::store(to, row); }
 };
@@ -78,6 +81,8 @@ struct Words : Codes<Vector> {
     const Integers packed = Vector::clamped_words(Vector::words(Vector::rounded(value[0]), Vector::rounded(value[1])));
     return Vector::shuffled(packed, Vector::order(0, 1, 8, 9, 2, 3, 10, 11, 4, 5, 12, 13, 6, 7, 14, 15));
   }
+
+  static SPACTE_ALWAYS Integers greatest(Integers a, Integers b) { return Vector::greatest_words(a, b); }
 
   static SPACTE_ALWAYS Integers row(const char* from) { return Vector::widened(from); }
   static SPACTE_ALWAYS void store_row(char* to, Integers row) { Vector::store_narrowed(to, row); }
@@ -150,6 +155,16 @@ struct Floats : Wide {
     const Integers order = _mm512_set_epi16(31, 15, 30, 14, 29, 13, 28, 12, 27, 11, 26, 10, 25, 9, 24, 8, 23, 7, 22, 6, 21, 5, 20,
                                             4, 19, 3, 18, 2, 17, 1, 16, 0);
     return _mm512_permutexvar_epi16(order, Integers(_mm512_cvtne2ps_pbh(value[1], value[0])));
+  }
+
+  // No number stays none, on either side.
+  static SPACTE_ALWAYS Integers greatest(Integers a, Integers b) {
+    Reals value[2];
+    SPACTE_UNROLL for (int i = 0; i < 2; ++i) {
+      const Reals x = part(a, i), y = part(b, i);
+      value[i] = _mm512_mask_add_ps(_mm512_max_ps(x, y), _mm512_cmp_ps_mask(x, y, _CMP_UNORD_Q), x, y);
+    }
+    return cell(value);
   }
 
   static SPACTE_ALWAYS Integers row(const char* from) { return load(from); }

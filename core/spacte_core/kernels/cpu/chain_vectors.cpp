@@ -27,7 +27,7 @@ struct Lanes {
   typedef typename Kind::Sums Sums;
   static constexpr int64_t kImages = Kind::kLanes, kUnit = Kind::kUnit, kCell = 4 * kImages;
   static constexpr int64_t kUnitBytes = kUnit * sizeof(typename Kind::Value);  // of a cell's channels in an outer map
-  static constexpr int kFilters = 4;
+  static constexpr int kFilters = 4, kTogether = 48;  // filters of a block, and of the blocks that share a few pixels
   static constexpr bool kCodes = sizeof(typename Kind::Value) == 1;
 
   struct Session {};
@@ -137,14 +137,17 @@ struct Lanes {
     const Layer& layer;
     int64_t line, step, chunks;  // of the source: bytes from row to row and from pixel to pixel; cells of a filter's row
     int64_t pixel;               // of the target, and of the residual
+    int64_t weights;             // bytes of the weights of four filters
   };
 
-  template <bool OTHER, bool RELU, int PIXELS>
+  // `FOURS` times four filters at a few pixels.
+  template <bool OTHER, bool RELU, int PIXELS, int FOURS>
   static __attribute__((noinline)) void block(const Blocks& with, int64_t channel, const char* weight, const char* source,
                                               const char* other, char* target) {
-    Sums sums[kFilters][PIXELS];
-    SPACTE_UNROLL for (int f = 0; f < kFilters; ++f) SPACTE_UNROLL for (int p = 0; p < PIXELS; ++p) sums[f][p] = Kind::zero();
-    const int64_t step = with.step;
+    constexpr int kAll = FOURS * kFilters;
+    Sums sums[kAll][PIXELS];
+    SPACTE_UNROLL for (int f = 0; f < kAll; ++f) SPACTE_UNROLL for (int p = 0; p < PIXELS; ++p) sums[f][p] = Kind::zero();
+    const int64_t step = with.step, weights = with.weights;
     for (int64_t row = 0; row < with.layer.kernel; ++row, source += with.line) {
       const char* from = source;
       for (int64_t chunk = 0; chunk < with.chunks; ++chunk, from += kCell, weight += 4 * kFilters) {
@@ -152,14 +155,14 @@ struct Lanes {
         SPACTE_UNROLL
         for (int p = 0; p < PIXELS; ++p) cell[p] = Kind::load(from + p * step);
         SPACTE_UNROLL
-        for (int f = 0; f < kFilters; ++f) {
-          const Integers w = Kind::all(reinterpret_cast<const int32_t*>(weight)[f]);
+        for (int f = 0; f < kAll; ++f) {
+          const Integers w = Kind::all(reinterpret_cast<const int32_t*>(weight + f / kFilters * weights)[f % kFilters]);
           SPACTE_UNROLL
           for (int p = 0; p < PIXELS; ++p) sums[f][p] = Kind::plus_products(sums[f][p], cell[p], w);
         }
       }
     }
-    SPACTE_UNROLL for (int p = 0; p < PIXELS; ++p) SPACTE_UNROLL for (int first = 0; first < kFilters; first += kUnit) {
+    SPACTE_UNROLL for (int p = 0; p < PIXELS; ++p) SPACTE_UNROLL for (int first = 0; first < kAll; first += kUnit) {
       const int64_t at = p * with.pixel + first / kUnit * kCell;
       Sums together[kUnit];
       SPACTE_UNROLL for (int i = 0; i < kUnit; ++i) together[i] = sums[first + i][p];
@@ -169,21 +172,31 @@ struct Lanes {
 
   template <bool OTHER, bool RELU>
   static void by_blocks(const Layer& layer, const Place& source, const Place& other, const Place& target) {
-    const Blocks with{layer, source.line, layer.stride * source.pixel, layer.kernel * (source.pixel / kCell), target.pixel};
-    const int64_t weights = layer.kernel * with.chunks * kFilters * 4, border = layer.kernel / 2;
+    const int64_t chunks = layer.kernel * (source.pixel / kCell), border = layer.padding;
+    const Blocks with{layer, source.line, layer.stride * source.pixel, chunks, target.pixel, layer.kernel * chunks * kFilters * 4};
     for (int64_t y = 0; y < layer.height; ++y)
-      for (int64_t channel = 0; channel < layer.channels; channel += kFilters) {
-        const char* const weight = layer.weight + channel / kFilters * weights;
-        const int64_t at = channel / kUnit * kCell;
-        int64_t x = 0;
-        const auto blocks_of = [&](auto pixels) {
-          for (; x + pixels.value <= layer.width; x += pixels.value)
-            block<OTHER, RELU, pixels.value>(with, channel, weight, source.at(y * layer.stride - border, x * layer.stride - border),
-                                             other.at(y, x) + at, target.at(y, x) + at);
+      for (int64_t first = 0, end; first < layer.channels; first = end) {
+        end = std::min(first + kTogether, layer.channels);
+        // Pixels from `x` on by as many at a time, for filters from `channel` on by as many fours as there are registers for.
+        const auto blocks_of = [&](auto pixels, auto fours, int64_t x, int64_t& channel) {
+          for (; channel + kFilters * fours.value <= end; channel += kFilters * fours.value)
+            for (int64_t p = x; p + pixels.value <= layer.width; p += pixels.value) {
+              const int64_t at = channel / kUnit * kCell;
+              block<OTHER, RELU, pixels.value, fours.value>(with, channel, layer.weight + channel / kFilters * with.weights,
+                                                            source.at(y * layer.stride - border, p * layer.stride - border),
+                                                            other.at(y, p) + at, target.at(y, p) + at);
+            }
         };
-        blocks_of(std::integral_constant<int, Kind::kPixels>());
-        if constexpr (Kind::kPixels > 2) blocks_of(std::integral_constant<int, 2>());
-        blocks_of(std::integral_constant<int, 1>());
+        const auto from = [&](auto pixels, auto fours, int64_t x) {
+          int64_t channel = first;
+          blocks_of(pixels, fours, x, channel);
+          if constexpr (fours.value > 1) blocks_of(pixels, std::integral_constant<int, 1>(), x, channel);
+          return layer.width - (layer.width - x) % pixels.value;
+        };
+        // The few pixels that are left take more filters together, or their sums would wait for one another.
+        int64_t x = from(std::integral_constant<int, Kind::kPixels>(), std::integral_constant<int, 1>(), 0);
+        x = from(std::integral_constant<int, 2>(), std::integral_constant<int, Kind::kPixels / 2>(), x);
+        from(std::integral_constant<int, 1>(), std::integral_constant<int, Kind::kPixels>(), x);
       }
   }
 
@@ -200,6 +213,20 @@ struct Lanes {
     } else {
       (layer.relu ? by_blocks<false, true> : by_blocks<false, false>)(layer, source, target, target);
     }
+  }
+
+  static void pool(const Layer& layer, const Place& source, const Place& target, int64_t) {
+    const int64_t border = layer.padding;
+    for (int64_t y = 0; y < layer.height; ++y)
+      for (int64_t x = 0; x < layer.width; ++x) {
+        const char* const from = source.at(y * layer.stride - border, x * layer.stride - border);
+        for (int64_t at = 0; at < target.pixel; at += kCell) {
+          Integers greatest = Kind::load(from + at);
+          for (int64_t i = 1; i < layer.kernel * layer.kernel; ++i)
+            greatest = Kind::greatest(greatest, Kind::load(from + i / layer.kernel * source.line + i % layer.kernel * source.pixel + at));
+          Kind::store(target.at(y, x) + at, greatest);
+        }
+      }
   }
 
   static void average(const Layer& layer, const Place& source, float* target, int64_t images) {

@@ -65,6 +65,12 @@ struct Quad {
   static SPACTE_ALWAYS Integers bytes(Integers a, Integers b) {
     return of(vcombine_u8(vqmovun_s16(vreinterpretq_s16_s32(a)), vqmovun_s16(vreinterpretq_s16_s32(b))));
   }
+  static SPACTE_ALWAYS Integers greatest_bytes(Integers a, Integers b) {
+    return of(vmaxq_u8(vreinterpretq_u8_s32(a), vreinterpretq_u8_s32(b)));
+  }
+  static SPACTE_ALWAYS Integers greatest_words(Integers a, Integers b) {
+    return vreinterpretq_s32_s16(vmaxq_s16(vreinterpretq_s16_s32(a), vreinterpretq_s16_s32(b)));
+  }
   static SPACTE_ALWAYS Integers clamped_words(Integers a) {
     return vreinterpretq_s32_s16(vminq_s16(vmaxq_s16(vreinterpretq_s16_s32(a), vdupq_n_s16(0)), vdupq_n_s16(255)));
   }
@@ -133,6 +139,8 @@ struct Wide {
   static SPACTE_ALWAYS Integers right(Integers a, int bits) { return _mm512_srli_epi32(a, bits); }
   static SPACTE_ALWAYS Integers words(Integers a, Integers b) { return _mm512_packs_epi32(a, b); }
   static SPACTE_ALWAYS Integers bytes(Integers a, Integers b) { return _mm512_packus_epi16(a, b); }
+  static SPACTE_ALWAYS Integers greatest_bytes(Integers a, Integers b) { return _mm512_max_epu8(a, b); }
+  static SPACTE_ALWAYS Integers greatest_words(Integers a, Integers b) { return _mm512_max_epi16(a, b); }
   static SPACTE_ALWAYS Integers clamped_words(Integers a) {
     return _mm512_min_epi16(_mm512_max_epi16(a, _mm512_setzero_si512()), _mm512_set1_epi16(255));
   }
@@ -204,6 +212,8 @@ struct Narrow {
   static SPACTE_ALWAYS Integers right(Integers a, int bits) { return _mm256_srli_epi32(a, bits); }
   static SPACTE_ALWAYS Integers words(Integers a, Integers b) { return _mm256_packs_epi32(a, b); }
   static SPACTE_ALWAYS Integers bytes(Integers a, Integers b) { return _mm256_packus_epi16(a, b); }
+  static SPACTE_ALWAYS Integers greatest_bytes(Integers a, Integers b) { return _mm256_max_epu8(a, b); }
+  static SPACTE_ALWAYS Integers greatest_words(Integers a, Integers b) { return _mm256_max_epi16(a, b); }
   static SPACTE_ALWAYS Integers clamped_words(Integers a) {
     return _mm256_min_epi16(_mm256_max_epi16(a, _mm256_setzero_si256()), _mm256_set1_epi16(255));
   }

@@ -17,15 +17,17 @@
 extern "C" {
 
 // relu?(convolution of `source` * scale + bias + `other` * other_scale?) into `target`, with `kernel` x `kernel` weights
-// (1 or 3) and as much padding as keeps the size at stride 1. The three are numbers of maps, `other` may be -1 and may
+// and a padding of 0 or 1. The three are numbers of maps, `other` may be -1 and may
 // be the target. `height` and `width` are the result's. Codes are clamped to 0..255, which is their ReLU.
-// With kernel 0 it is the average over `height` x `width` places, the sum times `other_scale`, in float32 into an outer map.
+// Without weights it is the greatest of `kernel` x `kernel` places, of values that are not negative where there is
+// padding; with kernel 0 the average over `height` x `width` places, the sum times `other_scale`, in float32 into
+// an outer map.
 struct Layer {
-  const char* weight;  // in the order of the back end
+  const char* weight;  // in the order of the back end, or null
   const float* scale;  // [channels], of codes
   const float* bias;   // [channels]
   double other_scale;
-  int64_t channels, height, width, kernel, stride, relu, shape, source, other, target;
+  int64_t channels, height, width, kernel, stride, padding, relu, shape, source, other, target;
 };
 
 // A map of one image. With data it lies outside as [batch, height, width, channels], else in the scratch memory.
@@ -114,6 +116,8 @@ void run(const Layer* layers, int64_t layer_count, const Map* maps, int64_t map_
         if (!layer.kernel) {
           float* const target = reinterpret_cast<float*>(maps[layer.target].data) + first * layer.channels;
           Backend::average(layer, at(layer.source), target, here);
+        } else if (!layer.weight) {
+          Backend::pool(layer, at(layer.source), at(layer.target), here);
         } else {
           const auto other = layer.other < 0 ? at(layer.source) : at(layer.other);
           Backend::convolve(layer, at(layer.source), layer.other < 0 ? nullptr : &other, at(layer.target), here, mine.work());

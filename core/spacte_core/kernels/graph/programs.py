@@ -1,7 +1,7 @@
 """An exported program as a graph of layers, which the passes on graphs know.
 
 `torch.export` writes a network as operators of ATen on bare weights. Convolutions, batch normalisation, linear layers,
-ReLU, sums and global averages become what symbolic tracing of a module would give; every other operator stays.
+ReLU, sums, max pooling and global averages become what symbolic tracing of a module would give; others stay.
 """
 
 import operator
@@ -101,6 +101,15 @@ def _add(_module: fx.GraphModule, node: fx.Node) -> None:
         node.target = operator.add
 
 
+def _max_pool(module: fx.GraphModule, node: fx.Node) -> None:
+    given, source = _given(node), node.args[0]
+    if isinstance(source, fx.Node) and _dimensions(source) == 4:
+        kernel, stride = given["kernel_size"], given["stride"] or given["kernel_size"]
+        padding, dilation = _pair(given["padding"]), _pair(given["dilation"])
+        pool = nn.MaxPool2d(_pair(kernel), _pair(stride), padding, dilation, ceil_mode=given["ceil_mode"])
+        _replace(module, node, pool, {})
+
+
 def _dropout(module: fx.GraphModule, node: fx.Node) -> None:
     source = node.args[0]
     if _given(node)["train"] is False and isinstance(source, fx.Node):
@@ -145,6 +154,7 @@ _REWRITES: dict[Any, Callable[[fx.GraphModule, fx.Node], None]] = {
     _aten.relu_.default: _relu,
     _aten.add.Tensor: _add,
     _aten.add_.Tensor: _add,
+    _aten.max_pool2d.default: _max_pool,
     _aten.dropout.default: _dropout,
     _aten.dropout_.default: _dropout,
     _aten.adaptive_avg_pool2d.default: _global_average,

@@ -156,11 +156,17 @@ class MeanOfCodes(Scale):
 
 
 class MaxPoolOfCodes(nn.Module):
-    """The greatest codes of each window; PyTorch's own uint8 pooling refuses maps of more than 255 pixels."""
+    """The greatest codes of each window; PyTorch's own uint8 pooling refuses maps of more than 255 pixels.
 
-    def __init__(self, pool: nn.MaxPool2d) -> None:
+    Args:
+        pool: what to compute.
+        source: codes of its input, and of its result.
+        source_shape: channels, height and width of its input.
+    """
+
+    def __init__(self, pool: nn.MaxPool2d, source: Codes, source_shape: tuple[int, int, int]) -> None:
         super().__init__()
-        self.pool = pool
+        self.pool, self.source, self.source_shape = pool, source, source_shape
 
     def forward(self, x: Tensor) -> Tensor:
         """uint8 codes."""

@@ -63,7 +63,9 @@ class Quantiser:
                 result = codes
                 self.graph.output(self.new[node.args[0]])
             elif isinstance(step, nn.MaxPool2d) and codes:
-                self._put(node, codes, self._call(str(node.target), MaxPoolOfCodes(step), self.new[node.args[0]]))
+                channels, height, width = self.ranges[node.args[0].name].shape[1:]
+                pool = MaxPoolOfCodes(step, codes, (channels, height, width))
+                self._put(node, codes, self._call(str(node.target), pool, self.new[node.args[0]]))
             elif codes and ((node.op, node.target) == ("call_method", "mean") or isinstance(step, _AVERAGES)):
                 self._put(node, None, self._average(node, codes))
             else:
