@@ -35,6 +35,22 @@ def sentence(app: typer.Typer, *arguments: str) -> str:
     return str(result.exception)
 
 
+@pytest.mark.parametrize(
+    ("load", "settings", "said"), [(1.9, [], False), (2.0, [], True), (40.0, ["--set", "threads=2"], False)]
+)
+def test_a_busy_machine_is_told(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, load: float, settings: list[str], said: bool
+) -> None:
+    monkeypatch.setattr(os, "getloadavg", lambda: (load, 0.0, 0.0))
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 2)
+    ran: list[Path] = []
+    monkeypatch.setattr("spacte_trainer.runs.run", lambda _config, folder, **_: ran.append(folder))
+    result = invoke(train_app, "digits-gaussian", "--set", "threads=null", *settings, "--out", str(tmp_path))
+    assert result.exit_code == 0
+    assert ran == [tmp_path]
+    assert ("--set threads=1" in result.stderr) == said
+
+
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A checkpoint that the command itself trained."""

@@ -1,5 +1,6 @@
 """`spacte train` and `spacte recipes`."""
 
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -100,8 +101,24 @@ def train(
 
             run_distributed(config, folder, workers=workers, device=device, resume=resume, address=address)
         else:
-            run(config, folder, device=choose_device(device), console=Console(), resume=resume)
+            chosen = choose_device(device)
+            if chosen.type == "cpu" and config.threads is None and not resume and (hint := busy_machine()):
+                Console(stderr=True).print(hint, highlight=False)
+            run(config, folder, device=chosen, console=Console(), resume=resume)
     Console().print(f"[bold]{folder}[/] holds the checkpoint.", highlight=False)
+
+
+def busy_machine() -> str | None:
+    """What to try where other work takes all cores, and a training's threads wait for one another most of the time."""
+    import torch
+
+    threads, load = torch.get_num_threads(), os.getloadavg()[0] if hasattr(os, "getloadavg") else 0.0
+    if threads < 2 or load < threads:
+        return None
+    return (
+        f"This machine is busy (load {load:.1f} on {threads} cores): fewer threads are most likely faster, such as "
+        "--set threads=1. The weights then differ in their last digits."
+    )
 
 
 def configure(
