@@ -1,6 +1,7 @@
 """What one noisy sample costs a network: multiply-adds, counting one of each as 1 MAC."""
 
 from collections.abc import Callable, Sequence
+from itertools import chain
 from typing import Any
 
 import torch
@@ -16,7 +17,8 @@ def macs_per_sample(net: MultiHeadNet, input_shape: Sequence[int]) -> int:
 
     The rest (normalisation, ReLU, additions) is left out, as is usual; all heads or members are counted.
     """
-    x_BCHW = torch.zeros(1, *input_shape, device=next(net.parameters()).device)
+    held = next(chain(net.parameters(), net.buffers()), torch.zeros(0))  # an exported program has no parameters
+    x_BCHW = torch.zeros(1, *input_shape, device=held.device)
     with frozen_eval(net):
         return macs_of(net, x_BCHW)
 

@@ -4,10 +4,12 @@ import pytest
 import torch
 from torch import nn
 
+from spacte_core.checkpoint import load_checkpoint
 from spacte_core.flops import macs_per_sample
 from spacte_core.models import ModelConfig, MultiHeadNet, build
 from spacte_core.models.multihead import Head
 from spacte_trainer.recipes import load_recipe
+from spacte_workers import save_model
 
 
 def test_a_convolution_and_a_linear_layer_by_hand():
@@ -33,3 +35,9 @@ def test_an_ensemble_costs_its_members_and_nothing_is_left_behind():
     assert net.training
     assert all(torch.equal(value, before[key]) for key, value in net.state_dict().items())
     assert not any(module._forward_hooks for module in net.modules())
+
+
+def test_an_exported_program_costs_what_its_module_does(tmp_path):
+    net = nn.Sequential(nn.Conv2d(1, 4, 3), nn.ReLU(), nn.Flatten(), nn.Linear(4 * 36, 10))
+    save_model(net, tmp_path / "mine", sigma=0.25, input_shape=(1, 8, 8))
+    assert macs_per_sample(load_checkpoint(tmp_path / "mine").net, (1, 8, 8)) == 36 * 9 * 4 + 4 * 36 * 10
