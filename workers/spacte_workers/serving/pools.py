@@ -130,7 +130,8 @@ class Pool(Protocol):
     async def load(self, model: ModelFiles, tell: Tell = nobody) -> LoadReport:
         """Load and check a model on every sampler, while other models go on being served.
 
-        One after the other, because they measure speeds; only a plain network is loaded beside another model. `tell` is told on the event loop how far that is.
+        One after the other, because they measure speeds; only a plain network is loaded beside another model. `tell`
+        is told on the event loop how far that is.
 
         Raises:
             ModelLoadError: the checkpoint does not work; no sampler keeps it.
