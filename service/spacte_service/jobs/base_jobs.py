@@ -1,7 +1,6 @@
 """From the id of a job to what a job that carries its certificates over needs of it."""
 
 import os
-import shutil
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -11,7 +10,6 @@ from spacte_service.problems import ProblemError, field_error
 
 if TYPE_CHECKING:
     from spacte_service.store.schema import JobRow
-    from spacte_workers.batch.job_folder import JobFolder
 
 
 def base_columns(row: "JobRow") -> dict[str, Any]:
@@ -43,9 +41,3 @@ def check_base(row: "JobRow", model: Model) -> None:
             "its images by a job of their own."
         )
         raise field_error("/model", sentence)
-
-
-def copy_results(base: "JobFolder", folder: "JobFolder") -> None:
-    """Give a job the results of its base job, whatever becomes of that one."""
-    folder.path.mkdir(parents=True, exist_ok=True)
-    shutil.copyfile(base.results_file, folder.base_file)

@@ -1,11 +1,11 @@
-"""Where uploads and jobs are in the data folder, and how a driver is started on a job."""
+"""Where uploads and jobs are, in the data folder and in a storage, and how a driver is started on a job."""
 
 import sys
 import tempfile
 import time
 from collections.abc import Collection, Iterable
 from pathlib import Path
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING, Any, cast
 
 from spacte_client.types import JobParams
 from spacte_service.settings import JobSettings, SamplerSettings
@@ -15,13 +15,16 @@ if TYPE_CHECKING:
     from spacte_client.types import Precision
     from spacte_service.store.schema import JobRow
     from spacte_workers.batch.job_folder import JobFolder, JobSpec
+    from spacte_workers.batch.object_store import ObjectStore
+    from spacte_workers.batch.stored_folder import Attempts
 
 PROBE_BYTES = 4096  # a page; of a full disk an empty file would still be made
+CHECK_STORAGE_S = 30.0  # between two writes that only try a storage; chosen: a store counts what it is asked
 FRESH_S = 3600.0  # a younger copy may be of a job that is being made; chosen: no request takes as long
 
 
 class DataFolder:
-    """The data folder.
+    """The data folder; where there is a `storage`, it holds copies of what is there under the same names.
 
     jobs/JOB_ID/                    see `spacte_workers.batch.job_folder`
     checkpoints/VERSION/NAME/       the models that jobs were begun with
@@ -31,7 +34,10 @@ class DataFolder:
     logs/                           what drivers of `--in-process` print
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, storage: "ObjectStore | None" = None) -> None:
+        self.storage = storage
+        self._heard: Attempts | None = None
+        self._storage_checked = -CHECK_STORAGE_S
         root = self.root = path.resolve()
         self.jobs = root / "jobs"
         self.uploads = root / "files"
@@ -41,16 +47,87 @@ class DataFolder:
         self.models = root / "models"
 
     def check_writable(self) -> None:
-        """Write something that is gone at once. Raises OSError: the disk is full, read-only or gone."""
+        """Write something of no use. Raises OSError: disk or storage are full, read-only or gone."""
         self.root.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=self.root, buffering=0) as file:
             file.write(bytes(PROBE_BYTES))
+        if self.storage is not None and time.monotonic() - self._storage_checked >= CHECK_STORAGE_S:
+            self.storage.put("probe", b"")
+            self._storage_checked = time.monotonic()
 
     def job(self, job_id: str) -> "JobFolder":
         """A job's folder."""
         from spacte_workers.batch.job_folder import JobFolder
+        from spacte_workers.batch.stored_folder import StoredFolder
 
-        return JobFolder(self.jobs / job_id)
+        if self.storage is None:
+            return JobFolder(self.jobs / job_id)
+        return StoredFolder(self.jobs / job_id, self.storage, self._attempts(self.storage))
+
+    def _attempts(self, storage: "ObjectStore") -> "Attempts":
+        if self._heard is None:
+            from spacte_workers.batch.stored_folder import Attempts
+
+            self._heard = Attempts(storage)
+        return self._heard
+
+    def keep(self, path: Path) -> None:
+        """Have the storage keep a file, or a folder of files; what it has had for a while counts as new again."""
+        if self.storage is None:
+            return
+        for file in [path] if path.is_file() else path.iterdir():
+            name = self._name(file)
+            written = self.storage.written(name)
+            if written is None or written.timestamp() < time.time() - FRESH_S / 2:
+                self.storage.upload(file, name)
+
+    def keep_job(self, checkpoint: str, source: dict[str, Any]) -> None:
+        """Have the storage keep a job's model and images."""
+        paths = [Path(checkpoint), *([Path(source["location"])] if source["kind"] == "file" else [])]
+        for path in paths:
+            if path.is_relative_to(self.root) and path.exists():
+                self.keep(path)
+
+    def restore(self, path: Path) -> None:
+        """Copy a file, or a folder of files, from the storage unless it is here."""
+        if self.storage is None or path.exists() or not path.is_relative_to(self.root):
+            return
+        name = self._name(path)
+        if not self.storage.download(name, path):
+            for inner in self.storage.names(name):
+                self.storage.download(inner, self.root / inner)
+
+    def restore_job(self, row: "JobRow") -> None:
+        """Copy a job's model and images from the storage unless they are here."""
+        self.restore(Path(row.checkpoint))
+        if row.source["kind"] == "file":
+            self.restore(Path(row.source["location"]))
+
+    def delete(self, path: Path) -> None:
+        """Delete a file, here and in the storage."""
+        path.unlink(missing_ok=True)
+        if self.storage is not None:
+            self.storage.delete(self._name(path))
+
+    def delete_unused(self, below: Path, used: Collection[str]) -> list[str]:
+        """Of a folder, delete in the storage what is neither used nor new; the names of those deleted."""
+        if self.storage is None:
+            return []
+        keep, old = (
+            {self._name(Path(path)) for path in used if Path(path).is_relative_to(self.root)},
+            time.time() - FRESH_S,
+        )
+        deleted = [
+            name
+            for name, written in self.storage.names(self._name(below)).items()
+            if written is not None and written.timestamp() < old and not keep & {name, name.rpartition("/")[0]}
+        ]
+        self.storage.delete(*deleted)
+        return deleted
+
+    def _name(self, path: Path) -> str:
+        """What a path of the data folder is called in the storage."""
+        return path.relative_to(self.root).as_posix()
 
     def checkpoint(self, name: str, version: str) -> Path:
         """Where a job finds its model, whatever becomes of the models folder."""
@@ -59,9 +136,10 @@ class DataFolder:
     def prepare(self, row: "JobRow") -> None:
         """Make a job's folder from its row, if that has not been done."""
         folder = self.job(row.id)
-        if folder.spec_file.exists():
-            folder.cancel_file.unlink(missing_ok=True)
+        if folder.is_made():
+            folder.withdraw_stop()
         else:
+            self.keep_job(row.checkpoint, row.source)
             folder.create(spec_of(row))
 
 
@@ -71,9 +149,10 @@ def unused(copies: Iterable[Path], used: Collection[str]) -> list[Path]:
     return [copy for copy in copies if str(copy) not in used and copy.stat().st_mtime < old]
 
 
-def driver_command(row: "JobRow", folder: Path, jobs: JobSettings, samplers: SamplerSettings) -> list[str]:
+def driver_command(row: "JobRow", folder: DataFolder, jobs: JobSettings, samplers: SamplerSettings) -> list[str]:
     """The command line of a driver for a job's present attempt."""
-    command = [sys.executable, "-m", "spacte_workers.batch.main", str(folder), "--attempt", str(row.attempt)]
+    place = str(folder.jobs / row.id) if folder.storage is None else f"{folder.storage.url}/jobs/{row.id}"
+    command = [sys.executable, "-m", "spacte_workers.batch.main", place, "--attempt", str(row.attempt)]
     command += ["--min-agreement", repr(samplers.min_agreement)]
     if samplers.portable:
         command.append("--portable")

@@ -6,7 +6,6 @@ once.
 """
 
 import asyncio
-import shutil
 import time
 from collections.abc import Callable
 from contextlib import suppress
@@ -158,9 +157,8 @@ class Reconciler:
         if status is None:
             if await self._in_thread(self._store.jobs.claim, row):
                 await self._in_thread(self._folder.prepare, row)
-                folder = self._folder.job(row.id).path
                 try:
-                    command = driver_command(row, folder, self._settings, self._samplers)
+                    command = driver_command(row, self._folder, self._settings, self._samplers)
                     await self._runner.submit(row.submission_id, command)
                 except UnreachableError:
                     await self._in_thread(self._store.jobs.release, row)
@@ -271,15 +269,18 @@ class Reconciler:
         before = datetime.now(UTC) - timedelta(days=self._settings.keep_jobs_days)
         for job_id in await self._in_thread(self._store.jobs.expired, before):
             if await self._in_thread(self._store.jobs.remove, job_id):
-                folder = self._folder.job(job_id).path
-                await self._in_thread(partial(shutil.rmtree, folder, ignore_errors=True))
+                await self._in_thread(self._folder.job(job_id).remove)
                 log.info("job expired", job=job_id)
         used = await self._in_thread(self._store.jobs.checkpoints)
         for path in await self._in_thread(delete_unused_checkpoints, self._folder.checkpoints, used):
             log.info("checkpoint of past jobs deleted", checkpoint=path)
+        for name in await self._in_thread(self._folder.delete_unused, self._folder.checkpoints, used):
+            log.info("checkpoint of past jobs deleted from the storage", checkpoint=name)
         used = await self._in_thread(self._store.jobs.locations)
         for path in await self._in_thread(delete_unused_inputs, self._folder.fetched, used):
             log.info("input of past jobs deleted", input=path)
+        for name in await self._in_thread(self._folder.delete_unused, self._folder.fetched, used):
+            log.info("input of past jobs deleted from the storage", input=name)
 
     async def _in_thread(self, function: Callable[[*A], T], *arguments: *A) -> T:
         call = asyncio.ensure_future(to_thread.run_sync(function, *arguments, limiter=self._threads))

@@ -198,27 +198,6 @@ def test_from_a_web_server(web: tuple[Path, str], make_checkpoint: Callable[...,
         sources.fetch("moved", ModelSource(f"{url}/moved", version))
 
 
-@pytest.fixture
-def s3(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
-    """An S3 on this machine with a bucket; fsspec's driver finds it by the environment, as it would any other."""
-    import boto3
-    import s3fs
-    from moto.server import ThreadedMotoServer
-
-    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
-    server.start()
-    host, port = server.get_host_and_port()
-    monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://{host}:{port}")
-    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
-        monkeypatch.setenv(name, "testing")
-    monkeypatch.setenv("AWS_DEFAULT_REGION", "us-east-1")
-    client = boto3.client("s3")
-    client.create_bucket(Bucket="bucket")
-    yield client
-    s3fs.S3FileSystem.clear_instance_cache()
-    server.stop()
-
-
 @pytest.mark.slow
 @pytest.mark.filterwarnings("default")  # of botocore's and moto's own code
 def test_from_s3(s3: Any, make_checkpoint: Callable[..., str], tmp_path: Path) -> None:
