@@ -5,9 +5,10 @@ import tempfile
 import time
 from collections.abc import Collection, Iterable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, cast
 
 from spacte_client.types import JobParams
+from spacte_core.files import place_folder
 from spacte_service.settings import JobSettings, SamplerSettings
 from spacte_workers.serving.device_shares import BATCH_SHARE
 
@@ -71,6 +72,21 @@ class DataFolder:
             self._heard = Attempts(storage)
         return self._heard
 
+    def spec(self, row: "JobRow") -> "JobSpec":
+        """A job, as this machine has its files."""
+        from spacte_workers.batch.stored_folder import with_paths
+
+        return spec_of(row) if self.storage is None else with_paths(spec_of(row), self.root)
+
+    def named(self, path: Path | str) -> str:
+        """How a job's row names a file: as the storage does, whatever this gateway's folder is; else by its path."""
+        inside = self.storage is not None and Path(path).is_relative_to(self.root)
+        return self._name(Path(path)) if inside else str(path)
+
+    def paths(self, names: Iterable[str]) -> set[str]:
+        """The paths of files as rows name them."""
+        return {str(self.root / name) for name in names}
+
     def keep(self, path: Path) -> None:
         """Have the storage keep a file, or a folder of files; what it has had for a while counts as new again."""
         if self.storage is None:
@@ -81,10 +97,9 @@ class DataFolder:
             if written is None or written.timestamp() < time.time() - FRESH_S / 2:
                 self.storage.upload(file, name)
 
-    def keep_job(self, checkpoint: str, source: dict[str, Any]) -> None:
+    def keep_job(self, spec: "JobSpec") -> None:
         """Have the storage keep a job's model and images."""
-        paths = [Path(checkpoint), *([Path(source["location"])] if source["kind"] == "file" else [])]
-        for path in paths:
+        for path in _files(spec):
             if path.is_relative_to(self.root) and path.exists():
                 self.keep(path)
 
@@ -92,16 +107,19 @@ class DataFolder:
         """Copy a file, or a folder of files, from the storage unless it is here."""
         if self.storage is None or path.exists() or not path.is_relative_to(self.root):
             return
-        name = self._name(path)
-        if not self.storage.download(name, path):
-            for inner in self.storage.names(name):
-                self.storage.download(inner, self.root / inner)
+        names = self.storage.names(self._name(path))
+        self.root.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=self.root) as scratch:
+            for name in names:
+                self.storage.download(name, Path(scratch) / name)
+            if names:
+                path.parent.mkdir(parents=True, exist_ok=True)
+                place_folder(Path(scratch) / self._name(path), path)
 
     def restore_job(self, row: "JobRow") -> None:
         """Copy a job's model and images from the storage unless they are here."""
-        self.restore(Path(row.checkpoint))
-        if row.source["kind"] == "file":
-            self.restore(Path(row.source["location"]))
+        for path in _files(self.spec(row)):
+            self.restore(path)
 
     def delete(self, path: Path) -> None:
         """Delete a file, here and in the storage."""
@@ -139,8 +157,9 @@ class DataFolder:
         if folder.is_made():
             folder.withdraw_stop()
         else:
-            self.keep_job(row.checkpoint, row.source)
-            folder.create(spec_of(row))
+            spec = self.spec(row)
+            self.keep_job(spec)
+            folder.create(spec)
 
 
 def unused(copies: Iterable[Path], used: Collection[str]) -> list[Path]:
@@ -162,6 +181,11 @@ def driver_command(row: "JobRow", folder: DataFolder, jobs: JobSettings, sampler
         return [*command, "--pool", "local"]
     command += ["--at-least", str(jobs.job_samplers_min)]
     return [*command, "--share", f"{BATCH_SHARE / jobs.jobs_at_once:.4f}"]
+
+
+def _files(spec: "JobSpec") -> list[Path]:
+    """A job's model, and its images where they are a file."""
+    return [Path(spec.checkpoint), *([Path(spec.input.location)] if spec.input.kind == "file" else [])]
 
 
 def spec_of(row: "JobRow") -> "JobSpec":

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from spacte_service.problems import ProblemError
 
-from .data_folder import DataFolder, spec_of
+from .data_folder import DataFolder
 
 if TYPE_CHECKING:
     from spacte_core.checkpoint import CheckpointConfig
@@ -63,10 +63,11 @@ class JobImages:
 
         if row.id not in self._inputs:
             self._folder.restore_job(row)
-            config = read_config(Path(row.checkpoint))[0]
+            spec = self._folder.spec(row)
+            config = read_config(Path(spec.checkpoint))[0]
             while len(self._inputs) >= INPUTS_KEPT:
                 self._inputs.popitem(last=False)[1][0].close()
-            opened = open_isolated(spec_of(row).input, config.model.input_shape, self._decoding.inputs)
+            opened = open_isolated(spec.input, config.model.input_shape, self._decoding.inputs)
             self._inputs[row.id] = opened, config
         self._inputs.move_to_end(row.id)
         return self._inputs[row.id]

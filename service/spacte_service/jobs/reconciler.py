@@ -271,12 +271,12 @@ class Reconciler:
             if await self._in_thread(self._store.jobs.remove, job_id):
                 await self._in_thread(self._folder.job(job_id).remove)
                 log.info("job expired", job=job_id)
-        used = await self._in_thread(self._store.jobs.checkpoints)
+        used = self._folder.paths(await self._in_thread(self._store.jobs.checkpoints))
         for path in await self._in_thread(delete_unused_checkpoints, self._folder.checkpoints, used):
             log.info("checkpoint of past jobs deleted", checkpoint=path)
         for name in await self._in_thread(self._folder.delete_unused, self._folder.checkpoints, used):
             log.info("checkpoint of past jobs deleted from the storage", checkpoint=name)
-        used = await self._in_thread(self._store.jobs.locations)
+        used = self._folder.paths(await self._in_thread(self._store.jobs.locations))
         for path in await self._in_thread(delete_unused_inputs, self._folder.fetched, used):
             log.info("input of past jobs deleted", input=path)
         for name in await self._in_thread(self._folder.delete_unused, self._folder.fetched, used):

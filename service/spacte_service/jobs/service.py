@@ -2,7 +2,7 @@
 
 import hashlib
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -34,7 +34,7 @@ from spacte_workers.votes import most_votes
 
 from .base_jobs import base_columns, check_base
 from .checkpoints import keep_checkpoint
-from .data_folder import DataFolder, spec_of
+from .data_folder import DataFolder
 from .inputs import CountedInput, count_input
 from .wire import ACTIVE, job_of
 
@@ -172,9 +172,9 @@ class JobService:
         base = None if request.base_job is None else self._base(request.base_job, caller)
         model = self._model(request.model or (None if base is None else base.model))
         if base is not None:
-            check_base(base, model)
+            check_base(base, self._folder.spec(base), model)
             params = JobParams.model_validate(base.params | {"seed": None, "n_upper": None})
-            counted = CountedInput(base.input, spec_of(base).input, base.total, base.file_id)
+            counted = CountedInput(base.input, self._folder.spec(base).input, base.total, base.file_id)
         else:
             params = request.params
             counted = self._counted(request.input, model, caller)
@@ -182,8 +182,10 @@ class JobService:
         checkpoint = self._folder.checkpoint(model.name, model.version)
         fetched = self._folder.models / model.version / model.name
         keep_checkpoint(fetched if fetched.is_dir() else self._models, model.name, model.version, checkpoint)
-        self._folder.keep_job(str(checkpoint), counted.spec.to_json())
-        row = _row(request.metadata, params, model, counted, str(checkpoint), caller, base)
+        if counted.spec.kind == "file":
+            counted = replace(counted, spec=replace(counted.spec, location=self._folder.named(counted.spec.location)))
+        row = _row(request.metadata, params, model, counted, self._folder.named(checkpoint), caller, base)
+        self._folder.keep_job(self._folder.spec(row))
         noises = counted.total * most_votes(params)
         if base is not None:
             self._folder.job(row.id).take_base(self._folder.job(base.id))
@@ -250,7 +252,7 @@ class JobService:
         for model in self._backend.models():
             if model.name == row.model:  # else the driver, which has the job's own checkpoint, says what is wrong
                 try:
-                    open_isolated(spec_of(row).input, model.input_shape, self._decoding.inputs).close()
+                    open_isolated(self._folder.spec(row).input, model.input_shape, self._decoding.inputs).close()
                 except InputError as error:
                     raise ProblemError("job_state", f"{row.id} cannot go on: {error}") from None
 

@@ -157,6 +157,8 @@ class ObjectStore:
 def _written(about: dict[str, Any]) -> datetime | None:
     """When an object was written; drivers call it as their stores do."""
     when = about.get("LastModified") or about.get("created") or about.get("mtime")
+    if isinstance(when, int | float):
+        return datetime.fromtimestamp(when, UTC)
     if isinstance(when, datetime):
         return when if when.tzinfo else when.replace(tzinfo=UTC)
     return None
