@@ -82,26 +82,28 @@ class Reconciler:
     async def run(self) -> None:
         """Make a pass about once a second, until cancelled."""
         while True:
-            passed = await self._pass()
+            database, folder = await self._pass()
             if time.monotonic() - self._checked >= CHECK_S:
                 self._written, self.data_folder = await self._tried(self._store), await self._tried(self._folder)
                 self._checked = time.monotonic()
-            self.database = self._written if passed == "ok" else passed
+            self.database = self._written if database == "ok" else database
+            self.data_folder = self.data_folder if folder == "ok" else folder
             with suppress(TimeoutError):
                 async with asyncio.timeout(PERIOD_S):  # `wait_for` loses a cancellation that comes with the event
                     await self._woken.wait()
             self._woken.clear()
 
-    async def _pass(self) -> str:
-        """One pass: `ok`, or what is wrong."""
+    async def _pass(self) -> tuple[str, str]:
+        """One pass: of the database and of the data folder `ok`, or what is wrong."""
         try:
             await self.reconcile()
         except Exception as error:
             problem = storage_problem(error)
             if problem is None:
                 log.exception("jobs could not be looked after")
-            return "The store does not answer; see the log." if problem is None else problem.detail
-        return "ok"
+                return "The store does not answer; see the log.", "ok"
+            return ("ok", problem.detail) if isinstance(error, OSError) else (problem.detail, "ok")
+        return "ok", "ok"
 
     async def _tried(self, part: "Store | DataFolder") -> str:
         """Whether something can be written: `ok`, or what is wrong."""

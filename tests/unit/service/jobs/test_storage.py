@@ -1,8 +1,10 @@
 """Promises of jobs in an object store: gateways and drivers share nothing else."""
 
+import asyncio
 import io
 import json
 import os
+import time
 
 import fsspec
 import numpy as np
@@ -19,7 +21,7 @@ from spacte_workers.batch.object_store import ObjectStore, StorageError
 from spacte_workers.batch.parts import TakenOverError
 from spacte_workers.batch.stored_folder import AttemptState, attempt_name
 
-from .conftest import IMAGES, World, a_record
+from .conftest import IMAGES, PATIENCE_S, World, a_record
 
 URL = "memory://bucket/spacte"
 
@@ -207,11 +209,22 @@ async def test_a_storage_that_is_away_is_told_and_jobs_wait(gateways, store, mon
     def away(*_):
         raise StorageError("The storage is away: mend access to it.")
 
-    monkeypatch.setattr(ObjectStore, "get_all", away)
+    monkeypatch.setattr(ObjectStore, "get", away)
     answer = await here.http.get(f"/v1/jobs/{job_id}/summary")
     assert (answer.status_code, answer.json()["code"]) == (503, "store_unavailable")
     assert "The storage is away" in answer.json()["detail"]
     assert "retry-after" in answer.headers
+    reconciler = (await here.batch.opened()).reconciler
+    end = time.monotonic() + PATIENCE_S
+    while not reconciler.stalled:
+        assert time.monotonic() < end
+        reconciler.wake()
+        await asyncio.sleep(0.01)
+    checks = (await here.http.get("/readyz")).json()["checks"]
+    assert "The storage is away" in checks["data_folder"]
+    assert checks["database"] == "ok"
+    monkeypatch.undo()
+    assert (await here.until(job_id, "running"))["state"] == "running"
 
 
 async def test_a_gateway_does_not_start_with_a_storage_that_cannot_be_used(gateways, monkeypatch):
