@@ -1,9 +1,11 @@
 """Where uploads and jobs are, in the data folder and in a storage, and how a driver is started on a job."""
 
+import os
+import shutil
 import sys
 import tempfile
 import time
-from collections.abc import Collection, Iterable
+from collections.abc import Callable, Collection, Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
@@ -105,7 +107,10 @@ class DataFolder:
 
     def restore(self, path: Path) -> None:
         """Copy a file, or a folder of files, from the storage unless it is here."""
-        if self.storage is None or path.exists() or not path.is_relative_to(self.root):
+        if self.storage is None or not path.is_relative_to(self.root):
+            return
+        if path.exists():
+            os.utime(path)  # it is needed
             return
         names = self.storage.names(self._name(path))
         self.root.mkdir(parents=True, exist_ok=True)
@@ -142,6 +147,21 @@ class DataFolder:
         ]
         self.storage.delete(*deleted)
         return deleted
+
+    def delete_copies(self, is_gone: Callable[[str], bool]) -> list[str]:
+        """Where there is a storage, delete old copies here: of uploads that it has, and of jobs that are gone."""
+        if self.storage is None:
+            return []
+        old = time.time() - FRESH_S
+        uploads = [copy for copy in self.uploads.glob("??/*") if copy.stat().st_mtime < old]
+        jobs = [copy for copy in self.jobs.glob("*") if copy.stat().st_mtime < old and is_gone(copy.name)]
+        deleted = [copy for copy in uploads if self.storage.names(self._name(copy))] + jobs
+        for copy in deleted:
+            if copy.is_dir():
+                shutil.rmtree(copy, ignore_errors=True)
+            else:
+                copy.unlink(missing_ok=True)
+        return [self._name(copy) for copy in deleted]
 
     def _name(self, path: Path) -> str:
         """What a path of the data folder is called in the storage."""

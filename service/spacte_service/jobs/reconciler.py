@@ -284,6 +284,12 @@ class Reconciler:
         for name in await self._in_thread(self._folder.delete_unused, self._folder.fetched, used):
             log.info("input of past jobs deleted from the storage", input=name)
 
+        for name in await self._in_thread(self._folder.delete_copies, self._is_gone):
+            log.info("copy of what the storage has deleted", copy=name)
+
+    def _is_gone(self, job_id: str) -> bool:
+        return self._store.jobs.get(job_id) is None
+
     async def _in_thread(self, function: Callable[[*A], T], *arguments: *A) -> T:
         call = asyncio.ensure_future(to_thread.run_sync(function, *arguments, limiter=self._threads))
         try:

@@ -118,7 +118,6 @@ class Mirror:
 
     def refresh(self) -> Part:
         """Add what was written since; gives the last part of all, or one of number 0 where there is none."""
-        self._path.parent.mkdir(parents=True, exist_ok=True)
         with self._alone():
             state = read_json(self._state_file) or {"number": 0, "attempt": 0, "driver": "", "bytes": 0}
             before = last = Part(state["number"], state["attempt"], state["driver"])
@@ -146,6 +145,7 @@ class Mirror:
     @contextmanager
     def _alone(self) -> Iterator[None]:
         """One thread of one process of this machine at a time."""
+        self._path.parent.mkdir(parents=True, exist_ok=True)
         with self._path.with_suffix(".parts.lock").open("ab") as file:
             fcntl.flock(file, fcntl.LOCK_EX)
             yield

@@ -107,7 +107,8 @@ class Attempts:
         """Whether a driver has said something new within `LEASE_S`. Of one that was never heard of before: yes."""
         state = self.latest(job)
         with self._lock:
-            return not state.over and time.monotonic() - self._heard[job][1] < LEASE_S
+            heard = self._heard.get(job)
+        return not state.over and heard is not None and time.monotonic() - heard[1] < LEASE_S
 
     def forget(self, job: str) -> None:
         """The job has changed otherwise, or is gone."""

@@ -250,6 +250,27 @@ def test_what_no_job_has_goes_from_the_storage_once_it_is_old(store, tmp_path, m
     assert list(store.names("fetched")) == ["fetched/a"]
 
 
+def test_old_copies_go_but_for_what_only_this_machine_has(store, tmp_path):
+    folder = DataFolder(tmp_path, store)
+    kept, only_here, young = (folder.uploads / name[:2] / name for name in ("aa1", "bb2", "cc3"))
+    for path in (kept, only_here, young):
+        path.parent.mkdir(parents=True)
+        path.write_bytes(b"x")
+    folder.keep(kept)
+    for job_id in ("job_1", "job_2"):
+        (folder.jobs / job_id).mkdir(parents=True)
+    for path in (kept, only_here, folder.jobs / "job_1", folder.jobs / "job_2"):
+        os.utime(path, (0, 0))
+    assert sorted(folder.delete_copies(lambda job_id: job_id == "job_1")) == ["files/aa/aa1", "jobs/job_1"]
+    assert [path.exists() for path in (kept, only_here, young)] == [False, True, True]
+    assert (folder.jobs / "job_2").exists()
+    folder.restore(kept)
+    assert kept.read_bytes() == b"x"
+    os.utime(kept, (0, 0))
+    folder.restore(kept)
+    assert folder.delete_copies(lambda _: False) == []
+
+
 @pytest.mark.parametrize("url", ["/data/jobs", "file:///data/jobs", "s3://key:secret@bucket/jobs", "nonsense://a/b"])
 def test_a_storage_is_a_url_that_can_be_written(url):
     with pytest.raises(ValueError, match="job_storage"):
