@@ -142,7 +142,8 @@ ResNet-18s with fresh weights for images of {options.size} x {options.size} pixe
 
 Seconds from the command on. The first start has an empty cache: kernels are compiled, and forms are tried. The second
 finds what the first one chose, and makes the checks alone. All modules have their bytecode; where Python may write none
-(`PYTHONDONTWRITEBYTECODE`), every start compiles some 2,000 modules again.
+(`PYTHONDONTWRITEBYTECODE`), every start compiles some 2,000 modules again. Processor time is that of the gateway's own
+processes, without Ray's.
 
 | | port open | first `/livez` | slowest `/livez` while loading | `/readyz` | processor time | load average before |
 |---|---|---|---|---|---|---|
