@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Literal, Protocol
 
 from spacte_client.types import Precision
 from spacte_core.allocator import keep_freed_memory
+from spacte_core.collector import collecting_later
 from spacte_workers.engine.precision_rule import PrecisionRule
 from spacte_workers.errors import EndpointError, EndpointFaultError, ModelLoadError, NoWorkersError
 from spacte_workers.load_steps import LoadStep, Tell, begin, nobody, telling
@@ -154,17 +155,18 @@ def load_engine(model: ModelFiles, device: str | None = None) -> "tuple[Engine, 
     Raises:
         ModelLoadError: the checkpoint is broken, is another version, or does not run here.
     """
-    import torch
+    with collecting_later():
+        import torch
 
-    from spacte_core.checkpoint import CheckpointError, load_checkpoint
-    from spacte_core.errors import UserError
-    from spacte_workers.engine import Engine
+        from spacte_core.checkpoint import CheckpointError, load_checkpoint
+        from spacte_core.errors import UserError
+        from spacte_workers.engine import Engine
 
-    begin("reading", "reads the checkpoint")
-    try:
-        checkpoint = load_checkpoint(model.folder)
-    except CheckpointError as error:
-        raise ModelLoadError(str(error)) from error
+        begin("reading", "reads the checkpoint")
+        try:
+            checkpoint = load_checkpoint(model.folder)
+        except CheckpointError as error:
+            raise ModelLoadError(str(error)) from error
     if checkpoint.version != model.version:
         raise ModelLoadError("The checkpoint changed while it was being loaded: load it again.")
     try:
@@ -348,7 +350,8 @@ def spreading(have_it: int, samplers: int) -> LoadStep:
 
 
 def _devices(wanted: int | None) -> list[str]:
-    import torch
+    with collecting_later():
+        import torch
 
     if torch.cuda.is_available():
         there = torch.cuda.device_count()
