@@ -2,7 +2,8 @@
 
 Each is a command of its own, named before it runs. Last it checks that README and card quote the CIFAR-10 results as
 they are; `benchmarks.cifar10` makes those from the images. Those with a cluster (`benchmarks.jobs`, `.faults`,
-`.kills`, `.gateway_load`, `.simulated_cluster`) are run by themselves: they want a machine that does nothing else.
+`.kills`, `.gateway_load`, `.starting`, `.simulated_cluster`) are run by themselves: they want a machine that does
+nothing else.
 """
 
 import subprocess

@@ -41,7 +41,11 @@ install_third_party() {
 for project in $projects; do
     uv build --quiet --wheel --require-hashes --build-constraints constraints.txt --out-dir "$scratch/wheels" "$project"
 done
-printf '%s\n' "$scratch"/wheels/*.whl | install_third_party "$folder"
+# With the driver of s3:, for models, inputs and jobs in an object store.
+{
+    printf '%s\n' "$scratch"/wheels/*.whl
+    echo s3fs
+} | install_third_party "$folder"
 # shellcheck disable=SC2046,SC2086  # several names
 uv pip install --quiet --python "$folder/bin/python" --no-deps --no-index --find-links "$scratch/wheels" \
     $(printf 'spacte-%s ' $projects)

@@ -46,7 +46,7 @@ def sync_folder(folder: Path) -> None:
 
 
 def place_folder(folder: Path, path: Path) -> None:
-    """Move a finished folder of the same disk to `path`, unless another process has put one there meanwhile.
+    """Move a finished folder, or file, of the same disk to `path`, unless another process has put one there meanwhile.
 
     Raises:
         OSError: it cannot be moved there.

@@ -16,7 +16,8 @@ def model_sources(settings: Settings) -> ModelSources | None:
     if not settings.model_prefixes:
         return None
     folder = DataFolder(settings.data_dir).models
-    return ModelSources(folder, settings.model_prefixes, sources_of(settings.model_sources))
+    named = sources_of(settings.model_sources)
+    return ModelSources(folder, settings.model_prefixes, named, most_bytes=settings.fetched_models_bytes)
 
 
 def make_runtime(settings: Settings, decoding: Decoding, observer: Observer) -> Runtime:

@@ -18,6 +18,9 @@ def storage_problem(error: BaseException) -> ProblemError | None:
     SQLAlchemy is looked up and not imported: where it was never needed, the error is none of its own.
     """
     if isinstance(error, OSError):
+        storage: Any = sys.modules.get("spacte_workers.batch.object_store")
+        if storage is not None and isinstance(error, storage.StorageError):
+            return ProblemError("store_unavailable", f"{error} Then try again.", retry_after_s=AGAIN_S)
         if error.errno in FULL:
             return _full()
         return _away(f"The disk cannot be used ({error.strerror})") if error.errno in CLOSED else None

@@ -15,6 +15,7 @@ from spacte_client.types import File, FileList
 from .callers import Caller
 from .content_files import keep, received
 from .ids import new_id, page_info
+from .jobs.data_folder import DataFolder
 from .problems import ProblemError
 from .quotas import over_quota, quotas_as_problems
 
@@ -33,7 +34,7 @@ class Uploads:
     """The uploaded files of a data folder. Everything here blocks: call it in threads."""
 
     _store: "Store"
-    _folder: Path
+    _data: DataFolder
     _kind_of: Callable[[Path], "Kind | None"]
 
     def check_quota(self, caller: Caller, declared: int) -> None:
@@ -49,7 +50,7 @@ class Uploads:
         """
         from spacte_service.store.schema import FileRow
 
-        with received(iter(partial(content.read, PIECE_BYTES), b""), self._folder / "incoming") as file:
+        with received(iter(partial(content.read, PIECE_BYTES), b""), self._data.uploads / "incoming") as file:
             kind = self._kind_of(file.path)
             if not file.bytes:
                 raise ProblemError("bad_request", "The file is empty; send an npz, a zip of images or a parquet file.")
@@ -57,6 +58,7 @@ class Uploads:
                 sentence = "The file is none of npz, zip of images, parquet and image; send one of these."
                 raise ProblemError("unsupported_media_type", sentence)
             keep(file, self.path(file.sha256))
+            self._data.keep(self.path(file.sha256))
             row = FileRow(
                 id=new_id("file"),
                 owner=caller.owner,
@@ -70,6 +72,7 @@ class Uploads:
             with quotas_as_problems():
                 row = self._store.files.add(row, caller.quotas.upload_bytes)
             keep(file, self.path(file.sha256))  # where the same file was deleted meanwhile
+            self._data.keep(self.path(file.sha256))
         return _to_wire(row)
 
     def row(self, file_id: str, caller: Caller) -> "FileRow":
@@ -96,7 +99,7 @@ class Uploads:
             sentence = f"{file_id} has {row.bytes:,} bytes, and at most {max_bytes:,} are left; send less at once."
             raise ProblemError("payload_too_large", sentence)
         try:
-            return self.path(row.sha256).read_bytes()
+            return self.here(row.sha256).read_bytes()
         except FileNotFoundError:  # deleted just now
             raise _missing(file_id) from None
 
@@ -115,9 +118,7 @@ class Uploads:
         from spacte_service.store.files import FileInUseError
 
         try:
-            row = self._store.files.remove(
-                file_id, lambda row: self.path(row.sha256).unlink(missing_ok=True), caller.sees
-            )
+            row = self._store.files.remove(file_id, lambda row: self._data.delete(self.path(row.sha256)), caller.sees)
         except FileInUseError as error:
             sentence = f"{error.args[0]} reads this file; wait for the job to end, or cancel it."
             raise ProblemError("file_in_use", sentence) from None
@@ -125,8 +126,14 @@ class Uploads:
             raise _missing(file_id)
 
     def path(self, sha256: str) -> Path:
-        """Where the bytes of a file are."""
-        return self._folder / sha256[:2] / sha256
+        """Where the bytes of a file are kept."""
+        return self._data.uploads / sha256[:2] / sha256
+
+    def here(self, sha256: str) -> Path:
+        """The same, with the bytes fetched from the storage where another gateway took them in."""
+        path = self.path(sha256)
+        self._data.restore(path)
+        return path
 
 
 def _missing(file_id: str) -> ProblemError:

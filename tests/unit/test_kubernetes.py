@@ -446,6 +446,36 @@ def test_the_overlay_of_the_guide_with_signing(tmp_path: Path) -> None:
     kubernetes_validate.validate(one(documents, "Deployment"), VERSIONS[0], strict=True)
 
 
+def test_the_overlay_of_the_guide_with_jobs_in_an_object_store(tmp_path: Path) -> None:
+    """No volume with data is left; gateway and head, where drivers run, get in by the secret of the guide."""
+    shutil.copytree(FOLDER, tmp_path / "spacte-source" / "deploy" / "kubernetes")
+    guide = (ROOT / "docs" / "operating.md").read_text()
+    written = re.search(r"^```yaml\n(apiVersion: kustomize.*?)^```", guide, re.MULTILINE | re.DOTALL)
+    component = re.search(r"`(components: \[.*?object-storage\])`", guide)
+    literal = re.search(r"`(- SPACTE_JOB_STORAGE=.*?)`", guide)
+    secret = re.search(r"create secret generic (\S+) --from-literal=AWS_ACCESS_KEY_ID=", guide)
+    assert written
+    assert component
+    assert literal
+    assert secret
+    (tmp_path / "spacte").mkdir()
+    (tmp_path / "spacte" / "kustomization.yaml").write_text(f"{written[1]}      {literal[1]}\n{component[1]}\n")
+    documents = rendered(tmp_path / "spacte")
+    claims = [each["metadata"]["name"] for each in documents if each["kind"] == "PersistentVolumeClaim"]
+    assert claims == ["spacte-models"]
+    assert settings_of(documents)["SPACTE_JOB_STORAGE"] == "s3://BUCKET/PREFIX"
+    pods = templates(documents)
+    volumes = {volume["name"]: volume for volume in pods["gateway"]["spec"]["volumes"]}
+    assert "emptyDir" in volumes["data"]
+    assert "data" not in [volume["name"] for volume in pods["head"]["spec"]["volumes"]]
+    gets_in = {"secretRef": {"name": secret[1], "optional": True}}
+    having = {name for name, pod in pods.items() if gets_in in pod["spec"]["containers"][0].get("envFrom", ())}
+    assert having == {"gateway", "head"}
+    for _, container in containers(documents):
+        assert "spacte-data" not in str(container)
+    kubernetes_validate.validate(one(documents, "Deployment"), VERSIONS[0], strict=True)
+
+
 def test_the_pod_that_models_are_copied_by() -> None:
     pod = yaml.safe_load((FOLDER / "copy-models.yaml").read_text())
     kubernetes_validate.validate(pod, VERSIONS[0], strict=True)

@@ -1,7 +1,6 @@
 """From the id of a job to what a job that carries its certificates over needs of it."""
 
 import os
-import shutil
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -11,7 +10,7 @@ from spacte_service.problems import ProblemError, field_error
 
 if TYPE_CHECKING:
     from spacte_service.store.schema import JobRow
-    from spacte_workers.batch.job_folder import JobFolder
+    from spacte_workers.batch.job_folder import JobSpec
 
 
 def base_columns(row: "JobRow") -> dict[str, Any]:
@@ -22,7 +21,7 @@ def base_columns(row: "JobRow") -> dict[str, Any]:
     return asdict(base)
 
 
-def check_base(row: "JobRow", model: Model) -> None:
+def check_base(row: "JobRow", spec: "JobSpec", model: Model) -> None:
     """See that a job's certificates can be carried over to a model.
 
     Raises ProblemError: 409, it has not succeeded, or its model is gone; 422, the model is of another kind.
@@ -32,10 +31,10 @@ def check_base(row: "JobRow", model: Model) -> None:
     if row.state != "succeeded":
         raise ProblemError("job_state", f"{row.id} is {row.state}: wait until it has succeeded, or resume it.")
     try:
-        config, _ = read_config(Path(row.checkpoint))
+        config, _ = read_config(Path(spec.checkpoint))
     except CheckpointError as error:
         raise ProblemError("job_state", f"The model of {row.id} is not there any more: {error}") from None
-    os.utime(row.checkpoint)  # so that it is not deleted before the new job is in the store
+    os.utime(spec.checkpoint)  # so that it is not deleted before the new job is in the store
     before = list(config.model.input_shape), list(config.class_names), [config.sigma]
     if before != (list(model.input_shape), list(model.class_names), list(model.sigmas)):
         sentence = (
@@ -43,9 +42,3 @@ def check_base(row: "JobRow", model: Model) -> None:
             "its images by a job of their own."
         )
         raise field_error("/model", sentence)
-
-
-def copy_results(base: "JobFolder", folder: "JobFolder") -> None:
-    """Give a job the results of its base job, whatever becomes of that one."""
-    folder.path.mkdir(parents=True, exist_ok=True)
-    shutil.copyfile(base.results_file, folder.base_file)

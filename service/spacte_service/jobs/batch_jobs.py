@@ -128,8 +128,8 @@ class BatchJobs:
         from .reconciler import Reconciler
         from .service import JobService
 
-        folder = DataFolder(settings.data_dir)
-        uploads = Uploads(store, folder.uploads, self._decoding.pictures.kind)
+        folder = await to_thread.run_sync(self._data_folder)
+        uploads = Uploads(store, folder, self._decoding.pictures.kind)
         reader = JobReader(store, folder, self._drain)
         runner = self._runner(folder)
         reconciler = Reconciler(settings, settings, store, runner, folder, self._metrics)
@@ -149,7 +149,7 @@ class BatchJobs:
                 lambda: reconciler.stalled,
             ),
             reader,
-            JobImages(self._decoding),
+            JobImages(self._decoding, folder),
             reconciler,
             runner,
             # Not in the context of the request that may have opened the store: its id is not that of our log.
@@ -167,6 +167,20 @@ class BatchJobs:
                 f"The data folder {self._settings.data_dir} cannot be written ({error.strerror}): free space, make it "
                 "writable, or name another one with --data-dir."
             ) from error
+
+    def _data_folder(self) -> DataFolder:
+        """With the storage, where there is one. Raises StoreError: that cannot be used."""
+        from spacte_service.store import StoreError
+        from spacte_workers.batch.object_store import ObjectStore, StorageError
+
+        if self._settings.job_storage is None:
+            return DataFolder(self._settings.data_dir)
+        try:
+            storage = ObjectStore(self._settings.job_storage)
+            storage.check()
+        except StorageError as error:
+            raise StoreError(str(error)) from error
+        return DataFolder(self._settings.data_dir, storage)
 
     def _open_store(self) -> "Store":
         from spacte_service.store import Store

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from spacte_service.problems import ProblemError
 
-from .data_folder import spec_of
+from .data_folder import DataFolder
 
 if TYPE_CHECKING:
     from spacte_core.checkpoint import CheckpointConfig
@@ -23,8 +23,9 @@ INPUTS_KEPT = 1  # stays open; chosen: a page of thumbnails asks one job for man
 class JobImages:
     """Images of jobs as PNG files. Its methods block and may be called from several threads."""
 
-    def __init__(self, decoding: "Decoding") -> None:
+    def __init__(self, decoding: "Decoding", folder: DataFolder) -> None:
         self._decoding = decoding
+        self._folder = folder
         self._lock = threading.Lock()
         self._inputs: OrderedDict[str, tuple[Source, CheckpointConfig]] = OrderedDict()
 
@@ -61,10 +62,12 @@ class JobImages:
         from spacte_workers.decoding import open_isolated
 
         if row.id not in self._inputs:
-            config = read_config(Path(row.checkpoint))[0]
+            self._folder.restore_job(row)
+            spec = self._folder.spec(row)
+            config = read_config(Path(spec.checkpoint))[0]
             while len(self._inputs) >= INPUTS_KEPT:
                 self._inputs.popitem(last=False)[1][0].close()
-            opened = open_isolated(spec_of(row).input, config.model.input_shape, self._decoding.inputs)
+            opened = open_isolated(spec.input, config.model.input_shape, self._decoding.inputs)
             self._inputs[row.id] = opened, config
         self._inputs.move_to_end(row.id)
         return self._inputs[row.id]

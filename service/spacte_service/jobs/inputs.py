@@ -1,7 +1,6 @@
 """From the input that a caller names to what the driver opens: resolved, opened once, and counted."""
 
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from spacte_client.types import DatasetInput, FileInput, JobInput, Model
@@ -10,7 +9,8 @@ from spacte_service.problems import field_error
 from spacte_service.settings import JobSettings
 from spacte_service.uploads import Uploads
 
-from .remote_inputs import fetch_input
+from .data_folder import DataFolder
+from .remote_inputs import copy_input, fetch_input
 
 if TYPE_CHECKING:
     from spacte_workers.batch.inputs import InputSpec
@@ -32,13 +32,13 @@ def count_input(
     model: Model,
     settings: JobSettings,
     uploads: Uploads,
-    fetched: Path,
+    folder: DataFolder,
     caller: Caller,
     decoders: "Decoders",
 ) -> CountedInput:
     """Resolve an input, open it for the model in one of the `decoders`, and count its images. Call it in a thread.
 
-    What is on another machine is copied into the folder `fetched` first.
+    What is on another machine is copied into the data folder first, and so is everything where there is a storage.
 
     Raises ProblemError: 404, no such file; 422, not allowed, damaged, empty, or not for this model.
     """
@@ -46,7 +46,7 @@ def count_input(
     from spacte_workers.decoding import open_isolated
 
     try:
-        spec = _resolve(source, settings, uploads, fetched, caller)
+        spec = _resolve(source, settings, uploads, folder, caller)
         spec = replace(spec, label_column=source.label_column)
         opened = open_isolated(spec, model.input_shape, decoders, class_names=model.class_names)
         try:
@@ -59,11 +59,13 @@ def count_input(
     return CountedInput(asked, spec, total, source.file_id if isinstance(source, FileInput) else None)
 
 
-def _resolve(source: JobInput, settings: JobSettings, uploads: Uploads, fetched: Path, caller: Caller) -> "InputSpec":
+def _resolve(
+    source: JobInput, settings: JobSettings, uploads: Uploads, folder: DataFolder, caller: Caller
+) -> "InputSpec":
     from spacte_workers.batch.inputs import InputError, InputSpec, resolve_uri, scheme_of
 
     if isinstance(source, FileInput):
-        return InputSpec("file", str(uploads.path(uploads.row(source.file_id, caller).sha256)))
+        return InputSpec("file", str(uploads.here(uploads.row(source.file_id, caller).sha256)))
     if isinstance(source, DatasetInput):
         return _dataset(source, settings)
     scheme, remote = scheme_of(source.uri) or "file", settings.remote_roots
@@ -74,8 +76,10 @@ def _resolve(source: JobInput, settings: JobSettings, uploads: Uploads, fetched:
         there = ", ".join(f"{name}:" for name in sorted(allowed))
         raise InputError(f"URIs of scheme {scheme[:20]!r} are not read here: use {there} or upload the file.")
     if scheme != "file" and scheme in allowed:
-        return InputSpec("file", str(fetch_input(source.uri, remote, fetched, settings.max_upload_bytes)))
+        return InputSpec("file", str(fetch_input(source.uri, remote, folder.fetched, settings.max_upload_bytes)))
     path = resolve_uri(source.uri, settings.roots)
+    if folder.storage is not None:
+        return InputSpec("file", str(copy_input(path, folder.fetched)))
     return InputSpec("file", str(path), roots=tuple(str(root) for root in settings.roots))
 
 

@@ -43,11 +43,12 @@ class JobReader:
 
     def check(self, row: "JobRow") -> None:
         """See that a job's results are what its driver wrote. It blocks. Raises ProblemError: 409, they are not."""
-        path = self._folder.job(row.id).results_file
-        stat = path.stat() if path.exists() else None
-        changed = stat and _changed(path, stat.st_size, stat.st_mtime_ns, row.done, row.results_sha256, row.state)
-        if changed or (stat is None and row.done):
-            sentence = f"The results of {row.id} are not what its driver wrote: {changed or 'their file is gone'}. "
+        path = self._results(row.id)
+        wrong = _wrong(path, row)
+        if wrong and self._folder.job(row.id).renew():
+            wrong = _wrong(path, row)
+        if wrong:
+            sentence = f"The results of {row.id} are not what its driver wrote: {wrong}. "
             raise ProblemError("job_state", sentence + REMEDY)
 
     def start_of(self, job_id: str, after: int | None) -> int:
@@ -57,7 +58,7 @@ class JobReader:
         """
         if after is None:
             return 0
-        path = self._folder.job(job_id).results_file
+        path = self._results(job_id)
         if path.exists():
             with path.open("rb") as file:
                 for line in file:
@@ -70,9 +71,9 @@ class JobReader:
 
         Records come in the order in which the images were finished.
         """
-        path = self._folder.job(job_id).results_file
         while True:
             ended = not follow or await to_thread.run_sync(self._is_over, job_id)
+            path = await to_thread.run_sync(self._results, job_id)
             while lines := await to_thread.run_sync(_whole_lines, path, start):
                 start += len(lines)
                 yield lines
@@ -96,20 +97,19 @@ class JobReader:
         from spacte_workers.batch.results import read_results
         from spacte_workers.batch.summary import tsv_lines
 
-        return tsv_lines(read_results(self._folder.job(job_id).results_file))
+        return tsv_lines(read_results(self._results(job_id)))
 
     def summary(self, job_id: str) -> JobSummary:
         """What the finished images show together, now. It blocks."""
-        folder = self._folder.job(job_id)
-        path = folder.results_file
-        return _summary(folder.path, path.stat().st_size if path.exists() else 0)
+        path = self._results(job_id)
+        return _summary(path.parent, path.stat().st_size if path.exists() else 0)
 
     def attestation(self, row: "JobRow", signer: Signer) -> Envelope:
         """The signature over a job, its summary and the whole lines of its results. It blocks.
 
         Raises ProblemError: 404, the service signs nothing.
         """
-        path = self._folder.job(row.id).results_file
+        path = self._results(row.id)
         lines = path.read_bytes() if path.exists() else b""
         lines = lines[: lines.rfind(b"\n") + 1]
         records = [json.loads(line) for line in lines.splitlines()]
@@ -123,9 +123,23 @@ class JobReader:
             raise ProblemError("not_found", "This service signs nothing; have the operator give it signing keys.")
         return signed
 
+    def _results(self, job_id: str) -> Path:
+        """The file of a job's results, as they are now. It blocks."""
+        folder = self._folder.job(job_id)
+        folder.refresh()
+        return folder.results_file
+
     def _is_over(self, job_id: str) -> bool:
         row = self._store.jobs.get(job_id)
         return row is None or row.state in TERMINAL_STATES
+
+
+def _wrong(path: Path, row: "JobRow") -> str | None:
+    """What is wrong with a job's results, if anything."""
+    stat = path.stat() if path.exists() else None
+    if stat is None:
+        return "their file is gone" if row.done else None
+    return _changed(path, stat.st_size, stat.st_mtime_ns, row.done, row.results_sha256, row.state)
 
 
 @lru_cache(CHECKS_KEPT)

@@ -6,7 +6,6 @@ once.
 """
 
 import asyncio
-import shutil
 import time
 from collections.abc import Callable
 from contextlib import suppress
@@ -83,26 +82,28 @@ class Reconciler:
     async def run(self) -> None:
         """Make a pass about once a second, until cancelled."""
         while True:
-            passed = await self._pass()
+            database, folder = await self._pass()
             if time.monotonic() - self._checked >= CHECK_S:
                 self._written, self.data_folder = await self._tried(self._store), await self._tried(self._folder)
                 self._checked = time.monotonic()
-            self.database = self._written if passed == "ok" else passed
+            self.database = self._written if database == "ok" else database
+            self.data_folder = self.data_folder if folder == "ok" else folder
             with suppress(TimeoutError):
                 async with asyncio.timeout(PERIOD_S):  # `wait_for` loses a cancellation that comes with the event
                     await self._woken.wait()
             self._woken.clear()
 
-    async def _pass(self) -> str:
-        """One pass: `ok`, or what is wrong."""
+    async def _pass(self) -> tuple[str, str]:
+        """One pass: of the database and of the data folder `ok`, or what is wrong."""
         try:
             await self.reconcile()
         except Exception as error:
             problem = storage_problem(error)
             if problem is None:
                 log.exception("jobs could not be looked after")
-            return "The store does not answer; see the log." if problem is None else problem.detail
-        return "ok"
+                return "The store does not answer; see the log.", "ok"
+            return ("ok", problem.detail) if isinstance(error, OSError) else (problem.detail, "ok")
+        return "ok", "ok"
 
     async def _tried(self, part: "Store | DataFolder") -> str:
         """Whether something can be written: `ok`, or what is wrong."""
@@ -158,9 +159,8 @@ class Reconciler:
         if status is None:
             if await self._in_thread(self._store.jobs.claim, row):
                 await self._in_thread(self._folder.prepare, row)
-                folder = self._folder.job(row.id).path
                 try:
-                    command = driver_command(row, folder, self._settings, self._samplers)
+                    command = driver_command(row, self._folder, self._settings, self._samplers)
                     await self._runner.submit(row.submission_id, command)
                 except UnreachableError:
                     await self._in_thread(self._store.jobs.release, row)
@@ -271,15 +271,24 @@ class Reconciler:
         before = datetime.now(UTC) - timedelta(days=self._settings.keep_jobs_days)
         for job_id in await self._in_thread(self._store.jobs.expired, before):
             if await self._in_thread(self._store.jobs.remove, job_id):
-                folder = self._folder.job(job_id).path
-                await self._in_thread(partial(shutil.rmtree, folder, ignore_errors=True))
+                await self._in_thread(self._folder.job(job_id).remove)
                 log.info("job expired", job=job_id)
-        used = await self._in_thread(self._store.jobs.checkpoints)
+        used = self._folder.paths(await self._in_thread(self._store.jobs.checkpoints))
         for path in await self._in_thread(delete_unused_checkpoints, self._folder.checkpoints, used):
             log.info("checkpoint of past jobs deleted", checkpoint=path)
-        used = await self._in_thread(self._store.jobs.locations)
+        for name in await self._in_thread(self._folder.delete_unused, self._folder.checkpoints, used):
+            log.info("checkpoint of past jobs deleted from the storage", checkpoint=name)
+        used = self._folder.paths(await self._in_thread(self._store.jobs.locations))
         for path in await self._in_thread(delete_unused_inputs, self._folder.fetched, used):
             log.info("input of past jobs deleted", input=path)
+        for name in await self._in_thread(self._folder.delete_unused, self._folder.fetched, used):
+            log.info("input of past jobs deleted from the storage", input=name)
+
+        for name in await self._in_thread(self._folder.delete_copies, self._is_gone):
+            log.info("copy of what the storage has deleted", copy=name)
+
+    def _is_gone(self, job_id: str) -> bool:
+        return self._store.jobs.get(job_id) is None
 
     async def _in_thread(self, function: Callable[[*A], T], *arguments: *A) -> T:
         call = asyncio.ensure_future(to_thread.run_sync(function, *arguments, limiter=self._threads))

@@ -1,9 +1,8 @@
 """What the API can do with jobs: create, get, cancel, resume, delete. The reconciler does the rest."""
 
 import hashlib
-import shutil
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -33,9 +32,9 @@ from spacte_workers.errors import BadParameterError, check_consensus
 from spacte_workers.seeds import fresh_seed
 from spacte_workers.votes import most_votes
 
-from .base_jobs import base_columns, check_base, copy_results
+from .base_jobs import base_columns, check_base
 from .checkpoints import keep_checkpoint
-from .data_folder import DataFolder, spec_of
+from .data_folder import DataFolder
 from .inputs import CountedInput, count_input
 from .wire import ACTIVE, job_of
 
@@ -110,9 +109,7 @@ class JobService:
             row = self.get(job_id, caller)
             if row.state in TERMINAL_STATES:
                 raise ProblemError("job_state", f"{job_id} has {row.state}; there is nothing to cancel.")
-            folder = self._folder.job(job_id)
-            if folder.path.exists():
-                folder.cancel_file.touch()
+            self._folder.job(job_id).ask_to_stop()
             if row.state == "cancelling":
                 return job_of(row)
             moved = self._store.jobs.move(row, "cancelling")
@@ -140,16 +137,13 @@ class JobService:
 
     def _repaired(self, row: "JobRow") -> dict[str, Any]:
         """Where a job's results were changed from outside: cut them to what is whole, and give the columns for that."""
-        from spacte_workers.batch.chains import cut_changed
-
         folder = self._folder.job(row.id)
         try:
             self._reader.check(row)
         except ProblemError:
             if folder.at_work():
                 return {}
-            counts, sha256 = cut_changed(folder.results_file, row.done, row.results_sha256)
-            folder.progress_file.unlink(missing_ok=True)  # its counts are those of the whole log
+            counts, sha256 = folder.cut(row.done, row.results_sha256)
             return {**counts, "results_sha256": sha256}
         return {}
 
@@ -158,7 +152,7 @@ class JobService:
         if not self._store.jobs.remove(job_id, caller.sees):
             row = self.get(job_id, caller)
             raise ProblemError("job_state", f"{job_id} is {row.state}; cancel it first.")
-        shutil.rmtree(self._folder.job(job_id).path, ignore_errors=True)
+        self._folder.job(job_id).remove()
 
     def _claim(self, request: JobRequest, caller: str, key: str) -> "Claim | dict[str, Any]":
         from spacte_service.store.idempotency import InProgressError, MismatchError
@@ -178,9 +172,9 @@ class JobService:
         base = None if request.base_job is None else self._base(request.base_job, caller)
         model = self._model(request.model or (None if base is None else base.model))
         if base is not None:
-            check_base(base, model)
+            check_base(base, self._folder.spec(base), model)
             params = JobParams.model_validate(base.params | {"seed": None, "n_upper": None})
-            counted = CountedInput(base.input, spec_of(base).input, base.total, base.file_id)
+            counted = CountedInput(base.input, self._folder.spec(base).input, base.total, base.file_id)
         else:
             params = request.params
             counted = self._counted(request.input, model, caller)
@@ -188,16 +182,19 @@ class JobService:
         checkpoint = self._folder.checkpoint(model.name, model.version)
         fetched = self._folder.models / model.version / model.name
         keep_checkpoint(fetched if fetched.is_dir() else self._models, model.name, model.version, checkpoint)
-        row = _row(request.metadata, params, model, counted, str(checkpoint), caller, base)
+        if counted.spec.kind == "file":
+            counted = replace(counted, spec=replace(counted.spec, location=self._folder.named(counted.spec.location)))
+        row = _row(request.metadata, params, model, counted, self._folder.named(checkpoint), caller, base)
+        self._folder.keep_job(self._folder.spec(row))
         noises = counted.total * most_votes(params)
         if base is not None:
-            copy_results(self._folder.job(base.id), self._folder.job(row.id))
+            self._folder.job(row.id).take_base(self._folder.job(base.id))
         try:
             with self._quotas.noises(caller.id, caller.quotas, noises), quotas_as_problems():
                 answer = job_of(row).model_dump(mode="json")
                 self._store.jobs.add(row, claim, answer, most_active=caller.quotas.jobs)
         except BaseException as error:
-            shutil.rmtree(self._folder.job(row.id).path, ignore_errors=True)
+            self._folder.job(row.id).remove()
             if isinstance(error, FileGoneError):
                 raise field_error("/input/file_id", "The file was deleted just now; upload it again.") from None
             if isinstance(error, InProgressError):
@@ -218,9 +215,7 @@ class JobService:
     def _counted(self, source: JobInput | None, model: Model, caller: Caller) -> CountedInput:
         if source is None:
             raise ProblemError("bad_request", "Name the images of the job by `input`.")
-        return count_input(
-            source, model, self._settings, self._uploads, self._folder.fetched, caller, self._decoding.inputs
-        )
+        return count_input(source, model, self._settings, self._uploads, self._folder, caller, self._decoding.inputs)
 
     def _model(self, name: str | None) -> Model:
         """The model that a job is about; it must be served, so that its precision is known.
@@ -253,10 +248,11 @@ class JobService:
         from spacte_workers.batch.inputs import InputError
         from spacte_workers.decoding import open_isolated
 
+        self._folder.restore_job(row)
         for model in self._backend.models():
             if model.name == row.model:  # else the driver, which has the job's own checkpoint, says what is wrong
                 try:
-                    open_isolated(spec_of(row).input, model.input_shape, self._decoding.inputs).close()
+                    open_isolated(self._folder.spec(row).input, model.input_shape, self._decoding.inputs).close()
                 except InputError as error:
                     raise ProblemError("job_state", f"{row.id} cannot go on: {error}") from None
 

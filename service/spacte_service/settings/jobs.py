@@ -14,6 +14,9 @@ class JobSettings(Group):
 
     data_dir: Path = Path("spacte-data")
     """Folder of the database, uploads and jobs; the drivers of jobs must see it too."""
+    job_storage: str | None = None
+    """s3://bucket/prefix, or another URL that fsspec writes to, where uploads, models and results of jobs are kept;
+    --data-dir then holds copies, and neither drivers nor other gateways need to see it."""
     job_drivers: Literal["head", "gateway"] = "head"
     """Machine that the drivers of jobs run on: the Ray head's, where they outlive a gateway and several gateways share
     --data-dir, or the gateway's own, so that no other machine needs to see the folder."""
@@ -54,6 +57,17 @@ class JobSettings(Group):
             if "://" in root:
                 check_prefix(root)
         return text
+
+    @field_validator("job_storage")
+    @classmethod
+    def _storage_can_be_written(cls, url: str | None) -> str | None:
+        if url is not None:
+            if "://" not in url:
+                raise ValueError(
+                    f"--job-storage is a URL such as s3://bucket/prefix, not {url!r}; a folder is --data-dir"
+                )
+            check_prefix(url)
+        return url and url.rstrip("/")
 
     @model_validator(mode="after")
     def _samplers_are_a_range(self) -> Self:

@@ -7,6 +7,7 @@ from typing import Annotated, Literal, Self
 from pydantic import Field, model_validator
 
 from .group import Count, Group, check_prefix, parts
+from .limits import MIB, Bytes
 
 
 class ServerSettings(Group):
@@ -19,6 +20,8 @@ class ServerSettings(Group):
     none by default."""
     model_sources: str | None = None
     """Models to fetch, as NAME=URI#sha256=VERSION,...: each URI is that of a checkpoint folder below --model-roots."""
+    fetched_models_bytes: Bytes = 20_480 * MIB  # chosen: two hundred ResNet-50s
+    """Bytes of fetched models that are kept in --data-dir; beyond them those go that were not used for longest."""
     require_signed_models: Path | None = None
     """Public key (PEM); only checkpoint folders that it has signed, in OpenSSF's format, are loaded."""
     host: str = "127.0.0.1"

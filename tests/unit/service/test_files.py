@@ -13,6 +13,7 @@ import pytest
 from spacte_service import Settings, create_app
 from spacte_service.callers import anonymous
 from spacte_service.content_files import keep, received
+from spacte_service.jobs.data_folder import DataFolder
 from spacte_service.problems import ProblemError
 from spacte_service.quota_settings import Quotas
 from spacte_service.store import Store
@@ -105,7 +106,7 @@ async def test_a_form_without_a_file(http):
 def test_a_file_deleted_while_it_comes_again_is_there_in_the_end(tmp_path):
     """Whoever is told a file's id finds its bytes, as long as no one deleted that id afterwards."""
     store = Store.open(f"sqlite:///{tmp_path}/store.sqlite")
-    uploads = Uploads(store, tmp_path / "files", kind_of)
+    uploads = Uploads(store, DataFolder(tmp_path), kind_of)
     for round_ in range(10):
         data = npz(seed=round_)
         first = uploads.add(io.BytesIO(data), "a", NOBODY)

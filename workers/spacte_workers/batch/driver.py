@@ -26,8 +26,9 @@ from .chains import Record
 from .inputs import Row, Source
 from .inputs.pixels import asked_for
 from .job_folder import JobFolder, JobSpec, write_json
+from .object_store import StorageError
 from .progress import State, Throughput, snapshot
-from .results import ResultsLog, certificate_record, error_record
+from .results import certificate_record, error_record
 
 if TYPE_CHECKING:
     from spacte_workers.serving.runtime import Runtime
@@ -85,7 +86,7 @@ class Driver:
         self._recertification = recertification
         self._attempt = attempt
         self._on_progress = on_progress
-        self._log = ResultsLog(folder.results_file)
+        self._log = folder.open_log()
         self._begun = len(self._log.finished)
         self._started_at = datetime.now(UTC)
         self._throughput = Throughput()
@@ -272,16 +273,16 @@ def named_params(spec: JobSpec) -> JobParams:
 
 
 async def _when_there_is_room(write: Callable[[], Awaitable[None]], stop: asyncio.Event) -> None:
-    """Write, again and again while the disk takes nothing, until `stop`. Raises OSError: it does not pass."""
+    """Write, again and again while disk or storage take nothing, until `stop`. Raises OSError: it does not pass."""
     warned = False
     while True:
         try:
             await write()
         except OSError as error:
-            if error.errno not in NO_ROOM or stop.is_set():
+            if not (error.errno in NO_ROOM or isinstance(error, StorageError)) or stop.is_set():
                 raise
             if not warned:
-                _log.warning("the job waits until its folder can be written: %s", error)
+                _log.warning("the job waits until its results can be written: %s", error)
             warned = True
         else:
             return

@@ -10,6 +10,7 @@ lock             held by the driver at work
 """
 
 import json
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -23,8 +24,10 @@ from spacte_core.files import replace_file
 from spacte_core.locks import try_lock
 
 from .base_job import BaseJob
+from .chains import cut_changed
 from .inputs import InputSpec
 from .progress import State
+from .results import ResultsLog
 
 SCHEMA_VERSION = 1
 """Of `job.json`; a change that an older or newer driver cannot read raises it."""
@@ -95,9 +98,52 @@ class JobFolder:
             JobFolderError: another job lives here.
         """
         self.path.mkdir(parents=True, exist_ok=True)
-        if self.spec_file.exists():
+        if self.is_made():
             raise JobFolderError(f"{self.path} holds a job already: resume it, or choose another folder.")
         write_json(self.spec_file, spec.to_json())
+
+    def is_made(self) -> bool:
+        """Whether `create` was called."""
+        return self.spec_file.exists()
+
+    def fetch(self) -> None:
+        """Bring what the driver needs to this machine, which has it all."""
+
+    def refresh(self) -> None:
+        """Bring `results_file` up to what the driver has written."""
+
+    def renew(self) -> bool:
+        """Make what `refresh` brings anew; whether that may have changed anything."""
+        return False
+
+    def open_log(self) -> ResultsLog:
+        """The log, to be written by the driver that has the lock."""
+        return ResultsLog(self.results_file)
+
+    def take_base(self, base: "JobFolder") -> None:
+        """Keep the results of a base job, whatever becomes of that one."""
+        base.refresh()
+        self.path.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(base.results_file, self.base_file)
+
+    def ask_to_stop(self) -> None:
+        """Have the driver stop between images."""
+        if self.path.exists():
+            self.cancel_file.touch()
+
+    def withdraw_stop(self) -> None:
+        """Let the next driver go on."""
+        self.cancel_file.unlink(missing_ok=True)
+
+    def cut(self, count: int, sha256: str | None) -> tuple[dict[str, int], str]:
+        """Cut results that were changed to what is whole, see `cut_changed`; nobody writes them meanwhile."""
+        found = cut_changed(self.results_file, count, sha256)
+        self.progress_file.unlink(missing_ok=True)  # its counts are those of the whole log
+        return found
+
+    def remove(self) -> None:
+        """Delete the job."""
+        shutil.rmtree(self.path, ignore_errors=True)
 
     def spec(self) -> JobSpec:
         """What `create` wrote.

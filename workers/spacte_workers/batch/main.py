@@ -1,6 +1,7 @@
 """Runs the job of a folder in a process of its own: what Ray Jobs, and a gateway without Ray, start.
 
     python -m spacte_workers.batch.main FOLDER --attempt 1 --pool ray
+    python -m spacte_workers.batch.main s3://bucket/spacte/jobs/JOB_ID --attempt 1 --pool ray
 
 SIGTERM stops it between images. Exit code 0: every image is finished, or it was asked to stop; 1: it failed, and
 `progress.json` says why.
@@ -18,7 +19,6 @@ from collections.abc import Callable
 from contextlib import ExitStack, closing, suppress
 from dataclasses import replace
 from datetime import UTC, datetime
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from spacte_workers.engine.precision_rule import MIN_AGREEMENT, PrecisionRule
@@ -27,9 +27,11 @@ from spacte_workers.serving.device_shares import BATCH_SHARE
 
 from .base_job import BaseResults, Recertification
 from .chains import OUTCOMES
+from .driven_folder import opened_folder
 from .driver import Driver, named_params, pause
 from .inputs import InputError
 from .job_folder import JobFolder, JobFolderError, JobSpec, write_json
+from .object_store import StorageError
 from .progress import State, Throughput, snapshot
 from .summary import export
 
@@ -106,14 +108,16 @@ async def run_folder(
         RuntimeFault: the model or the samplers cannot be used.
     """
     stop = stop or asyncio.Event()
-    spec = folder.spec()
+    if not await asyncio.to_thread(folder.is_made):
+        raise JobFolderError(f"{folder.path} holds no job: check the path.")
     cancelled = asyncio.create_task(_stop_when(folder.cancel_file.exists, CANCEL_EVERY_S, stop))
     try:
         with ExitStack() as lock:
             if not await _lock(lock, folder, stop, wait_s):
                 return folder.stopped_state()  # the folder, and its progress.json, are another driver's
             try:
-                state = await _certify(folder, spec, pool, attempt, stop, on_progress, rule)
+                await asyncio.to_thread(folder.fetch)
+                state = await _certify(folder, folder.spec(), pool, attempt, stop, on_progress, rule)
             except (InputError, JobFolderError, RuntimeFault) as error:
                 _report(folder, attempt, "failed", error)
                 raise
@@ -266,8 +270,9 @@ async def run(options: argparse.Namespace) -> int:
             options.pool, options.address, options.samplers, at_least=options.at_least, share=options.share
         )
         rule = PrecisionRule(min_agreement=options.min_agreement, portable=options.portable)
-        state = await run_folder(JobFolder(options.folder), pool, attempt=options.attempt, stop=stop, rule=rule)
-    except (InputError, JobFolderError, RuntimeFault) as error:
+        with opened_folder(options.folder, options.attempt) as folder:
+            state = await run_folder(folder, pool, attempt=options.attempt, stop=stop, rule=rule)
+    except (InputError, JobFolderError, RuntimeFault, StorageError) as error:
         _log.error("%s", error)
         return 1
     finally:
@@ -280,7 +285,7 @@ async def run(options: argparse.Namespace) -> int:
 def main() -> None:
     """Parse the command line and run."""
     parser = argparse.ArgumentParser(description="Certify what a job's folder still lacks.")
-    parser.add_argument("folder", type=Path)
+    parser.add_argument("folder", help="path of the job's folder, or URL of the job in an object store")
     parser.add_argument("--attempt", type=int, default=1, help="which driver of the job this is")
     parser.add_argument("--pool", choices=("ray", "local"), default="ray", help="where the noises are drawn")
     parser.add_argument("--address", help="of the Ray cluster; default RAY_ADDRESS, else a local Ray")

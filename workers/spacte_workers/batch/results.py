@@ -99,12 +99,16 @@ class ResultsLog:
             while data:
                 data = data[os.write(self._fd, data) :]
             os.fsync(self._fd)
+            self._publish(b"".join(lines))
         except OSError:
             with suppress(OSError):  # opening the log again cuts what is left of the lines
                 os.ftruncate(self._fd, start)
                 os.lseek(self._fd, start, os.SEEK_SET)
             raise
         self._count(records, last)
+
+    def _publish(self, lines: bytes) -> None:
+        """Do what else has to be done before lines count. Raises OSError: it cannot be done."""
 
     def close(self) -> None:
         """Close the file."""

@@ -101,7 +101,7 @@ class RayPool:
         self._supervising: list[asyncio.Task[None]] = []
         self._required: dict[str, RequiredModel] = {}
         self._images = ImageCache()
-        self._changing = asyncio.Lock()
+        self._changing, self._loading_plain = asyncio.Lock(), asyncio.Lock()
         self._registry: SamplerRegistry | None = None
 
     async def start(self, registry: SamplerRegistry) -> None:
@@ -135,7 +135,7 @@ class RayPool:
         Raises:
             ModelLoadError: the checkpoint does not work.
         """
-        async with self._changing:
+        async with self._loading_plain if model.is_plain else self._changing:
             files = await asyncio.to_thread(_read, model)
             reference = await asyncio.to_thread(ray.put, files)
             first, report = await self._load_first(model, reference, tell)

@@ -26,15 +26,15 @@ from spacte_workers.engine.errors import EngineError
 from spacte_workers.errors import EndpointError, EndpointFaultError
 from spacte_workers.images import BadImageError
 from spacte_workers.load_steps import LoadStep, telling
-from spacte_workers.serving.pools import LoadReport, ModelFiles, load_engine
+from spacte_workers.serving.pools import LOADS_AT_ONCE, LoadReport, ModelFiles, load_engine
 from spacte_workers.shards import Image, SamplerLostError, SampleTask, Shard, Votes, traces_of
 from spacte_workers.tracing import Trace
 
 if TYPE_CHECKING:
     from spacte_workers.engine import Engine
 
-CONCURRENCY = {"draw": 1, "load": 1, "control": 1}
-"""Threads of the actor's concurrency groups. Chosen: calls of one kind run one after the other."""
+CONCURRENCY = {"draw": 1, "load": LOADS_AT_ONCE, "control": 1}
+"""Threads of the actor's concurrency groups. Chosen: calls of one kind run one after the other, but for loads."""
 
 LEAST_WEIGHT = 19
 """The largest nice value there is (setpriority(2)). Ray starts its workers at 15, so a gateway's sampler has 2.4 times

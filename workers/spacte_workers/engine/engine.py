@@ -190,7 +190,8 @@ class Engine:
     def votes_many(self, shards: Sequence[tuple[Image, Shard]]) -> list[Votes]:
         """Class counts of several shards, of any images, packed into full batches; in the order given.
 
-        Each shard's `seconds` is its share, by size, of the time that its batches took.
+        Each shard's `seconds` is its share, by size, of the time that its batches took, and that went into asking an
+        endpoint whether it is still the same.
         """
         alike: dict[Any, list[int]] = defaultdict(list)
         for i, (_, shard) in enumerate(shards):
@@ -198,8 +199,7 @@ class Engine:
             alike[graphed, shard.source.kind].append(i)
         votes: dict[int, Votes] = {}
         with self._busy:
-            if self._endpoint is not None:
-                self._endpoint.begin()
+            looks = 0.0 if self._endpoint is None else _seconds_of(self._endpoint.begin)
             for indices in alike.values():
                 started = time.perf_counter()
                 found = self._draw([shards[i] for i in indices])
@@ -208,7 +208,12 @@ class Engine:
                 for i, vote in zip(indices, found, strict=True):
                     votes[i] = replace(vote, seconds=seconds * shards[i][1].size / max(rows, 1))
             if self._endpoint is not None:
-                self._endpoint.confirm()
+                looks += _seconds_of(self._endpoint.confirm)
+        whole = max(sum(shard.size for _, shard in shards), 1)
+        if looks:
+            votes = {
+                i: replace(vote, seconds=vote.seconds + looks * shards[i][1].size / whole) for i, vote in votes.items()
+            }
         return [votes[i] for i in range(len(shards))]
 
     def breakdown(self, sigma: float, repeats: int = 5) -> tuple[float, float, float]:
@@ -275,12 +280,11 @@ class Engine:
         return lru_cache(_NOISE_STEPS_KEPT)(partial(NoiseStep, self.input_shape, encoding, self.device))
 
     def _measure(self, sigma: float) -> float:
-        """Samples per second over two full batches, after one to warm up."""
+        """Samples per second over two calls of a full batch each, after one to warm up."""
         begin("measuring", "measures its rate")
         source = replace(_RATE_SOURCE, sigma=sigma)
-        self.votes(self._black(), Shard(source, Phase.SELECTION, 0, self.batch))
-        timed = self.votes(self._black(), Shard(source, Phase.SELECTION, 0, 2 * self.batch))
-        return 2 * self.batch / timed.seconds
+        calls = [self.votes(self._black(), Shard(source, Phase.SELECTION, 0, self.batch)) for _ in range(3)]
+        return 2 * self.batch / sum(call.seconds for call in calls[1:])
 
 
 def _selected(
@@ -314,3 +318,9 @@ def _in_order(votes: Votes, shard: Shard) -> Votes:
     if votes.logits_NK is None or not shard.again:
         return votes
     return replace(votes, logits_NK=votes.logits_NK[::-1].copy())
+
+
+def _seconds_of(work: Callable[[], None]) -> float:
+    started = time.perf_counter()
+    work()
+    return time.perf_counter() - started

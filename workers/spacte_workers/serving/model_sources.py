@@ -6,11 +6,15 @@ it is fetched once, a folder is there as a whole or not at all, and another vers
 """
 
 import hashlib
+import logging
 import os
 import re
+import shutil
 import tempfile
 import threading
-from collections.abc import Mapping, Sequence
+import time
+from collections.abc import Collection, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -25,7 +29,13 @@ VERSIONED = ("config.json", "model.safetensors")
 """What a version is the SHA-256 over, in this order."""
 OPTIONAL = (CALIBRATION_FILE, DIAGNOSIS_FILE, SIGNATURE)
 
+PART = ".part-"  # how the names of folders begin that are being filled or emptied
+ABANDONED_S = 3600.0  # such a folder is a killed process's after that time; chosen: no download is silent for as long
+
+_log = logging.getLogger(__name__)
+
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
+DIGITS = 64  # of a version
 _PIN = re.compile(r"(?P<uri>[^#]+)#sha256=(?P<version>[0-9a-fA-F]{64})")
 
 
@@ -78,10 +88,19 @@ class ModelSources:
         folder: where they are kept, as VERSION/NAME.
         roots: prefixes below which sources must lie, such as s3://bucket/models.
         named: the source of each model; others are added by `fetch`.
+        most_bytes: of all versions that are kept; None for any number.
     """
 
-    def __init__(self, folder: Path, roots: Sequence[str], named: Mapping[str, ModelSource] | None = None) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        roots: Sequence[str],
+        named: Mapping[str, ModelSource] | None = None,
+        *,
+        most_bytes: int | None = None,
+    ) -> None:
         self._folder = folder
+        self._most_bytes = most_bytes
         self._roots = list(roots)
         self._named = dict(named or {})
         self._fetching = threading.Lock()
@@ -132,13 +151,53 @@ class ModelSources:
         with self._fetching:
             if not place.is_dir():
                 self._fetch(source, place)
+            os.utime(place)
         self._named[name] = source
         return place
+
+    def make_room(self, used: Collection[str]) -> list[Path]:
+        """Delete the versions longest unused until the rest fits; returns the folders of those deleted.
+
+        Those `used` stay, and so do those that a model's name means now.
+        """
+        with self._fetching:
+            used = {*used, *(source.version for source in list(self._named.values()))}
+            self._delete_abandoned()
+            kept = {place: _size(place) for place in self._folder.glob("*/*") if len(place.parent.name) == DIGITS}
+            total, deleted = sum(kept.values()), list[Path]()
+            for place in sorted(kept, key=_last_used):
+                if place.parent.name in used:
+                    with suppress(FileNotFoundError):
+                        os.utime(place)
+                elif self._most_bytes is not None and total > self._most_bytes:
+                    self._delete(place)
+                    total -= kept[place]
+                    deleted.append(place)
+                    _log.info(
+                        "Version %s of model %s is deleted from %s: it is not used, and all have more than %d bytes.",
+                        place.parent.name[:12],
+                        place.name,
+                        self._folder,
+                        self._most_bytes,
+                    )
+        return deleted
+
+    def _delete(self, place: Path) -> None:
+        """Take a version away at once, so that nobody finds a part of it."""
+        with tempfile.TemporaryDirectory(dir=self._folder, prefix=PART) as scratch, suppress(OSError):
+            place.rename(Path(scratch) / place.name)
+            place.parent.rmdir()  # unless it has another name there, too
+
+    def _delete_abandoned(self) -> None:
+        old = time.time() - ABANDONED_S
+        for part in self._folder.glob(f"{PART}*"):
+            if _last_used(part) < old:
+                shutil.rmtree(part, ignore_errors=True)
 
     def _fetch(self, source: ModelSource, place: Path) -> None:
         try:
             self._folder.mkdir(parents=True, exist_ok=True)
-            with tempfile.TemporaryDirectory(dir=self._folder, prefix=".part-") as scratch:
+            with tempfile.TemporaryDirectory(dir=self._folder, prefix=PART) as scratch:
                 copy = Path(scratch) / place.name
                 copy.mkdir()
                 self._download(source, copy)
@@ -180,3 +239,19 @@ class ModelSources:
                 os.fsync(file.fileno())
         except InputError as error:
             raise ModelLoadError(f"The model cannot be fetched: {error}") from error
+
+
+def _size(folder: Path) -> int:
+    """Bytes of the files in a folder that may be deleted meanwhile."""
+    total = 0
+    for file in folder.rglob("*"):
+        with suppress(FileNotFoundError):
+            total += file.stat().st_size
+    return total
+
+
+def _last_used(folder: Path) -> float:
+    try:
+        return folder.stat().st_mtime
+    except FileNotFoundError:
+        return 0.0

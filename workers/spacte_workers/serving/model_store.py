@@ -113,6 +113,9 @@ class ModelStore:
         except ModelLoadError as error:
             entry.failed(str(error))
             raise
+        answering = {model.version for model in self.all_served()}
+        coming = {entry.target for entry in list(self._entries.values()) if entry.target}
+        self._sources.make_room(answering | coming)
 
     def entry(self, name: str) -> ModelEntry:
         """What is known of a name.
@@ -177,7 +180,7 @@ class ModelStore:
 
     def all_served(self) -> list[ServedModel]:
         """Every version that answers now."""
-        return [model for entry in self._entries.values() for model in (entry.served, entry.beside) if model]
+        return [model for entry in list(self._entries.values()) for model in (entry.served, entry.beside) if model]
 
     def loading(self, name: str, version: str, step: LoadStep) -> None:
         """A version of this name is being loaded; another one may answer meanwhile."""

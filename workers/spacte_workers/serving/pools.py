@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Literal, Protocol
 
 from spacte_client.types import Precision
 from spacte_core.allocator import keep_freed_memory
+from spacte_core.collector import collecting_later
 from spacte_workers.engine.precision_rule import PrecisionRule
 from spacte_workers.errors import EndpointError, EndpointFaultError, ModelLoadError, NoWorkersError
 from spacte_workers.load_steps import LoadStep, Tell, begin, nobody, telling
@@ -23,6 +24,10 @@ from spacte_workers.tracing import drawing
 
 if TYPE_CHECKING:
     from spacte_workers.engine import Engine
+
+
+PLAIN = "plain"
+"""Kernels of a network as PyTorch computes it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,6 +49,11 @@ class ModelFiles:
     rule: PrecisionRule = field(default_factory=PrecisionRule)
     batch: int | None = None
     kernels: str | None = None
+
+    @property
+    def is_plain(self) -> bool:
+        """Whether it is loaded as it is, without a choice that speed is measured for."""
+        return self.kernels == PLAIN
 
     def as_chosen(self, report: "LoadReport") -> "ModelFiles":
         """To be loaded as another sampler has loaded it.
@@ -121,7 +131,8 @@ class Pool(Protocol):
     async def load(self, model: ModelFiles, tell: Tell = nobody) -> LoadReport:
         """Load and check a model on every sampler, while other models go on being served.
 
-        `tell` is told on the event loop how far that is.
+        One after the other, because they measure speeds; only a plain network is loaded beside another model. `tell`
+        is told on the event loop how far that is.
 
         Raises:
             ModelLoadError: the checkpoint does not work; no sampler keeps it.
@@ -144,17 +155,18 @@ def load_engine(model: ModelFiles, device: str | None = None) -> "tuple[Engine, 
     Raises:
         ModelLoadError: the checkpoint is broken, is another version, or does not run here.
     """
-    import torch
+    with collecting_later():
+        import torch
 
-    from spacte_core.checkpoint import CheckpointError, load_checkpoint
-    from spacte_core.errors import UserError
-    from spacte_workers.engine import Engine
+        from spacte_core.checkpoint import CheckpointError, load_checkpoint
+        from spacte_core.errors import UserError
+        from spacte_workers.engine import Engine
 
-    begin("reading", "reads the checkpoint")
-    try:
-        checkpoint = load_checkpoint(model.folder)
-    except CheckpointError as error:
-        raise ModelLoadError(str(error)) from error
+        begin("reading", "reads the checkpoint")
+        try:
+            checkpoint = load_checkpoint(model.folder)
+        except CheckpointError as error:
+            raise ModelLoadError(str(error)) from error
     if checkpoint.version != model.version:
         raise ModelLoadError("The checkpoint changed while it was being loaded: load it again.")
     try:
@@ -176,6 +188,9 @@ def load_engine(model: ModelFiles, device: str | None = None) -> "tuple[Engine, 
     return engine, LoadReport(engine.precision, name, engine.measured_rate, engine.batch, engine.kernels)
 
 
+LOADS_AT_ONCE = 2
+"""Of a sampler: a load that chooses and measures, and one of a plain network."""
+
 LOADING = "spacte-loading"  # how the names of threads that load models begin
 
 
@@ -189,7 +204,7 @@ class LoadGivenUpError(Exception):
 
 
 class LocalSampler:
-    """An engine in threads of its own: one draws, one loads. Torch releases the interpreter lock while it computes."""
+    """An engine in threads of its own: one draws, two load. Torch releases the interpreter lock while it computes."""
 
     def __init__(self, sampler_id: str, device: str | None = None) -> None:
         self.id = sampler_id
@@ -197,7 +212,7 @@ class LocalSampler:
         self._engines: dict[str, Engine] = {}
         self._closed = False
         self._thread = ThreadPoolExecutor(1, thread_name_prefix=sampler_id)
-        self._loader = ThreadPoolExecutor(1, thread_name_prefix=LOADING)
+        self._loader = ThreadPoolExecutor(LOADS_AT_ONCE, thread_name_prefix=LOADING)
 
     async def load(self, model: ModelFiles, tell: Tell = nobody) -> LoadReport:
         """Load a model and check it; raises `ModelLoadError`, and `LoadGivenUpError` once it is closed."""
@@ -250,7 +265,7 @@ class LocalPool:
         self._samplers: list[LocalSampler] = []
         self._models: set[str] = set()
         self._registry: SamplerRegistry | None = None
-        self._changing = asyncio.Lock()
+        self._changing, self._loading_plain = asyncio.Lock(), asyncio.Lock()
         self._device = "cpu"
         self.on_model_lost = ignore_lost
 
@@ -272,7 +287,7 @@ class LocalPool:
 
     async def load(self, model: ModelFiles, tell: Tell = nobody) -> LoadReport:
         """Load a model on each sampler in turn, so that the others serve meanwhile."""
-        async with self._changing:
+        async with self._loading_plain if model.is_plain else self._changing:
             if not self._samplers or self._registry is None:
                 raise NoWorkersError("The samplers have not been started.")
             loads = [partial(sampler.load, tell=nobody if i else tell) for i, sampler in enumerate(self._samplers)]
@@ -335,7 +350,8 @@ def spreading(have_it: int, samplers: int) -> LoadStep:
 
 
 def _devices(wanted: int | None) -> list[str]:
-    import torch
+    with collecting_later():
+        import torch
 
     if torch.cuda.is_available():
         there = torch.cuda.device_count()

@@ -33,6 +33,7 @@ class ServedModel:
         config: what the checkpoint says about itself.
         precision, kernels: arithmetic of its votes, and what computes them, as the samplers have loaded it.
         reference: the plain float32 network, once the samplers have loaded that, too.
+        loading_reference: held by whoever has them load it.
     """
 
     name: str
@@ -41,6 +42,7 @@ class ServedModel:
     precision: Precision
     kernels: str
     reference: ModelIdentity | None = field(default=None, init=False)
+    loading_reference: asyncio.Lock = field(default_factory=asyncio.Lock, init=False)
     _users: int = field(default=0, init=False)
     _idle: asyncio.Event = field(default_factory=asyncio.Event, init=False)
 

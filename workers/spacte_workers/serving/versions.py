@@ -16,7 +16,7 @@ from spacte_workers.load_steps import LoadStep
 
 from .model_sources import ModelSource
 from .model_store import ModelStore
-from .pools import ModelFiles, Pool
+from .pools import PLAIN, ModelFiles, Pool
 from .served_model import ServedModel, model_key
 from .traffic import divide, stand_beside
 
@@ -95,14 +95,16 @@ class Versions:
     async def reference(self, model: ServedModel) -> ModelIdentity:
         """The plain float32 network of a version in use; loaded on all samplers when it is first asked for.
 
+        Loads, swaps and withdrawals of models do not wait for it.
+
         Raises:
             ModelLoadError: the folder holds another version by now.
             NoWorkersError: there is no sampler to load it.
         """
-        async with self._changing:
+        async with model.loading_reference:
             if model.reference is None:
                 folder = self._store.entry(model.name).folder
-                files = ModelFiles(model.reference_key, folder, model.version, "fp32", kernels="plain")
+                files = ModelFiles(model.reference_key, folder, model.version, "fp32", kernels=PLAIN)
                 report = await self._pool.load(files)
                 model.reference = replace(model.identity, precision=report.precision, kernels=report.kernels)
             return model.reference

@@ -10,6 +10,7 @@ from PIL import Image
 
 from spacte_service import Settings
 from spacte_service.decoding import Decoding
+from spacte_service.jobs.data_folder import DataFolder
 from spacte_service.jobs.images import INPUTS_KEPT, JobImages
 from spacte_service.problems import ProblemError
 from spacte_service.store.schema import JobRow
@@ -26,9 +27,9 @@ def checkpoint(tmp_path_factory, make_checkpoint):
 
 
 @pytest.fixture
-def images():
+def images(tmp_path):
     decoding = Decoding(Settings())
-    images = JobImages(decoding)
+    images = JobImages(decoding, DataFolder(tmp_path))
     yield images
     images.close()
     decoding.close()

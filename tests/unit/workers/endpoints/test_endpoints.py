@@ -18,6 +18,7 @@ from spacte_workers import LocalCertifier
 from spacte_workers.certification.verify import check, notes, replay
 from spacte_workers.endpoints.importing import import_endpoint
 from spacte_workers.endpoints.pacing import Pace
+from spacte_workers.engine import Engine
 from spacte_workers.errors import BadParameterError, EndpointError, EndpointFaultError
 from spacte_workers.images import from_array
 
@@ -318,3 +319,11 @@ def test_other_precisions_and_functions_are_refused(tmp_path, endpoint):
 def test_several_outputs_have_to_be_told_apart(tmp_path, endpoint):
     with pytest.raises(CheckpointError, match="the outputs scores, class: name one"):
         import_endpoint(endpoint.url, sigma=0.25)
+
+
+def test_the_rate_counts_the_look_whether_the_model_is_the_same(tmp_path, endpoint):
+    """So that estimates and waits that are told are not half of what they come to."""
+    checkpoint = load_checkpoint(imported(tmp_path, endpoint, connections=1))
+    endpoint.pause = 0.1
+    engine = Engine.from_checkpoint(checkpoint, device="cpu")
+    assert engine.measured_rate <= engine.batch / (2 * endpoint.pause)

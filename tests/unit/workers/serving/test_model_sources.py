@@ -2,6 +2,7 @@
 
 import functools
 import http.server
+import os
 import socket
 import threading
 from collections.abc import Callable, Iterator
@@ -13,11 +14,13 @@ import fsspec
 import pytest
 
 from spacte_client.types import CertifyParams
+from spacte_core.checkpoint import read_config
 from spacte_workers.errors import ModelLoadError
 from spacte_workers.serving.model_sources import ModelSource, ModelSources, sources_of
 from spacte_workers.serving.model_store import ModelStore
 from spacte_workers.serving.pools import LocalPool
 from spacte_workers.serving.runtime import Runtime
+from spacte_workers.serving.served_model import ServedModel
 from spacte_workers.shards import Image
 
 ROOT = "memory://bucket/models"
@@ -195,27 +198,6 @@ def test_from_a_web_server(web: tuple[Path, str], make_checkpoint: Callable[...,
         sources.fetch("moved", ModelSource(f"{url}/moved", version))
 
 
-@pytest.fixture
-def s3(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
-    """An S3 on this machine with a bucket; fsspec's driver finds it by the environment, as it would any other."""
-    import boto3
-    import s3fs
-    from moto.server import ThreadedMotoServer
-
-    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
-    server.start()
-    host, port = server.get_host_and_port()
-    monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://{host}:{port}")
-    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
-        monkeypatch.setenv(name, "testing")
-    monkeypatch.setenv("AWS_DEFAULT_REGION", "us-east-1")
-    client = boto3.client("s3")
-    client.create_bucket(Bucket="bucket")
-    yield client
-    s3fs.S3FileSystem.clear_instance_cache()
-    server.stop()
-
-
 @pytest.mark.slow
 @pytest.mark.filterwarnings("default")  # of botocore's and moto's own code
 def test_from_s3(s3: Any, make_checkpoint: Callable[..., str], tmp_path: Path) -> None:
@@ -232,6 +214,40 @@ def test_from_s3(s3: Any, make_checkpoint: Callable[..., str], tmp_path: Path) -
     s3.put_object(Bucket="bucket", Key="models/digits/config.json", Body=b"{}")
     with pytest.raises(ModelLoadError, match="holds version"):
         sources.fetch("again", ModelSource("s3://bucket/models/digits", version))
+
+
+def test_versions_that_nobody_needs_go_the_longest_unused_first(
+    publish: Callable[..., str], tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Those that answer or are what a name means stay, even beyond the bound."""
+    caplog.set_level("INFO")
+    texts = [publish(f"bucket/models/{i}", seed=i) for i in range(6)]
+    made = [ModelSource.parse(text) for text in texts]
+    folder = tmp_path / "fetched"
+    size = sum(len(fsspec.filesystem("memory").cat(f"/bucket/models/0/{file}")) for file in FILES)
+    sources = ModelSources(folder, [ROOT], {"other": made[0]}, most_bytes=int(4.5 * size))
+    store = ModelStore(tmp_path / "none", sources=sources)
+    store.find()
+    store.fetch("other", made[0])
+    for age, source in enumerate(made[1:5]):
+        store.fetch("digits", source)
+        os.utime(sources.place("digits", source), (age, age))
+        if age == 0:
+            config, _ = read_config(sources.place("digits", source))
+            store.ready("digits", ServedModel("digits", source.version, config, "fp32", "plain"))
+    kept = {path.name for path in folder.iterdir()}
+    assert kept == {made[i].version for i in (0, 1, 3, 4)}
+    deleted = [record.getMessage() for record in caplog.records if "is deleted" in record.getMessage()]
+    assert len(deleted) == 1
+    assert made[2].version[:12] in deleted[0]
+    abandoned, fresh = folder / ".part-killed", folder / ".part-now"
+    for part in (abandoned, fresh):
+        part.mkdir()
+    os.utime(abandoned, (0, 0))
+    tight = ModelSources(folder, [ROOT], {"other": made[0]}, most_bytes=1)
+    assert {path.parent.name for path in tight.make_room({made[4].version})} == {made[1].version, made[3].version}
+    assert {path.name for path in folder.iterdir()} == {made[0].version, made[4].version, fresh.name}
+    assert tight.fetch("digits", made[2]).is_dir()  # it is fetched again where it is asked for
 
 
 def test_a_server_that_does_not_answer_is_told_from_a_file_that_is_not_there(tmp_path: Path) -> None:

@@ -5,6 +5,7 @@ import io
 import shutil
 import subprocess
 import sys
+import threading
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import replace
@@ -33,6 +34,7 @@ from spacte_workers.errors import (
     NoWorkersError,
 )
 from spacte_workers.images import BadImageError, from_array
+from spacte_workers.serving import pools
 from spacte_workers.serving.pools import LocalPool
 from spacte_workers.serving.runtime import Runtime
 from spacte_workers.shards import Image, Votes
@@ -325,6 +327,42 @@ async def test_models_are_changed_while_old_versions_answer_their_last_requests(
         await runtime.certify(an_image(), ask(n=20), request_id="req")
     finally:
         await runtime.stop()
+
+
+async def test_other_models_do_not_wait_for_a_plain_network(
+    folder: Path, make_checkpoint: Callable[..., str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """While the samplers load what the first `certify: fp32` of a model asks for, another one is swapped and withdrawn.
+
+    Two such requests load it once.
+    """
+    version = make_checkpoint(folder / "other", seed=1)
+    begun, goes_on, loads = threading.Event(), threading.Event(), list[str]()
+    load_engine = pools.load_engine
+
+    def slow_where_plain(model: pools.ModelFiles, device: str | None = None) -> tuple[Engine, pools.LoadReport]:
+        if model.is_plain:
+            loads.append(model.key)
+            begun.set()
+            assert goes_on.wait(60)
+        return load_engine(model, device)
+
+    monkeypatch.setattr(pools, "load_engine", slow_where_plain)
+    async with running(folder) as runtime:
+        asked = ask(model="digits", n=20, certify="fp32")
+        certifying = [asyncio.create_task(runtime.certify(an_image(), asked, request_id=f"req-{i}")) for i in range(2)]
+        try:
+            assert await asyncio.to_thread(begun.wait, 60)
+            async with asyncio.timeout(60):
+                assert make_checkpoint(folder / "other", seed=5) != version
+                await runtime.load("other")
+                await runtime.unload("other")
+            assert not any(each.done() for each in certifying)
+        finally:
+            goes_on.set()
+            certificates = await asyncio.gather(*certifying)
+    assert [certificate.precision for certificate in certificates] == ["fp32", "fp32"]
+    assert len(loads) == 1
 
 
 async def test_unload_and_load_again(folder: Path) -> None:
