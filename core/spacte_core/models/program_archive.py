@@ -53,7 +53,9 @@ def screened(archive: bytes) -> bytes:
                 _check_tensors(data)
             elif not PLAIN.fullmatch(name):
                 raise ProgramError(f"it holds {name}, which no plain classifier needs")
-            target.writestr(f"archive/{name}", data)
+            target.writestr(
+                zipfile.ZipInfo(f"archive/{name}"), data
+            )  # of no date, so that the same program is the same
     return fresh.getvalue()
 
 

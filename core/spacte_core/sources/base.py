@@ -95,7 +95,7 @@ def read_state_dict(file: Path) -> dict[str, Tensor]:
     return {re.sub(r"^(module|_orig_mod)\.", "", str(key)): value for key, value in content.items()}
 
 
-def classes_in(state: Mapping[str, Tensor], module: nn.Module) -> int:
+def classes_in(state: dict[str, Tensor], module: nn.Module) -> int:
     """How many classes weights were trained for: the rows of the last parameter, which is the classifier's.
 
     Raises:
@@ -103,7 +103,8 @@ def classes_in(state: Mapping[str, Tensor], module: nn.Module) -> int:
     """
     last = [key for key, _ in module.named_parameters()][-1]
     if last not in state or not state[last].dim():
-        raise CheckpointError(f"The file has no weight {last!r}: choose the model that it was saved from.")
+        other = f" (but {next(reversed(state))}, say)" if state else ""
+        raise CheckpointError(f"The file has no weight {last!r}{other}: choose the model that it was saved from.")
     return len(state[last])
 
 
@@ -126,6 +127,13 @@ def load_weights(module: nn.Module, state: Mapping[str, Tensor], file: Path) -> 
 def normalization_of(mean: Any, sd: Any) -> Normalization:
     """Of channel means and standard deviations."""
     return Normalization(kind="standard", mean=tuple(map(float, mean)), sd=tuple(map(float, sd)))
+
+
+def imagenet_names() -> tuple[str, ...]:
+    """The 1,000 classes of ImageNet as torchvision names them, each otherwise; timm calls two of them "crane"."""
+    from torchvision.models import ResNet18_Weights  # it takes a second to import
+
+    return tuple(ResNet18_Weights.DEFAULT.meta["categories"])
 
 
 def stated(read: Callable[[Mapping[str, Any], tuple[int, int]], Preprocessing | None], said: Any, size: int) -> Any:

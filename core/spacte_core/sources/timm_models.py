@@ -11,6 +11,7 @@ from .base import (
     Source,
     SourceOptions,
     classes_in,
+    imagenet_names,
     load_weights,
     no_such_model,
     normalization_of,
@@ -53,4 +54,5 @@ def load(name: str, options: SourceOptions) -> Source:
         raise CheckpointError(f"timm says nothing of the mean and sd of {name}: export it with save_model.")
     shape = (channels, options.size or height, options.size or width)
     pictures = None if options.size else stated(of_timm, published, height)
-    return Source(module, shape, normalization_of(published["mean"], published["std"]), preprocessing=pictures)
+    names = imagenet_names() if timm.data.infer_imagenet_subset(module) == "imagenet-1k" else None
+    return Source(module, shape, normalization_of(published["mean"], published["std"]), names, pictures)

@@ -91,7 +91,10 @@ def test_what_brought_pictures_to_the_input_comes_along() -> None:
         assert source.input_shape == (3, 224, 224)
         assert source.preprocessing is not None
         assert source.preprocessing.resize in (256, 235)
+        assert source.class_names is not None
+        assert (source.class_names[281], len(set(source.class_names))) == ("tabby", 1000)
         assert load_source(name, SourceOptions("random", size=64)).preprocessing is None
+        assert load_source(name, SourceOptions("random", classes=10)).class_names is None
 
 
 def test_random_weights_only_by_name(tmp_path: Path) -> None:
@@ -101,6 +104,9 @@ def test_random_weights_only_by_name(tmp_path: Path) -> None:
     torch.save({key: value for key, value in weights.items() if "layer4" not in key}, tmp_path / "part.pth")
     with pytest.raises(CheckpointError, match="do not fit"):
         load_source("torchvision:resnet18", SourceOptions(str(tmp_path / "part.pth")))
+    torch.save({f"net_{key}": value for key, value in weights.items()}, tmp_path / "other.pth")
+    with pytest.raises(CheckpointError, match=r"no weight 'fc.bias' \(but net_fc.bias, say\)"):
+        load_source("torchvision:resnet18", SourceOptions(str(tmp_path / "other.pth")))
 
 
 def test_a_missing_package_is_named_with_its_extra() -> None:
