@@ -20,10 +20,10 @@ def _schema_of(model: type[BaseModel]) -> dict[str, str]:
     return {"$ref": REF.format(model=model.__name__)}
 
 
-def problems(*statuses: int) -> dict[int | str, dict[str, Any]]:
+def problems(*statuses: int, media_type: str = MEDIA_TYPE) -> dict[int | str, dict[str, Any]]:
     """The `responses=` of a route that may answer with these error statuses."""
     titles = dict(reversed(PROBLEMS.values()))  # of the codes that share a status, the first
-    content = {MEDIA_TYPE: {"schema": _schema_of(Problem)}}
+    content = {media_type: {"schema": _schema_of(Problem)}}
     return {status: {"description": f"{titles[status]}.", "content": content} for status in statuses}
 
 
