@@ -110,7 +110,7 @@ def read_weights(file: Path) -> Any:
     except pickle.UnpicklingError as error:
         raise CheckpointError(
             f"{file} holds more than weights, and unpickling the rest could run anything: have its owner "
-            "save {'state_dict': ...} alone."
+            "save the state dict alone, torch.save(net.state_dict(), FILE)."
         ) from error
     except (
         RuntimeError,

@@ -1,7 +1,6 @@
 """What every library's models have in common: the weights, and what to say where they are missing."""
 
 import difflib
-import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -79,20 +78,40 @@ def not_fetched(text: str, error: Exception) -> CheckpointError:
     )
 
 
-def read_state_dict(file: Path) -> dict[str, Tensor]:
-    """The weights in a .safetensors or torch.save file, wherever it keeps them, without a data-parallel prefix.
+_KEYS = ("state_dict_ema", "model_ema", "state_dict", "model_state_dict", "model", "net")
+"""Where training loops keep weights beside other things: timm's, torchvision's, Lightning's, PyTorch's tutorial."""
+
+
+def read_state_dict(file: Path, module: nn.Module) -> dict[str, Tensor]:
+    """The weights in a .safetensors or torch.save file, wherever it keeps them, by the names that a module has.
+
+    Args:
+        file: names in it may have a prefix that the module's lack, as data-parallel training and Lightning write.
+        module: of this architecture; its number of classes does not matter.
 
     Raises:
         CheckpointError: it cannot be read, or holds anything but weights.
     """
     content = read_weights(file)
-    for key in ("state_dict_ema", "model_ema", "state_dict", "model", "net"):
+    for key in _KEYS:
         if isinstance(content, Mapping) and isinstance(content.get(key), Mapping):
             content = content[key]
             break
     if not isinstance(content, Mapping) or not all(isinstance(value, Tensor) for value in content.values()):
         raise CheckpointError(f"{file} holds no state dict: save module.state_dict() and name that file.")
-    return {re.sub(r"^(module|_orig_mod)\.", "", str(key)): value for key, value in content.items()}
+    return _without_prefix({str(key): value for key, value in content.items()}, set(module.state_dict()))
+
+
+def _without_prefix(state: dict[str, Tensor], names: set[str]) -> dict[str, Tensor]:
+    """The weights below the one prefix that leaves just the module's names; as they are where there is none."""
+    wanted = {name for name in names if not name.endswith("num_batches_tracked")}  # not there in old files
+    if wanted <= set(state):
+        return state
+    one = min(wanted)
+    prefixes = {key.removesuffix(one) for key in state if key.endswith(f".{one}")}
+    below = [{key.removeprefix(p): value for key, value in state.items() if key.startswith(p)} for p in prefixes]
+    fitting = [found for found in below if wanted <= set(found) <= names]
+    return fitting[0] if len(fitting) == 1 else state
 
 
 def classes_in(state: dict[str, Tensor], module: nn.Module) -> int:
