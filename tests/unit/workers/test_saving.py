@@ -129,6 +129,15 @@ class FixedBatch(nn.Module):
         return x.reshape(5, -1)[:, :4]
 
 
+class Normed(nn.Module):
+    def __init__(self, **options):
+        super().__init__()
+        self.norm, self.out = nn.BatchNorm2d(3, **options), nn.Linear(192, 4)
+
+    def forward(self, x):
+        return self.out(self.norm(x).flatten(1))
+
+
 class Chance(nn.Module):
     def forward(self, x):
         z = x.flatten(1)[:, :4]
@@ -140,7 +149,8 @@ class Chance(nn.Module):
     [
         (Branching(), {}, "cannot be exported.*Python branches"),
         (FixedBatch(), {}, "cannot be exported|batches of 2 and 3|fails on a batch"),
-        (Chance(), {}, "answers otherwise"),
+        (Chance(), {}, "answers otherwise.*not on chance"),
+        (Normed(track_running_stats=False), {}, "in another batch: .*track_running_stats=True"),
         (Returning(TAKEN["tensor"], 100), {}, "correct input_shape or the module"),
         (Returning(lambda z: z / 0), {}, "NaN or infinite"),
         (Returning(lambda z: z[:, :1]), {}, "does not return logits"),
