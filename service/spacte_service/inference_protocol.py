@@ -9,7 +9,7 @@ import json
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Annotated, Any, Literal, get_args
+from typing import TYPE_CHECKING, Annotated, Any, Literal, cast, get_args
 
 from pydantic import BaseModel, Field, PositiveInt, model_validator
 
@@ -62,11 +62,12 @@ class TensorParameters(BaseModel):
 
     @model_validator(mode="before")
     @classmethod
-    def _is_offered(cls, value: Any) -> Any:
-        for name, sentence in _NOT_OFFERED.items():
-            if isinstance(value, dict) and name in value:
-                raise ValueError(sentence)
-        return value
+    def _is_offered(cls, value: object) -> object:
+        given: Mapping[str, Any] = cast("Mapping[str, Any]", value) if isinstance(value, Mapping) else {}
+        asked = next((name for name in _NOT_OFFERED if name in given), None)
+        if asked is not None:
+            raise ValueError(_NOT_OFFERED[asked])
+        return cast("object", value)
 
 
 class ImageParameters(TensorParameters):
