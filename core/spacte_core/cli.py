@@ -138,8 +138,13 @@ def _of_file(
     from .importers import import_checkpoint
 
     chosen = file_format or _FORMATS.get(file.suffix)
+    if chosen is None and file.suffix == ".py":
+        raise CheckpointError(f"{file} is run only where a class in it is named: write python:{file}:CLASS.")
     if chosen is None:
-        raise CheckpointError(f"What kind of file {file} is cannot be seen from its name: add --format.")
+        raise CheckpointError(
+            f"What kind of file {file} is cannot be seen from its name: add --format, or name what the weights are of, "
+            f"such as python:FILE.py:CLASS --weights {file}."
+        )
     normalization, dataset, size = options
     return import_checkpoint(
         file, chosen, sigma=sigma, normalization=normalization, dataset=dataset, class_names=names, size=size

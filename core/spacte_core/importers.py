@@ -110,7 +110,7 @@ def read_weights(file: Path) -> Any:
     except pickle.UnpicklingError as error:
         raise CheckpointError(
             f"{file} holds more than weights, and unpickling the rest could run anything: have its owner "
-            "save {'state_dict': ...} alone."
+            "save the state dict alone, torch.save(net.state_dict(), FILE)."
         ) from error
     except (
         RuntimeError,
@@ -141,7 +141,13 @@ def import_state(
     for key, name in names.items():  # not written before PyTorch 0.4.1, and of no effect in eval mode
         if key.endswith("num_batches_tracked"):
             weights.setdefault(name, torch.tensor(0))
-    if differing := sorted(set(names.values()) ^ set(weights)):
+    differing = sorted(set(names.values()) ^ set(weights))
+    if differing and all(name.rpartition(".")[2] in ("running_mean", "running_var") for name in differing):
+        raise CheckpointError(
+            f"The file has no running statistics of {len(differing) // 2} batch normalisations (first "
+            f"{prefix}{differing[0]}), without which an answer hangs on the batch: save the whole state_dict()."
+        )
+    if differing:
         raise CheckpointError(
             f"{len(differing)} weights are missing or too many for {config.arch} (first "
             f"{prefix}{differing[0]}): choose the --format that the file was saved in."

@@ -215,7 +215,7 @@ def _resized(
         bands = len(image.getbands())
         raise PictureError(
             f"The image has shape {[bands, image.height, image.width]}, but the model expects "
-            f"{[channels or bands, height, width]} (or pass resize)."
+            f"{[channels or bands, height, width]}: scale it, or ask for `resize` (of a command: --resize)."
         )
     scaled = _scaled_size((image.height, image.width), stated.resize, size)
     if (scaled[0] > image.height or scaled[1] > image.width) and not asked.enlarge:

@@ -51,10 +51,19 @@ def program_network(
     net, model = network_of(exported(classifier, x_BCHW[:2]), "The module", normalization or Normalization())
     found = net.backbone(x_BCHW).unbind(1)
     most = MOST_DIFFERENCE * max(float(z_BK.abs().max()) for z_BK in expected)
-    if any(float((a - b).abs().max()) > most for a, b in zip(found, expected, strict=True)):
+
+    def differ(logits: Sequence[Tensor], others: Sequence[Tensor]) -> bool:
+        return any(float((a - b).abs().max()) > most for a, b in zip(logits, others, strict=True))
+
+    if differ(found, expected):
         raise CheckpointError(
             "The exported module answers otherwise than the module itself: let its answer depend on the images alone, "
             "and not on chance, on dropout in eval mode, or on Python's state."
+        )
+    if differ(net.backbone(x_BCHW[:2]).unbind(1), [z_BK[:2] for z_BK in found]):
+        raise CheckpointError(
+            "The module answers otherwise about an image in another batch: have its normalisation keep and use running "
+            "statistics in eval mode (track_running_stats=True), so that it is one fixed function."
         )
     return net, model
 

@@ -31,6 +31,7 @@ from spacte_client.types import (
 from .body_budget import containers
 from .callers import Caller
 from .forms import parse_form
+from .packed_bodies import PACKINGS, unpacked
 from .problems import ProblemError, field_error, validation_failed
 from .settings import LimitSettings
 from .validation import pointer_to_nul
@@ -115,13 +116,16 @@ class BodyReader:
         return job
 
     async def tensors(self, request: Request) -> bytes:
-        """The body of a request that carries tensors, as it came.
+        """The body of a request that carries tensors, unpacked.
 
-        Raises ProblemError: it did not arrive in time.
+        Raises ProblemError: it did not arrive in time, or cannot be unpacked.
         """
         with _arriving(self._late()):
             async with asyncio.timeout(self._limits.body_timeout_s):
-                return await request.body()
+                raw = await request.body()
+        if request.headers.get("content-encoding", "").strip().lower() not in PACKINGS:
+            return raw
+        return await unpacked(raw, self._limits.max_body_bytes, request.state.body)
 
     @asynccontextmanager
     async def upload(self, request: Request) -> AsyncGenerator[UploadFile]:

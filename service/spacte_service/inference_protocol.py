@@ -9,9 +9,9 @@ import json
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Annotated, Any, Literal, get_args
+from typing import TYPE_CHECKING, Annotated, Any, Literal, cast, get_args
 
-from pydantic import BaseModel, Field, PositiveInt
+from pydantic import BaseModel, Field, PositiveInt, model_validator
 
 from spacte_client.types import Prediction, PredictParams
 
@@ -50,7 +50,27 @@ class Inference:
     outputs: dict[OutputName, bool]
 
 
-class ImageParameters(BaseModel):
+_NOT_OFFERED = {
+    "shared_memory_region": "ask for shared memory, of which this gateway has none; send tensors in the body",
+    "classification": "ask for the classification extension, which is not offered; take `counts` and sort them",
+}
+"""Extensions of the protocol that change what a tensor is: to pass over them would be a wrong answer."""
+
+
+class TensorParameters(BaseModel):
+    """Of a tensor; what changes nothing about it is passed over."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _is_offered(cls, value: object) -> object:
+        given: Mapping[str, Any] = cast("Mapping[str, Any]", value) if isinstance(value, Mapping) else {}
+        asked = next((name for name in _NOT_OFFERED if name in given), None)
+        if asked is not None:
+            raise ValueError(_NOT_OFFERED[asked])
+        return cast("object", value)
+
+
+class ImageParameters(TensorParameters):
     """Of the input: how many bytes of it follow the JSON."""
 
     binary_data_size: int | None = None
@@ -66,7 +86,7 @@ class ImageTensor(BaseModel):
     data: Any = None
 
 
-class OutputParameters(BaseModel):
+class OutputParameters(TensorParameters):
     """Of an output: whether it is wanted in binary."""
 
     binary_data: bool | None = None

@@ -18,6 +18,7 @@ from .disconnects import ClientDisconnectedError
 from .ids import new_id
 from .metrics import Metrics
 from .open_streams import OpenStream
+from .packed_bodies import packings
 from .problems import ProblemError, ProblemResponse, internal
 from .storage_faults import storage_problem
 
@@ -109,7 +110,7 @@ class RequestContext:
                     log.warning("storage failed", path=scope["path"], error=type(error).__name__, reason=problem.detail)
                 if status:
                     raise
-                await ProblemResponse(problem or internal(), request_id)(scope, receive, send_named)
+                await ProblemResponse(problem or internal(), scope)(scope, receive, send_named)
             finally:
                 seconds = time.perf_counter() - began
                 method = scope["method"] if scope["method"] in METHODS else "other"
@@ -133,7 +134,7 @@ class AddressCheck:
         """Pass the request on, or answer 400."""
         if scope["type"] == "http" and ("\0" in scope["path"] or b"%00" in scope["query_string"]):
             error = ProblemError("bad_request", "The address has a NUL character; leave that out.")
-            await ProblemResponse(error, scope["state"]["request_id"])(scope, receive, send)
+            await ProblemResponse(error, scope)(scope, receive, send)
             return
         await self.app(scope, receive, send)
 
@@ -157,10 +158,10 @@ class BodyLimit:
             await self.app(scope, receive, send)
             return
         coding = Headers(scope=scope).get("content-encoding", "identity").strip().lower()
-        if coding not in ("", "identity"):
+        if coding not in ("", "identity", *packings(scope["path"])):
             sentence = f"Send the body as it is, without `Content-Encoding: {coding[:32]}`; the gateway unpacks none."
             error = ProblemError("unsupported_media_type", sentence)
-            await ProblemResponse(error, scope["state"]["request_id"])(scope, receive, send)
+            await ProblemResponse(error, scope)(scope, receive, send)
             return
         is_upload = scope["path"].startswith("/v1/files")
         limit = self.uploads if is_upload else self.limit
@@ -168,7 +169,7 @@ class BodyLimit:
         if declared.isdigit() and int(declared) > limit:
             # Answered before the body is read: the server discards what still arrives.
             error = _too_large(limit)
-            await ProblemResponse(error, scope["state"]["request_id"])(scope, receive, send)
+            await ProblemResponse(error, scope)(scope, receive, send)
             return
         read = 0
 

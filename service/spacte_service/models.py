@@ -8,6 +8,7 @@ import structlog
 
 from spacte_client.types import Model
 from spacte_workers.errors import RuntimeFault
+from spacte_workers.serving.traffic import LEAST_PREFIX
 
 from .backend import Backend
 from .problems import ProblemError
@@ -39,6 +40,19 @@ class Models:
             sentence = f"There is no model {name[:64]!r}; choose one of those served ({there})."
             raise ProblemError("model_not_found", sentence)
         return models[name]
+
+    def version(self, name: str, digits: str) -> str:
+        """The version that answers for a model and begins with these digits. Raises ProblemError: 404."""
+        model = self.get(name)
+        loaded = [share.version for share in model.traffic] or [model.version]
+        found = [version for version in loaded if len(digits) >= LEAST_PREFIX and version.startswith(digits)]
+        if len(found) != 1:
+            there = ", ".join(version[:12] for version in loaded)
+            sentence = (
+                f"Model {name} has no version {digits[:64]!r} that answers; name one of these ({there}), or none."
+            )
+            raise ProblemError("model_not_found", sentence)
+        return found[0]
 
     def only(self) -> str:
         """The name of the model that answers where none is named; empty where several could."""

@@ -7,7 +7,7 @@ from urllib.parse import urlsplit
 from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from .problems import ProblemError, ProblemResponse, request_id_of
+from .problems import ProblemError, ProblemResponse
 
 SAFE_METHODS = ("GET", "HEAD", "OPTIONS")
 PREFLIGHT = "access-control-request-method"
@@ -31,7 +31,7 @@ class OriginCheck:
         if scope["type"] != "http" or (refusal := self._refusal(scope)) is None:
             await self.app(scope, receive, send)
             return
-        await ProblemResponse(ProblemError("forbidden", refusal), request_id_of(scope))(scope, receive, send)
+        await ProblemResponse(ProblemError("forbidden", refusal), scope)(scope, receive, send)
 
     def _refusal(self, scope: Scope) -> str | None:
         headers = Headers(scope=scope)

@@ -17,6 +17,8 @@ from spacte_client.types import FieldProblem, Problem, ProblemCode
 from .validation import explain
 
 MEDIA_TYPE = "application/problem+json"
+INFERENCE_PATH, INFERENCE_MEDIA_TYPE = "/v2/", "application/json"
+"""Where the Open Inference Protocol is spoken, and what its errors are sent as: `kserve` reads none of another type."""
 
 PROBLEMS: dict[ProblemCode, tuple[int, str]] = {
     "bad_image": (400, "The image cannot be used"),
@@ -116,16 +118,17 @@ def to_problem(error: HTTPException, request_id: str | None) -> Problem:
 
 
 class ProblemResponse(JSONResponse):
-    """A problem document as an answer."""
+    """A problem document as an answer; to clients of the Open Inference Protocol as their error, too."""
 
-    media_type = MEDIA_TYPE
-
-    def __init__(self, error: HTTPException, request_id: str | None, *, also: Mapping[str, str] | None = None) -> None:
-        problem = to_problem(error, request_id)
+    def __init__(self, error: HTTPException, scope: Scope) -> None:
+        problem = to_problem(error, request_id_of(scope))
         headers = dict(error.headers or {})
         if problem.retry_after_s is not None:
             headers["Retry-After"] = str(max(1, math.ceil(problem.retry_after_s)))
-        super().__init__({**problem.model_dump(exclude_none=True), **(also or {})}, problem.status, headers)
+        content, media_type = problem.model_dump(exclude_none=True), MEDIA_TYPE
+        if scope["path"].startswith(INFERENCE_PATH):
+            content, media_type = {**content, "error": problem.detail}, INFERENCE_MEDIA_TYPE
+        super().__init__(content, problem.status, headers, media_type)
 
     def render(self, content: Any) -> bytes:
         """Encode as ASCII: a caller's field name may hold half a surrogate pair, which UTF-8 cannot."""
@@ -142,14 +145,13 @@ def add_problem_handlers(app: FastAPI) -> None:
 
     @app.exception_handler(HTTPException)
     async def on_http_exception(request: Request, error: HTTPException) -> ProblemResponse:
-        worded = _reworded(request, error)
-        return ProblemResponse(worded, request_id_of(request.scope), also=_as_error(request, worded))
+        return ProblemResponse(_reworded(request, error), request.scope)
 
     @app.exception_handler(RequestValidationError)
     async def on_validation_error(request: Request, error: RequestValidationError) -> ProblemResponse:
         # FastAPI puts `body`, `query` or `path` first, which is no part of a JSON pointer.
         errors = [{**each, "loc": each["loc"][1:]} for each in error.errors()]
-        return ProblemResponse(validation_failed(errors, error.body), request_id_of(request.scope))
+        return ProblemResponse(validation_failed(errors, error.body), request.scope)
 
 
 def validation_failed(errors: Sequence[Any], body: object, fields: Sequence[str] = ()) -> ProblemError:
@@ -159,11 +161,6 @@ def validation_failed(errors: Sequence[Any], body: object, fields: Sequence[str]
     if len(problems) > 1:
         detail = f"{len(problems)} fields are not as they should be (see `errors`); the first: {detail}"
     return ProblemError("validation_failed", detail, errors=problems)
-
-
-def _as_error(request: Request, error: HTTPException) -> dict[str, str]:
-    """The member in which clients of the Open Inference Protocol look for the sentence; nothing elsewhere."""
-    return {"error": str(error.detail)} if request.url.path.startswith("/v2/") else {}
 
 
 def _reworded(request: Request, error: HTTPException) -> HTTPException:

@@ -54,7 +54,7 @@ def explain(errors: Sequence[Any], body: object, fields: Sequence[str] = ()) -> 
     problems: list[FieldProblem] = []
     for error in errors[:MAX_ERRORS]:
         path = body_path(error["loc"], body)
-        name = path[-1] if path else "the body"
+        name = next((part for part in reversed(path) if not part.isdecimal()), "the body")
         problems.append(FieldProblem(pointer=to_pointer(path), detail=_sentence(error, name, fields)))
     return problems
 

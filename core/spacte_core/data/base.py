@@ -153,7 +153,10 @@ def hold_out(labels_N: Tensor, split: Split) -> Tensor:
     for label in labels_N.unique():
         test[(labels_N == label).nonzero().squeeze(1)[9::10]] = True
     if split == "test" and not test.any():
-        raise DataError("No class has ten images, so that none can be held out: add images, or a test split.")
+        raise DataError(
+            "No class has ten images, so that none can be held out: add images, or have a test split (in a folder: "
+            "move the class folders into a folder `test`)."
+        )
     return (test if split == "test" else ~test).nonzero().squeeze(1)
 
 

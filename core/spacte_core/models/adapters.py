@@ -32,9 +32,21 @@ class LogitsOf(nn.Module):
 
 
 def is_logits(output: object) -> TypeGuard[Tensor | list[Tensor]]:
-    """Whether a module's output is a tensor, or a list or tuple of tensors, one a head."""
-    heads = output if isinstance(output, list | tuple) else [output]
+    """Whether a module's output is a tensor, or a list of tensors, one a head.
+
+    A tuple of several is none: `(logits, auxiliary logits)` would be taken for two heads, whose sum decides.
+    """
+    heads = output if isinstance(output, list) or (type(output) is tuple and len(output) == 1) else [output]
     return len(heads) > 0 and all(isinstance(z, Tensor) for z in heads)
+
+
+def named(output: object) -> str:
+    """What an output is, in words: its kind, and the names or the number of its parts."""
+    kind = type(output).__name__
+    if type(output) is tuple:
+        return f"{kind} of {len(output)} (several heads are a list)"
+    names = list(output) if isinstance(output, Mapping) else list(getattr(output, "__dict__", ()))
+    return f"{kind} ({', '.join(map(str, names))[:80]})" if names else kind
 
 
 def logits_in(output: Any) -> Tensor | list[Tensor]:
@@ -45,5 +57,5 @@ def logits_in(output: Any) -> Tensor | list[Tensor]:
     """
     found = output.get("logits") if isinstance(output, Mapping) else getattr(output, "logits", None)
     if not is_logits(found):
-        raise TypeError(f"The module returns a {type(output).__name__} without logits: {WHAT_TO_RETURN}.")
+        raise TypeError(f"The module returns no logits, but a {named(output)}: {WHAT_TO_RETURN}.")
     return found

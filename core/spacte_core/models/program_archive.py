@@ -53,7 +53,8 @@ def screened(archive: bytes) -> bytes:
                 _check_tensors(data)
             elif not PLAIN.fullmatch(name):
                 raise ProgramError(f"it holds {name}, which no plain classifier needs")
-            target.writestr(f"archive/{name}", data)
+            entry = zipfile.ZipInfo(f"archive/{name}")  # of no date, so that the same program is the same
+            target.writestr(entry, data)
     return fresh.getvalue()
 
 

@@ -1,7 +1,6 @@
 """What every library's models have in common: the weights, and what to say where they are missing."""
 
 import difflib
-import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -79,23 +78,43 @@ def not_fetched(text: str, error: Exception) -> CheckpointError:
     )
 
 
-def read_state_dict(file: Path) -> dict[str, Tensor]:
-    """The weights in a .safetensors or torch.save file, wherever it keeps them, without a data-parallel prefix.
+_KEYS = ("state_dict_ema", "model_ema", "state_dict", "model_state_dict", "model", "net")
+"""Where training loops keep weights beside other things: timm's, torchvision's, Lightning's, PyTorch's tutorial."""
+
+
+def read_state_dict(file: Path, module: nn.Module) -> dict[str, Tensor]:
+    """The weights in a .safetensors or torch.save file, wherever it keeps them, by the names that a module has.
+
+    Args:
+        file: names in it may have a prefix that the module's lack, as data-parallel training and Lightning write.
+        module: of this architecture; its number of classes does not matter.
 
     Raises:
         CheckpointError: it cannot be read, or holds anything but weights.
     """
     content = read_weights(file)
-    for key in ("state_dict_ema", "model_ema", "state_dict", "model", "net"):
+    for key in _KEYS:
         if isinstance(content, Mapping) and isinstance(content.get(key), Mapping):
             content = content[key]
             break
     if not isinstance(content, Mapping) or not all(isinstance(value, Tensor) for value in content.values()):
         raise CheckpointError(f"{file} holds no state dict: save module.state_dict() and name that file.")
-    return {re.sub(r"^(module|_orig_mod)\.", "", str(key)): value for key, value in content.items()}
+    return _without_prefix({str(key): value for key, value in content.items()}, set(module.state_dict()))
 
 
-def classes_in(state: Mapping[str, Tensor], module: nn.Module) -> int:
+def _without_prefix(state: dict[str, Tensor], names: set[str]) -> dict[str, Tensor]:
+    """The weights below the one prefix that leaves just the module's names; as they are where there is none."""
+    wanted = {name for name in names if not name.endswith("num_batches_tracked")}  # not there in old files
+    if wanted <= set(state):
+        return state
+    one = min(wanted)
+    prefixes = {key.removesuffix(one) for key in state if key.endswith(f".{one}")}
+    below = [{key.removeprefix(p): value for key, value in state.items() if key.startswith(p)} for p in prefixes]
+    fitting = [found for found in below if wanted <= set(found) <= names]
+    return fitting[0] if len(fitting) == 1 else state
+
+
+def classes_in(state: dict[str, Tensor], module: nn.Module) -> int:
     """How many classes weights were trained for: the rows of the last parameter, which is the classifier's.
 
     Raises:
@@ -103,7 +122,8 @@ def classes_in(state: Mapping[str, Tensor], module: nn.Module) -> int:
     """
     last = [key for key, _ in module.named_parameters()][-1]
     if last not in state or not state[last].dim():
-        raise CheckpointError(f"The file has no weight {last!r}: choose the model that it was saved from.")
+        other = f" (but {next(reversed(state))}, say)" if state else ""
+        raise CheckpointError(f"The file has no weight {last!r}{other}: choose the model that it was saved from.")
     return len(state[last])
 
 
@@ -126,6 +146,13 @@ def load_weights(module: nn.Module, state: Mapping[str, Tensor], file: Path) -> 
 def normalization_of(mean: Any, sd: Any) -> Normalization:
     """Of channel means and standard deviations."""
     return Normalization(kind="standard", mean=tuple(map(float, mean)), sd=tuple(map(float, sd)))
+
+
+def imagenet_names() -> tuple[str, ...]:
+    """The 1,000 classes of ImageNet as torchvision names them, each otherwise; timm calls two of them "crane"."""
+    from torchvision.models import ResNet18_Weights  # it takes a second to import
+
+    return tuple(ResNet18_Weights.DEFAULT.meta["categories"])
 
 
 def stated(read: Callable[[Mapping[str, Any], tuple[int, int]], Preprocessing | None], said: Any, size: int) -> Any:

@@ -33,7 +33,7 @@ def load(name: str, options: SourceOptions) -> Source:
     if not isinstance(module, nn.Module):
         raise CheckpointError(f"{attribute}() is a {type(module).__name__} and no torch.nn.Module: name one that is.")
     if options.file is not None:
-        load_weights(module, read_state_dict(options.file), options.file)
+        load_weights(module, read_state_dict(options.file, module), options.file)
     return Source(module, options.input_shape, Normalization())
 
 

@@ -11,6 +11,7 @@ from .base import (
     Source,
     SourceOptions,
     classes_in,
+    imagenet_names,
     load_weights,
     no_such_model,
     normalization_of,
@@ -44,7 +45,7 @@ def load(name: str, options: SourceOptions) -> Source:
     else:
         module = create(options.classes)
     if options.file is not None:
-        state = read_state_dict(options.file)
+        state = read_state_dict(options.file, module)
         module = create(options.classes or classes_in(state, module))
         load_weights(module, state, options.file)
     published = timm.data.resolve_model_data_config(module)
@@ -53,4 +54,5 @@ def load(name: str, options: SourceOptions) -> Source:
         raise CheckpointError(f"timm says nothing of the mean and sd of {name}: export it with save_model.")
     shape = (channels, options.size or height, options.size or width)
     pictures = None if options.size else stated(of_timm, published, height)
-    return Source(module, shape, normalization_of(published["mean"], published["std"]), preprocessing=pictures)
+    names = imagenet_names() if timm.data.infer_imagenet_subset(module) == "imagenet-1k" else None
+    return Source(module, shape, normalization_of(published["mean"], published["std"]), names, pictures)

@@ -45,7 +45,7 @@ def load(name: str, options: SourceOptions) -> Source:
     else:
         module = create(options.classes)
     if options.file is not None:
-        state = read_state_dict(options.file)
+        state = read_state_dict(options.file, module)
         module = create(options.classes or classes_in(state, module))
         load_weights(module, state, options.file)
     crop = getattr(preset, "crop_size", [_SIZE])

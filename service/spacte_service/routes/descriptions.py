@@ -8,7 +8,7 @@ from pydantic import BaseModel
 from pydantic.json_schema import models_json_schema
 
 from spacte_client.types import Problem
-from spacte_service.problems import MEDIA_TYPE, PROBLEMS
+from spacte_service.problems import INFERENCE_MEDIA_TYPE, INFERENCE_PATH, MEDIA_TYPE, PROBLEMS
 
 IMAGE_TYPES = ("image/png", "image/jpeg", "image/webp")
 REF = "#/components/schemas/{model}"
@@ -20,10 +20,10 @@ def _schema_of(model: type[BaseModel]) -> dict[str, str]:
     return {"$ref": REF.format(model=model.__name__)}
 
 
-def problems(*statuses: int) -> dict[int | str, dict[str, Any]]:
+def problems(*statuses: int, media_type: str = MEDIA_TYPE) -> dict[int | str, dict[str, Any]]:
     """The `responses=` of a route that may answer with these error statuses."""
     titles = dict(reversed(PROBLEMS.values()))  # of the codes that share a status, the first
-    content = {MEDIA_TYPE: {"schema": _schema_of(Problem)}}
+    content = {media_type: {"schema": _schema_of(Problem)}}
     return {status: {"description": f"{titles[status]}.", "content": content} for status in statuses}
 
 
@@ -92,9 +92,10 @@ def add_openapi(app: FastAPI) -> None:
             components.update(definitions["$defs"])
             for theirs in ("HTTPValidationError", "ValidationError"):
                 components.pop(theirs, None)
-            for operation in (each for path in schema["paths"].values() for each in path.values()):
+            for path, operation in ((path, each) for path, all_ in schema["paths"].items() for each in all_.values()):
                 if "HTTPValidationError" in str(operation["responses"].get("422")):
-                    operation["responses"]["422"] = problems(422)[422]
+                    kind = INFERENCE_MEDIA_TYPE if path.startswith(INFERENCE_PATH) else MEDIA_TYPE
+                    operation["responses"]["422"] = problems(422, media_type=kind)[422]
             app.openapi_schema = schema
         return app.openapi_schema
 

@@ -193,6 +193,10 @@ def test_a_folder_too_small_to_hold_anything_out_is_refused(tmp_path: Path):
         for i in range(9):
             (tmp_path / name / f"{i}.png").write_bytes(png(random_image(i)))
     assert "No class has ten images" in folder_error(tmp_path, "test")
+    (tmp_path / "test").mkdir()
+    for name in ("cat", "dog"):
+        (tmp_path / name).rename(tmp_path / "test" / name)
+    assert len(load_data(DataConfig(source=f"folder:{tmp_path}"), "test")) == 18
 
 
 def test_folder_errors_name_the_remedy(tmp_path: Path):

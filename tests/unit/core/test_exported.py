@@ -4,6 +4,7 @@ import copy
 import io
 import json
 import pickle
+import time
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
@@ -15,7 +16,7 @@ from torch import Tensor, nn
 
 from spacte_core.checkpoint import CheckpointError, load_checkpoint, save_checkpoint
 from spacte_core.importers import import_checkpoint
-from spacte_core.models import ModelConfig, build
+from spacte_core.models import ModelConfig, build, program_archive
 from spacte_core.models.exported import Program
 
 
@@ -80,6 +81,14 @@ def test_stack_traces_do_not_travel(tmp_path: Path, archive: bytes) -> None:
     (tmp_path / "own.pt2").write_bytes(archive)
     net, _ = import_checkpoint(tmp_path / "own.pt2", "torch-export", sigma=0.25)
     assert b"test_exported.py" not in bytes(net.state_dict()["backbone._extra_state"].tolist())
+
+
+def test_the_same_program_is_the_same_bytes_on_another_day(monkeypatch: pytest.MonkeyPatch, archive: bytes) -> None:
+    """So that a later load finds what an earlier one chose for it."""
+    today = program_archive.screened(archive)
+    monkeypatch.setattr(time, "time", lambda: 1e9)
+    assert program_archive.screened(archive) == today
+    assert program_archive.screened(today) == today
 
 
 def test_its_heads_come_as_one_tensor(tmp_path: Path, archive: bytes) -> None:

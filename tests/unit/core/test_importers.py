@@ -186,3 +186,10 @@ def test_files_without_a_wrapper_or_batch_counters_are_read(tmp_path: Path) -> N
         torch.save(content, tmp_path / f"{name}.pth")
         found, _ = import_checkpoint(tmp_path / f"{name}.pth", "cohen", sigma=0.25)
         assert same(found, net)
+
+
+def test_a_file_without_running_statistics_says_so(tmp_path: Path) -> None:
+    weights = layout(original(), "1.", multihead=False)
+    torch.save({key: value for key, value in weights.items() if "running_" not in key}, tmp_path / "half.pth")
+    with pytest.raises(CheckpointError, match=r"no running statistics of \d+ batch normalisations \(first 1\.bn1"):
+        import_checkpoint(tmp_path / "half.pth", "cohen", sigma=0.25)

@@ -14,6 +14,7 @@ from spacte_core.cli import import_app
 from spacte_core.errors import MissingPackageError, optional_package
 from spacte_core.models.onnx_network import OnnxNetwork
 from spacte_core.sources import SourceOptions, load_source
+from spacte_core.sources.base import load_weights, read_state_dict
 
 pytestmark = pytest.mark.slow
 
@@ -91,7 +92,10 @@ def test_what_brought_pictures_to_the_input_comes_along() -> None:
         assert source.input_shape == (3, 224, 224)
         assert source.preprocessing is not None
         assert source.preprocessing.resize in (256, 235)
+        assert source.class_names is not None
+        assert (source.class_names[281], len(set(source.class_names))) == ("tabby", 1000)
         assert load_source(name, SourceOptions("random", size=64)).preprocessing is None
+        assert load_source(name, SourceOptions("random", classes=10)).class_names is None
 
 
 def test_random_weights_only_by_name(tmp_path: Path) -> None:
@@ -101,6 +105,64 @@ def test_random_weights_only_by_name(tmp_path: Path) -> None:
     torch.save({key: value for key, value in weights.items() if "layer4" not in key}, tmp_path / "part.pth")
     with pytest.raises(CheckpointError, match="do not fit"):
         load_source("torchvision:resnet18", SourceOptions(str(tmp_path / "part.pth")))
+    torch.save({f"net_{key}": value for key, value in weights.items()}, tmp_path / "other.pth")
+    with pytest.raises(CheckpointError, match=r"no weight 'fc.bias' \(but net_fc.bias, say\)"):
+        load_source("torchvision:resnet18", SourceOptions(str(tmp_path / "other.pth")))
+
+
+class Normed(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.norm = nn.BatchNorm2d(1)
+        self.out = nn.Linear(16, 3)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.out(self.norm(x).flatten(1))
+
+
+def prefixed(state: dict[str, torch.Tensor], prefix: str) -> dict[str, torch.Tensor]:
+    return {f"{prefix}{key}": value for key, value in state.items()}
+
+
+WRITTEN: dict[str, Any] = {
+    "plain": lambda state: state,
+    "PyTorch's tutorial": lambda state: {"epoch": 3, "model_state_dict": state, "loss": 0.5},
+    "data-parallel": lambda state: prefixed(state, "module."),
+    "compiled, data-parallel": lambda state: prefixed(state, "_orig_mod.module."),
+    "Lightning": lambda state: {"state_dict": prefixed(state, "model.") | {"loss.weight": torch.ones(3)}},
+    "before PyTorch 0.4.1": lambda state: {k: v for k, v in state.items() if not k.endswith("num_batches_tracked")},
+}
+
+
+@pytest.mark.parametrize("how", WRITTEN)
+def test_weights_are_found_wherever_a_training_loop_keeps_them(tmp_path: Path, how: str) -> None:
+    net, file = Normed(), tmp_path / "net.pth"
+    nn.init.normal_(net.norm.running_mean)
+    torch.save(WRITTEN[how](net.state_dict()), file)
+    found = read_state_dict(file, Normed())
+    load_weights(other := Normed(), found, file)
+    x = torch.rand(4, 1, 4, 4)
+    assert torch.equal(other.eval()(x), net.eval()(x))
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (lambda state: prefixed(state, "student.") | prefixed(state, "teacher."), "Missing key.*norm.weight"),
+        (lambda state: {k: v for k, v in state.items() if "running" not in k}, "Missing key.*norm.running_mean"),
+        (lambda state: state | {"out.weight": torch.zeros(4, 16)}, "size mismatch for out.weight"),
+    ],
+)
+def test_weights_of_two_networks_or_of_half_a_one_are_refused(tmp_path: Path, change: Any, words: str) -> None:
+    torch.save(change(Normed().state_dict()), tmp_path / "net.pth")
+    with pytest.raises(CheckpointError, match=f"do not fit the model .{words}"):
+        load_weights(Normed(), read_state_dict(tmp_path / "net.pth", Normed()), tmp_path / "net.pth")
+
+
+def test_a_file_of_unknown_kind_says_how_to_name_it(tmp_path: Path) -> None:
+    for name, words in (("net.py", "write python:net.py:CLASS"), ("net.pth", "python:FILE.py:CLASS --weights net.pth")):
+        result = CliRunner().invoke(import_app, [name, "--sigma", "0.25", "--out", str(tmp_path / "out")])
+        assert words in str(result.exception)
 
 
 def test_a_missing_package_is_named_with_its_extra() -> None:

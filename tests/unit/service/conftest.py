@@ -90,7 +90,7 @@ class ScriptedBackend:
 
     @contextmanager
     def pinned(self, name: str | None, request_id: str) -> Iterator[str | None]:
-        yield name
+        yield name and name.partition("@")[0]
 
     async def divide(self, name: str, weights: Mapping[str, float]) -> None:
         self.weights = dict(weights)

@@ -76,6 +76,8 @@ class Gateway:
         file_id = await self.file() if which or "{file_id}" in path else None
         job_id = await self.job() if which or "{job_id}" in path else None
         ids = {"file_id": file_id, "job_id": job_id, "name": "digits", "index": 0}
+        if "{version}" in path:
+            ids["version"] = (await self.ask("admin", "GET", "/v1/models/digits")).json()["version"]
         if path.startswith(("/v1/certify", "/v1/predict", "/v1/sets", "/v1/brackets")):
             params = {"radius": 0.1} if path == "/v1/sets" else {}
             image = {"type": "file", "file_id": file_id}

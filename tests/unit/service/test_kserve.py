@@ -1,10 +1,15 @@
 """Promise: clients of the Open Inference Protocol ask for smoothed predictions as they ask any other server."""
 
 import contextlib
+import gzip
 import json
+import os
+import subprocess
 import threading
 import time
-from collections.abc import Iterator
+import zlib
+from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import httpx2
@@ -69,12 +74,15 @@ async def test_binary_tensors_both_ways(http: httpx2.AsyncClient) -> None:
         (body(tensor(), tensor()), 422, "inputs"),
         (body(tensor(datatype="FP64")), 422, "FP32"),
         (body(tensor(shape=[64])), 422, "shape"),
+        (body(tensor(shape=[0, 1, 8, 8])), 422, "`shape` should be greater than 0"),
         (body(tensor(data=[3] * 63)), 422, "as many numbers"),
         (body(tensor(data=[3.5] * 64)), 422, "whole ones"),
         (body(tensor(data="abc")), 422, "as many numbers"),
         (body(tensor(parameters={"binary_data_size": 64})), 422, "as many bytes"),
         (body(tensor(shape=[1, 1, 4, 16])), 400, "shape"),
         (body(tensor(datatype="FP32", data=[3.0] * 64)), 400, "divide by 255"),
+        (body(tensor(data=None, parameters={"shared_memory_region": "mine"})), 422, "send tensors in the body"),
+        (body(outputs=[{"name": "counts", "parameters": {"classification": 3}}]), 422, "take `counts` and sort"),
         (body(parameters={"n": 0}), 422, "n"),
         (body(parameters={"radius": 1}), 422, "radius"),
         (body(outputs=[{"name": "radius"}]), 422, "label"),
@@ -89,6 +97,52 @@ async def test_what_cannot_be_read_is_one_sentence(
     problem = answer.json()
     assert words in problem["detail"]
     assert problem["error"] == problem["detail"], "where clients of the protocol look"
+    assert answer.headers["content-type"] == "application/json", "others are not read by kserve"
+
+
+@pytest.mark.parametrize("pack", [gzip.compress, zlib.compress])
+@pytest.mark.parametrize("path", [INFER, "/v2/models/digits/versions/base/infer"])
+async def test_a_packed_body_is_unpacked(http: httpx2.AsyncClient, pack: Callable[[bytes], bytes], path: str) -> None:
+    image = tensor(datatype="FP32", data=None, parameters={"binary_data_size": 256})
+    text = json.dumps(body(image)).encode()
+    plain = text + np.full(64, 3 / 255, "<f4").tobytes()
+    headers = {"Inference-Header-Content-Length": str(len(text)), "Content-Type": "application/octet-stream"}
+    coding = {"Content-Encoding": "gzip" if pack is gzip.compress else "deflate"}
+    expected = (await http.post(path, content=plain, headers=headers)).json()["outputs"]
+    for packed in (pack(plain), pack(plain)[:-1], pack(plain) + b"x", b"", b"hello"):
+        answer = await http.post(path, content=packed, headers=headers | coding)
+        if packed == pack(plain):
+            assert answer.json()["outputs"] == expected
+        else:
+            assert (answer.status_code, "pack it again" in answer.json()["error"]) == (400, True), answer.text
+    answer = await http.post(path, content=plain, headers=headers | {"Content-Encoding": "br"})
+    assert (answer.status_code, "Content-Encoding: br" in answer.json()["error"]) == (415, True)
+
+
+@pytest.mark.slow
+async def test_a_small_body_that_unpacks_to_a_large_one_is_refused(http: httpx2.AsyncClient) -> None:
+    bomb = gzip.compress(bytes(256 << 20), 1)
+    answer = await http.post(INFER, content=bomb, headers={"Content-Encoding": "gzip"})
+    assert (answer.status_code, "16,777,216 bytes unpacked" in answer.json()["error"]) == (413, True), answer.text
+
+
+async def test_a_version_that_answers_is_asked_by_its_digits(http: httpx2.AsyncClient) -> None:
+    whole = (await http.get("/v2/models/digits")).json()
+    for version in (whole["versions"][0], "0" * 6):
+        at = f"/v2/models/digits/versions/{version}"
+        assert (await http.get(at)).json() == whole
+        assert (await http.get(f"{at}/ready")).json()["ready"]
+        answer = (await http.post(f"{at}/infer", json=body())).json()
+        assert (answer["model_name"], answer["model_version"]) == ("digits", whole["versions"][0])
+        assert answer["outputs"][0]["data"] == [3]
+    assert (await http.get("/v2/models/digits/versions/base/ready")).status_code == 200
+    for other in ("1", "0" * 5, "1" * 64):
+        for answer in (
+            await http.get(f"/v2/models/digits/versions/{other}"),
+            await http.get(f"/v2/models/digits/versions/{other}/ready"),
+            await http.post(f"/v2/models/digits/versions/{other}/infer", json=body()),
+        ):
+            assert (answer.status_code, "name one of these (000000000000)" in answer.json()["error"]) == (404, True)
 
 
 @pytest.mark.slow
@@ -136,6 +190,61 @@ def test_tritonclient(address: str, binary: bool) -> None:
     with pytest.raises(triton.InferenceServerException, match="no model 'none'"):
         client.infer("none", [image])
     client.close()
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_tritonclient_s_further_options(address: str) -> None:
+    triton = pytest.importorskip("tritonclient.http")
+    client = triton.InferenceServerClient(address)
+    image = triton.InferInput("image", [1, 1, 8, 8], "UINT8")
+    image.set_data_from_numpy(np.full((1, 1, 8, 8), 3, np.uint8))
+    (version,) = client.get_model_metadata("digits")["versions"]
+    assert client.get_model_metadata("digits", version)["name"] == "digits"
+    for name in (version, "base"):
+        assert client.is_model_ready("digits", name)
+    assert not client.is_model_ready("digits", "1")
+    for options in (
+        {"model_version": version},
+        {"request_id": "mine", "headers": {"Authorization": "Bearer spacte_none"}, "query_params": {"a": "b"}},
+        {"priority": 1, "timeout": 10**7, "sequence_id": 5, "sequence_start": True},
+        {"request_compression_algorithm": "gzip", "response_compression_algorithm": "gzip"},
+        {"request_compression_algorithm": "deflate"},
+    ):
+        answer = client.infer("digits", [image], **options)
+        assert (answer.as_numpy("label").tolist(), answer.as_numpy("counts").shape) == ([3], (1, 10))
+        assert answer.get_response().get("id") == options.get("request_id")
+    assert client.async_infer("digits", [image]).get_result().as_numpy("label").tolist() == [3]
+    only = client.infer("digits", [image], outputs=[triton.InferRequestedOutput("label", binary_data=False)])
+    assert (only.as_numpy("label").tolist(), only.as_numpy("counts")) == ([3], None)
+    for outputs, options, words in (
+        (triton.InferRequestedOutput("counts", class_count=3), {}, "take `counts` and sort them"),
+        (triton.InferRequestedOutput("label"), {"model_version": "1"}, "name one of these"),
+        (triton.InferRequestedOutput("label"), {"parameters": {"nn": 20}}, "did you mean `n`"),
+    ):
+        with pytest.raises(triton.InferenceServerException, match=words):
+            client.infer("digits", [image], outputs=[outputs], **options)
+    client.close()
+
+
+def test_kserve_s_client(address: str) -> None:
+    python = os.environ.get("KSERVE_PYTHON")
+    if not python:
+        pytest.skip("kserve cannot be installed beside our pins: name a Python that has it in KSERVE_PYTHON")
+    script = Path(__file__).parents[2] / "kserve_calls.py"
+    done = subprocess.run([python, str(script), f"http://{address}"], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    found = json.loads(done.stdout)
+    asked = {name: found.pop(name) for name in ("live", "ready", "model ready", "no model ready")}
+    assert asked == {"live": True, "ready": True, "model ready": True, "no model ready": False}
+    counts = [0, 0, 0, 1000, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1000, 0, 0, 0, 0]
+    whole = ["mine", {"label": ["int64", [2], [3, 5]], "counts": ["int64", [2, 10], counts]}]
+    for name in ("binary", "json", "float", "all binary", "version"):
+        assert found[name] == whole, name
+    few = [value // 50 for value in counts]
+    assert found["outputs"] == ["mine", {"label": whole[1]["label"], "counts": ["int64", [2, 10], few]}]
+    assert found["dictionary"][1]["label"] == ["int64", [1], [3]]
+    assert found["another model"].startswith("There is no model 'none'; choose one of those served (digits).")
+    assert found["another output"].startswith("`name` should be 'label' or 'counts'.")
 
 
 BASE = "/v2/models/digits/versions/base"

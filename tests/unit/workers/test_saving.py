@@ -1,6 +1,7 @@
 """Promise: any module becomes a checkpoint in one call, or one sentence says what it should return."""
 
 from collections import namedtuple
+from dataclasses import dataclass
 from types import SimpleNamespace
 
 import numpy as np
@@ -31,13 +32,21 @@ class Returning(nn.Module):
 
 
 Output = namedtuple("Output", "logits hidden")
+
+
+@dataclass
+class Answer:
+    logits: torch.Tensor
+
+
 TAKEN = {
     "tensor": lambda z: z,
     "list of heads": lambda z: [z, 2 * z],
-    "tuple of heads": lambda z: (z, 2 * z),
+    "tuple of one": lambda z: (z,),
     "dict": lambda z: {"loss": None, "logits": z},
     "object": lambda z: SimpleNamespace(logits=z),
     "named tuple": lambda z: Output(z, None),
+    "dataclass": Answer,
 }
 REFUSED = {
     "dict without": lambda z: {"scores": z},
@@ -45,6 +54,10 @@ REFUSED = {
     "text": lambda z: "cat",
     "empty list": lambda z: [],
     "list of lists": lambda z: [[z]],
+    "nested dict": lambda z: {"head": {"logits": z}},
+    "logits and auxiliary logits": lambda z: (z, 2 * z),
+    "loss and logits": lambda z: (z.sum(), z),
+    "object without": lambda z: SimpleNamespace(scores=z),
 }
 
 
@@ -68,16 +81,25 @@ def test_a_module_is_saved_and_votes_as_before(kind, tmp_path):
 
 @pytest.mark.parametrize("kind", REFUSED)
 def test_what_is_no_logits_is_one_sentence(kind, tmp_path):
-    with pytest.raises(CheckpointError, match="return the logits tensor") as caught:
+    part = {"dict without": "scores", "nested dict": "head", "object without": "scores", "loss and logits": "of 2"}
+    with pytest.raises(CheckpointError, match=f"{part.get(kind, '')}.*return the logits tensor") as caught:
         save_model(Returning(REFUSED[kind]), tmp_path / "m", sigma=0.25, input_shape=SHAPE)
     assert "\n" not in str(caught.value)
     assert not (tmp_path / "m").exists()
 
 
-@pytest.mark.parametrize("kind", [*REFUSED, "dict", "object"])
+@pytest.mark.parametrize("kind", [*REFUSED, "dict", "object", "dataclass", "named tuple"])
 def test_a_certifier_names_what_to_return_and_the_adapter(kind):
     with pytest.raises(EngineError, match=r"return the logits tensor, e\.g\. output\.logits.*LogitsOf"):
         LocalCertifier(Returning((TAKEN | REFUSED)[kind]), sigma=0.25, num_classes=4, input_shape=SHAPE)
+
+
+@pytest.mark.parametrize("heads", [lambda z: [z.sum(), z], lambda z: [z, z[:, :3]]])
+def test_heads_of_other_shapes_are_one_sentence(heads, tmp_path):
+    with pytest.raises(EngineError, match="The module fails on a batch"):
+        LocalCertifier(Returning(heads), sigma=0.25, num_classes=4, input_shape=SHAPE)
+    with pytest.raises(CheckpointError, match="let it return one"):
+        save_model(Returning(heads), tmp_path / "m", sigma=0.25, input_shape=SHAPE)
 
 
 def test_mean_and_sd_go_before_the_module(tmp_path):
@@ -107,6 +129,15 @@ class FixedBatch(nn.Module):
         return x.reshape(5, -1)[:, :4]
 
 
+class Normed(nn.Module):
+    def __init__(self, **options):
+        super().__init__()
+        self.norm, self.out = nn.BatchNorm2d(3, **options), nn.Linear(192, 4)
+
+    def forward(self, x):
+        return self.out(self.norm(x).flatten(1))
+
+
 class Chance(nn.Module):
     def forward(self, x):
         z = x.flatten(1)[:, :4]
@@ -118,7 +149,8 @@ class Chance(nn.Module):
     [
         (Branching(), {}, "cannot be exported.*Python branches"),
         (FixedBatch(), {}, "cannot be exported|batches of 2 and 3|fails on a batch"),
-        (Chance(), {}, "answers otherwise"),
+        (Chance(), {}, "answers otherwise.*not on chance"),
+        (Normed(track_running_stats=False), {}, "in another batch: .*track_running_stats=True"),
         (Returning(TAKEN["tensor"], 100), {}, "correct input_shape or the module"),
         (Returning(lambda z: z / 0), {}, "NaN or infinite"),
         (Returning(lambda z: z[:, :1]), {}, "does not return logits"),

@@ -10,7 +10,7 @@ if TYPE_CHECKING:
     from rich.table import Table
 
     from spacte_client.types import Diagnosis
-    from spacte_core.checkpoint import Checkpoint
+    from spacte_core.checkpoint import CheckpointConfig
 
     from .measuring import LabelledImages
 
@@ -38,7 +38,7 @@ def diagnose(
     """
     from rich.console import Console
 
-    from spacte_core.checkpoint import load_checkpoint
+    from spacte_core.checkpoint import load_checkpoint, read_config
     from spacte_core.errors import one_sentence
     from spacte_core.hardware import choose_device
     from spacte_workers.engine import Engine, EngineError
@@ -49,8 +49,10 @@ def diagnose(
     ladder = _ladder(sigmas)
     with one_sentence():
         place = choose_device(device)
+        config, _ = read_config(model)
+    found = _images(config, data, images, (resize, label_column, data_root))  # first, since a network loads for seconds
+    with one_sentence():
         checkpoint = load_checkpoint(model)
-    found = _images(checkpoint, data, images, (resize, label_column, data_root))
     try:
         engine = Engine.from_checkpoint(checkpoint, device=place)
     except EngineError as error:
@@ -85,7 +87,7 @@ def _ladder(text: str) -> list[float]:
 
 
 def _images(
-    checkpoint: "Checkpoint", data: str, count: int, options: tuple[bool, str | None, Path]
+    config: "CheckpointConfig", data: str, count: int, options: tuple[bool, str | None, Path]
 ) -> "LabelledImages":
     """Labelled images of the data set, evenly spread; raises TyperException where there are none."""
     from spacte_core.preprocessing import Asked
@@ -99,7 +101,6 @@ def _images(
     file = Path(data).is_file()
     place = str(Path(data).resolve()) if file else data
     spec = InputSpec("file" if file else "dataset", place, data_root=str(root), label_column=label_column)
-    config = checkpoint.config
     shape = config.model.input_shape
     asked = Asked(resize=resize)
     pixels, labels = [], []

@@ -9,13 +9,13 @@ import torch
 from torch import Tensor, nn
 
 from spacte_core.forms import Classifier, Encoding
-from spacte_core.models.adapters import WHAT_TO_RETURN, is_logits
+from spacte_core.models.adapters import WHAT_TO_RETURN, is_logits, named
 from spacte_core.models.multihead import Pick
 
 from .errors import EngineError
 
 _PROBES = 5  # random inputs on which a normalisation must be affine. Chosen: no other function passes them by chance
-_FAILURES = (RuntimeError, TypeError, ValueError, AttributeError)
+_FAILURES = (RuntimeError, TypeError, ValueError, AttributeError, IndexError)
 """What a module's own code raises on an input that it does not expect."""
 
 
@@ -56,7 +56,7 @@ def decompose(module: nn.Module, example_BCHW: Tensor, num_classes: int) -> Clas
         raise _fails(example_BCHW, error) from error
     if not is_logits(logits):
         raise EngineError(
-            f"The module returns a {type(logits).__name__}: {WHAT_TO_RETURN}, or wrap the module in LogitsOf(module)."
+            f"The module returns a {named(logits)}: {WHAT_TO_RETURN}, or wrap the module in LogitsOf(module)."
         )
     try:
         whole = AllLogits(module, None if isinstance(logits, Tensor) else len(logits))

@@ -161,10 +161,13 @@ class ModelStore:
     def pinned(self, name: str | None, request_id: str) -> Generator[str | None]:
         """The key of the version that answers a request, kept loaded and known by it while the block runs.
 
-        Where none answers, `name` itself, so that `served` says why.
+        `name` may itself be the key of a version that is loaded. Where none answers, `name` itself, so that `served`
+        says why.
         """
         try:
-            model = chosen(self.entry(self.served(name).name), request_id)
+            entry = self.entry(self.served(name).name)
+            asked = (model for model in (entry.served, entry.beside) if model is not None and model.key == name)
+            model = next(asked, None) or chosen(entry, request_id)
         except (ModelNotFoundError, ModelNotReadyError):
             model = None
         if model is None:

@@ -156,8 +156,9 @@ class Versions:
         config, version = entry.config, entry.version
 
         def tell(step: LoadStep) -> None:
+            if step != entry.step:  # samplers are asked every second
+                _log.info("Model %s is loading: %s.", name, step)
             self._store.loading(name, version, step)
-            _log.info("Model %s is loading: %s.", name, step)
 
         tell(LoadStep("samplers", "waits for a sampler"))
         began = time.monotonic()

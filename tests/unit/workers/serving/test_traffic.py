@@ -45,6 +45,14 @@ async def certified_by(runtime: Runtime, request: str, n: int = 50) -> str:
     return certificate.model_version
 
 
+async def test_a_version_that_is_named_answers_whatever_the_share(two: tuple[Runtime, str, str, Path]) -> None:
+    runtime, old, new, _ = two
+    for version in (old, new):
+        for request in IDS[:20]:
+            with runtime.pinned(f"digits@{version}", request) as key:
+                assert runtime.model(key).version == version
+
+
 async def test_each_version_gets_its_part_and_each_request_its_version(two: tuple[Runtime, str, str, Path]) -> None:
     runtime, old, new, _ = two
     before = answering(runtime)

@@ -28,8 +28,10 @@ def class_numbers(
         ours = np.array([model_names.index(name) for name in names], dtype=np.int64)
         return np.where(labels_N < 0, NO_LABEL, ours[np.maximum(labels_N, 0)])
     if model_names and len(names) != len(model_names) and not all(name.isdecimal() for name in names):
-        ours, theirs = (", ".join(each)[:100] for each in (names, model_names))
+        stranger = next(name for name in names if name not in model_names)
+        theirs = ", ".join([*model_names[:3], *(["..."] if len(model_names) > 3 else [])])
         raise InputError(
-            f"The set has {len(names)} classes ({ours}), but the model {len(model_names)} ({theirs}): name them alike."
+            f"The set has {len(names)} classes, but the model {len(model_names)} ({theirs}), and {stranger!r} is none "
+            "of these: name them alike, or by the model's numbers."
         )
     return labels_N
