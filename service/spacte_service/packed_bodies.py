@@ -13,9 +13,8 @@ PACKINGS = ("gzip", "deflate")
 """Values of `Content-Encoding`."""
 
 _EITHER = 32 + zlib.MAX_WBITS  # zlib tells the two apart by their first bytes
-_STEP_BYTES = (
-    1 << 20
-)  # unpacked at once; chosen: milliseconds, in which others wait, and a refusal comes before much is
+_STEP_BYTES = 1 << 20
+"""Unpacked at once. Chosen: others wait for milliseconds, and a refusal comes before much is there."""
 
 
 def packings(path: str) -> tuple[str, ...]:
