@@ -65,12 +65,12 @@ class ManyClasses(torch.nn.Module):
         return 20 * ((x.flatten(1) - 0.5) @ self.directions + self.bias)
 
 
-def _certifier(module: torch.nn.Module, classes: int = 2) -> LocalCertifier:
+def certifier_of(module: torch.nn.Module, classes: int = 2) -> LocalCertifier:
     return LocalCertifier(module, sigma=SIGMA, num_classes=classes, input_shape=SHAPE, precision="fp32")
 
 
 def test_a_label_with_few_votes_still_leads() -> None:
-    found = _certifier(ManyClasses(), 12).bracket(
+    found = certifier_of(ManyClasses(), 12).bracket(
         np.full(SHAPE, 128, np.uint8), n=10_000, n_upper=20_000, seed="5" * 32
     )
     assert found.certificate.label == 0
@@ -81,7 +81,7 @@ def test_a_label_with_few_votes_still_leads() -> None:
 
 def test_both_sides_hold_the_true_radius_of_a_linear_classifier() -> None:
     net = Linear()
-    certifier = _certifier(net)
+    certifier = certifier_of(net)
     for distance in (0.1, 0.2, 0.3, 0.4):
         image, true = net.image(distance)
         found = certifier.bracket(image, n=2_000, n_upper=20_000)
@@ -93,7 +93,7 @@ def test_both_sides_hold_the_true_radius_of_a_linear_classifier() -> None:
 
 
 def test_no_upper_bound_where_nothing_is_answered_otherwise() -> None:
-    found = _certifier(Constant()).bracket(np.full(SHAPE, 100, np.uint8), n=200, n_upper=200)
+    found = certifier_of(Constant()).bracket(np.full(SHAPE, 100, np.uint8), n=200, n_upper=200)
     assert (found.upper, found.adversarial) == (None, None)
     assert found.lower > 0
 
@@ -101,4 +101,4 @@ def test_no_upper_bound_where_nothing_is_answered_otherwise() -> None:
 def test_a_model_without_a_gradient_is_said() -> None:
     net = NoGradient()
     with pytest.raises(EngineError, match="no gradient"):
-        _certifier(net).bracket(net.image(0.3)[0], n=200, n_upper=200)
+        certifier_of(net).bracket(net.image(0.3)[0], n=200, n_upper=200)
