@@ -1,7 +1,5 @@
 """Promise: of a linear classifier, whose radius is known, brackets hold it, and end within 5 % of it."""
 
-from collections.abc import Iterator
-
 import numpy as np
 import pytest
 from scipy.stats import binomtest
@@ -15,7 +13,7 @@ RUNS, N_UPPER, ALPHA = 150, 100_000, 0.001
 
 
 @pytest.fixture(autouse=True)
-def one_thread() -> Iterator[None]:
+def one_thread():
     yield from on_threads(1)  # so small a classifier gains nothing of two
 
 
