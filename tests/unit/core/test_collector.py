@@ -23,6 +23,7 @@ def test_blocks_that_overlap_leave_it_on() -> None:
     first.enter_context(collecting_later())
     second.enter_context(collecting_later())
     first.close()
+    assert not gc.isenabled()
     second.close()
     assert gc.isenabled()
 
