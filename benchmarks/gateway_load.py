@@ -37,6 +37,7 @@ from spacte_workers.certification.verify import check, replay
 from spacte_workers.images import from_array, image_sha256
 from spacte_workers.shards import Image
 
+from .common import give_out
 from .machine import this_machine
 
 ROOT = Path(__file__).parents[1]
@@ -330,10 +331,7 @@ def main() -> None:
         _say(f"asking {url}")
         result = asyncio.run(measure(url, options))
     text = json.dumps(result) + "\n" if options.json else report(result, options.seconds)
-    if options.out:
-        options.out.write_text(text)
-    else:
-        sys.stdout.write(text)
+    give_out(text, options.out)
 
 
 if __name__ == "__main__":

@@ -30,6 +30,7 @@ import httpx2
 import numpy as np
 from PIL import Image as Pillow
 
+from .common import give_out
 from .gateway_load import gateway
 from .machine import this_machine
 
@@ -214,10 +215,7 @@ def main() -> None:
         url = stack.enter_context(gateway(options))
         result = asyncio.run(measure(url, options))
     text = json.dumps(result) + "\n" if options.json else report(result)
-    if options.out:
-        options.out.write_text(text)
-    else:
-        sys.stdout.write(text)
+    give_out(text, options.out)
 
 
 if __name__ == "__main__":

@@ -25,6 +25,7 @@ from pathlib import Path
 
 import httpx2
 
+from .common import give_out
 from .machine import this_machine
 from .slow_model_load import save_resnet
 
@@ -165,10 +166,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory(prefix="spacte-starting-") as folder:
         found = measure(Path(folder), options)
     text = json.dumps({name: vars(each) for name, each in found.items()}) if options.json else report(found, options)
-    if options.out:
-        options.out.write_text(text)
-    else:
-        sys.stdout.write(text)
+    give_out(text, options.out)
 
 
 if __name__ == "__main__":

@@ -136,10 +136,8 @@ class DataFolder:
         """Of a folder, delete in the storage what is neither used nor new; the names of those deleted."""
         if self.storage is None:
             return []
-        keep, old = (
-            {self._name(Path(path)) for path in used if Path(path).is_relative_to(self.root)},
-            time.time() - FRESH_S,
-        )
+        keep = {self._name(Path(path)) for path in used if Path(path).is_relative_to(self.root)}
+        old = time.time() - FRESH_S
         deleted = [
             name
             for name, written in self.storage.names(self._name(below)).items()

@@ -328,7 +328,7 @@ def _result_shape(geometry: Any, channels: int, kernel: int, source_shape: Shape
     Args:
         geometry: has a stride, a padding and a dilation; a convolution groups, too.
         channels: of the result; they have to be a multiple of `multiple`.
-        kernel: its side, 0 where it is not square.
+        kernel: its side, or that of a window; -1 where it is not square.
         source_shape: of its source.
         multiple: of the target.
     """

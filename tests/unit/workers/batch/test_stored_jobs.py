@@ -10,6 +10,7 @@ from multiprocessing.context import ForkServerProcess
 import fsspec
 import numpy as np
 import pytest
+from tests.unit.workers.batch.test_driver import without_times
 
 from spacte_client.types import JobParams
 from spacte_workers.batch import driver, parts, stored_folder
@@ -26,7 +27,6 @@ from spacte_workers.serving.pools import LocalPool
 
 SEED = "00112233445566778899aabbccddeeff"
 IMAGES = 12
-TIMES = ("begun", "elapsed_ms", "queue_ms", "created_at", "previous_sha256")  # the last is a hash over the others
 
 
 @pytest.fixture
@@ -74,15 +74,6 @@ def a_stored_job(store, root, checkpoint):
     folder = StoredFolder(root / "jobs" / "job_1", store, Attempts(store))
     folder.create(spec)
     return folder
-
-
-def without_times(folder):
-    """Everything in the log but the times, by index; an index that is there twice fails."""
-    found = {}
-    for record in read_results(folder.results_file):
-        assert record["index"] not in found
-        found[record["index"]] = {name: value for name, value in record.items() if name not in TIMES}
-    return found
 
 
 @pytest.fixture(scope="module")
