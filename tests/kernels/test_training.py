@@ -110,7 +110,9 @@ def test_on_a_gpu_convolutions_and_heads_are_exchanged() -> None:
         assert torch.equal(torch.stack(twin.eval()(x_BCHW)), torch.stack(net.eval()(x_BCHW)))
 
 
-@pytest.mark.parametrize(("device", "switched_off"), [("cpu", "-batch_norm"), ("cuda", "-triton_conv,-parallel_heads")])
+@pytest.mark.parametrize(
+    ("device", "switched_off"), [("cpu", "-batch_norm,-winograd"), ("cuda", "-triton_conv,-parallel_heads")]
+)
 def test_each_kernel_can_be_switched_off(monkeypatch: pytest.MonkeyPatch, device: str, switched_off: str) -> None:
     monkeypatch.setenv("SPACTE_KERNELS", switched_off)
     net = network("digits_cnn")

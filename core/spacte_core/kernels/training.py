@@ -1,7 +1,9 @@
 """The pass that gives a training network our kernels, layer by layer; what they do not fit stays PyTorch's."""
 
+from typing import cast
+
 import torch
-from torch import nn
+from torch import fx, nn
 
 from spacte_core.hardware import has_triton
 from spacte_core.kernel_switch import kernels_enabled
@@ -9,14 +11,16 @@ from spacte_core.models import MultiHeadNet
 from spacte_core.models.multihead import shared_copy
 
 from .cpu.batch_norm import fuse_batch_norms
+from .cpu.winograd_training import winograd_convolutions
 from .graph.tracing import symbolic_trace
 
 
 def optimize(net: MultiHeadNet, device: torch.device) -> MultiHeadNet:
     """The network as training runs it: the same parameters and buffers, the same results, fewer passes over memory.
 
-    On CPUs a batch normalisation includes the sum and the ReLU that follow it. On GPUs narrow convolutions run in
-    Triton, and heads run side by side while a CUDA graph is captured.
+    On CPUs a batch normalisation includes the sum and the ReLU that follow it, and 3 x 3 convolutions in float32 are
+    computed by Winograd's products. On GPUs narrow convolutions run in Triton, and heads run side by side while a CUDA
+    graph is captured.
 
     Args:
         net: on `device`. It stays plain, and so does its state dict; training the result trains it.
@@ -34,16 +38,21 @@ def optimize(net: MultiHeadNet, device: torch.device) -> MultiHeadNet:
 
             for part in parts:
                 part.__class__ = ParallelHeadsNet
-    elif kernels_enabled("batch_norm"):
+    else:
         for part in parts:
-            part.backbone = _fused(part.backbone)
-            part.heads = nn.ModuleList(map(_fused, part.heads))
+            part.backbone = _on_cpu(part.backbone)
+            part.heads = nn.ModuleList(map(_on_cpu, part.heads))
     return twin
 
 
-def _fused(part: nn.Module) -> nn.Module:
-    """The part as a graph with fused batch normalisations; as it is where its code cannot be traced."""
+def _on_cpu(part: nn.Module) -> nn.Module:
+    """The part as a graph of which our kernels compute what they know; as it is where its code cannot be traced."""
+    replacements = {"batch_norm": fuse_batch_norms, "winograd": winograd_convolutions}
+    wanted = [replace for name, replace in replacements.items() if kernels_enabled(name)]
     try:
-        return fuse_batch_norms(symbolic_trace(part))
+        graph = symbolic_trace(part) if wanted else None
     except Exception:  # noqa: BLE001  the part's own code fails in any way it likes on symbolic values
         return part
+    for replace in wanted:
+        graph = replace(cast("fx.GraphModule", graph))
+    return graph or part

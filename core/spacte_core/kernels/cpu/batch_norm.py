@@ -5,6 +5,7 @@ in five. Statistics, sums and the gradients of weight and bias are in float32 wh
 """
 
 import ctypes
+import math
 from pathlib import Path
 from typing import Any, cast
 
@@ -16,7 +17,7 @@ from spacte_core.kernels.graph.folding import add_layer, is_add, is_relu, layer_
 
 SOURCE = Path(__file__).with_name("batch_norm_kernel.cpp")
 OPTIONS = ("-march=native", "-fopenmp")
-TILE = 64  # values that the kernel reads at once, as there; the channels fill tiles, or a tile holds all of them
+TILE = 64  # values that the kernel reads at once, as there
 
 
 class FusedBatchNorm(nn.Module):
@@ -94,7 +95,7 @@ def fits(norm: nn.BatchNorm2d, x_BCHW: Tensor, plus_BCHW: Tensor | None) -> bool
         and norm.weight.dtype == torch.float32
         and (norm.training or not norm.weight.requires_grad)
         and x_BCHW.numel() > channels
-        and (channels % TILE == 0 or (TILE % channels == 0 and x_BCHW.numel() % TILE == 0))
+        and x_BCHW.numel() % math.lcm(channels, TILE) == 0
         and all(_known(map_BCHW, x_BCHW) for map_BCHW in (x_BCHW, plus_BCHW) if map_BCHW is not None)
         and compile_library(SOURCE, *OPTIONS) is not None
     )

@@ -1,25 +1,32 @@
 // Batch normalisation, an optional sum and ReLU in as few passes over memory as they need: for maps [N, H, W, C] in
 // float32 or bfloat16 with statistics in float32. `batch_norm.py` says what each function computes and when it is used.
 //
-// A map is read in tiles of 64 values: with 16 or 32 channels a tile holds several pixels, with more than 64 a pixel
-// holds several tiles. Sums are taken over fixed runs of tiles and added in a fixed order, so that the result does not
-// depend on the number of threads.
+// A map is read in tiles of 64 values: with 16 or 32 channels a tile holds several pixels, with 128 a pixel holds several
+// tiles, and with 24 eight pixels hold three. Sums are taken over fixed runs of tiles and added in a fixed order, so
+// that the result does not depend on the number of threads.
 
 #include <cmath>
 #include <cstdint>
 #include <cstring>
+#include <numeric>
 #include <vector>
 
 namespace {
 
-constexpr int64_t LANES = 16;  // float32 values of a 512-bit register
-constexpr int64_t TILE = 64, VECTORS = TILE / LANES;  // four registers: the channels of a ResNet's stages divide 64
+#ifdef __AVX512F__
+constexpr int64_t LANES = 16;  // float32 values of a register: compilers are slow at wider vectors than there are
+#elif defined(__AVX__)
+constexpr int64_t LANES = 8;
+#else
+constexpr int64_t LANES = 4;
+#endif
+constexpr int64_t TILE = 64, VECTORS = TILE / LANES;
 constexpr int64_t RUN = 256;  // tiles of a run, 64 KB of float32: they stay near the core while they are read twice
 
-typedef float Floats __attribute__((vector_size(64)));
-typedef int32_t Masks __attribute__((vector_size(64)));
-typedef uint32_t Words __attribute__((vector_size(64)));
-typedef uint16_t Halves __attribute__((vector_size(32)));
+typedef float Floats __attribute__((vector_size(4 * LANES)));
+typedef int32_t Masks __attribute__((vector_size(4 * LANES)));
+typedef uint32_t Words __attribute__((vector_size(4 * LANES)));
+typedef uint16_t Halves __attribute__((vector_size(2 * LANES)));
 
 typedef uint16_t bf16;
 
@@ -50,14 +57,15 @@ inline Floats where_positive(Floats gate, Floats value) {
     return (Floats)((Masks)value & ~closed);
 }
 
-// How a map of `rows` pixels with `channels` channels falls into tiles.
+// How a map of `rows` pixels with `channels` channels falls into tiles: the first ones of `blocks` that follow one
+// another start with a pixel's first channel.
 struct Shape {
-    int64_t channels, tiles, stride, blocks, runs;
+    int64_t channels, stride, tiles, blocks, runs;
 
     Shape(int64_t rows, int64_t channels)
         : channels(channels),
-          tiles(channels < TILE ? rows * channels / TILE : rows),
-          stride(channels < TILE ? TILE : channels),
+          stride(std::lcm(channels, TILE)),
+          tiles(rows * channels / stride),
           blocks(stride / TILE),
           runs((tiles + RUN - 1) / RUN) {}
 

@@ -25,7 +25,7 @@ from .targets import forced
 POINTS = (0.0, 0.625, -0.625, 1.5, -1.5)
 """Where the polynomials behind the transforms are evaluated, besides infinity; the kernel knows the same."""
 
-_SOURCE = Path(__file__).with_name("winograd_kernel.cpp")
+_FOLDER, _SOURCE = Path(__file__).parent, "winograd_kernel.cpp"
 _TILE, _LANES, _CHANNELS = 4, 16, (16, 32, 64)
 """Of the kernel: side of a tile of results, values of a register, channels out that it is compiled for."""
 
@@ -98,9 +98,14 @@ class WinogradChain(nn.Module):
 
 def winograd_library() -> ctypes.CDLL | None:
     """The compiled kernel, of the same bits with AVX-512 and AVX2; None on a machine with neither, or no compiler."""
+    return compile_winograd(_SOURCE)
+
+
+def compile_winograd(source: str) -> ctypes.CDLL | None:
+    """The library of a file of this folder that is written for AVX-512 or AVX2, for those that may be used here."""
     narrow = forced() in ("avx2", "avx_vnni") or not {"avx512f", "avx512bw"} <= cpu_flags()
     options = ("-mavx2", "-mfma", "-mtune=native") if narrow else ("-march=native",)
-    return compile_library(_SOURCE, *options, "-fopenmp", "-ffp-contract=off", needs=("avx2", "fma"))
+    return compile_library(_FOLDER / source, *options, "-fopenmp", "-ffp-contract=off", needs=("avx2", "fma"))
 
 
 def to_winograd(graph_module: fx.GraphModule, some_rows: Tensor) -> bool:
