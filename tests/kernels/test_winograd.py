@@ -7,7 +7,7 @@ from torch import nn
 from torch.nn import functional
 
 from spacte_core.forms import logits_of, plain
-from spacte_core.kernels.cpu import winograd
+from spacte_core.kernels.cpu import winograd, winograd_layers
 from spacte_core.kernels.cpu.winograd import WinogradChain, to_winograd, winograd_library
 from spacte_core.kernels.graph.fusing import FusedConv, fuse, fused_convs
 from spacte_core.kernels.graph.tracing import trace
@@ -172,7 +172,7 @@ def test_the_form_is_one_function_and_comes_first(network):
 
 def test_without_the_kernel_the_other_forms_are_there(network, monkeypatch):
     network, rows = network
-    monkeypatch.setattr(winograd, "compile_library", lambda *_, **__: None)
+    monkeypatch.setattr(winograd_layers, "compile_library", lambda *_, **__: None)
     with torch.inference_mode():
         names = [form.name for form in build.forms(network, "fp32", 16, rows)]
     assert names == ["onednn", "folded", "plain"]

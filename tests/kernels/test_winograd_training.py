@@ -10,12 +10,11 @@ from torch.nn import functional
 from spacte_core.hardware import cpu_flags
 from spacte_core.kernels import optimize
 from spacte_core.kernels.cpu import winograd_training
+from spacte_core.kernels.cpu.winograd_layers import library
 from spacte_core.kernels.cpu.winograd_training import Convolution, WinogradConv, fits, known, winograd_convolutions
 from spacte_core.models import ModelConfig, build
 
-needs_kernel = pytest.mark.skipif(
-    winograd_training.library() is None, reason="neither AVX-512 nor AVX2, or no compiler"
-)
+needs_kernel = pytest.mark.skipif(library() is None, reason="neither AVX-512 nor AVX2, or no compiler")
 
 SHAPES = {  # [B, C, H, W] and channels out
     "whole tiles": ((3, 16, 8, 8), 16),
@@ -204,6 +203,6 @@ def test_the_pass_takes_what_it_knows(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_without_a_compiler_pytorch_does_the_work(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(winograd_training, "compile_winograd", lambda *_: None)
+    monkeypatch.setattr(winograd_training, "library", lambda: None)
     graph = torch.fx.symbolic_trace(nn.Sequential(nn.Conv2d(16, 16, 3, padding=1, bias=False)))
     assert not [m for m in winograd_convolutions(graph).modules() if isinstance(m, WinogradConv)]

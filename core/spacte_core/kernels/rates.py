@@ -15,6 +15,7 @@ from spacte_core.kernel_switch import kernels_enabled
 
 from .cpu.targets import DTYPES, TARGETS, forced, runs, target_for
 from .cpu.winograd import fits_conv, winograd_library
+from .cpu.winograd_layers import takes_layer
 from .inference import folded_graphs
 
 RATES: dict[str, dict[str, dict[str, float]]] = {
@@ -38,7 +39,8 @@ RATES: dict[str, dict[str, dict[str, float]]] = {
     "avx2": {"fp32": {"winograd": 2.5, "onednn": 1.0}, "int8": {"chain_avx2": 3.9}},
 }
 """By the best target that a processor has, precision and form: multiply-adds a second, those of oneDNN's float32
-convolutions being 1. Those of `winograd` are of the layers that it takes. What is not here was not measured."""
+convolutions being 1. Those of `winograd` are of the narrow layers that it takes in chains; wide ones, one by one,
+have 1.8 to 2.6 on an AMD EPYC (Zen 3, AVX2). What is not here was not measured."""
 
 
 def cpu_rate(precision: str, winograd_share: float) -> float:
@@ -72,7 +74,7 @@ def winograd_share(classifier: Classifier, rows_NCHW: Tensor) -> float:
         if isinstance(layer, nn.Conv2d):
             work = output[0].numel() * layer.weight[0].numel()
             total += work
-            taken += work if fits_conv(layer, inputs[0].shape) else 0
+            taken += work if fits_conv(layer, inputs[0].shape) or takes_layer(layer, output.shape) else 0
         elif isinstance(layer, nn.Linear):
             total += layer.weight.numel()
 

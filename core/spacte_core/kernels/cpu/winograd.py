@@ -8,24 +8,21 @@ rounding errors have 2.5 times the standard deviation of a direct convolution's 
 import ctypes
 import math
 from collections.abc import Sequence
-from pathlib import Path
 from typing import cast
 
 import torch
 from torch import Tensor, fx, nn
 
-from spacte_core.hardware import cpu_flags
-from spacte_core.kernels.compiler import call, compile_library
+from spacte_core.kernels.compiler import call
 from spacte_core.kernels.graph.chains import Chain, Operands, assign_buffers, replace_chains
 from spacte_core.kernels.graph.folding import layer_of
-from spacte_core.kernels.graph.fusing import FusedConv, shapes
+from spacte_core.kernels.graph.fusing import FusedConv, fused_convs, shapes
 
-from .targets import forced
+from .winograd_layers import WinogradLayer, compile_winograd, takes_layer
 
 POINTS = (0.0, 0.625, -0.625, 1.5, -1.5)
 """Where the polynomials behind the transforms are evaluated, besides infinity; the kernel knows the same."""
 
-_FOLDER, _SOURCE = Path(__file__).parent, "winograd_kernel.cpp"
 _TILE, _LANES, _CHANNELS = 4, 16, (16, 32, 64)
 """Of the kernel: side of a tile of results, values of a register, channels out that it is compiled for."""
 
@@ -98,20 +95,13 @@ class WinogradChain(nn.Module):
 
 def winograd_library() -> ctypes.CDLL | None:
     """The compiled kernel, of the same bits with AVX-512 and AVX2; None on a machine with neither, or no compiler."""
-    return compile_winograd(_SOURCE)
-
-
-def compile_winograd(source: str) -> ctypes.CDLL | None:
-    """The library of a file of this folder that is written for AVX-512 or AVX2, for those that may be used here."""
-    narrow = forced() in ("avx2", "avx_vnni") or not {"avx512f", "avx512bw"} <= cpu_flags()
-    options = ("-mavx2", "-mfma", "-mtune=native") if narrow else ("-march=native",)
-    return compile_library(_FOLDER / source, *options, "-fopenmp", "-ffp-contract=off", needs=("avx2", "fma"))
+    return compile_winograd("winograd_kernel.cpp")
 
 
 def to_winograd(graph_module: fx.GraphModule, some_rows: Tensor) -> bool:
-    """Replace the steps of a fused float32 graph that the kernel computes, for inputs like `some_rows`, by chains.
+    """Replace the steps of a fused float32 graph that the kernels compute, for inputs like `some_rows`.
 
-    Returns whether there were any.
+    Narrow layers become chains, and what is left of the others single layers. Returns whether there were any.
     """
     library = winograd_library()
     if library is None:
@@ -127,7 +117,11 @@ def to_winograd(graph_module: fx.GraphModule, some_rows: Tensor) -> bool:
         source = node.args[0] if node.args else None
         return isinstance(source, fx.Node) and fits(layer_of(graph_module, node), seen.get(source, torch.Size()))
 
-    return replace_chains(graph_module, fits_kernel, kernel)
+    chains = replace_chains(graph_module, fits_kernel, kernel)
+    layers = [(node, step) for node, step in fused_convs(graph_module) if takes_layer(step.conv, seen[node])]
+    for node, step in layers:
+        graph_module.set_submodule(str(node.target), WinogradLayer(step))
+    return chains or bool(layers)
 
 
 def transform(weight_OIHW: Tensor) -> Tensor:

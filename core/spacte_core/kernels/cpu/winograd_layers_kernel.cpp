@@ -1,5 +1,5 @@
-// 3 x 3 convolutions of float32 maps [B, H, W, C], padded by one, and their gradients, by Winograd's F(4 x 4, 3 x 3).
-// `winograd_training.py` says when it is used.
+// 3 x 3 convolutions of float32 maps [B, H, W, C] of any size, padded by one, and their gradients, layer by layer, by
+// Winograd's F(4 x 4, 3 x 3). `winograd_layers.py` and `winograd_training.py` say when they are used.
 //
 // In the transformed domain a convolution is 36 products of matrices, M = V U with V = B^T d B of the maps and
 // U = G g G^T of the weights, and so are its gradients: dV = dM U^T and dU = V^T dM with dM = A dy A^T; the adjoint
@@ -214,12 +214,14 @@ void line_into(const Layer& layer, const float* image, int64_t line, float* halv
   }
 }
 
-// y = A^T m A of a line of tiles, as far as it lies in the map.
-void line_out_of(const Layer& layer, const float* m, int64_t line, float* image) {
+// relu?( A^T m A + bias? + other? ) of a line of tiles, as far as it lies in the map; `other` may be the result's place.
+void line_out_of(const Layer& layer, const float* m, int64_t line, const float* bias, const float* other, bool relu,
+                 float* image) {
   const int64_t channels = layer.channels, panel = layer.tiles() * kPanel;
   const int64_t high = std::min(kTile, layer.height - line * kTile);
   for (int64_t c = 0; c < panels(channels) * kPanel; c += kLanes) {
     const float* from = m + c / kPanel * panel + c % kPanel;
+    const Floats shift = bias ? load_left(bias + c, channels - c) : all(0.0f);
     for (int64_t tile = 0; tile < layer.across(); ++tile, from += kPanel) {
       const int64_t wide = std::min(kTile, layer.width - tile * kTile);
       Floats half[kTile][kSide];
@@ -235,10 +237,15 @@ void line_out_of(const Layer& layer, const float* m, int64_t line, float* image)
       for (int64_t i = 0; i < high; ++i) {
         Floats y[kTile];
         out_of(half[i], y);
-        float* to = image + ((line * kTile + i) * layer.width + tile * kTile) * channels + c;
+        const int64_t at = ((line * kTile + i) * layer.width + tile * kTile) * channels + c;
 #pragma GCC unroll 4
-        for (int j = 0; j < kTile; ++j)
-          if (j < wide) store_left(to + j * channels, y[j], channels - c);
+        for (int j = 0; j < kTile; ++j) {
+          if (j >= wide) break;
+          Floats value = plus(y[j], shift);
+          if (other) value = plus(value, load_left(other + at + j * channels, channels - c));
+          if (relu) value = larger(all(0.0f), value);  // no number stays none
+          store_left(image + at + j * channels, value, channels - c);
+        }
       }
     }
   }
@@ -307,15 +314,17 @@ void line_into_adjoint(const Layer& layer, const float* v, int64_t line, float* 
   }
 }
 
-// Calls work(first line of tiles, lines, memory of the thread) for blocks of a share of the images for each thread.
+// Calls work(first line of tiles, lines, memory of the thread) for blocks of a share of the lines for each thread.
+// Shares are multiples of `unit` lines.
 template <class Work>
-void for_blocks(const Layer& layer, int64_t images, int64_t threads, int64_t each, float* scratch, Work work) {
+void for_blocks(const Layer& layer, int64_t lines, int64_t unit, int64_t threads, int64_t each, float* scratch,
+                Work work) {
 #pragma omp parallel num_threads(threads)
   {
     const int64_t thread = omp_get_thread_num(), there = omp_get_num_threads();
     float* const mine = scratch + thread * each;
     std::memset(mine, 0, sizeof(float) * kSide * layer.row());
-    const int64_t first = images * thread / there * layer.down(), end = images * (thread + 1) / there * layer.down();
+    const int64_t units = lines / unit, first = units * thread / there * unit, end = units * (thread + 1) / there * unit;
     for (int64_t line = first; line < end; line += layer.lines())
       work(line, std::min(layer.lines(), end - line), mine);
   }
@@ -372,20 +381,23 @@ int64_t spacte_winograd_step_scratch(int64_t height, int64_t width, int64_t chan
   return kSide * layer.row() + kProducts * (layer.stride(channels_in) + layer.stride(channels));
 }
 
-// y = x * weight.
-void spacte_winograd_forward(const float* x, const float* u, int64_t images, int64_t height, int64_t width,
-                             int64_t channels_in, int64_t channels, int64_t threads, float* scratch, float* y) {
+// y = relu?( x * weight + bias? + other? ); bias and other may be null, and other may be y.
+void spacte_winograd_forward(const float* x, const float* u, const float* bias, const float* other, int64_t relu,
+                             int64_t images, int64_t height, int64_t width, int64_t channels_in, int64_t channels,
+                             int64_t threads, float* scratch, float* y) {
   const Layer layer{height, width, channels_in, channels};
   const int64_t each = spacte_winograd_step_scratch(height, width, channels_in, channels), down = layer.down();
-  for_blocks(layer, images, threads, each, scratch, [&](int64_t first, int64_t lines, float* halves) {
+  for_blocks(layer, images * down, 1, threads, each, scratch, [&](int64_t first, int64_t lines, float* halves) {
     float *v = halves + kSide * layer.row(), *m = v + kProducts * layer.stride(channels_in);
     for (int64_t i = 0; i < lines; ++i)
       line_into(layer, x + (first + i) / down * height * width * channels_in, (first + i) % down, halves,
                 v + i * layer.across() * kPanel);
     multiply_all(layer, lines * layer.across(), channels_in, channels, v, u, m);
-    for (int64_t i = 0; i < lines; ++i)
-      line_out_of(layer, m + i * layer.across() * kPanel, (first + i) % down,
-                  y + (first + i) / down * height * width * channels);
+    for (int64_t i = 0; i < lines; ++i) {
+      const int64_t image = (first + i) / down * height * width * channels;
+      line_out_of(layer, m + i * layer.across() * kPanel, (first + i) % down, bias, other ? other + image : nullptr,
+                  relu != 0, y + image);
+    }
   });
 }
 
@@ -397,7 +409,7 @@ void spacte_winograd_backward(const float* x, const float* dy, const float* tran
   const Layer layer{height, width, channels_in, channels};
   const int64_t each = spacte_winograd_step_scratch(height, width, channels_in, channels), down = layer.down();
   if (d_weight) std::memset(sums, 0, sizeof(float) * threads * layer.weights());
-  for_blocks(layer, images, threads, each, scratch, [&](int64_t first, int64_t lines, float* halves) {
+  for_blocks(layer, images * down, down, threads, each, scratch, [&](int64_t first, int64_t lines, float* halves) {
     float *v = halves + kSide * layer.row(), *m = v + kProducts * layer.stride(channels_in);
     const int64_t tiles = lines * layer.across();
     for (int64_t i = 0; i < lines; ++i)
