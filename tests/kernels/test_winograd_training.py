@@ -70,6 +70,20 @@ def test_it_is_the_convolution_and_its_gradients(name: str) -> None:
 
 
 @needs_kernel
+@pytest.mark.parametrize("name", SHAPES)
+def test_maps_in_bfloat16(name: str) -> None:
+    """Sums in float32, rounded once: as the float32 kernel on the same values."""
+    x, weight, dy = case(name)
+    x = x.detach().bfloat16().requires_grad_()
+    ours = found(x, weight, dy.bfloat16())
+    same = found(x.detach().float().requires_grad_(), weight, dy.bfloat16().float())
+    assert [value.dtype for value in ours] == [torch.bfloat16, torch.bfloat16, torch.float32]
+    assert torch.equal(ours[0], same[0].bfloat16())
+    assert torch.equal(ours[1], same[1].bfloat16())
+    assert torch.equal(ours[2], same[2])
+
+
+@needs_kernel
 @pytest.mark.parametrize("name", ["channels that fill no panel", "more images than a block"])
 def test_layouts_do_not_matter(name: str) -> None:
     x, weight, dy = case(name)
@@ -184,9 +198,25 @@ def test_it_steps_aside() -> None:
     with torch.no_grad():
         assert not fits(conv, x)
     assert not fits(conv, x.double())
-    with torch.autocast("cpu", dtype=torch.bfloat16):
-        assert ours(x).dtype == torch.bfloat16
+    with torch.autocast("cpu", dtype=torch.float16):
+        assert not fits(conv, x)
     assert torch.equal(ours(x[:0]), conv(x[:0]))
+
+
+@needs_kernel
+def test_under_autocast_maps_are_halved_and_amx_keeps_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    x, _, _ = case("whole tiles")
+    conv = nn.Conv2d(16, 16, 3, padding=1, bias=False)
+    for flags, ours in ((frozenset({"avx2", "fma"}), True), (frozenset({"avx2", "fma", "amx_bf16"}), False)):
+        monkeypatch.setattr(winograd_training, "cpu_flags", lambda flags=flags: flags)
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            assert fits(conv, x) is fits(conv, x.bfloat16()) is ours
+            assert not fits(conv, x.double())
+            y = WinogradConv(conv)(x)
+        assert y.dtype == torch.bfloat16
+        y.float().square().sum().backward()
+        assert x.grad is not None
+        assert x.grad.dtype == torch.float32
 
 
 @needs_kernel

@@ -63,7 +63,7 @@ def convolve(
     """relu?(conv(x) + bias? + other?).
 
     Args:
-        x_BCHW: float32, channels last, as `other` is, [B, channels, H, W].
+        x_BCHW: float32 or bfloat16, channels last, as `other` is, [B, channels, H, W].
         u: weights as `transformed` gives them.
         channels: of the result.
         bias: [channels].
@@ -74,9 +74,10 @@ def convolve(
     kernel, threads = cast("ctypes.CDLL", library()), torch.get_num_threads()
     size = (x_BCHW.shape[2], x_BCHW.shape[3], x_BCHW.shape[1], channels)
     if into is None:
-        into = torch.empty((len(x_BCHW), channels, *x_BCHW.shape[2:]), memory_format=torch.channels_last)
+        shape = (len(x_BCHW), channels, *x_BCHW.shape[2:])
+        into = torch.empty(shape, dtype=x_BCHW.dtype, memory_format=torch.channels_last)
     arguments = (relu, len(x_BCHW), *size, threads, scratch(size, threads), into)
-    call(kernel.spacte_winograd_forward, x_BCHW, u, bias, other, *arguments)
+    call(kernel.spacte_winograd_forward, x_BCHW.dtype == torch.bfloat16, x_BCHW, u, bias, other, *arguments)
     return into
 
 

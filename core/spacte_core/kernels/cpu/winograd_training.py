@@ -1,7 +1,8 @@
 """3 x 3 convolutions of a network in training in a quarter of the multiplications, on CPUs with AVX-512 or AVX2.
 
-The convolution and both its gradients, by Winograd's F(4 x 4, 3 x 3) in float32: what autograd would do with the
-transforms of `winograd_layers_kernel.cpp`, with neither V nor M of a whole map in memory.
+The convolution and both its gradients, by Winograd's F(4 x 4, 3 x 3): what autograd would do with the transforms of
+`winograd_layers_kernel.cpp`, with neither V nor M of a whole map in memory. Products are in float32; under autocast the
+maps are in bfloat16, weights are not rounded, and a machine with AMX leaves its matrix units to oneDNN.
 """
 
 import ctypes
@@ -11,6 +12,7 @@ import torch
 from torch import Tensor, fx, nn
 from torch.nn import functional
 
+from spacte_core.hardware import cpu_flags
 from spacte_core.kernels.compiler import call
 from spacte_core.kernels.graph.folding import layer_of, recompile
 
@@ -25,9 +27,10 @@ class WinogradConv(nn.Module):
         self.conv = conv
 
     def forward(self, x_BCHW: Tensor) -> Tensor:
-        """The convolution of float32 maps on a CPU by the kernel, and of all others by PyTorch."""
+        """The convolution of maps on a CPU by the kernel, and of all others by PyTorch."""
         if not fits(self.conv, x_BCHW):
             return self.conv(x_BCHW)
+        x_BCHW = x_BCHW.bfloat16() if torch.is_autocast_enabled("cpu") else x_BCHW
         return cast("Tensor", Convolution.apply(x_BCHW, self.conv.weight))
 
 
@@ -48,11 +51,15 @@ def known(conv: nn.Conv2d) -> bool:
 
 
 def fits(conv: nn.Conv2d, x_BCHW: Tensor) -> bool:
-    """Whether the kernel computes this step: a gradient is wanted, of float32 maps on a CPU."""
-    if torch.compiler.is_compiling() or torch.is_autocast_enabled("cpu"):
+    """Whether the kernel computes this step: a gradient is wanted, of maps on a CPU in a type that it knows."""
+    if torch.compiler.is_compiling() or x_BCHW.device.type != "cpu" or not x_BCHW.numel():
         return False
-    wanted = torch.is_grad_enabled() and (x_BCHW.requires_grad or conv.weight.requires_grad)
-    return wanted and x_BCHW.device.type == "cpu" and x_BCHW.dtype == torch.float32 and x_BCHW.numel() > 0
+    types = (torch.float32,)
+    if torch.is_autocast_enabled("cpu"):
+        types = (torch.float32, torch.bfloat16)
+        if torch.get_autocast_dtype("cpu") != torch.bfloat16 or "amx_bf16" in cpu_flags():
+            return False
+    return torch.is_grad_enabled() and (x_BCHW.requires_grad or conv.weight.requires_grad) and x_BCHW.dtype in types
 
 
 class Convolution(torch.autograd.Function):
@@ -71,7 +78,7 @@ class Convolution(torch.autograd.Function):
         wanted = ctx.needs_input_grad
         if torch.is_grad_enabled():  # this gradient is differentiated in turn
             inputs = [value for value, needed in zip((x_BCHW, weight_OIHW), wanted, strict=True) if needed]
-            again = functional.conv2d(x_BCHW, weight_OIHW, padding=1)
+            again = functional.conv2d(x_BCHW, weight_OIHW.to(x_BCHW.dtype), padding=1)
             found = iter(torch.autograd.grad(again, inputs, gradients[0], create_graph=True))
             return tuple(next(found) if needed else None for needed in wanted)
         dy_BCHW = gradients[0].contiguous(memory_format=torch.channels_last)
@@ -82,5 +89,6 @@ class Convolution(torch.autograd.Function):
         sums = torch.empty(threads, transposed.numel()) if wanted[1] else None
         arguments = (len(x_BCHW), *size, threads, scratch(size, threads), sums, dx_BCHW, d_weight)
         kernel = cast("ctypes.CDLL", library())
-        call(kernel.spacte_winograd_backward, x_BCHW, dy_BCHW, transposed, *arguments)
+        half = x_BCHW.dtype == torch.bfloat16
+        call(kernel.spacte_winograd_backward, half, x_BCHW, dy_BCHW, transposed, *arguments)
         return dx_BCHW, d_weight

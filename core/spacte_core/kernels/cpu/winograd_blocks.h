@@ -1,0 +1,268 @@
+// Layers and blocks of `winograd_layers_kernel.cpp`: how lines of tiles get into V and M and out of them, and the products.
+
+#include <omp.h>
+
+#include <algorithm>
+#include <cstdint>
+#include <cstring>
+
+#include "winograd_transforms.h"
+
+namespace {
+
+constexpr int64_t kPanel = 16;
+constexpr int kVectors = kPanel / kLanes;
+constexpr int64_t kBlockTiles = 48;                     // measured on an AMD EPYC (Zen 3) for 64 and 256 channels
+constexpr int kRows = kLanes == 16 ? 12 : 6;            // of a product that are computed at a time
+constexpr int kWeightRows = kLanes == 16 ? kPanel : 4;  // the same, of the product that is summed over tiles
+
+int64_t panels(int64_t channels) { return (channels + kPanel - 1) / kPanel; }
+
+struct Layer {
+  int64_t height, width, channels_in, channels;
+
+  int64_t down() const { return (height + kTile - 1) / kTile; }
+  int64_t across() const { return (width + kTile - 1) / kTile; }
+  int64_t lines() const { return std::max<int64_t>(kBlockTiles / across(), 1); }  // of tiles, of a block
+  int64_t tiles() const { return lines() * across(); }
+  int64_t row() const { return (kTile * across() + 2) * kLanes; }  // of a line of tiles, transformed in one direction
+  int64_t carry() const { return 2 * width * panels(channels_in) * kPanel; }
+  // From one of the 36 to the next; not a power of two, so that they fall into different lines of the cache.
+  int64_t stride(int64_t of) const { return panels(of) * tiles() * kPanel + kPanel; }
+  int64_t scratch() const { return kSide * row() + carry() + kProducts * (stride(channels_in) + stride(channels)); }
+  int64_t weights() const { return kProducts * panels(channels_in) * panels(channels) * kPanel * kPanel; }
+};
+
+// `ROWS` rows of one panel of a b, for `depth` panels of a: a's are `stride` apart, b is one panel of 16 `depth` rows.
+template <int ROWS>
+INLINE void multiply_rows(int64_t depth, const float* a, int64_t stride, const float* b, float* c) {
+  Floats sum[ROWS][kVectors];
+#pragma GCC unroll 16
+  for (int r = 0; r < ROWS; ++r)
+#pragma GCC unroll 2
+    for (int v = 0; v < kVectors; ++v) sum[r][v] = all(0.0f);
+  for (int64_t panel = 0; panel < depth; ++panel, a += stride)
+#pragma GCC unroll 4
+    for (int k = 0; k < kPanel; ++k, b += kPanel) {
+      Floats w[kVectors];
+#pragma GCC unroll 2
+      for (int v = 0; v < kVectors; ++v) w[v] = load(b + v * kLanes);
+#pragma GCC unroll 16
+      for (int r = 0; r < ROWS; ++r) {
+        const Floats value = all(a[r * kPanel + k]);
+#pragma GCC unroll 2
+        for (int v = 0; v < kVectors; ++v) sum[r][v] = plus_product(sum[r][v], value, w[v]);
+      }
+    }
+#pragma GCC unroll 16
+  for (int r = 0; r < ROWS; ++r)
+#pragma GCC unroll 2
+    for (int v = 0; v < kVectors; ++v) store(c + r * kPanel + v * kLanes, sum[r][v]);
+}
+
+// The rows that are left over are taken by halves.
+template <int ROWS>
+void multiply(int64_t rows, int64_t depth, const float* a, int64_t stride, const float* b, float* c) {
+  int64_t r = 0;
+  for (; r + ROWS <= rows; r += ROWS) multiply_rows<ROWS>(depth, a + r * kPanel, stride, b, c + r * kPanel);
+  if constexpr (ROWS > 1) {
+    if (r < rows) multiply<(ROWS + 1) / 2>(rows - r, depth, a + r * kPanel, stride, b, c + r * kPanel);
+  }
+}
+
+// `to` = `from` times weights, 36 times: [tiles, in] times [in, out].
+void multiply_all(const Layer& layer, int64_t tiles, int64_t in, int64_t out, const float* from, const float* weights,
+                  float* to) {
+  const int64_t panel = layer.tiles() * kPanel, deep = panels(in) * kPanel * kPanel;
+  for (int64_t p = 0; p < kProducts; ++p)
+    for (int64_t k = 0; k < panels(out); ++k, weights += deep)
+      multiply<kRows>(tiles, panels(in), from + p * layer.stride(in), panel, weights,
+                      to + p * layer.stride(out) + k * panel);
+}
+
+// sums += v^T m, 36 times: panels of [channels_in, 16].
+void add_products(const Layer& layer, int64_t tiles, const float* v, const float* m, float* sums) {
+  const int64_t panel = layer.tiles() * kPanel, in = panels(layer.channels_in), out = panels(layer.channels);
+  for (int64_t p = 0; p < kProducts; ++p)
+    for (int64_t k = 0; k < out; ++k)
+      for (int64_t c = 0; c < in * kPanel; c += kWeightRows, sums += kWeightRows * kPanel) {
+        const float* a = v + p * layer.stride(layer.channels_in) + c / kPanel * panel + c % kPanel;
+        const float* b = m + p * layer.stride(layer.channels) + k * panel;
+        Floats sum[kWeightRows][kVectors];
+#pragma GCC unroll 16
+        for (int r = 0; r < kWeightRows; ++r)
+#pragma GCC unroll 2
+          for (int i = 0; i < kVectors; ++i) sum[r][i] = load(sums + r * kPanel + i * kLanes);
+        for (int64_t t = 0; t < tiles; ++t, a += kPanel, b += kPanel) {
+          Floats w[kVectors];
+#pragma GCC unroll 2
+          for (int i = 0; i < kVectors; ++i) w[i] = load(b + i * kLanes);
+#pragma GCC unroll 16
+          for (int r = 0; r < kWeightRows; ++r) {
+            const Floats value = all(a[r]);
+#pragma GCC unroll 2
+            for (int i = 0; i < kVectors; ++i) sum[r][i] = plus_product(sum[r][i], value, w[i]);
+          }
+        }
+#pragma GCC unroll 16
+        for (int r = 0; r < kWeightRows; ++r)
+#pragma GCC unroll 2
+          for (int i = 0; i < kVectors; ++i) store(sums + r * kPanel + i * kLanes, sum[r][i]);
+      }
+}
+
+// v = B^T d B of a line of tiles. `halves`: 6 rows, whose borders are zeros and stay so.
+template <class T>
+void line_into(const Layer& layer, const T* image, int64_t line, float* halves, float* v) {
+  const int64_t channels = layer.channels_in, panel = layer.tiles() * kPanel;
+  for (int64_t c = 0; c < panels(channels) * kPanel; c += kLanes) {
+    for (int64_t x = 0; x < layer.width; ++x) {
+      Floats d[kSide], y[kSide];
+#pragma GCC unroll 6
+      for (int i = 0; i < kSide; ++i) {
+        const int64_t at = line * kTile + i - 1;
+        const bool inside = 0 <= at && at < layer.height;
+        d[i] = inside ? load_left(image + (at * layer.width + x) * channels + c, channels - c) : all(0.0f);
+      }
+      into(d, y);
+#pragma GCC unroll 6
+      for (int i = 0; i < kSide; ++i) store(halves + i * layer.row() + (x + 1) * kLanes, y[i]);
+    }
+    float* to = v + c / kPanel * panel + c % kPanel;
+    for (int64_t tile = 0; tile < layer.across(); ++tile, to += kPanel)
+      for (int i = 0; i < kSide; ++i) {
+        const float* from = halves + i * layer.row() + tile * kTile * kLanes;
+        Floats d[kSide], y[kSide];
+#pragma GCC unroll 6
+        for (int j = 0; j < kSide; ++j) d[j] = load(from + j * kLanes);
+        into(d, y);
+#pragma GCC unroll 6
+        for (int j = 0; j < kSide; ++j) store(to + (i * kSide + j) * layer.stride(channels), y[j]);
+      }
+  }
+}
+
+// relu?( A^T m A + bias? + other? ) of a line of tiles, as far as it lies in the map; `other` may be the result's place.
+template <class T>
+void line_out_of(const Layer& layer, const float* m, int64_t line, const float* bias, const T* other, bool relu,
+                 T* image) {
+  const int64_t channels = layer.channels, panel = layer.tiles() * kPanel;
+  const int64_t high = std::min(kTile, layer.height - line * kTile);
+  for (int64_t c = 0; c < panels(channels) * kPanel; c += kLanes) {
+    const float* from = m + c / kPanel * panel + c % kPanel;
+    const Floats shift = bias ? load_left(bias + c, channels - c) : all(0.0f);
+    for (int64_t tile = 0; tile < layer.across(); ++tile, from += kPanel) {
+      const int64_t wide = std::min(kTile, layer.width - tile * kTile);
+      Floats half[kTile][kSide];
+#pragma GCC unroll 6
+      for (int j = 0; j < kSide; ++j) {
+        Floats column[kSide], y[kTile];
+#pragma GCC unroll 6
+        for (int i = 0; i < kSide; ++i) column[i] = load(from + (i * kSide + j) * layer.stride(channels));
+        out_of(column, y);
+#pragma GCC unroll 4
+        for (int i = 0; i < kTile; ++i) half[i][j] = y[i];
+      }
+      for (int64_t i = 0; i < high; ++i) {
+        Floats y[kTile];
+        out_of(half[i], y);
+        const int64_t at = ((line * kTile + i) * layer.width + tile * kTile) * channels + c;
+#pragma GCC unroll 4
+        for (int j = 0; j < kTile; ++j) {
+          if (j >= wide) break;
+          Floats value = plus(y[j], shift);
+          if (other) value = plus(value, load_left(other + at + j * channels, channels - c));
+          if (relu) value = larger(all(0.0f), value);  // no number stays none
+          store_left(image + at + j * channels, value, channels - c);
+        }
+      }
+    }
+  }
+}
+
+// m = A dy A^T of a line of tiles; what lies outside the map is zero.
+template <class T>
+void line_out_of_adjoint(const Layer& layer, const T* image, int64_t line, float* m) {
+  const int64_t channels = layer.channels, panel = layer.tiles() * kPanel;
+  for (int64_t c = 0; c < panels(channels) * kPanel; c += kLanes) {
+    float* to = m + c / kPanel * panel + c % kPanel;
+    for (int64_t tile = 0; tile < layer.across(); ++tile, to += kPanel) {
+      Floats half[kSide][kTile];
+#pragma GCC unroll 4
+      for (int j = 0; j < kTile; ++j) {
+        Floats g[kTile], column[kSide];
+        const int64_t x = tile * kTile + j;
+#pragma GCC unroll 4
+        for (int i = 0; i < kTile; ++i) {
+          const int64_t y = line * kTile + i;
+          const bool inside = y < layer.height && x < layer.width;
+          g[i] = inside ? load_left(image + (y * layer.width + x) * channels + c, channels - c) : all(0.0f);
+        }
+        out_of_adjoint(g, column);
+#pragma GCC unroll 6
+        for (int i = 0; i < kSide; ++i) half[i][j] = column[i];
+      }
+      for (int i = 0; i < kSide; ++i) {
+        Floats row[kSide];
+        out_of_adjoint(half[i], row);
+#pragma GCC unroll 6
+        for (int j = 0; j < kSide; ++j) store(to + (i * kSide + j) * layer.stride(channels), row[j]);
+      }
+    }
+  }
+}
+
+// dx = B v B^T of a line of tiles, summed where it overlaps with the line before: what the last two of its six rows have
+// is carried to the next one in `carry`, two rows of the map in float32.
+template <class T>
+void line_into_adjoint(const Layer& layer, const float* v, int64_t line, float* halves, float* carry, T* image) {
+  const int64_t channels = layer.channels_in, panel = layer.tiles() * kPanel;
+  const bool last = line + 1 == layer.down();
+  for (int64_t c = 0; c < panels(channels) * kPanel; c += kLanes) {
+    const float* from = v + c / kPanel * panel + c % kPanel;
+    for (int64_t tile = 0; tile < layer.across(); ++tile, from += kPanel)
+      for (int i = 0; i < kSide; ++i) {
+        float* to = halves + i * layer.row() + tile * kTile * kLanes;
+        Floats y[kSide], d[kSide];
+#pragma GCC unroll 6
+        for (int j = 0; j < kSide; ++j) y[j] = load(from + (i * kSide + j) * layer.stride(channels));
+        into_adjoint(y, d);
+        if (tile > 0) d[0] = plus(d[0], load(to)), d[1] = plus(d[1], load(to + kLanes));  // of the tile before
+#pragma GCC unroll 6
+        for (int j = 0; j < kSide; ++j) store(to + j * kLanes, d[j]);
+      }
+    for (int64_t x = 0; x < layer.width; ++x) {
+      Floats y[kSide], d[kSide];
+      float* const carried = carry + 2 * c * layer.width + x * kLanes;
+#pragma GCC unroll 6
+      for (int i = 0; i < kSide; ++i) y[i] = load(halves + i * layer.row() + (x + 1) * kLanes);
+      into_adjoint(y, d);
+      if (line > 0) d[0] = plus(d[0], load(carried)), d[1] = plus(d[1], load(carried + kLanes * layer.width));
+#pragma GCC unroll 6
+      for (int i = 0; i < kSide; ++i) {
+        const int64_t at = line * kTile + i - 1;
+        if (i >= kTile && !last)
+          store(carried + (i - kTile) * kLanes * layer.width, d[i]);
+        else if (0 <= at && at < layer.height)
+          store_left(image + (at * layer.width + x) * channels + c, d[i], channels - c);
+      }
+    }
+  }
+}
+
+// Calls work(first line of tiles, lines, memory of the thread) for blocks of a share of the lines for each thread.
+// Shares are multiples of `unit` lines.
+template <class Work>
+void for_blocks(const Layer& layer, int64_t lines, int64_t unit, int64_t threads, float* scratch, Work work) {
+#pragma omp parallel num_threads(threads)
+  {
+    const int64_t thread = omp_get_thread_num(), there = omp_get_num_threads();
+    float* const mine = scratch + thread * layer.scratch();
+    std::memset(mine, 0, sizeof(float) * kSide * layer.row());
+    const int64_t units = lines / unit, first = units * thread / there * unit, end = units * (thread + 1) / there * unit;
+    for (int64_t line = first; line < end; line += layer.lines())
+      work(line, std::min(layer.lines(), end - line), mine);
+  }
+}
+
+}  // namespace
