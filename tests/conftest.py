@@ -117,6 +117,12 @@ class PostgresServer:
 
 
 @pytest.fixture
+def bf16_anywhere(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Engines take bf16 where it is asked for, also on a processor that has to compute it value by value."""
+    monkeypatch.setattr("spacte_workers.engine.selection.computes_bf16", lambda _: True)
+
+
+@pytest.fixture
 def s3(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
     """An S3 on this machine with a bucket; fsspec's driver finds it by the environment, as it would any other."""
     import boto3

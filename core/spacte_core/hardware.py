@@ -1,4 +1,4 @@
-"""What this machine is: its processor's name and instructions, its devices, and whether bf16 pays on them."""
+"""What this machine is: its processor's name and instructions, its devices, whether they have bf16 and it pays."""
 
 import os
 import platform
@@ -45,6 +45,24 @@ def has_bf16(device: torch.device) -> bool:
         return torch.cuda.is_bf16_supported(including_emulation=False)
     amd = cpu_info().get("vendor_id") == "AuthenticAMD"
     return device.type == "cpu" and ("amx_bf16" in cpu_flags() or (amd and "avx512_bf16" in cpu_flags()))
+
+
+def computes_bf16(device: torch.device) -> bool:
+    """Whether `device` has instructions for bf16.
+
+    A CPU without them (x86 without AVX-512, AVX-NE-CONVERT and AMX) computes it value by value: ResNet-20 ran at a
+    twentieth of float32's rate, so that nobody who asks for bf16 wants that.
+    """
+    if device.type != "cpu":
+        return True
+    try:
+        return bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())  # noqa: SLF001  it has no public name
+    except (AttributeError, RuntimeError):  # a PyTorch without oneDNN
+        return False
+
+
+NO_BF16 = "bf16 needs instructions that this machine's processor lacks (AVX-512, AVX-NE-CONVERT or AMX)"
+"""The start of a sentence that ends with the remedy."""
 
 
 def choose_device(name: str | None) -> torch.device:

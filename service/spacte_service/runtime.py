@@ -21,10 +21,15 @@ def model_sources(settings: Settings) -> ModelSources | None:
 
 
 def make_runtime(settings: Settings, decoding: Decoding, observer: Observer) -> Runtime:
-    """A runtime that has not been started; it tells `observer` of what is drawn, wasted and retried."""
-    if settings.in_process:
-        from spacte_workers.serving.pools import LocalPool
+    """A runtime that has not been started; it tells `observer` of what is drawn, wasted and retried.
 
+    Raises:
+        ModelLoadError: samplers of this process cannot vote in the precision asked for.
+    """
+    if settings.in_process:
+        from spacte_workers.serving.pools import LocalPool, require_precision_here
+
+        require_precision_here(settings.precision)
         pool = LocalPool(settings.samplers)
     else:
         from .ray_process import ProcessPool, RayOptions

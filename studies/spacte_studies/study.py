@@ -134,8 +134,9 @@ class Study:
         try:
             certifier = LocalCertifier(checkpoint.folder, precision=precision, device=self.device)
         except EngineError as error:
+            why = str(error).rstrip(".")
             raise StateError(
-                f"{checkpoint.folder} was begun at precision {precision}, which cannot be had here ({error}): "
+                f"{checkpoint.folder} was begun at precision {precision}, which cannot be had here ({why}): "
                 f"go on with it where it was begun, or remove its {file.name}."
             ) from error
         data = load_data(self.config(setting, seed).data, "test")

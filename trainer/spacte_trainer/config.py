@@ -9,7 +9,7 @@ from pydantic import BaseModel, Field, ValidationError, model_validator
 
 from spacte_core.data.base import DataConfig
 from spacte_core.errors import UserError
-from spacte_core.hardware import has_bf16
+from spacte_core.hardware import NO_BF16, computes_bf16, has_bf16
 from spacte_core.models import ModelConfig
 
 from .objectives import Objective
@@ -105,7 +105,13 @@ def identifying_settings(config: TrainConfig) -> dict[str, Any]:
 
 
 def resolve_precision(config: TrainConfig, device: torch.device) -> TrainConfig:
-    """The configuration and its `pretrain`, with `precision="auto"` decided for the device that trains."""
+    """The configuration and its `pretrain`, with `precision="auto"` decided for the device that trains.
+
+    Raises:
+        ConfigError: bf16 is asked for, and the device has no instructions for it.
+    """
+    if config.precision == "bf16" and not computes_bf16(device):
+        raise ConfigError(f"{NO_BF16}: leave precision at auto, or set precision=float32.")
     decided: dict[str, object] = {}
     if config.precision == "auto":
         decided["precision"] = "bf16" if has_bf16(device) else "float32"

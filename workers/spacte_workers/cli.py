@@ -276,12 +276,16 @@ def _replay(
 
 
 def _engine_of(certificate: Any, checkpoint: Any, device: Any) -> Any:
-    """An engine like the one that drew the certificate's votes; with other kernels where those do not run here."""
+    """An engine like the one that drew the certificate's votes; with other kernels where those do not run here.
+
+    It computes bf16 value by value where the processor has no instructions for it: slow, but so the votes are seen.
+    """
     from spacte_workers.certification.certificates import KERNELS
     from spacte_workers.engine.errors import NoSuchKernelsError
     from spacte_workers.engine.kernel_names import usual_kernels
 
     from .engine import Engine
+    from .engine.selection import not_computed
 
     # No agreement is required: which precision may vote was decided when the certificate was made.
     options: dict[str, Any] = {
@@ -294,4 +298,5 @@ def _engine_of(certificate: Any, checkpoint: Any, device: Any) -> Any:
     try:
         return Engine.from_checkpoint(checkpoint, kernels=named, **options)
     except NoSuchKernelsError:
-        return Engine.from_checkpoint(checkpoint, **options)
+        slow = certificate.precision == "bf16" and not_computed("bf16", device) is not None
+        return Engine.from_checkpoint(checkpoint, kernels="plain" if slow else None, **options)

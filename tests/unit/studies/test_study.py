@@ -193,6 +193,7 @@ def test_merging_leaves_a_cell_at_work_alone(whole: Path, tmp_path: Path) -> Non
         assert figures(tmp_path / cell) == figures(whole / cell)
 
 
+@pytest.mark.usefixtures("bf16_anywhere")
 def test_a_cell_keeps_the_precision_that_it_was_begun_at(
     whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

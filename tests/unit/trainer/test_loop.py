@@ -19,7 +19,7 @@ from spacte_core.data import DataError, load_data
 from spacte_core.data.base import Batch, shuffled
 from spacte_core.models import MultiHeadNet
 from spacte_trainer.callbacks import Callback, read_log
-from spacte_trainer.config import ConfigError, TrainConfig, override
+from spacte_trainer.config import ConfigError, TrainConfig, override, resolve_precision
 from spacte_trainer.evaluation import Evaluation, accuracy, evaluate
 from spacte_trainer.loop import Trainer, train
 from spacte_trainer.metrics import EpochReport, LossMeter
@@ -314,8 +314,9 @@ def test_data_that_do_not_fit_the_network_are_named(tmp_path: Path):
         trained(small(**{"model.input_shape": [1, 9, 9]}), tmp_path)
 
 
-def test_bf16_autocast_follows_float32(tmp_path: Path):
+def test_bf16_autocast_follows_float32(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     """The same draws in bf16: first-epoch losses agree within 2 %, and weights stay float32."""
+    monkeypatch.setattr("spacte_trainer.config.computes_bf16", lambda _: True)  # else value by value, which is enough
     recorders = Recorder(), Recorder()
     trained(small(), tmp_path / "a", recorders[0])
     weights = trained(small(precision="bf16"), tmp_path / "b", recorders[1])
@@ -323,6 +324,16 @@ def test_bf16_autocast_follows_float32(tmp_path: Path):
     assert a == pytest.approx(b, rel=0.02)
     assert a != b
     assert {value.dtype for value in weights.values()} == {torch.float32, torch.int64}
+
+
+def test_bf16_without_instructions_is_one_sentence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """Before anything is trained or written; `auto` takes float32 there."""
+    monkeypatch.setattr("spacte_trainer.config.computes_bf16", lambda _: False)
+    monkeypatch.setattr("spacte_trainer.config.has_bf16", lambda _: False)
+    with pytest.raises(ConfigError, match=r"^bf16 needs .*: leave precision at auto, or set precision=float32\.$"):
+        run(small(precision="bf16"), tmp_path / "run", device=CPU, console=Console(quiet=True))
+    assert not (tmp_path / "run").exists()
+    assert resolve_precision(small(), CPU).precision == "float32"
 
 
 def test_batches_hold_the_images_of_the_plan():

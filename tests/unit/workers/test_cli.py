@@ -162,16 +162,32 @@ def test_a_replay_of_a_certificate_that_names_no_kernels(tmp_path, monkeypatch):
     """Those of its time draw the votes again, not faster ones that came later."""
 
     def unnamed(found):
-        assert found.versions["kernels"].startswith("onednn/")
+        assert found.versions["kernels"].startswith("int8/")
         monkeypatch.undo()
         first = {"schema_version": 1, "bound_requested": None, "seed_source": None}
         return found.model_copy(update={"versions": {"torch": "1.0"}, **first})
 
     monkeypatch.setenv("SPACTE_KERNELS", "-chain")
     monkeypatch.setattr(local, "bound_to_noise", lambda spec, *_: spec)
-    result = replayed(tmp_path, unnamed, precision="bf16", batch=256)
+    result = replayed(tmp_path, unnamed, precision="int8", min_agreement=0.4, batch=256)
     assert result.exit_code == 0, result.output
     assert "It is of version 1" in result.output
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("bf16_anywhere")
+def test_bf16_is_replayed_where_the_processor_has_no_instructions_for_it(tmp_path, monkeypatch):
+    """By the plain network in bf16, whose votes may differ near ties; nothing else is drawn with it."""
+    from spacte_workers.engine import selection as choice
+
+    def from_elsewhere(found):
+        assert found.precision == "bf16"
+        monkeypatch.setattr(choice, "computes_bf16", lambda _: False)
+        return found.model_copy(update={"versions": found.versions | {"kernels": "amx/amx_int8"}})
+
+    result = replayed(tmp_path, from_elsewhere, precision="bf16", batch=256)
+    assert "cannot be drawn" not in str(result.exception)
+    assert result.exit_code == 0 or "kernels plain/" in result.output
 
 
 @pytest.mark.slow

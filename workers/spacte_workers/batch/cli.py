@@ -118,6 +118,8 @@ def certify_dataset(
     folder = JobFolder(out.resolve())
     source = _input(data, split, stride, limit, label_column, data_root, folder.path)
     spec = _spec(checkpoint, source, params, precision)
+    if local:
+        _require_precision(precision)
     pool = ("local" if local else "ray", address, samplers)
     state = _run(folder, spec, seed is not None, pool, PrecisionRule(allow_int8, min_agreement, portable))
     _report(folder, as_json)
@@ -126,6 +128,17 @@ def certify_dataset(
     if state != "succeeded":
         typer.echo("Stopped; the same command carries on.", err=True)
         raise typer.Exit(STOPPED)
+
+
+def _require_precision(precision: Precision) -> None:
+    """End with one sentence, before the folder is written, where this machine does not compute in a precision."""
+    from spacte_workers.errors import ModelLoadError
+    from spacte_workers.serving.pools import require_precision_here
+
+    try:
+        require_precision_here(precision)
+    except ModelLoadError as error:
+        raise typer.TyperException(str(error)) from None
 
 
 def _params(options: dict[str, Any]) -> "JobParams":

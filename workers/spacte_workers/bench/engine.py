@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 bench_engine_app = typer.Typer(add_completion=False)
 
 _SEED = "be" * 16  # chosen: any, so that runs repeat
+_PRECISIONS = ("fp32", "bf16", "int8")
 _MIN_ROUNDS = 5  # chosen: a median of five withstands two disturbed rounds
 
 
@@ -173,7 +174,9 @@ def engine_command(
     ] = "cifar_resnet20",
     heads: Annotated[int, Option(min=1, help="Heads of the network.")] = 5,
     batch: Annotated[int | None, Option(min=1, help="Rows of a batch; default by measurement.")] = None,
-    precision: Annotated[str, Option(help="fp32, bf16, int8, auto, several with commas, or all.")] = "auto",
+    precision: Annotated[
+        str, Option(help="fp32, bf16, int8, auto, several with commas, or all that the machine has.")
+    ] = "auto",
     device: Annotated[str | None, Option(help="A torch device; default the first GPU, else cpu.")] = None,
     sigma: Annotated[float, Option(min=1e-3, help="Noise sd in units of [0, 1] pixels.")] = 0.25,
     checkpoint: Annotated[Path | None, Option(help="A trained network's folder, instead of random weights.")] = None,
@@ -184,17 +187,35 @@ def engine_command(
     """Noisy samples a second, against the published loop in the same run."""
     import torch
 
+    from spacte_workers.engine import EngineError
+
     from .published import Subject
 
     device = device or ("cuda" if torch.cuda.is_available() else "cpu")
-    every = ["fp32", "bf16"] if device.startswith("cuda") else ["fp32", "bf16", "int8"]
-    precisions = every if precision == "all" else precision.split(",")
-    if not set(precisions) <= {"auto", "fp32", "bf16", "int8"}:
+    precisions = list(_PRECISIONS) if precision == "all" else precision.split(",")
+    if not set(precisions) <= {"auto", *_PRECISIONS}:
         raise typer.BadParameter(f"{precision!r} is no precision: use fp32, bf16, int8, auto or all.")
+    missing = _missing(precisions, device)
+    if missing and precision != "all":
+        raise typer.TyperException(f"{next(iter(missing.values()))}: use --precision all, auto or fp32.")
     folder = None if checkpoint is None else checkpoint.resolve()
     subject = Subject(arch, heads, sigma, folder, device, seconds, torch.get_num_threads())
-    found = bench_engine(subject, precisions, batch, rounds)
+    try:
+        found = bench_engine(subject, [name for name in precisions if name not in missing], batch, rounds)
+    except EngineError as error:
+        raise typer.TyperException(str(error)) from error
+    found["left_out"] = missing
     typer.echo(json.dumps(found) if as_json else _table(found))
+
+
+def _missing(precisions: Sequence[str], device: str) -> dict[str, str]:
+    """Of precisions those that this machine does not compute, each with the reason."""
+    import torch
+
+    from spacte_workers.engine.selection import not_computed
+
+    reasons = {name: not_computed(cast("WantedPrecision", name), torch.device(device)) for name in precisions}
+    return {name: reason for name, reason in reasons.items() if reason is not None}
 
 
 def _table(found: dict[str, Any]) -> str:
@@ -212,7 +233,8 @@ def _table(found: dict[str, Any]) -> str:
         f"{row['count_share']:6.1%}"
         for row in found["precisions"]
     ]
-    return "\n".join([head, *rows])
+    left_out = [f"{name} is left out: {reason}." for name, reason in found["left_out"].items()]
+    return "\n".join([head, *rows, *left_out])
 
 
 if __name__ == "__main__":

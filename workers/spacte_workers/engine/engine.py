@@ -110,7 +110,7 @@ class Engine:
         channels, height, width = input_shape
         self.input_shape = (channels, height, width)
         self.num_classes = num_classes
-        self.device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+        self.device = torch.device(device) if device else default_device()
         if self.device.type == "cpu":
             keep_freed_memory()
         else:  # fp32 is to mean float32, and every run the same kernels
@@ -285,6 +285,11 @@ class Engine:
         source = replace(_RATE_SOURCE, sigma=sigma)
         calls = [self.votes(self._black(), Shard(source, Phase.SELECTION, 0, self.batch)) for _ in range(3)]
         return 2 * self.batch / sum(call.seconds for call in calls[1:])
+
+
+def default_device() -> torch.device:
+    """The first GPU, else the CPU."""
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
 def _selected(

@@ -22,6 +22,8 @@ def forms(
 ) -> Iterator[Form]:
     """Forms of one precision, fastest first; without kernels the plain one alone, and none in int8.
 
+    In bf16 the plain one is there for whoever names it, too.
+
     The arguments are those of `spacte_core.kernels.optimized_forms`.
     """
     if isinstance(classifier.trunk, OnnxNetwork):
@@ -35,5 +37,5 @@ def forms(
 
         yield from optimized_forms(classifier, precision, batch, rows_NCHW, only=only)
     dtype = _PLAIN_DTYPES.get(precision)
-    if only in (None, "plain") and dtype is not None and (precision == "fp32" or not kernels):
+    if dtype is not None and (only == "plain" or (only is None and (precision == "fp32" or not kernels))):
         yield plain(classifier, batch, dtype)

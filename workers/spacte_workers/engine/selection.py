@@ -17,7 +17,7 @@ from torch import Tensor
 
 from spacte_client.types import Precision
 from spacte_core.forms import Classifier, Form, logits_of, plain, whole_batches
-from spacte_core.hardware import has_bf16
+from spacte_core.hardware import NO_BF16, computes_bf16, has_bf16
 from spacte_core.kernel_switch import kernels_enabled
 from spacte_workers.load_steps import begin
 
@@ -90,9 +90,11 @@ def select_form(
         form_name: the form, if no other will do.
 
     Raises:
-        EngineError: the precision asked for does not fit the module.
+        EngineError: the precision asked for does not fit the module or the machine.
         NoSuchKernelsError: the form asked for does not.
     """
+    if form_name is None:
+        require_precision(precision, rows.compared.device)
     begin("kernels", "computes in float32 what kernels are compared with")
     size = batch or default_batch(classifier, rows.compared[:2])
     reference = plain(classifier, size)
@@ -121,6 +123,28 @@ def select_form(
     if batch is None:
         form = _faster_batch(classifier, form, rows, found.logits_NK)
     return SelectedForm(form, _small_form(classifier, form, rows, found.logits_NK), found.agreement)
+
+
+def not_computed(precision: WantedPrecision, device: torch.device) -> str | None:
+    """Why no classifier is computed in a precision on such a device here; None where it can be."""
+    if precision == "bf16" and not computes_bf16(device):
+        return NO_BF16
+    if precision == "int8" and device.type != "cpu":
+        return "int8 is computed on CPUs alone"
+    if precision == "int8" and not kernels_enabled("int8"):
+        return "int8 is computed by kernels that are switched off here"
+    return None
+
+
+def require_precision(precision: WantedPrecision, device: torch.device) -> None:
+    """See that classifiers are computed in a precision on such a device here.
+
+    Raises:
+        EngineError: none is.
+    """
+    reason = not_computed(precision, device)
+    if reason is not None:
+        raise EngineError(f"{reason}: use precision 'auto' or 'fp32'.")
 
 
 def candidate_precisions(device: torch.device, allow_int8: bool, winograd_share: float = 1.0) -> list[Precision]:

@@ -149,6 +149,22 @@ class Pool(Protocol):
         ...
 
 
+def require_precision_here(precision: Precision | Literal["auto"]) -> None:
+    """See that samplers of this process can vote in a precision, before any of them loads a model.
+
+    Raises:
+        ModelLoadError: they cannot.
+    """
+    from spacte_workers.engine import EngineError
+    from spacte_workers.engine.engine import default_device
+    from spacte_workers.engine.selection import require_precision
+
+    try:
+        require_precision(precision, default_device())
+    except EngineError as error:
+        raise ModelLoadError(str(error)) from error
+
+
 def load_engine(model: ModelFiles, device: str | None = None) -> "tuple[Engine, LoadReport]":
     """Load a checkpoint into an engine, which checks itself.
 
