@@ -12,9 +12,8 @@ namespace {
 
 constexpr int64_t kPanel = 16;
 constexpr int kVectors = kPanel / kLanes;
-constexpr int64_t kBlockTiles = 48;                     // measured on an AMD EPYC (Zen 3) for 64 and 256 channels
-constexpr int kRows = kLanes == 16 ? 12 : 6;            // of a product that are computed at a time
-constexpr int kWeightRows = kLanes == 16 ? kPanel : 4;  // the same, of the product that is summed over tiles
+constexpr int64_t kBlockTiles = 48;           // measured on an AMD EPYC (Zen 3) for 64 and 256 channels
+constexpr int kRows = kLanes == 16 ? 12 : 6;  // of a product that are computed at a time
 
 int64_t panels(int64_t channels) { return (channels + kPanel - 1) / kPanel; }
 
@@ -74,47 +73,62 @@ void multiply(int64_t rows, int64_t depth, const float* a, int64_t stride, const
 void multiply_all(const Layer& layer, int64_t tiles, int64_t in, int64_t out, const float* from, const float* weights,
                   float* to) {
   const int64_t panel = layer.tiles() * kPanel, deep = panels(in) * kPanel * kPanel;
+  const int64_t in_stride = layer.stride(in), out_stride = layer.stride(out);
   for (int64_t p = 0; p < kProducts; ++p)
     for (int64_t k = 0; k < panels(out); ++k, weights += deep)
-      multiply<kRows>(tiles, panels(in), from + p * layer.stride(in), panel, weights,
-                      to + p * layer.stride(out) + k * panel);
+      multiply<kRows>(tiles, panels(in), from + p * in_stride, panel, weights, to + p * out_stride + k * panel);
+}
+
+// `ROWS` rows of sums += a^T b, of panels of `tiles` rows.
+template <int ROWS>
+INLINE void add_rows(int64_t tiles, const float* a, const float* b, float* sums) {
+  Floats sum[ROWS][kVectors];
+#pragma GCC unroll 16
+  for (int r = 0; r < ROWS; ++r)
+#pragma GCC unroll 2
+    for (int v = 0; v < kVectors; ++v) sum[r][v] = load(sums + r * kPanel + v * kLanes);
+  for (int64_t t = 0; t < tiles; ++t, a += kPanel, b += kPanel) {
+    Floats w[kVectors];
+#pragma GCC unroll 2
+    for (int v = 0; v < kVectors; ++v) {
+      w[v] = load(b + v * kLanes);
+      asm("" : "+x"(w[v]));  // or it is loaded again for each product, and loads take longer than products
+    }
+#pragma GCC unroll 16
+    for (int r = 0; r < ROWS; ++r) {
+      const Floats value = all(a[r]);
+#pragma GCC unroll 2
+      for (int v = 0; v < kVectors; ++v) sum[r][v] = plus_product(sum[r][v], value, w[v]);
+    }
+  }
+#pragma GCC unroll 16
+  for (int r = 0; r < ROWS; ++r)
+#pragma GCC unroll 2
+    for (int v = 0; v < kVectors; ++v) store(sums + r * kPanel + v * kLanes, sum[r][v]);
 }
 
 // sums += v^T m, 36 times: panels of [channels_in, 16].
 void add_products(const Layer& layer, int64_t tiles, const float* v, const float* m, float* sums) {
   const int64_t panel = layer.tiles() * kPanel, in = panels(layer.channels_in), out = panels(layer.channels);
+  const int64_t in_stride = layer.stride(layer.channels_in), out_stride = layer.stride(layer.channels);
   for (int64_t p = 0; p < kProducts; ++p)
     for (int64_t k = 0; k < out; ++k)
-      for (int64_t c = 0; c < in * kPanel; c += kWeightRows, sums += kWeightRows * kPanel) {
-        const float* a = v + p * layer.stride(layer.channels_in) + c / kPanel * panel + c % kPanel;
-        const float* b = m + p * layer.stride(layer.channels) + k * panel;
-        Floats sum[kWeightRows][kVectors];
-#pragma GCC unroll 16
-        for (int r = 0; r < kWeightRows; ++r)
-#pragma GCC unroll 2
-          for (int i = 0; i < kVectors; ++i) sum[r][i] = load(sums + r * kPanel + i * kLanes);
-        for (int64_t t = 0; t < tiles; ++t, a += kPanel, b += kPanel) {
-          Floats w[kVectors];
-#pragma GCC unroll 2
-          for (int i = 0; i < kVectors; ++i) w[i] = load(b + i * kLanes);
-#pragma GCC unroll 16
-          for (int r = 0; r < kWeightRows; ++r) {
-            const Floats value = all(a[r]);
-#pragma GCC unroll 2
-            for (int i = 0; i < kVectors; ++i) sum[r][i] = plus_product(sum[r][i], value, w[i]);
-          }
+      for (int64_t c = 0; c < in; ++c, sums += kPanel * kPanel) {
+        const float *a = v + p * in_stride + c * panel, *b = m + p * out_stride + k * panel;
+        if constexpr (kLanes == 16) {
+          add_rows<kPanel>(tiles, a, b, sums);
+        } else {
+          add_rows<6>(tiles, a, b, sums);
+          add_rows<6>(tiles, a + 6, b, sums + 6 * kPanel);
+          add_rows<4>(tiles, a + 12, b, sums + 12 * kPanel);
         }
-#pragma GCC unroll 16
-        for (int r = 0; r < kWeightRows; ++r)
-#pragma GCC unroll 2
-          for (int i = 0; i < kVectors; ++i) store(sums + r * kPanel + i * kLanes, sum[r][i]);
       }
 }
 
 // v = B^T d B of a line of tiles. `halves`: 6 rows, whose borders are zeros and stay so.
 template <class T>
 void line_into(const Layer& layer, const T* image, int64_t line, float* halves, float* v) {
-  const int64_t channels = layer.channels_in, panel = layer.tiles() * kPanel;
+  const int64_t channels = layer.channels_in, panel = layer.tiles() * kPanel, stride = layer.stride(channels);
   for (int64_t c = 0; c < panels(channels) * kPanel; c += kLanes) {
     for (int64_t x = 0; x < layer.width; ++x) {
       Floats d[kSide], y[kSide];
@@ -137,7 +151,7 @@ void line_into(const Layer& layer, const T* image, int64_t line, float* halves, 
         for (int j = 0; j < kSide; ++j) d[j] = load(from + j * kLanes);
         into(d, y);
 #pragma GCC unroll 6
-        for (int j = 0; j < kSide; ++j) store(to + (i * kSide + j) * layer.stride(channels), y[j]);
+        for (int j = 0; j < kSide; ++j) store(to + (i * kSide + j) * stride, y[j]);
       }
   }
 }
@@ -146,7 +160,7 @@ void line_into(const Layer& layer, const T* image, int64_t line, float* halves, 
 template <class T>
 void line_out_of(const Layer& layer, const float* m, int64_t line, const float* bias, const T* other, bool relu,
                  T* image) {
-  const int64_t channels = layer.channels, panel = layer.tiles() * kPanel;
+  const int64_t channels = layer.channels, panel = layer.tiles() * kPanel, stride = layer.stride(channels);
   const int64_t high = std::min(kTile, layer.height - line * kTile);
   for (int64_t c = 0; c < panels(channels) * kPanel; c += kLanes) {
     const float* from = m + c / kPanel * panel + c % kPanel;
@@ -158,7 +172,7 @@ void line_out_of(const Layer& layer, const float* m, int64_t line, const float* 
       for (int j = 0; j < kSide; ++j) {
         Floats column[kSide], y[kTile];
 #pragma GCC unroll 6
-        for (int i = 0; i < kSide; ++i) column[i] = load(from + (i * kSide + j) * layer.stride(channels));
+        for (int i = 0; i < kSide; ++i) column[i] = load(from + (i * kSide + j) * stride);
         out_of(column, y);
 #pragma GCC unroll 4
         for (int i = 0; i < kTile; ++i) half[i][j] = y[i];
@@ -183,7 +197,7 @@ void line_out_of(const Layer& layer, const float* m, int64_t line, const float* 
 // m = A dy A^T of a line of tiles; what lies outside the map is zero.
 template <class T>
 void line_out_of_adjoint(const Layer& layer, const T* image, int64_t line, float* m) {
-  const int64_t channels = layer.channels, panel = layer.tiles() * kPanel;
+  const int64_t channels = layer.channels, panel = layer.tiles() * kPanel, stride = layer.stride(channels);
   for (int64_t c = 0; c < panels(channels) * kPanel; c += kLanes) {
     float* to = m + c / kPanel * panel + c % kPanel;
     for (int64_t tile = 0; tile < layer.across(); ++tile, to += kPanel) {
@@ -206,7 +220,7 @@ void line_out_of_adjoint(const Layer& layer, const T* image, int64_t line, float
         Floats row[kSide];
         out_of_adjoint(half[i], row);
 #pragma GCC unroll 6
-        for (int j = 0; j < kSide; ++j) store(to + (i * kSide + j) * layer.stride(channels), row[j]);
+        for (int j = 0; j < kSide; ++j) store(to + (i * kSide + j) * stride, row[j]);
       }
     }
   }
@@ -216,7 +230,7 @@ void line_out_of_adjoint(const Layer& layer, const T* image, int64_t line, float
 // is carried to the next one in `carry`, two rows of the map in float32.
 template <class T>
 void line_into_adjoint(const Layer& layer, const float* v, int64_t line, float* halves, float* carry, T* image) {
-  const int64_t channels = layer.channels_in, panel = layer.tiles() * kPanel;
+  const int64_t channels = layer.channels_in, panel = layer.tiles() * kPanel, stride = layer.stride(channels);
   const bool last = line + 1 == layer.down();
   for (int64_t c = 0; c < panels(channels) * kPanel; c += kLanes) {
     const float* from = v + c / kPanel * panel + c % kPanel;
@@ -225,7 +239,7 @@ void line_into_adjoint(const Layer& layer, const float* v, int64_t line, float* 
         float* to = halves + i * layer.row() + tile * kTile * kLanes;
         Floats y[kSide], d[kSide];
 #pragma GCC unroll 6
-        for (int j = 0; j < kSide; ++j) y[j] = load(from + (i * kSide + j) * layer.stride(channels));
+        for (int j = 0; j < kSide; ++j) y[j] = load(from + (i * kSide + j) * stride);
         into_adjoint(y, d);
         if (tile > 0) d[0] = plus(d[0], load(to)), d[1] = plus(d[1], load(to + kLanes));  // of the tile before
 #pragma GCC unroll 6
@@ -250,8 +264,19 @@ void line_into_adjoint(const Layer& layer, const float* v, int64_t line, float* 
   }
 }
 
-// Calls work(first line of tiles, lines, memory of the thread) for blocks of a share of the lines for each thread.
-// Shares are multiples of `unit` lines.
+// Brings the map's pixels under some lines of tiles nearer to the core, while it works on what is there.
+template <class T>
+void fetch(const Layer& layer, int64_t channels, const T* maps, int64_t first, int64_t lines) {
+  const int64_t down = layer.down(), values = layer.width * channels;
+  for (int64_t line = first; line < first + lines; ++line) {
+    const int64_t top = line % down * kTile, rows = std::min(kTile, layer.height - top);
+    const T* from = maps + (line / down * layer.height + top) * values;
+    for (int64_t i = 0; i < rows * values; i += 64 / sizeof(T)) __builtin_prefetch(from + i);
+  }
+}
+
+// Calls work(first line of tiles, lines, lines of the next block, memory of the thread) for blocks of a share of the lines
+// for each thread. Shares are multiples of `unit` lines.
 template <class Work>
 void for_blocks(const Layer& layer, int64_t lines, int64_t unit, int64_t threads, float* scratch, Work work) {
 #pragma omp parallel num_threads(threads)
@@ -260,8 +285,10 @@ void for_blocks(const Layer& layer, int64_t lines, int64_t unit, int64_t threads
     float* const mine = scratch + thread * layer.scratch();
     std::memset(mine, 0, sizeof(float) * kSide * layer.row());
     const int64_t units = lines / unit, first = units * thread / there * unit, end = units * (thread + 1) / there * unit;
-    for (int64_t line = first; line < end; line += layer.lines())
-      work(line, std::min(layer.lines(), end - line), mine);
+    for (int64_t line = first; line < end; line += layer.lines()) {
+      const int64_t here = std::min(layer.lines(), end - line);
+      work(line, here, std::min(layer.lines(), end - line - here), mine);
+    }
   }
 }
 

@@ -26,11 +26,12 @@ void forward(const Layer& layer, const T* x, const float* u, const float* bias, 
              int64_t images, int64_t threads, float* scratch, T* y) {
   const int64_t down = layer.down(), channels_in = layer.channels_in, channels = layer.channels;
   const int64_t pixels = layer.height * layer.width;
-  for_blocks(layer, images * down, 1, threads, scratch, [&](int64_t first, int64_t lines, float* halves) {
+  for_blocks(layer, images * down, 1, threads, scratch, [&](int64_t first, int64_t lines, int64_t next, float* halves) {
     float *v = halves + kSide * layer.row() + layer.carry(), *m = v + kProducts * layer.stride(channels_in);
     for (int64_t i = 0; i < lines; ++i)
       line_into(layer, x + (first + i) / down * pixels * channels_in, (first + i) % down, halves,
                 v + i * layer.across() * kPanel);
+    fetch(layer, channels_in, x, first + lines, next);
     multiply_all(layer, lines * layer.across(), channels_in, channels, v, u, m);
     for (int64_t i = 0; i < lines; ++i) {
       const int64_t image = (first + i) / down * pixels * channels;
@@ -46,7 +47,7 @@ void backward(const Layer& layer, const T* x, const T* dy, const float* transpos
   const int64_t down = layer.down(), channels_in = layer.channels_in, channels = layer.channels;
   const int64_t pixels = layer.height * layer.width;
   if (d_weight) std::memset(sums, 0, sizeof(float) * threads * layer.weights());
-  for_blocks(layer, images * down, down, threads, scratch, [&](int64_t first, int64_t lines, float* halves) {
+  for_blocks(layer, images * down, down, threads, scratch, [&](int64_t first, int64_t lines, int64_t next, float* halves) {
     float *carry = halves + kSide * layer.row(), *v = carry + layer.carry(), *m = v + kProducts * layer.stride(channels_in);
     const int64_t tiles = lines * layer.across();
     for (int64_t i = 0; i < lines; ++i)
@@ -56,9 +57,11 @@ void backward(const Layer& layer, const T* x, const T* dy, const float* transpos
       for (int64_t i = 0; i < lines; ++i)
         line_into(layer, x + (first + i) / down * pixels * channels_in, (first + i) % down, halves,
                   v + i * layer.across() * kPanel);
+      fetch(layer, channels_in, x, first + lines, next);
       add_products(layer, tiles, v, m, sums + omp_get_thread_num() * layer.weights());
     }
     if (dx) {
+      fetch(layer, channels, dy, first + lines, next);
       multiply_all(layer, tiles, channels, channels_in, m, transposed, v);
       for (int64_t i = 0; i < lines; ++i)
         line_into_adjoint(layer, v + i * layer.across() * kPanel, (first + i) % down, halves, carry,
