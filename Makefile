@@ -14,6 +14,8 @@ PORT ?= 8000
 UPGRADE ?= --upgrade
 # Processes of a test run; modules that need Ray go to one of them, for one Ray.
 TEST_PROCESSES ?= 2
+# What `tests/time_budget.py` leaves out when the time of a run is up.
+LONG := slow or long or ray or postgres or browser
 PYTEST := $(BIN)/python -m pytest -n $(TEST_PROCESSES) --no-loadscope-reorder
 
 .DEFAULT_GOAL := help
@@ -48,10 +50,10 @@ test: $(STAMPS)/dev  ## the test suite: minutes
 	$(PYTEST)
 
 test-fast: $(STAMPS)/dev  ## the tests that take seconds: no Ray, no server, no training
-	$(PYTEST) -m "not slow and not ray and not postgres and not long and not large and not cluster"
+	$(PYTEST) -m "not ($(LONG)) and not large and not cluster"
 
-test-all: $(STAMPS)/dev  ## with the long statistical, fuzz, fault and browser suites
-	$(PYTEST) -m "not cluster and not large"
+test-all: test-fast  ## with the long statistical, fuzz, fault and browser suites
+	$(PYTEST) -m "($(LONG)) and not large and not cluster"
 
 test-cluster: $(STAMPS)/dev  ## the tests that start several Ray nodes or training workers, or load large networks: many minutes
 	$(BIN)/python -m pytest -m "cluster or large"

@@ -17,6 +17,7 @@ from typing import Any
 
 import pytest
 from hypothesis import settings as hypothesis_settings
+from tests.time_budget import why_skipped_now
 
 hypothesis_settings.register_profile("any machine", deadline=None)  # of an example; a busy machine is no failure
 hypothesis_settings.load_profile("any machine")
@@ -37,6 +38,13 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Modules that need Ray come first: they wait more than they compute."""
     found = {path: _needs_ray(path) for path in dict.fromkeys(item.path for item in items)}
     items.sort(key=lambda item: not found[item.path])
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """Before any fixture of the test."""
+    if reason := why_skipped_now(marker.name for marker in item.iter_markers()):
+        pytest.skip(reason)
 
 
 @pytest.hookimpl(optionalhook=True)
