@@ -124,10 +124,12 @@ class PostgresServer:
         shutil.rmtree(self.folder, ignore_errors=True)
 
 
-@pytest.fixture
-def bf16_anywhere(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Engines take bf16 where it is asked for, also on a processor that has to compute it value by value."""
-    monkeypatch.setattr("spacte_workers.engine.selection.computes_bf16", lambda _: True)
+@pytest.fixture(scope="module")
+def bf16_anywhere() -> Iterator[None]:
+    """Engines take bf16 where a module's tests ask for it, also on a processor that computes it value by value."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("spacte_workers.engine.selection.computes_bf16", lambda _: True)
+        yield
 
 
 @pytest.fixture

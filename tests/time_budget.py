@@ -1,4 +1,4 @@
-"""A test run that ends in time: once that is up, tests that take long are skipped and say so; quick ones are all run."""
+"""A test run that ends in time: after it tests that take long are skipped and say so; the quick ones are all run."""
 
 import os
 import time

@@ -11,6 +11,7 @@ from spacte_core.files import replace_file
 from spacte_workers.statistics.bounds import clopper_pearson_lower, clopper_pearson_upper
 
 from .cells import Cell, certificates_file, epochs_done, read_cell, read_certificates
+from .pairing import paired
 from .tables import Protocol, Setting, Table
 
 UNPUBLISHED = "not published here"
@@ -25,6 +26,8 @@ def markdown(table: Table, folder: Path, command: str) -> str:
     for data, sigma, protocol in parts:
         settings = [s for s in table.settings if (s.data, s.sigma, s.protocol) == (data, sigma, protocol)]
         lines += [f"## {data}, sigma {sigma:g}", "", _settings(protocol), "", *_rows(settings, table.seeds, folder), ""]
+        if beside := paired(settings, table.seeds, folder):
+            lines += [*beside, ""]
     return "\n".join(lines)
 
 

@@ -110,12 +110,13 @@ class Study:
 
     def config(self, setting: Setting, seed: int) -> TrainConfig:
         """The recipe of a cell; the test split is looked at once, when all is trained."""
+        recipe = load_recipe(setting.recipe, setting.sigma)
         changes = {"seed": seed, "validate_every": 0, **self.changes, **dict(setting.changes)}
         if setting.own_recipe is None and setting.data != "digits":
             changes.setdefault("store", "bf16")  # a study's folder is carried from machine to machine
-            if self.cifar10 is not None:
-                changes["data.source"] = self.cifar10
-        return override(load_recipe(setting.recipe, setting.sigma), changes)
+        if self.cifar10 is not None and recipe.data.source == "cifar10":
+            changes.setdefault("data.source", self.cifar10)
+        return override(recipe, changes)
 
     def trained(self, setting: Setting, seed: int, folder: Path, time_slice: TimeSlice) -> Checkpoint:
         """The checkpoint of a cell, trained on from where it stopped."""

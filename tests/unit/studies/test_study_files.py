@@ -7,9 +7,12 @@ import textwrap
 from pathlib import Path
 
 import pytest
+import torch
+from rich.console import Console
 from typer.testing import CliRunner
 
 from spacte_studies.cli import reproduce_app
+from spacte_studies.study import Study
 from spacte_studies.study_files import StudyFileError, read_study
 from spacte_studies.tables import DIGITS
 from spacte_trainer.config import override
@@ -60,6 +63,22 @@ def test_an_unknown_table_names_those_there_are() -> None:
     done = CliRunner().invoke(reproduce_app, ["no-such-table"])
     assert done.exit_code == 2
     assert "spacte-cifar10" in done.output
+
+
+STUDIES = Path(__file__).parents[3] / "benchmarks" / "studies"
+
+
+@pytest.mark.parametrize("path", sorted(STUDIES.glob("*.yaml")), ids=lambda path: path.stem)
+def test_studies_that_are_kept_can_be_run(path: Path) -> None:
+    """And their CIFAR-10 is where the command says."""
+    table = read_study(path)
+    study = Study(table, path.parent, torch.device("cpu"), Console(), cifar10="parquet:here")
+    for setting in table.settings:
+        config = study.config(setting, 1)
+        assert config.seed == 1
+        assert config.data.source == ("digits" if "digits" in config.recipe else "parquet:here")
+        assert set(dict(setting.changes)).isdisjoint({"data.source", "seed"})
+    assert {path.stem for path in STUDIES.iterdir()} >= {"digits_teaching", "cifar10_fast_teaching"}
 
 
 @pytest.mark.slow
