@@ -1,15 +1,21 @@
 """Promise: folding, fusing and quantising change a network's speed, and its values no more than they say."""
 
+import os
+import subprocess
+import sys
+
 import pytest
 import torch
 from torch import nn
 
 from spacte_core.forms import logits_of, plain
+from spacte_core.hardware import computes_bf16, cpu_flags
 from spacte_core.kernels.cpu.onednn import OneDnnConv, to_onednn
 from spacte_core.kernels.cpu.targets import target_for
 from spacte_core.kernels.graph.folding import fold_batch_norm
 from spacte_core.kernels.graph.fusing import FusedConv, fuse, fused_convs
 from spacte_core.kernels.graph.tracing import trace
+from spacte_core.kernels.int8 import layers
 from spacte_core.kernels.int8.layers import Codes, Decode, Encode, codes_for, pack
 from spacte_core.kernels.int8.quantiser import Quantiser
 from spacte_core.kernels.int8.ranges import RangeObserver
@@ -142,9 +148,15 @@ def exact(step: FusedConv, weights: Rounded, source: Codes, x, other, other_code
     return ((y + lift) / made.scale + made.zero).round().clamp(0, 255)
 
 
+@pytest.mark.parametrize("saturates", [False, True])
 @pytest.mark.parametrize("groups", [1, 4])
-def test_every_int8_step_is_exact(batch, groups):
-    """Each step's codes are the rounded exact values for its input codes; ties may fall either way."""
+def test_every_int8_step_is_exact(batch, groups, saturates, monkeypatch):
+    """Each step's codes are the rounded exact values for its input codes; ties may fall either way.
+
+    Also where oneDNN cuts sums of codes off, which is either true here or is said to be.
+    """
+    if saturates:
+        monkeypatch.setattr(layers, "onednn_saturates", lambda: True)
     fused = fuse(fold_batch_norm(trace(settled(Residual(groups)))))
     observer = RangeObserver(fused)
     observer.run(batch)
@@ -179,6 +191,19 @@ def test_every_int8_step_is_exact(batch, groups):
     Comparing(coded).run(Encode(given)(batch).contiguous(memory_format=torch.channels_last))
     assert seen == 8
     assert lifted == 1
+
+
+def test_whether_sums_of_codes_are_cut_off_is_seen():
+    """By a sum, whatever the name of the processor; its flags say the same where oneDNN may use all of them."""
+    assert layers.onednn_saturates() in (True, False)
+    flags = cpu_flags()
+    if "avx2" in flags and "ONEDNN_MAX_CPU_ISA" not in os.environ:
+        exact = {"avx512_vnni", "avx_vnni", "amx_int8"} & flags
+        assert layers.onednn_saturates() == (not exact)
+        command = "from spacte_core.kernels.int8.layers import onednn_saturates; print(onednn_saturates())"
+        held = {**os.environ, "ONEDNN_MAX_CPU_ISA": "AVX2"}
+        done = subprocess.run([sys.executable, "-c", command], env=held, capture_output=True, text=True, check=True)
+        assert done.stdout.strip() == "True"
 
 
 @pytest.mark.parametrize("geometry", [(3, 1, 1, 1), (3, 2, 1, 1), (1, 2, 0, 1), (3, 1, 2, 2)])
@@ -324,7 +349,7 @@ def test_every_form_is_one_function_close_to_the_plain_one(precision, whole):
     chains = {target.form} if precision != "fp32" and target is not None and target.multiple <= 8 else set()
     assert {form.name for form in made} - chains == {
         "fp32": {"onednn", "folded", "plain"},
-        "bf16": {"onednn", "folded"},
+        "bf16": {"onednn", "folded"} if computes_bf16(rows.device) else {"folded"},
         "int8": {"int8"},
     }[precision]
     spread = (reference - reference.mean(1, keepdim=True)).square().mean().sqrt()

@@ -6,6 +6,7 @@ from torch import nn
 from torch.nn import functional
 
 from spacte_core.forms import logits_of, plain
+from spacte_core.hardware import computes_bf16
 from spacte_core.kernels.graph.programs import layers_of_program
 from spacte_core.kernels.graph.tracing import trace
 from spacte_core.kernels.inference import optimized_forms
@@ -134,7 +135,8 @@ def test_every_form_is_close_to_the_plain_one(module, precision):
         classifier = decompose(program_of(module).eval(), rows[:2], CLASSES)
         expected = logits_of(plain(classifier, 8), rows)
         found = {form.name: logits_of(form, rows) for form in optimized_forms(classifier, precision, 8, rows)}
-    assert {"folded", "onednn"} <= set(found)
+    wanted = {"folded"} if precision == "bf16" and not computes_bf16(rows.device) else {"folded", "onednn"}
+    assert wanted <= set(found)
     allowed = {"fp32": 1e-4, "bf16": 0.05}[precision] * expected.abs().max().item()
     for name, logits in found.items():
         assert torch.allclose(logits, expected, atol=allowed, rtol=0), name

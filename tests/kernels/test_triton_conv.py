@@ -54,7 +54,10 @@ for channels, out, kernel, stride, size in (
         assert torch.equal(found, triton_conv.convolve(x, triton_conv.Filter.packed(low, stride), stride=stride))
         worst["plain"] = max(worst.get("plain", 0), error(found, plain))
     moved = triton_conv.convolve(x.flip(0).contiguous(memory_format=last), filter, stride=stride)
-    assert torch.equal(moved.flip(0), found), "a row depends on its place"
+    if device == "cuda":
+        assert torch.equal(moved.flip(0), found), "a row depends on its place"
+    else:  # interpreted, products are NumPy's, whose library may add up a row otherwise in another place: one rounding
+        torch.testing.assert_close(moved.flip(0), found, rtol=2**-10, atol=1e-4)
     if stride == 1 and channels > 3:
         dy = normal(*plain.shape).to(dtype, memory_format=last)
         given = (dy.double(), x.double(), low.double(), None, [1, 1], [kernel // 2] * 2, [1, 1], False, [0, 0], 1)

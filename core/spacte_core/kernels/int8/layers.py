@@ -6,9 +6,11 @@ All sums are exact integers and the scales are constants, so that a row's result
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cache
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
 from spacte_core.kernels.graph.fusing import FusedConv
 
@@ -39,8 +41,23 @@ def round_up(scale: float) -> float:
     return math.ldexp(math.ceil(mantissa * 256) / 256, exponent)
 
 
+@cache
+def onednn_saturates() -> bool:
+    """Whether oneDNN's sums of codes are cut off here: x86 without VNNI and AMX adds two products in 16 bits."""
+    codes = torch.full((1, 16, 4, 4), MOST, dtype=torch.uint8)
+    weights = torch.full((16, 16, 1, 1), 127, dtype=torch.int8)
+    ones, zeros = torch.ones(16), torch.zeros(16, dtype=torch.int32)
+    geometry = ([1, 1], [0, 0], [1, 1], 1)
+    packed = torch.ops.onednn.qconv_prepack(weights, ones, 1.0, 0, *geometry, list(codes.shape))
+    after = (None, *geometry, 1.0, 0, torch.float32, "none", [], "")
+    sums = torch.ops.onednn.qconv2d_pointwise(codes, 1.0, 0, packed, ones, zeros, *after)
+    return bool((sums != MOST * 127 * 16).any())
+
+
 class Int8Conv(nn.Module):
-    """One fused step on codes.
+    """One fused step on codes, by oneDNN, or where that saturates by a float32 convolution of the codes.
+
+    The latter's sums are exact up to 2^24, and beyond that they are rounded as float32's are.
 
     Args:
         step: what to compute.
@@ -67,7 +84,8 @@ class Int8Conv(nn.Module):
         channels, height, width = shape_BCHW[1:]
         self.source_shape = (channels, height, width)
         self.codes, scale_O = rounded
-        self.shape_BCHW, self.weight = list(shape_BCHW), None
+        self.shape_BCHW, self.by_floats = list(shape_BCHW), False
+        self.weight = torch.empty(0)  # until it is packed
         self.scale_O, self.zero_O = scale_O, torch.zeros(len(scale_O), dtype=torch.int32)
         self.bias = torch.zeros(len(scale_O)) if conv.bias is None else conv.bias.float().clone()
         if other is not None and other.lift_C is not None:
@@ -79,7 +97,11 @@ class Int8Conv(nn.Module):
         self.in_place = step.in_place
 
     def pack(self) -> None:
-        """Put the weights into oneDNN's order; a step that goes into a chain of ours needs none."""
+        """Put the weights into their library's order; a step that goes into a chain of ours needs none."""
+        self.by_floats = onednn_saturates()
+        if self.by_floats:
+            self.weight = self.codes.float().contiguous(memory_format=torch.channels_last)
+            return
         geometry = (self.stride, self.padding, self.dilation, self.groups, self.shape_BCHW)
         self.weight = torch.ops.onednn.qconv_prepack(
             self.codes, self.scale_O, self.source.scale, self.source.zero, *geometry
@@ -87,6 +109,8 @@ class Int8Conv(nn.Module):
 
     def forward(self, x_BCHW: Tensor, other_BCHW: Tensor | None = None) -> Tensor:
         """relu?(conv(x) + other?) as codes or float32, once the weights are packed."""
+        if self.by_floats:
+            return self._from_floats(x_BCHW, other_BCHW)
         result, source = self.result or Codes(1.0), self.source
         dtype = torch.float32 if self.result is None else torch.uint8
         inputs = (x_BCHW, source.scale, source.zero, self.weight, self.scale_O, self.zero_O)
@@ -97,6 +121,26 @@ class Int8Conv(nn.Module):
         other = self.other or Codes(1.0)
         after = (other.scale, other.zero, "sum", 1.0, self.unary, [], "")
         return torch.ops.onednn.qconv2d_pointwise.binary(*inputs, total, *geometry, *after)
+
+    def _from_floats(self, x_BCHW: Tensor, other_BCHW: Tensor | None) -> Tensor:
+        """The same from sums of products of codes in float32."""
+        result = self.result or Codes(1.0)
+        codes_BCHW = x_BCHW.to(torch.float32)
+        if self.source.zero:
+            codes_BCHW.sub_(self.source.zero)
+        y = functional.conv2d(codes_BCHW, self.weight, None, self.stride, self.padding, self.dilation, self.groups)
+        scale_O11, bias_O11 = self.scale_O * (self.source.scale / result.scale), self.bias / result.scale
+        y = torch.addcmul(bias_O11[:, None, None], y, scale_O11[:, None, None])
+        if other_BCHW is not None:
+            other = self.other or Codes(1.0)
+            y.add_(other_BCHW, alpha=other.scale / result.scale)
+            if other.zero:
+                y.sub_(other.zero * other.scale / result.scale)
+        if self.unary == "relu":
+            y.relu_()
+        if self.result is None:
+            return y
+        return y.add_(result.zero + 0.5).clamp_(0, MOST + 0.5).to(torch.uint8)  # rounded half up
 
 
 def pack(graph_module: nn.Module) -> None:

@@ -28,8 +28,11 @@ def linear(**options: Any) -> LocalCertifier:
     return LocalCertifier(module, sigma=0.25, num_classes=2, input_shape=(1, 4, 4), **options)
 
 
+pytestmark = pytest.mark.usefixtures("bf16_anywhere")
+
+
 @pytest.fixture(scope="module")
-def certificate() -> Certificate:
+def certificate(bf16_anywhere: None) -> Certificate:
     return linear(precision="bf16", min_agreement=0.0).certify(IMAGE, n=20_000, certify="fp32", seed=SEED)
 
 
