@@ -19,6 +19,7 @@ import torchvision
 from torch import Tensor, nn
 
 from spacte_core.forms import Form
+from spacte_core.hardware import computes_bf16
 from spacte_core.programs import program_network
 from spacte_workers.engine.calibration import noisy_rows
 from spacte_workers.engine.decomposition import decompose
@@ -67,7 +68,8 @@ def line(name: str) -> str:
         made = list(forms(classifier, "fp32", ROWS, rows))
         plain = rate(made[-1], rows)
         cells.append(f"{plain:,.0f}")
-        fastest = (made[0], next(iter(forms(classifier, "bf16", ROWS, rows)), None))
+        halves = computes_bf16(rows.device)
+        fastest = (made[0], next(iter(forms(classifier, "bf16", ROWS, rows)), None) if halves else None)
         cells += ["-" if form is None else f"{rate(form, rows) / plain:.2f} ({form.name})" for form in fastest]
     return "| " + " | ".join(cells) + " |"
 

@@ -17,6 +17,7 @@ constexpr int kRows = kLanes == 16 ? 12 : 6;  // of a product that are computed 
 
 int64_t panels(int64_t channels) { return (channels + kPanel - 1) / kPanel; }
 
+// Passed by value: what is written through a pointer to vectors could otherwise be one of its fields.
 struct Layer {
   int64_t height, width, channels_in, channels;
 
@@ -70,7 +71,7 @@ void multiply(int64_t rows, int64_t depth, const float* a, int64_t stride, const
 }
 
 // `to` = `from` times weights, 36 times: [tiles, in] times [in, out].
-void multiply_all(const Layer& layer, int64_t tiles, int64_t in, int64_t out, const float* from, const float* weights,
+void multiply_all(const Layer layer, int64_t tiles, int64_t in, int64_t out, const float* from, const float* weights,
                   float* to) {
   const int64_t panel = layer.tiles() * kPanel, deep = panels(in) * kPanel * kPanel;
   const int64_t in_stride = layer.stride(in), out_stride = layer.stride(out);
@@ -108,7 +109,7 @@ INLINE void add_rows(int64_t tiles, const float* a, const float* b, float* sums)
 }
 
 // sums += v^T m, 36 times: panels of [channels_in, 16].
-void add_products(const Layer& layer, int64_t tiles, const float* v, const float* m, float* sums) {
+void add_products(const Layer layer, int64_t tiles, const float* v, const float* m, float* sums) {
   const int64_t panel = layer.tiles() * kPanel, in = panels(layer.channels_in), out = panels(layer.channels);
   const int64_t in_stride = layer.stride(layer.channels_in), out_stride = layer.stride(layer.channels);
   for (int64_t p = 0; p < kProducts; ++p)
@@ -127,28 +128,34 @@ void add_products(const Layer& layer, int64_t tiles, const float* v, const float
 
 // v = B^T d B of a line of tiles. `halves`: 6 rows, whose borders are zeros and stay so.
 template <class T>
-void line_into(const Layer& layer, const T* image, int64_t line, float* halves, float* v) {
+void line_into(const Layer layer, const T* image, int64_t line, float* halves, float* v) {
   const int64_t channels = layer.channels_in, panel = layer.tiles() * kPanel, stride = layer.stride(channels);
+  static const T zeros[kLanes] = {};
+  const int64_t row = layer.row(), width = layer.width, across = layer.across();
   for (int64_t c = 0; c < panels(channels) * kPanel; c += kLanes) {
-    for (int64_t x = 0; x < layer.width; ++x) {
+    const T* from[kSide];
+    int64_t step[kSide];
+    for (int i = 0; i < kSide; ++i) {
+      const int64_t at = line * kTile + i - 1;
+      const bool inside = 0 <= at && at < layer.height && c < channels;
+      from[i] = inside ? image + at * width * channels + c : zeros;
+      step[i] = inside ? channels : 0;
+    }
+    for (int64_t x = 0; x < width; ++x) {
       Floats d[kSide], y[kSide];
 #pragma GCC unroll 6
-      for (int i = 0; i < kSide; ++i) {
-        const int64_t at = line * kTile + i - 1;
-        const bool inside = 0 <= at && at < layer.height;
-        d[i] = inside ? load_left(image + (at * layer.width + x) * channels + c, channels - c) : all(0.0f);
-      }
+      for (int i = 0; i < kSide; ++i) d[i] = load_left(from[i] + x * step[i], channels - c);
       into(d, y);
 #pragma GCC unroll 6
-      for (int i = 0; i < kSide; ++i) store(halves + i * layer.row() + (x + 1) * kLanes, y[i]);
+      for (int i = 0; i < kSide; ++i) store(halves + i * row + (x + 1) * kLanes, y[i]);
     }
     float* to = v + c / kPanel * panel + c % kPanel;
-    for (int64_t tile = 0; tile < layer.across(); ++tile, to += kPanel)
+    for (int64_t tile = 0; tile < across; ++tile, to += kPanel)
       for (int i = 0; i < kSide; ++i) {
-        const float* from = halves + i * layer.row() + tile * kTile * kLanes;
+        const float* half = halves + i * row + tile * kTile * kLanes;
         Floats d[kSide], y[kSide];
 #pragma GCC unroll 6
-        for (int j = 0; j < kSide; ++j) d[j] = load(from + j * kLanes);
+        for (int j = 0; j < kSide; ++j) d[j] = load(half + j * kLanes);
         into(d, y);
 #pragma GCC unroll 6
         for (int j = 0; j < kSide; ++j) store(to + (i * kSide + j) * stride, y[j]);
@@ -158,7 +165,7 @@ void line_into(const Layer& layer, const T* image, int64_t line, float* halves, 
 
 // relu?( A^T m A + bias? + other? ) of a line of tiles, as far as it lies in the map; `other` may be the result's place.
 template <class T>
-void line_out_of(const Layer& layer, const float* m, int64_t line, const float* bias, const T* other, bool relu,
+void line_out_of(const Layer layer, const float* m, int64_t line, const float* bias, const T* other, bool relu,
                  T* image) {
   const int64_t channels = layer.channels, panel = layer.tiles() * kPanel, stride = layer.stride(channels);
   const int64_t high = std::min(kTile, layer.height - line * kTile);
@@ -196,7 +203,7 @@ void line_out_of(const Layer& layer, const float* m, int64_t line, const float* 
 
 // m = A dy A^T of a line of tiles; what lies outside the map is zero.
 template <class T>
-void line_out_of_adjoint(const Layer& layer, const T* image, int64_t line, float* m) {
+void line_out_of_adjoint(const Layer layer, const T* image, int64_t line, float* m) {
   const int64_t channels = layer.channels, panel = layer.tiles() * kPanel, stride = layer.stride(channels);
   for (int64_t c = 0; c < panels(channels) * kPanel; c += kLanes) {
     float* to = m + c / kPanel * panel + c % kPanel;
@@ -229,7 +236,7 @@ void line_out_of_adjoint(const Layer& layer, const T* image, int64_t line, float
 // dx = B v B^T of a line of tiles, summed where it overlaps with the line before: what the last two of its six rows have
 // is carried to the next one in `carry`, two rows of the map in float32.
 template <class T>
-void line_into_adjoint(const Layer& layer, const float* v, int64_t line, float* halves, float* carry, T* image) {
+void line_into_adjoint(const Layer layer, const float* v, int64_t line, float* halves, float* carry, T* image) {
   const int64_t channels = layer.channels_in, panel = layer.tiles() * kPanel, stride = layer.stride(channels);
   const bool last = line + 1 == layer.down();
   for (int64_t c = 0; c < panels(channels) * kPanel; c += kLanes) {
