@@ -184,7 +184,7 @@ class FormMaker:
         return None
 
     def _fuse(self) -> list[fx.GraphModule]:
-        return [fuse(graph) for graph in self.graphs]
+        return [fuse(graph, rows) for graph, rows in self._with_inputs(self.graphs, torch.float32)]
 
     def _by_onednn(self, name: str, fused: list[fx.GraphModule]) -> Form:
         with_inputs = self._with_inputs([_in_dtype(graph, self.dtype) for graph in fused], self.dtype)

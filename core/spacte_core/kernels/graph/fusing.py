@@ -1,5 +1,6 @@
 """convolution (+ residual) (+ ReLU) as one step of the graph, for backends that compute it in one kernel."""
 
+import operator
 from collections.abc import Sequence
 from typing import cast
 
@@ -33,10 +34,14 @@ class FusedConv(nn.Module):
         return y.relu_() if self.relu else y
 
 
-def fuse(graph_module: fx.GraphModule) -> fx.GraphModule:
-    """Join each convolution and a sum and ReLU that follow it in a `FusedConv`; changes its argument."""
+def fuse(graph_module: fx.GraphModule, some_rows: Tensor | None = None) -> fx.GraphModule:
+    """Join each convolution and a sum and ReLU that follow it in a `FusedConv`; changes its argument.
+
+    Kernels add maps of one shape and do not check it. For inputs like `some_rows`, two at least, a sum that repeats one
+    of its sides to fit the other stays as it is; without them no sum may do so.
+    """
     _wrap_convolutions(graph_module)
-    _include_sums(graph_module)
+    _include_sums(graph_module, None if some_rows is None else shapes(graph_module, some_rows))
     _include_relus(graph_module)
     _mark_in_place(graph_module)
     return recompile(graph_module)
@@ -82,11 +87,13 @@ def _wrap_convolutions(graph_module: fx.GraphModule) -> None:
             node.target = add_layer(graph_module, str(node.target), FusedConv(conv))
 
 
-def _include_sums(graph_module: fx.GraphModule) -> None:
+def _include_sums(graph_module: fx.GraphModule, seen: dict[fx.Node, torch.Size] | None) -> None:
     for node in list(graph_module.graph.nodes):
         if not is_add(node):
             continue
         terms = cast(tuple[fx.Node, fx.Node], node.args)
+        if seen is not None and len({seen.get(value) for value in (node, *terms)}) > 1:
+            continue
         candidates = [
             (term, step)
             for term in terms
@@ -100,6 +107,8 @@ def _include_sums(graph_module: fx.GraphModule) -> None:
         other = terms[term is terms[0]]
         with graph_module.graph.inserting_before(node):  # here both terms' inputs exist
             fused = graph_module.graph.call_module(str(term.target), (term.args[0], other))
+        if seen is not None:
+            seen[fused] = seen[node]
         node.replace_all_uses_with(fused)
         graph_module.graph.erase_node(node)
         graph_module.graph.erase_node(term)
@@ -123,5 +132,13 @@ def _mark_in_place(graph_module: fx.GraphModule) -> None:
         if len(node.args) == 2:
             other = cast(fx.Node, node.args[1])
             fresh = isinstance(layer_of(graph_module, other), FusedConv)  # and no view of an input
-            read_last = all(order[user] <= order[node] for user in other.users)
+            earlier = [user for user in other.users if user is not node]
+            read_last = all(order[user] < order[node] and _has_a_place(graph_module, user) for user in earlier)
             step.in_place = fresh and read_last and node.args[0] is not other
+
+
+def _has_a_place(graph_module: fx.GraphModule, node: fx.Node) -> bool:
+    """Whether the node's result is known to share no memory with what it reads, as views and identities do."""
+    if node.op == "call_function":
+        return node.target in (operator.add, torch.add, torch.relu)
+    return isinstance(layer_of(graph_module, node), (FusedConv, nn.BatchNorm2d, nn.MaxPool2d, nn.AvgPool2d))
