@@ -1,5 +1,6 @@
 """Promise: Winograd's convolutions in training are the plain ones and their gradients, in float32's precision."""
 
+import copy
 import itertools
 
 import pytest
@@ -142,9 +143,11 @@ def test_gradients_that_nobody_wants_are_left_out() -> None:
 
 
 @needs_kernel
-def test_a_gradient_can_be_differentiated() -> None:
+@pytest.mark.parametrize("layout", [torch.channels_last, torch.contiguous_format])
+def test_a_gradient_can_be_differentiated(layout: torch.memory_format) -> None:
     """As methods want that attack through the gradient of the input."""
     x, weight, dy = case("whole tiles")
+    x = x.detach().contiguous(memory_format=layout).requires_grad_()
 
     def second(x: Tensor, weight: Tensor, y: Tensor) -> tuple[Tensor, ...]:
         (dx,) = torch.autograd.grad(y.square(), x, dy.to(y.dtype), create_graph=True)
@@ -201,6 +204,42 @@ def test_it_steps_aside() -> None:
     with torch.autocast("cpu", dtype=torch.float16):
         assert not fits(conv, x)
     assert torch.equal(ours(x[:0]), conv(x[:0]))
+    assert not fits(copy.deepcopy(conv).double(), x)
+    seen: list[nn.Module] = []
+    hook = conv.register_forward_hook(lambda layer, *_: seen.append(layer))
+    ours(x)
+    assert seen == [conv]
+    hook.remove()
+    assert fits(conv, x)
+
+
+@needs_kernel
+@pytest.mark.filterwarnings("ignore:.*weight_norm:FutureWarning")
+def test_weights_that_a_hook_makes() -> None:
+    x, _, _ = case("whole tiles")
+    conv = nn.utils.weight_norm(nn.Conv2d(16, 16, 3, padding=1, bias=False))
+    ours = WinogradConv(conv)
+    for _ in range(2):
+        ours(x).sum().backward()
+    assert isinstance(conv.weight_g, nn.Parameter)
+    assert conv.weight_g.grad is not None
+
+
+@needs_kernel
+def test_a_layer_called_twice_and_one_whose_weights_are_read() -> None:
+    class Both(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.twice, self.read = (nn.Conv2d(16, 16, 3, padding=1, bias=False) for _ in range(2))
+
+        def forward(self, x_BCHW: Tensor) -> Tensor:
+            return self.read(self.twice(self.twice(x_BCHW))) + self.read.weight.square().sum()
+
+    net = Both()
+    graph = winograd_convolutions(torch.fx.symbolic_trace(net))
+    assert [name for name, module in graph.named_modules() if isinstance(module, WinogradConv)] == ["twice"]
+    x, _, _ = case("whole tiles")
+    assert error(graph(x), net(x)) < BOUND
 
 
 @needs_kernel

@@ -38,9 +38,10 @@ def winograd_convolutions(graph_module: fx.GraphModule) -> fx.GraphModule:
     """Let the kernel compute the convolutions that it knows. Changes its argument; parameters keep their order."""
     if library() is None:
         return graph_module
+    read = {str(node.target).rpartition(".")[0] for node in graph_module.graph.nodes if node.op == "get_attr"}
     for node in graph_module.graph.nodes:
         conv = layer_of(graph_module, node)
-        if isinstance(conv, nn.Conv2d) and known(conv):
+        if isinstance(conv, nn.Conv2d) and known(conv) and str(node.target) not in read:  # for weights keep their names
             graph_module.set_submodule(str(node.target), WinogradConv(conv))
     return recompile(graph_module)
 
@@ -51,8 +52,13 @@ def known(conv: nn.Conv2d) -> bool:
 
 
 def fits(conv: nn.Conv2d, x_BCHW: Tensor) -> bool:
-    """Whether the kernel computes this step: a gradient is wanted, of maps on a CPU in a type that it knows."""
-    if torch.compiler.is_compiling() or x_BCHW.device.type != "cpu" or not x_BCHW.numel():
+    """Whether the kernel computes this step: a gradient is wanted, of maps on a CPU in a type that it knows.
+
+    What is asked of PyTorch's layer itself (hooks, another type or device) is its to do.
+    """
+    if torch.compiler.is_compiling() or not x_BCHW.numel() or _has_hooks(conv):
+        return False
+    if {x_BCHW.device.type, conv.weight.device.type} != {"cpu"} or conv.weight.dtype != torch.float32:
         return False
     types = (torch.float32,)
     if torch.is_autocast_enabled("cpu"):
@@ -62,15 +68,20 @@ def fits(conv: nn.Conv2d, x_BCHW: Tensor) -> bool:
     return torch.is_grad_enabled() and (x_BCHW.requires_grad or conv.weight.requires_grad) and x_BCHW.dtype in types
 
 
+def _has_hooks(conv: nn.Conv2d) -> bool:
+    """Whether a call of the layer does more than its convolution, such as making its weights."""
+    hooks = ("_forward_pre_hooks", "_forward_hooks", "_backward_pre_hooks", "_backward_hooks")
+    return any(getattr(conv, name) for name in hooks)
+
+
 class Convolution(torch.autograd.Function):
     """conv2d(x, weight, padding=1)."""
 
     @staticmethod
     def forward(ctx: Any, x_BCHW: Tensor, weight_OIHW: Tensor) -> Tensor:
-        x_BCHW = x_BCHW.contiguous(memory_format=torch.channels_last)
         u, transposed = transformed(weight_OIHW)
-        ctx.save_for_backward(x_BCHW, weight_OIHW, transposed)
-        return convolve(x_BCHW, u, len(weight_OIHW))
+        ctx.save_for_backward(x_BCHW, weight_OIHW, transposed)  # a copy of x would be no input to differentiate by
+        return convolve(x_BCHW.contiguous(memory_format=torch.channels_last), u, len(weight_OIHW))
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
@@ -81,7 +92,7 @@ class Convolution(torch.autograd.Function):
             again = functional.conv2d(x_BCHW, weight_OIHW.to(x_BCHW.dtype), padding=1)
             found = iter(torch.autograd.grad(again, inputs, gradients[0], create_graph=True))
             return tuple(next(found) if needed else None for needed in wanted)
-        dy_BCHW = gradients[0].contiguous(memory_format=torch.channels_last)
+        x_BCHW, dy_BCHW = (maps.contiguous(memory_format=torch.channels_last) for maps in (x_BCHW, gradients[0]))
         size = (x_BCHW.shape[2], x_BCHW.shape[3], x_BCHW.shape[1], len(weight_OIHW))
         threads = torch.get_num_threads()
         dx_BCHW = torch.empty_like(x_BCHW) if wanted[0] else None
