@@ -204,3 +204,14 @@ def test_the_pass_keeps_what_is_read_elsewhere() -> None:
         assert error(ours, theirs) < 1e-5
     for name, buffer in true.named_buffers():
         assert torch.allclose(net.get_buffer(name).double(), buffer.double(), rtol=1e-4, atol=1e-5), name
+
+
+@needs_compiler
+def test_no_number_of_a_gpu_is_none_in_bfloat16() -> None:
+    """Its bits are all ones: rounded like a number they would be a zero."""
+    ours = layer(64, training=True)
+    with torch.no_grad():
+        ours.weight[3] = torch.tensor(0x7FFFFFFF, dtype=torch.int32).view(torch.float32)
+    y = fused_batch_norm(ours, maps(4, 64, 4, 4, dtype=torch.bfloat16))
+    assert y[:, 3].isnan().all()
+    assert not y[:, :3].isnan().any()

@@ -133,6 +133,18 @@ def test_what_is_no_number_stays_in_its_image() -> None:
 
 
 @needs_kernel
+def test_no_number_of_a_gpu_is_none_in_bfloat16() -> None:
+    """Its bits are all ones: rounded like a number they would be a zero."""
+    x, weight, _ = case("whole tiles")
+    with torch.no_grad():
+        weight[3, 5, 1, 1] = torch.tensor(0x7FFFFFFF, dtype=torch.int32).view(torch.float32)
+    y = Convolution.apply(x.detach().bfloat16(), weight)
+    assert isinstance(y, Tensor)
+    assert y[:, 3].isnan().all()
+    assert not y[:, :3].isnan().any()
+
+
+@needs_kernel
 def test_gradients_that_nobody_wants_are_left_out() -> None:
     x, weight, dy = case("tiles that are cut off")
     _, dx, d_weight = found(x, weight, dy)

@@ -46,7 +46,8 @@ inline Floats load(const bf16* from) {
 inline void store(float* to, Floats value) { std::memcpy(to, &value, sizeof value); }
 
 inline void store(bf16* to, Floats value) {  // to the nearest, ties to even
-    const Words words = (Words)value;
+    const Words none = (Words)(value != value);  // some would be rounded to a zero
+    const Words words = ((Words)value & ~none) | (none & 0x7fc00000);
     const Halves halves = __builtin_convertvector((words + 0x7fff + ((words >> 16) & 1)) >> 16, Halves);
     std::memcpy(to, &halves, sizeof halves);
 }

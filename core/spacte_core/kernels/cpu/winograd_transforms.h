@@ -74,7 +74,8 @@ INLINE void out_of(const Floats m[kSide], Floats y[kTile]) {
 typedef uint16_t bf16;
 
 // Vectors of a pixel's channels, of which `left` remain: 8 of them may be the upper half of a vector of zeros. Maps are in
-// float32 or bfloat16, to which values are rounded to the nearest, ties to even.
+// float32 or bfloat16, to which values are rounded to the nearest, ties to even; rounding would carry some of what is no
+// number, a GPU's for one, into the sign.
 #ifdef __AVX512F__
 INLINE __mmask16 first_of(int64_t left) { return left >= kLanes ? 0xffff : (1 << left) - 1; }
 INLINE Floats load_left(const float* from, int64_t left) { return _mm512_maskz_loadu_ps(first_of(left), from); }
@@ -86,7 +87,8 @@ INLINE Floats load_left(const bf16* from, int64_t left) {
 }
 
 INLINE void store_left(bf16* to, Floats value, int64_t left) {
-  const __m512i words = _mm512_castps_si512(value);
+  const __mmask16 none = _mm512_cmp_ps_mask(value, value, _CMP_UNORD_Q);
+  const __m512i words = _mm512_castps_si512(_mm512_mask_mov_ps(value, none, all(__builtin_nanf(""))));
   const __m512i even = _mm512_and_si512(_mm512_srli_epi32(words, 16), _mm512_set1_epi32(1));
   const __m512i rounded = _mm512_add_epi32(words, _mm512_add_epi32(even, _mm512_set1_epi32(0x7fff)));
   _mm256_mask_storeu_epi16(to, first_of(left), _mm512_cvtepi32_epi16(_mm512_srli_epi32(rounded, 16)));
@@ -106,7 +108,8 @@ INLINE Floats load_left(const bf16* from, int64_t left) {
 
 INLINE void store_left(bf16* to, Floats value, int64_t left) {
   if (left <= 0) return;
-  const __m256i words = _mm256_castps_si256(value);
+  const Floats none = _mm256_cmp_ps(value, value, _CMP_UNORD_Q);
+  const __m256i words = _mm256_castps_si256(_mm256_blendv_ps(value, all(__builtin_nanf("")), none));
   const __m256i even = _mm256_and_si256(_mm256_srli_epi32(words, 16), _mm256_set1_epi32(1));
   const __m256i rounded = _mm256_add_epi32(words, _mm256_add_epi32(even, _mm256_set1_epi32(0x7fff)));
   const __m256i high = _mm256_srli_epi32(rounded, 16);
