@@ -20,6 +20,8 @@ Certificates = Mapping[int, Certified]
 def paired(settings: Sequence[Setting], seeds: Sequence[int], folder: Path) -> list[str]:
     """Lines of Markdown for the settings of one part of a table; none where no seed of two rows is done here.
 
+    Of a row, seeds with certificates of other images than its first seed has are left out.
+
     Args:
         settings: rows, of which the first is what the others are compared with.
         seeds: of the table.
@@ -29,7 +31,8 @@ def paired(settings: Sequence[Setting], seeds: Sequence[int], folder: Path) -> l
     rows: list[list[str]] = []
     for setting in settings[1:]:
         both = [(_done(folder, setting, seed), _done(folder, first, seed)) for seed in seeds]
-        pairs = [(ours, theirs) for ours, theirs in both if ours and ours.keys() == theirs.keys()]
+        images = next((ours.keys() for ours, theirs in both if ours and ours.keys() == theirs.keys()), None)
+        pairs = [(ours, theirs) for ours, theirs in both if ours.keys() == theirs.keys() == images]
         if pairs:
             rows.append([setting.method, str(len(pairs)), _acr(pairs), *(_accuracy(pairs, radius) for radius in radii)])
     if not rows:

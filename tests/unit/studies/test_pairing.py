@@ -53,6 +53,15 @@ def test_seeds_are_averaged_by_image(tmp_path: Path) -> None:
     assert row.startswith("| spacte-gaussian | 2 | +0.200 (0.100, p = 0.046, sd 0.000) | +0.0 (p = 1) | +25.0 (p = 1)")
 
 
+def test_seeds_of_other_images_are_left_out(tmp_path: Path) -> None:
+    """As where a folder has been merged with one of another protocol."""
+    for seed, images in ((0, {0: 0.4, 1: 0.4}), (1, {0: 0.4}), (2, {0: 0.4, 1: 0.4})):
+        for setting in (FIRST, SECOND):
+            finish(tmp_path, setting, seed, {**images})
+    *_, row = paired([FIRST, SECOND], (0, 1, 2), tmp_path)
+    assert row.startswith("| spacte-gaussian | 2 | +0.000")
+
+
 @pytest.mark.parametrize("lacking", ["a cell", "certificates", "an image"])
 def test_what_cannot_be_paired_is_left_out(tmp_path: Path, lacking: str) -> None:
     finish(tmp_path, FIRST, 0, {0: 0.4, 1: 0.4})
