@@ -133,6 +133,18 @@ def test_what_is_no_number_stays_in_its_image() -> None:
 
 
 @needs_kernel
+def test_the_default_type_does_not_matter() -> None:
+    inputs = case("channels that fill no panel")
+    usual = found(*inputs)
+    before = torch.get_default_dtype()
+    try:
+        torch.set_default_dtype(torch.float64)
+        assert all(map(torch.equal, found(*inputs), usual))
+    finally:
+        torch.set_default_dtype(before)
+
+
+@needs_kernel
 def test_no_number_of_a_gpu_is_none_in_bfloat16() -> None:
     """Its bits are all ones: rounded like a number they would be a zero."""
     x, weight, _ = case("whole tiles")

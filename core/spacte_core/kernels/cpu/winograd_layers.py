@@ -104,7 +104,7 @@ def transformed(weight_OIHW: Tensor) -> tuple[Tensor, Tensor]:
     """G g G^T in the kernel's panels, and its transposes in panels of their own."""
     out, into = weight_OIHW.shape[:2]
     values = _PRODUCTS * (-(-out // _PANEL) * _PANEL) * (-(-into // _PANEL) * _PANEL)
-    u, transposed = torch.empty(values), torch.empty(values)
+    u, transposed = floats(values), floats(values)
     sizes = (*weight_OIHW.stride(), into, out, torch.get_num_threads())
     call(cast("ctypes.CDLL", library()).spacte_winograd_weights, weight_OIHW, *sizes, u, transposed)
     return u, transposed
@@ -112,7 +112,12 @@ def transformed(weight_OIHW: Tensor) -> tuple[Tensor, Tensor]:
 
 def scratch(layer: tuple[int, int, int, int], threads: int) -> Tensor:
     """Memory for a step: of maps of a height and width, with channels in and out."""
-    return torch.empty(threads * call(cast("ctypes.CDLL", library()).spacte_winograd_step_scratch, *layer))
+    return floats(threads * call(cast("ctypes.CDLL", library()).spacte_winograd_step_scratch, *layer))
+
+
+def floats(*shape: int) -> Tensor:
+    """Memory for the kernel, whatever PyTorch's default type is."""
+    return torch.empty(shape, dtype=torch.float32)
 
 
 def compile_winograd(source: str) -> ctypes.CDLL | None:

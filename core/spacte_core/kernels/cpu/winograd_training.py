@@ -16,7 +16,7 @@ from spacte_core.hardware import cpu_flags
 from spacte_core.kernels.compiler import call
 from spacte_core.kernels.graph.folding import layer_of, recompile
 
-from .winograd_layers import convolve, fits_layer, library, scratch, transformed
+from .winograd_layers import convolve, fits_layer, floats, library, scratch, transformed
 
 
 class WinogradConv(nn.Module):
@@ -96,8 +96,8 @@ class Convolution(torch.autograd.Function):
         size = (x_BCHW.shape[2], x_BCHW.shape[3], x_BCHW.shape[1], len(weight_OIHW))
         threads = torch.get_num_threads()
         dx_BCHW = torch.empty_like(x_BCHW) if wanted[0] else None
-        d_weight = torch.empty(weight_OIHW.shape) if wanted[1] else None
-        sums = torch.empty(threads, transposed.numel()) if wanted[1] else None
+        d_weight = floats(*weight_OIHW.shape) if wanted[1] else None
+        sums = floats(threads, transposed.numel()) if wanted[1] else None
         arguments = (len(x_BCHW), *size, threads, scratch(size, threads), sums, dx_BCHW, d_weight)
         kernel = cast("ctypes.CDLL", library())
         half = x_BCHW.dtype == torch.bfloat16
