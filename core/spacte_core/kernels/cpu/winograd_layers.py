@@ -5,6 +5,7 @@ whose maps stay in a core's cache from one to the next; the others are computed 
 """
 
 import ctypes
+from functools import cache
 from pathlib import Path
 from typing import cast
 
@@ -130,6 +131,12 @@ def compile_winograd(source: str) -> ctypes.CDLL | None:
 
 def library() -> ctypes.CDLL | None:
     """The compiled kernel; None on a machine with neither AVX-512 nor AVX2, or no compiler."""
+    return _library(forced())
+
+
+@cache
+def _library(_target: str | None) -> ctypes.CDLL | None:
+    """Kept by what `SPACTE_CPU` says: every step asks, and the processor's flags are long to read."""
     found = compile_winograd("winograd_layers_kernel.cpp")
     if found is not None:
         found.spacte_winograd_step_scratch.restype = ctypes.c_int64
