@@ -96,4 +96,5 @@ def test_narrow_layers_stay_in_chains_and_wide_ones_come_one_by_one() -> None:
 def test_maps_that_save_too_little() -> None:
     conv = nn.Conv2d(16, 16, 3, padding=1)
     taken = {side: takes_layer(conv, torch.Size((1, 16, side, side))) for side in (1, 2, 3, 4, 5, 7)}
+    assert not takes_layer(conv, torch.Size((16, 8, 8))), "no batch"
     assert taken == {1: False, 2: False, 3: True, 4: True, 5: True, 7: True}

@@ -122,6 +122,17 @@ def test_an_image_is_its_own_whatever_its_batch_and_threads() -> None:
 
 
 @needs_kernel
+def test_more_threads_than_images() -> None:
+    x, weight, dy = case("tiles that are cut off")
+    usual, threads = found(x, weight, dy), torch.get_num_threads()
+    try:
+        torch.set_num_threads(7)
+        assert all(error(value, same) < BOUND for value, same in zip(found(x, weight, dy), usual, strict=True))
+    finally:
+        torch.set_num_threads(threads)
+
+
+@needs_kernel
 def test_what_is_no_number_stays_in_its_image() -> None:
     x, weight, dy = case("tiles that are cut off")
     with torch.no_grad():

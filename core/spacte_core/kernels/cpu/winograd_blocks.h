@@ -93,7 +93,7 @@ INLINE void add_rows(int64_t tiles, const float* a, const float* b, float* sums)
 #pragma GCC unroll 2
     for (int v = 0; v < kVectors; ++v) {
       w[v] = load(b + v * kLanes);
-      asm("" : "+x"(w[v]));  // or it is loaded again for each product, and loads take longer than products
+      asm("" : "+v"(w[v]));  // or it is loaded again for each product, and loads take longer than products
     }
 #pragma GCC unroll 16
     for (int r = 0; r < ROWS; ++r) {

@@ -40,7 +40,7 @@ class WinogradLayer(nn.Module):
         self.layer = (conv.in_channels, conv.out_channels)
         self.relu, self.in_place = step.relu, step.in_place
         self.bias = None if conv.bias is None else conv.bias.detach().float().contiguous()
-        self.u, _ = transformed(conv.weight.detach())
+        self.u = transformed(conv.weight.detach())
 
     def forward(self, x_BCHW: Tensor, other_BCHW: Tensor | None = None) -> Tensor:
         """relu?(conv(x) + other?), float32, channels last; over `other` where nothing else reads it."""
@@ -96,19 +96,36 @@ def fits_layer(conv: nn.Conv2d) -> bool:
 
 def takes_layer(conv: nn.Conv2d, result_BCHW: torch.Size) -> bool:
     """Whether the kernel computes a convolution with a result of this shape, and saves enough products by it."""
+    if len(result_BCHW) != 4:
+        return False
     height, width = result_BCHW[2:]
     tiles = -(-height // _TILE) * -(-width // _TILE)
     return fits_layer(conv) and tiles * _PRODUCTS <= _MOST_PRODUCTS * height * width * 9
 
 
-def transformed(weight_OIHW: Tensor) -> tuple[Tensor, Tensor]:
-    """G g G^T in the kernel's panels, and its transposes in panels of their own."""
+def transformed(weight_OIHW: Tensor) -> Tensor:
+    """G g G^T in the kernel's panels."""
+    u = _room(weight_OIHW)
+    _transform(weight_OIHW, u, None)
+    return u
+
+
+def transposed(weight_OIHW: Tensor) -> Tensor:
+    """The transposes of G g G^T, in panels of their own: for the gradient of maps."""
+    u = _room(weight_OIHW)
+    _transform(weight_OIHW, None, u)
+    return u
+
+
+def _room(weight_OIHW: Tensor) -> Tensor:
     out, into = weight_OIHW.shape[:2]
-    values = _PRODUCTS * (-(-out // _PANEL) * _PANEL) * (-(-into // _PANEL) * _PANEL)
-    u, transposed = floats(values), floats(values)
+    return floats(_PRODUCTS * (-(-out // _PANEL) * _PANEL) * (-(-into // _PANEL) * _PANEL))
+
+
+def _transform(weight_OIHW: Tensor, u: Tensor | None, u_transposed: Tensor | None) -> None:
+    out, into = weight_OIHW.shape[:2]
     sizes = (*weight_OIHW.stride(), into, out, torch.get_num_threads())
-    call(cast("ctypes.CDLL", library()).spacte_winograd_weights, weight_OIHW, *sizes, u, transposed)
-    return u, transposed
+    call(cast("ctypes.CDLL", library()).spacte_winograd_weights, weight_OIHW, *sizes, u, u_transposed)
 
 
 def scratch(layer: tuple[int, int, int, int], threads: int) -> Tensor:

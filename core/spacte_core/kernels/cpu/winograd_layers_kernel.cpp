@@ -104,8 +104,8 @@ void backward(const Layer& layer, const T* x, const T* dy, const float* transpos
 
 extern "C" {
 
-// u [36] times panels of [channels_in, 16] and its transposes, panels of [channels, 16]; pads are zeros. `weight` is
-// [channels, channels_in, 3, 3] with strides of its own.
+// u [36] times panels of [channels_in, 16], and its transposes, panels of [channels, 16]; either may be null. Pads are
+// zeros. `weight` is [channels, channels_in, 3, 3] with strides of its own.
 void spacte_winograd_weights(const float* weight, int64_t out_stride, int64_t in_stride, int64_t row_stride,
                              int64_t column_stride, int64_t channels_in, int64_t channels, int64_t threads, float* u,
                              float* transposed) {
@@ -137,7 +137,8 @@ void spacte_winograd_weights(const float* weight, int64_t out_stride, int64_t in
       }
     }
     for (int64_t p = 0; p < kProducts; ++p) {
-      std::memcpy(u + ((p * (out / kPanel) + k) * in + c * kPanel) * kPanel, made[p], sizeof made[p]);
+      if (u) std::memcpy(u + ((p * (out / kPanel) + k) * in + c * kPanel) * kPanel, made[p], sizeof made[p]);
+      if (!transposed) continue;
       float* to = transposed + ((p * (in / kPanel) + c) * out + k * kPanel) * kPanel;
       for (int64_t row = 0; row < kPanel; ++row)
         for (int64_t lane = 0; lane < kPanel; ++lane) to[row * kPanel + lane] = made[p][lane][row];

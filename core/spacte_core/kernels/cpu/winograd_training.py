@@ -16,7 +16,7 @@ from spacte_core.hardware import cpu_flags
 from spacte_core.kernels.compiler import call
 from spacte_core.kernels.graph.folding import layer_of, recompile
 
-from .winograd_layers import convolve, fits_layer, floats, library, scratch, transformed
+from .winograd_layers import convolve, fits_layer, floats, library, scratch, transformed, transposed
 
 
 class WinogradConv(nn.Module):
@@ -56,7 +56,7 @@ def fits(conv: nn.Conv2d, x_BCHW: Tensor) -> bool:
 
     What is asked of PyTorch's layer itself (hooks, another type or device) is its to do.
     """
-    if torch.compiler.is_compiling() or not x_BCHW.numel() or _has_hooks(conv):
+    if torch.compiler.is_compiling() or not x_BCHW.numel() or _has_hooks(conv) or library() is None:
         return False
     if {x_BCHW.device.type, conv.weight.device.type} != {"cpu"} or conv.weight.dtype != torch.float32:
         return False
@@ -79,13 +79,13 @@ class Convolution(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, x_BCHW: Tensor, weight_OIHW: Tensor) -> Tensor:
-        u, transposed = transformed(weight_OIHW)
-        ctx.save_for_backward(x_BCHW, weight_OIHW, transposed)  # a copy of x would be no input to differentiate by
-        return convolve(x_BCHW.contiguous(memory_format=torch.channels_last), u, len(weight_OIHW))
+        ctx.save_for_backward(x_BCHW, weight_OIHW)  # a copy of x would be no input to differentiate by
+        x_BCHW = x_BCHW.contiguous(memory_format=torch.channels_last)
+        return convolve(x_BCHW, transformed(weight_OIHW), len(weight_OIHW))
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
-        x_BCHW, weight_OIHW, transposed = ctx.saved_tensors
+        x_BCHW, weight_OIHW = ctx.saved_tensors
         wanted = ctx.needs_input_grad
         if torch.is_grad_enabled():  # this gradient is differentiated in turn
             inputs = [value for value, needed in zip((x_BCHW, weight_OIHW), wanted, strict=True) if needed]
@@ -94,12 +94,13 @@ class Convolution(torch.autograd.Function):
             return tuple(next(found) if needed else None for needed in wanted)
         x_BCHW, dy_BCHW = (maps.contiguous(memory_format=torch.channels_last) for maps in (x_BCHW, gradients[0]))
         size = (x_BCHW.shape[2], x_BCHW.shape[3], x_BCHW.shape[1], len(weight_OIHW))
-        threads = torch.get_num_threads()
+        threads = min(torch.get_num_threads(), len(x_BCHW))  # each takes whole images
+        u_transposed = transposed(weight_OIHW)
         dx_BCHW = torch.empty_like(x_BCHW) if wanted[0] else None
         d_weight = floats(*weight_OIHW.shape) if wanted[1] else None
-        sums = floats(threads, transposed.numel()) if wanted[1] else None
+        sums = floats(threads, u_transposed.numel()) if wanted[1] else None
         arguments = (len(x_BCHW), *size, threads, scratch(size, threads), sums, dx_BCHW, d_weight)
         kernel = cast("ctypes.CDLL", library())
         half = x_BCHW.dtype == torch.bfloat16
-        call(kernel.spacte_winograd_backward, half, x_BCHW, dy_BCHW, transposed, *arguments)
+        call(kernel.spacte_winograd_backward, half, x_BCHW, dy_BCHW, u_transposed, *arguments)
         return dx_BCHW, d_weight
