@@ -15,6 +15,8 @@ from spacte_workers.engine.counting import votes_of
 from spacte_workers.images import from_array
 from spacte_workers.shards import NoiseSource, Phase, Shard
 
+pytestmark = pytest.mark.usefixtures("bf16_anywhere")
+
 SHAPE, CLASSES, SIGMA = (3, 8, 8), 3, 0.1
 BRIGHT, DARK, BETWEEN = 250, 20, 153
 UNDEFINED = [math.nan, math.inf, -math.inf]

@@ -99,6 +99,7 @@ def test_what_does_not_fit_the_model_is_refused(engine):
     assert sum(floats.counts) == 40
 
 
+@pytest.mark.usefixtures("bf16_anywhere")
 @pytest.mark.parametrize("precision", ["bf16", "int8"])
 def test_lower_precisions_vote_nearly_alike_and_are_named(net, engine, precision):
     low = engine_of(net, precision=precision, allow_int8=True, min_agreement=0.9)
