@@ -132,7 +132,7 @@ def test_a_processor_without_a_target_has_the_library_s_forms(monkeypatch):
     """Of another architecture, or older than AVX2."""
     monkeypatch.delenv(VARIABLE, raising=False)
     monkeypatch.setattr(targets, "cpu_flags", frozenset)
-    monkeypatch.setattr("spacte_core.kernels.cpu.winograd.compile_library", lambda *_, **__: None)
+    monkeypatch.setattr("spacte_core.kernels.cpu.winograd_layers.compile_library", lambda *_, **__: None)
     torch.manual_seed(0)
     net = nn.Sequential(
         nn.Conv2d(1, 16, 3, padding=1), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(16, 4)

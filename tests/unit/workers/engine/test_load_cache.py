@@ -42,6 +42,7 @@ def counts(engine):
     return engine.votes(an_image(), Shard(SOURCE, Phase.ESTIMATION, 0, 1_000)).counts
 
 
+@pytest.mark.usefixtures("bf16_anywhere")
 @pytest.mark.parametrize("precision", ["fp32", "bf16", "int8", "auto"])
 def test_the_second_load_takes_what_the_first_one_chose(folder, chosen, precision):
     first, second = load(heads_net(), precision=precision), load(heads_net(), precision=precision)

@@ -222,6 +222,7 @@ def test_batch_size_is_measured_and_then_fixed(net):
     )
 
 
+@pytest.mark.usefixtures("bf16_anywhere")
 @pytest.mark.slow
 @pytest.mark.parametrize("precision", ["fp32", "bf16", "int8"])
 @pytest.mark.parametrize("size", [64, 128, 256])
