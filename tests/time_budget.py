@@ -4,7 +4,7 @@ import os
 import time
 from collections.abc import Iterable
 
-UNTIL = "SPACTE_TESTS_UNTIL"
+UNTIL = "TESTS_UNTIL"
 """Seconds since 1970 at which the time is up; unset: never. `.ci/run` sets it, for machines differ much in speed."""
 
 LONG = frozenset({"slow", "long", "ray", "postgres", "browser"})

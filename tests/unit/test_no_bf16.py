@@ -39,6 +39,7 @@ CPU = torch.device("cpu")
 def no_bf16(monkeypatch: pytest.MonkeyPatch) -> None:
     for module in ("spacte_workers.engine.selection", "spacte_trainer.config"):
         monkeypatch.setattr(f"{module}.computes_bf16", lambda _: False)
+    for module in ("spacte_workers.engine.selection", "spacte_trainer.config", "spacte_core.kernels.rates"):
         monkeypatch.setattr(f"{module}.has_bf16", lambda _: False)
 
 

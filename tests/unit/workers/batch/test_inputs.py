@@ -267,6 +267,7 @@ class TestParquet:
             compression="none",
             data_page_size=50_000,
             write_page_checksum=False,
+            write_statistics=False,  # they repeat the greatest image before its page
         )
         raw = bytearray((tmp_path / "set.parquet").read_bytes())
         at = raw.index(images[150]) - 4  # its length
