@@ -14,11 +14,11 @@ from pathlib import Path
 import pytest
 import torch
 from tests.kernels.test_chain import a_chain, a_layer, maps
-from tests.kernels.test_code_winograd import directly, extreme_layers
+from tests.kernels.test_chain_winograd import directly, extreme_layers
 
 from spacte_core.forms import logits_of
 from spacte_core.kernels import inference
-from spacte_core.kernels.cpu import code_winograd, targets
+from spacte_core.kernels.cpu import chain_winograd, targets
 from spacte_core.kernels.cpu.chain import ChainKernel, Layer, by_winograd
 from spacte_core.kernels.cpu.targets import TARGETS, Target
 from spacte_core.models import ModelConfig, build
@@ -91,7 +91,7 @@ class Emulated(Target):
     def _layer(self, layer, source_channels):
         unit = self.unit[torch.uint8]
         cells = -(-source_channels // unit)
-        each = code_winograd.PRODUCTS * unit // 2 if layer.shape else layer.kernel**2
+        each = chain_winograd.PRODUCTS * unit // 2 if layer.shape else layer.kernel**2
         weights = 4 * layer.channels * cells * each
         blobs = [
             b"" if at is None else ctypes.string_at(at, size)
@@ -147,8 +147,8 @@ def test_layers(arm):
 
 def test_layers_by_winograd(arm, monkeypatch):
     """Which are taken as counted without i8mm alone, and are right on either."""
-    assert by_winograd(a_layer(torch.uint8, (32, 16, 16), 32), arm) == (arm.name == "neon")
-    monkeypatch.setattr(code_winograd, "pays", lambda *_: True)
+    assert by_winograd(a_layer(torch.uint8, (32, 16, 16), 32), torch.uint8, arm) == (arm.name == "neon")
+    monkeypatch.setattr(chain_winograd, "pays", lambda *_: True)
     for number, (layer, given) in enumerate(extreme_layers()):
         operands, shapes = [(0, len(given) - 1 or None)], [value.shape[1:] for value in given]
         made, wanted = (

@@ -5,7 +5,7 @@ import torch
 from torch import Tensor, nn
 
 from spacte_core.kernels.cpu.onednn import to_onednn
-from spacte_core.kernels.cpu.winograd import to_winograd
+from spacte_core.kernels.cpu.winograd_layers import to_winograd_layers
 from spacte_core.kernels.graph.fusing import fuse, fused_convs
 from spacte_core.kernels.graph.tracing import trace
 
@@ -44,7 +44,7 @@ def test_residuals_that_share_memory_or_are_repeated(kind: str, backend: str) ->
     if backend == "onednn":
         fused = to_onednn(fused, x[:2], len(x))
     elif backend == "winograd":
-        to_winograd(fused, x[:2])
+        to_winograd_layers(fused, x[:2])
     torch.testing.assert_close(fused(x), wanted, rtol=1e-4, atol=1e-4)
 
 

@@ -16,7 +16,7 @@ from torch import nn
 
 from spacte_core.forms import logits_of
 from spacte_core.kernels.cpu.targets import target_for
-from spacte_core.kernels.cpu.winograd import winograd_library
+from spacte_core.kernels.cpu.winograd_layers import library as winograd_library
 from spacte_workers import LocalCertifier
 from spacte_workers.engine.selection import not_computed
 

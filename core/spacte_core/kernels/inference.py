@@ -20,7 +20,7 @@ from .cpu.chain import floats_to_chains
 from .cpu.onednn import to_onednn
 from .cpu.row_by_row import logits_row_by_row
 from .cpu.targets import DTYPES, TARGETS, Target, target_for, targets_for
-from .cpu.winograd import to_winograd
+from .cpu.winograd_layers import to_winograd_layers
 from .gpu.fused_conv import fused_kernels, mostly_narrow
 from .graph.folding import fold_batch_norm, layer_of, recompile
 from .graph.fusing import fuse, fused_convs, is_last_linear
@@ -80,7 +80,7 @@ def optimized_forms(
 def _chain_target(precision: str, only: str | None) -> Target | None:
     """The best target for chains in this precision, or that of the form asked for; None where it is switched off."""
     names = {None, *(target.form for target in TARGETS)}
-    if precision not in DTYPES or only not in names or not kernels_enabled("chain"):
+    if precision not in ("bf16", "int8") or only not in names or not kernels_enabled("chain"):
         return None
     target = target_for(DTYPES[precision], only)
     switches = [name for name in ("amx", "int8") if target is not None and name in (target.form, precision)]
@@ -150,10 +150,19 @@ class FormMaker:
         return self._by_onednn("onednn", self._fuse())
 
     def winograd(self) -> Form | None:
-        """The form of oneDNN, except that its 3 x 3 convolutions take fewer multiplications."""
-        graphs = self._fuse()
-        replaced = [to_winograd(graph, rows) for graph, rows in self._with_inputs(graphs, torch.float32)]
-        return self._by_onednn("winograd", graphs) if any(replaced) else None
+        """The form of oneDNN, except that its 3 x 3 convolutions take fewer multiplications.
+
+        Narrow layers are chains; what is left of the others, single layers.
+        """
+        graphs, target = self._fuse(), target_for(torch.float32) if kernels_enabled("chain") else None
+        replaced: list[bool] = []
+        if target is not None:
+            replaced += self._to_chains(graphs, target)
+            graphs = [logits_row_by_row(graph, target, torch.float32) for graph in graphs]
+        replaced += [to_winograd_layers(graph, rows) for graph, rows in self._with_inputs(graphs, torch.float32)]
+        if not any(replaced):
+            return None
+        return replace(self._by_onednn("winograd", graphs), any_batch=all(map(is_row_wise, graphs)))
 
     def portable(self) -> Form | None:
         """Convolutions on 8-bit codes, all of them by the best target that can: on each the bits are the same."""
@@ -164,8 +173,7 @@ class FormMaker:
         if self.precision == "int8":
             return self.int8(target)
         graphs = self._fuse()
-        replaced = [floats_to_chains(graph, rows, target) for graph, rows in self._with_inputs(graphs, torch.float32)]
-        if not any(replaced):
+        if not any(self._to_chains(graphs, target)):
             return None
         form = self._by_onednn(target.form, [logits_row_by_row(graph, target, self.dtype) for graph in graphs])
         return replace(form, any_batch=all(map(is_row_wise, graphs)))
@@ -185,6 +193,11 @@ class FormMaker:
 
     def _fuse(self) -> list[fx.GraphModule]:
         return [fuse(graph, rows) for graph, rows in self._with_inputs(self.graphs, torch.float32)]
+
+    def _to_chains(self, fused: list[fx.GraphModule], target: Target) -> list[bool]:
+        """Puts chains into fused graphs; whether there were any in each."""
+        with_inputs = self._with_inputs(fused, torch.float32)
+        return [floats_to_chains(graph, rows, self.dtype, target) for graph, rows in with_inputs]
 
     def _by_onednn(self, name: str, fused: list[fx.GraphModule]) -> Form:
         with_inputs = self._with_inputs([_in_dtype(graph, self.dtype) for graph in fused], self.dtype)

@@ -14,8 +14,7 @@ from spacte_core.hardware import has_bf16
 from spacte_core.kernel_switch import kernels_enabled
 
 from .cpu.targets import DTYPES, TARGETS, forced, runs, target_for
-from .cpu.winograd import fits_conv, winograd_library
-from .cpu.winograd_layers import takes_layer
+from .cpu.winograd_layers import library, takes_layer
 from .inference import folded_graphs
 
 RATES: dict[str, dict[str, dict[str, float]]] = {
@@ -69,12 +68,12 @@ def winograd_share(classifier: Classifier, rows_NCHW: Tensor) -> float:
     """
     taken = total = 0
 
-    def count(layer: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
+    def count(layer: nn.Module, _: tuple[Tensor, ...], output: Tensor) -> None:
         nonlocal taken, total
         if isinstance(layer, nn.Conv2d):
             work = output[0].numel() * layer.weight[0].numel()
             total += work
-            taken += work if fits_conv(layer, inputs[0].shape) or takes_layer(layer, output.shape) else 0
+            taken += work if takes_layer(layer, output.shape) else 0
         elif isinstance(layer, nn.Linear):
             total += layer.weight.numel()
 
@@ -91,7 +90,7 @@ def winograd_share(classifier: Classifier, rows_NCHW: Tensor) -> float:
 
 def _can_be_made(form: str, precision: str) -> bool:
     if form == "winograd":
-        return kernels_enabled("winograd") and winograd_library() is not None
+        return kernels_enabled("winograd") and (library() is not None or target_for(torch.float32) is not None)
     if form in ("onednn", "int8"):
         return kernels_enabled(form)
     switched_on = kernels_enabled("chain") and (form != "amx" or kernels_enabled("amx"))

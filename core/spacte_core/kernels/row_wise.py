@@ -12,12 +12,11 @@ from torch.nn import functional
 
 from spacte_core.kernels.cpu.chain import ChainKernel
 from spacte_core.kernels.cpu.row_by_row import RowByRow
-from spacte_core.kernels.cpu.winograd import WinogradChain
 from spacte_core.kernels.cpu.winograd_layers import WinogradLayer
 from spacte_core.kernels.int8.layers import Decode, Encode, MaxPoolOfCodes, Scale
 
 _LAYERS = (
-    *(ChainKernel, RowByRow, WinogradChain, WinogradLayer, Decode, Encode, MaxPoolOfCodes, Scale),
+    *(ChainKernel, RowByRow, WinogradLayer, Decode, Encode, MaxPoolOfCodes, Scale),
     *(nn.Identity, nn.Flatten, nn.ReLU, nn.Dropout, nn.MaxPool2d),
 )
 _FUNCTIONS = (

@@ -1,4 +1,4 @@
-"""Convolutions of 8-bit codes and of bfloat16 maps, many layers at a time, on the units of CPUs that are best at them.
+"""Convolutions of 8-bit codes, bfloat16 and float32 maps, many layers at a time, on the CPU units that are best at it.
 
 oneDNN's kernels take a whole batch through one layer, and every map goes out to memory and back. Here a few images go
 through all layers that follow one another, a chain, and their maps stay in the cache; `chain_walk.h` says how.
@@ -11,7 +11,6 @@ from typing import Any, cast
 
 import torch
 from torch import Tensor, fx, nn
-from torch.nn import functional
 
 from spacte_core.kernel_switch import kernels_enabled
 from spacte_core.kernels.compiler import call
@@ -20,22 +19,26 @@ from spacte_core.kernels.graph.folding import layer_of
 from spacte_core.kernels.graph.fusing import FusedConv, is_global_average, is_last_linear, shapes
 from spacte_core.kernels.int8.layers import Int8Conv, MaxPoolOfCodes, MeanOfCodes
 
-from . import code_winograd
+from . import chain_weights, chain_winograd
+from .chain_weights import LANES, LINE
 from .targets import Target, target_for
 
 Shape = tuple[int, int, int]
 """Channels, height and width."""
 
-_LANES, _LINE = 16, 64
-"""A tile (Intel's manual, "AMX"): rows, each of which is another image, and float32 values of a row; bytes of a row."""
+_BY_WINOGRAD = 1  # of the kernel for vector units: the shape of Winograd's layers
+_KINDS = (torch.uint8, torch.bfloat16, torch.float32)
+"""Of maps; the kernels know them by their number here."""
 
-_FOUR, _FOUR_IN_PAIRS, _TWO_WIDE = range(3)  # of the kernel for matrix units: the four tiles of a block of sums
-_FILTERS, _BY_WINOGRAD = 4, 1  # of the kernel for vector units: filters of a block; the shape of Winograd's layers
 _PRODUCTS, _PARTS_EACH = 1 << 16, 128
 """Of `bare_products`. Chosen: some milliseconds of work, in parts small enough for threads that lose their cores."""
 
-_MOST_BYTES = 1 << 20
-"""Of a map of sixteen images, for matrix units: two or three of them fill a core's second-level cache of 2 MB."""
+_MOST_BYTES = {torch.uint8: 1 << 20, torch.bfloat16: 1 << 20, torch.float32: 1 << 21}
+"""Of a map of sixteen images, for matrix units: two or three of them fill a core's second-level cache of 2 MB. In
+float32 larger maps, and more filters, are faster layer by layer (`winograd_layers.py`)."""
+
+_MOST_FILTERS_IN_FLOAT32, _LEAST_STEPS_IN_FLOAT32 = 64 * 128, 3
+"""Channels in times channels out; and steps of a chain: fewer are not worth the order that it wants its maps in."""
 
 _MOST_BYTES_OF_VECTORS = 1 << 24
 """The same for vector units, which products keep busy enough: .92 of the bare products' rate with maps of 5 MB (64
@@ -64,14 +67,14 @@ class Layer:
     """relu?(conv(source) * scale + bias + other * other_scale?), the average over height and width, or max pooling.
 
     Attributes:
-        weight_OIKK: int8 codes or bfloat16; None for the average and for pooling.
-        scale_O: what a sum of codes is multiplied by; None in bfloat16.
+        weight_OIKK: int8 codes or floats; None for the average and for pooling.
+        scale_O: what a sum of codes is multiplied by; None in floats.
         bias_O: float32, in units of the result.
         other_scale: of a residual of codes; of the sum over height and width, for an average.
         stride: of the convolution, or of the windows.
         relu: codes have it in any case, they are clamped to 0..255.
         source_shape, shape: of its source and its result; an average has height and width 1.
-        border: the code of zero in its source, 0 in bfloat16.
+        border: the code of zero in its source, 0 in floats.
         padding: 0 or 1. Windows with padding take values that are not negative.
         window: the side of max pooling's windows, 0 where it is none.
     """
@@ -101,7 +104,7 @@ class ChainKernel(nn.Module):
         layers: in their order; every result but the last is used in the chain alone. An average comes last.
         operands: the values that each of them reads.
         inputs: shapes of the chain's inputs.
-        dtype: uint8 for codes, else bfloat16.
+        dtype: uint8 for codes, bfloat16 or float32.
         target: what computes it.
     """
 
@@ -140,12 +143,7 @@ class ChainKernel(nn.Module):
             shape = layer.source_shape if layer.is_average else layer.shape
             if layer.weight_OIKK is not None:
                 kernel = layer.weight_OIKK.shape[-1]
-                if target.unit is None:
-                    weight, block = _tiles(layer.weight_OIKK, layer.stride)
-                elif by_winograd(layer, target):
-                    weight, block = code_winograd.cells(layer.weight_OIKK, target.unit[dtype]), _BY_WINOGRAD
-                else:
-                    weight = _cells(layer.weight_OIKK, target.unit[dtype])
+                weight, block = _ordered(layer, dtype, target)
             pointers = map(self._address, (weight, layer.scale_O, layer.bias_O))
             values = (source, other, len(inputs) + i)
             buffers = [-1 if value is None else inside.get(buffer[value], buffer[value]) for value in values]
@@ -165,11 +163,11 @@ class ChainKernel(nn.Module):
             result = torch.empty((batch, *self.shape), dtype=self.dtype, memory_format=torch.channels_last)
         outer = [_Map(x.data_ptr(), *shape, 0) for x, shape in zip((*inputs, result), self.outer, strict=True)]
         maps = (_Map * (len(outer) + len(self.inner)))(*outer, *self.inner)
-        is_float = self.dtype == torch.bfloat16
-        each = call(self.library.spacte_chain_scratch, self.layers, len(self.layers), maps, len(maps), is_float)
+        kind = _KINDS.index(self.dtype)
+        each = call(self.library.spacte_chain_scratch, self.layers, len(self.layers), maps, len(maps), kind)
         scratch = torch.empty(threads * each, dtype=torch.uint8)
         chain = (self.layers, len(self.layers), maps, len(maps), self.copies, self.copies_in, self.copies_out)
-        call(self.library.spacte_chain, *chain, batch, threads, scratch, is_float)
+        call(self.library.spacte_chain, *chain, batch, threads, scratch, kind)
         return result
 
     def _address(self, part: Tensor | None) -> int | None:
@@ -179,18 +177,39 @@ class ChainKernel(nn.Module):
         return self.kept[-1].data_ptr()
 
 
-def by_winograd(layer: Layer, target: Target) -> bool:
-    """Whether a layer is computed by Winograd: one of codes, where that is exact and pays. The bits are the same."""
-    if layer.weight_OIKK is None or layer.scale_O is None or target.unit is None or not kernels_enabled("winograd"):
+def by_winograd(layer: Layer, dtype: torch.dtype, target: Target) -> bool:
+    """Whether a layer is computed by Winograd, where that pays and is exact for codes: the bits are the same for them.
+
+    Args:
+        layer: what is computed.
+        dtype: of its maps.
+        target: what computes it.
+    """
+    if layer.weight_OIKK is None or target.unit is None or not kernels_enabled("winograd"):
         return False
     if (*layer.weight_OIKK.shape[2:], layer.stride, layer.padding) != (3, 3, 1, 1):
         return False
-    inputs, unit = layer.source_shape[0], target.unit[torch.uint8]
-    return code_winograd.pays(layer.shape, inputs, unit, target.words) and code_winograd.is_exact(layer.weight_OIKK)
+    words = None if layer.scale_O is None else target.words
+    if not chain_winograd.pays(layer.shape, layer.source_shape[0], target.unit[dtype], words):
+        return False
+    return words is None or chain_winograd.is_exact(layer.weight_OIKK)
+
+
+def _ordered(layer: Layer, dtype: torch.dtype, target: Target) -> tuple[Tensor, int]:
+    """A convolution's weights in the order of the target's kernel, and what that calls the shape of the layer."""
+    weight_OIKK = cast(Tensor, layer.weight_OIKK)
+    direct = weight_OIKK if layer.scale_O is not None else weight_OIKK.to(dtype)
+    if target.unit is None:
+        return chain_weights.tiles(direct, layer.stride)
+    unit = target.unit[dtype]
+    if not by_winograd(layer, dtype, target):
+        return chain_weights.cells(direct, unit), 0
+    order = chain_winograd.cells if layer.scale_O is None else chain_winograd.cells_of_codes
+    return order(weight_OIKK, unit), _BY_WINOGRAD
 
 
 def bare_products(dtype: torch.dtype) -> Callable[[], int] | None:
-    """Products of uint8 or bfloat16 with operands in registers, on all threads; returns their multiply-adds.
+    """Products of uint8, bfloat16 or float32 with operands in registers, on all threads; returns their multiply-adds.
 
     No kernel can be faster. None where there is no target for such maps.
     """
@@ -198,7 +217,7 @@ def bare_products(dtype: torch.dtype) -> Callable[[], int] | None:
     library = None if target is None else target.library(dtype)
     if library is None:
         return None
-    arguments = (_PRODUCTS, _PARTS_EACH * threads, threads, dtype == torch.bfloat16)
+    arguments = (_PRODUCTS, _PARTS_EACH * threads, threads, _KINDS.index(dtype))
     return lambda: call(library.spacte_chain_products, *arguments)
 
 
@@ -207,14 +226,14 @@ def codes_to_chains(graph_module: fx.GraphModule, target: Target) -> bool:
     return _replace(graph_module, lambda node: layer_of_codes(graph_module, node, target), torch.uint8, target)
 
 
-def floats_to_chains(graph_module: fx.GraphModule, some_rows: Tensor, target: Target) -> bool:
-    """Replace the steps of a fused float32 graph, for inputs like `some_rows`, by chains in bfloat16; as above."""
+def floats_to_chains(graph_module: fx.GraphModule, some_rows: Tensor, dtype: torch.dtype, target: Target) -> bool:
+    """Replace the steps of a fused float32 graph, for inputs like `some_rows`, by chains of `dtype`; as above."""
     seen = shapes(graph_module, some_rows)
 
     def describe(node: fx.Node) -> Layer | None:
-        return layer_of_floats(graph_module, node, seen, target)
+        return layer_of_floats(graph_module, node, seen, dtype, target)
 
-    return _replace(graph_module, describe, torch.bfloat16, target)
+    return _replace(graph_module, describe, dtype, target)
 
 
 def layer_of_codes(graph_module: fx.GraphModule, node: fx.Node, target: Target) -> Layer | None:
@@ -247,26 +266,26 @@ def layer_of_codes(graph_module: fx.GraphModule, node: fx.Node, target: Target) 
 
 
 def layer_of_floats(
-    graph_module: fx.GraphModule, node: fx.Node, seen: dict[fx.Node, torch.Size], target: Target
+    graph_module: fx.GraphModule, node: fx.Node, seen: dict[fx.Node, torch.Size], dtype: torch.dtype, target: Target
 ) -> Layer | None:
-    """What a step of a fused graph is for the kernel in bfloat16; None if the target cannot compute it."""
+    """What a step of a fused graph is for the kernel on maps of `dtype`; None if the target cannot compute it."""
     step, source = layer_of(graph_module, node), node.args[0] if node.args else None
     if not isinstance(source, fx.Node) or len(seen.get(source, ())) != 4:
         return None
     source_shape = cast(Shape, tuple(seen[source][1:]))
     if is_global_average(node) and node.users and all(is_last_linear(graph_module, user) for user in node.users):
-        return _average(source_shape, 1.0, torch.bfloat16, target)
+        return _average(source_shape, 1.0, dtype, target)
     if isinstance(step, nn.MaxPool2d):
         positive = isinstance(before := layer_of(graph_module, source), FusedConv) and before.relu
-        return _pooling(step, source_shape, torch.bfloat16, target) if positive else None
+        return _pooling(step, source_shape, dtype, target) if positive else None
     if not isinstance(step, FusedConv):
         return None
     conv = step.conv
     shape = _result_shape(conv, conv.out_channels, _square(conv.kernel_size), source_shape, target.multiple)
-    if shape is None or not _both_small(source_shape, shape, torch.bfloat16, target):
+    if shape is None or not _both_small(source_shape, shape, dtype, target):
         return None
     bias_O = torch.zeros(conv.out_channels) if conv.bias is None else conv.bias.float()
-    weight = conv.weight.to(torch.bfloat16)
+    weight = conv.weight.float()
     padding = _square(cast(tuple[int, int], conv.padding))
     return Layer(weight, None, bias_O, 1.0, conv.stride[0], step.relu, source_shape, shape, padding=padding)
 
@@ -285,7 +304,8 @@ def _replace(
         inputs = [shape_of[number] for number in range(len(chain.inputs))]
         return ChainKernel(layers, chain.operands, inputs, dtype, target)
 
-    return replace_chains(graph_module, described.__contains__, kernel)
+    least = _LEAST_STEPS_IN_FLOAT32 if dtype == torch.float32 else 1
+    return replace_chains(graph_module, described.__contains__, kernel, least=least)
 
 
 def _borders(layers: Sequence[Layer], operands: Sequence[Operands], inputs: int) -> dict[int, int]:
@@ -347,40 +367,10 @@ def _square(sizes: int | Sequence[int]) -> int:
 
 
 def _both_small(source_shape: Shape, shape: Shape, dtype: torch.dtype, target: Target) -> bool:
-    most = _MOST_BYTES if target.unit is None else _MOST_BYTES_OF_VECTORS
+    if dtype == torch.float32 and source_shape[0] * shape[0] > _MOST_FILTERS_IN_FLOAT32:
+        return False
+    most = _MOST_BYTES[dtype] if target.unit is None or dtype == torch.float32 else _MOST_BYTES_OF_VECTORS
     return all(
-        (height + 2) * _LANES * ((width + 2) * channels * dtype.itemsize + 2 * _LINE) <= most
+        (height + 2) * LANES * ((width + 2) * channels * dtype.itemsize + 2 * LINE) <= most
         for channels, height, width in (source_shape, shape)
     )
-
-
-def _tiles(weight_OIKK: Tensor, stride: int) -> tuple[Tensor, int]:
-    """Weights in the order of the kernel's tiles, and the shape of its blocks.
-
-    A filter's line is the channels of its columns one after the other, filled up with zeros to chunks of 64 bytes; a
-    tile is a chunk for 16 channels, [16][16 channels][4 bytes]. Blocks of two tiles have them by pairs: of 32 channels,
-    or of 16 and the same again a pixel further to the right.
-    """
-    channels, inputs, kernel, _ = weight_OIKK.shape
-    chunk, unit = _LINE // weight_OIKK.itemsize, 4 // weight_OIKK.itemsize
-    length, along = kernel * inputs, stride * inputs
-    chunks = -(-length // chunk)
-    line = weight_OIKK.permute(0, 2, 3, 1).flatten(2)
-    width, shape = chunks * chunk, _FOUR
-    if channels % (2 * _LANES) == 0:
-        shape = _TWO_WIDE
-    elif length + along <= width:
-        shape = _FOUR_IN_PAIRS
-    lines = functional.pad(line, (0, width - length))
-    if shape == _FOUR_IN_PAIRS:
-        lines = torch.stack([lines, lines.roll(along, -1)]).view(2, -1, _LANES, kernel, width).transpose(0, 1)
-    parts = lines.reshape(-1, _LANES, kernel, chunks, chunk // unit, unit)
-    return parts.permute(0, 2, 3, 4, 1, 5).contiguous(), shape
-
-
-def _cells(weight_OIKK: Tensor, unit: int) -> Tensor:
-    """Weights as the blocks of vector units read them: [O / 4][K][K][cells][4 filters][unit], a cell's 4 bytes."""
-    channels, inputs, kernel, _ = weight_OIKK.shape
-    filled = functional.pad(weight_OIKK, (0, 0, 0, 0, 0, -inputs % unit))
-    parts = filled.reshape(channels // _FILTERS, _FILTERS, -1, unit, kernel, kernel).permute(0, 4, 5, 2, 1, 3)
-    return (parts.to(torch.int16) if unit * weight_OIKK.itemsize < 4 else parts).contiguous()

@@ -340,7 +340,7 @@ int spacte_amx_allowed() {
 }
 
 // `parts` times `each` products of tiles that are there already, and their multiply-adds: what the matrix units can do.
-int64_t spacte_chain_products(int64_t each, int64_t parts, int64_t threads, int64_t is_float) {
+int64_t spacte_chain_products(int64_t each, int64_t parts, int64_t threads, int64_t kind) {
 #pragma omp parallel num_threads(threads)
   {
     const Tiles tiles;
@@ -349,7 +349,7 @@ int64_t spacte_chain_products(int64_t each, int64_t parts, int64_t threads, int6
 #pragma omp for schedule(dynamic)
     for (int64_t part = 0; part < parts; ++part)
       for (int64_t i = 0; i < each; i += 4)
-        if (is_float) {
+        if (kind == kOfBfloat16) {
           _tile_dpbf16ps(0, 4, 6);
           _tile_dpbf16ps(1, 4, 6);
           _tile_dpbf16ps(2, 4, 6);
@@ -361,19 +361,19 @@ int64_t spacte_chain_products(int64_t each, int64_t parts, int64_t threads, int6
           _tile_dpbusd(3, 4, 6);
         }
   }
-  return parts * each * kLanes * kLanes * (is_float ? kLine / 2 : kLine);
+  return parts * each * kLanes * kLanes * (kind == kOfBfloat16 ? kLine / 2 : kLine);
 }
 
 // Bytes of scratch memory that a thread needs.
-int64_t spacte_chain_scratch(const Layer* layers, int64_t layer_count, const Map* maps, int64_t map_count, int64_t is_float) {
-  const auto by_kind = is_float ? Scratch<MatrixUnits<Floats>>::bytes : Scratch<MatrixUnits<Codes>>::bytes;
+int64_t spacte_chain_scratch(const Layer* layers, int64_t layer_count, const Map* maps, int64_t map_count, int64_t kind) {
+  const auto by_kind = kind == kOfBfloat16 ? Scratch<MatrixUnits<Floats>>::bytes : Scratch<MatrixUnits<Codes>>::bytes;
   return by_kind(layers, layer_count, maps, map_count);
 }
 
 // The layers, in this order, for all images.
 void spacte_chain(const Layer* layers, int64_t layer_count, const Map* maps, int64_t map_count, const int64_t* copies,
-                  int64_t copies_in, int64_t copies_out, int64_t images, int64_t threads, char* scratch, int64_t is_float) {
-  const auto by_kind = is_float ? run<MatrixUnits<Floats>> : run<MatrixUnits<Codes>>;
+                  int64_t copies_in, int64_t copies_out, int64_t images, int64_t threads, char* scratch, int64_t kind) {
+  const auto by_kind = kind == kOfBfloat16 ? run<MatrixUnits<Floats>> : run<MatrixUnits<Codes>>;
   by_kind(layers, layer_count, maps, map_count, copies, copies_in, copies_out, images, threads, scratch);
 }
 }

@@ -1,4 +1,4 @@
-// Kinds of maps for vector units: codes in bytes or in words of 16 bits, and bfloat16; and how a convolution ends.
+// Kinds of maps for vector units: codes in bytes or in words of 16 bits, bfloat16 and float32; and how a convolution ends.
 #pragma once
 
 #include "chain_vectors.h"
@@ -170,6 +170,48 @@ struct Floats : Wide {
   static SPACTE_ALWAYS Integers row(const char* from) { return load(from); }
   static SPACTE_ALWAYS void store_row(char* to, Integers row) { store(to, row); }
 };
+#endif
+
+// float32.
+template <class Vector>
+struct Singles : Vector {
+  typedef float Value;
+  typedef typename Vector::Integers Integers;
+  typedef typename Vector::Reals Reals;
+  typedef Reals Sums;
+  static constexpr int kUnit = 1;
+
+  static SPACTE_ALWAYS Sums zero() { return Vector::all(0.0f); }
+
+  static SPACTE_ALWAYS Sums plus_products(Sums sums, Integers cell, Integers weight) {
+    return Vector::plus_product(sums, part(cell, 0), Vector::as_reals(weight));
+  }
+
+  static SPACTE_ALWAYS Reals finished(Sums sums, float, float bias) { return Vector::plus(sums, Vector::all(bias)); }
+
+  static SPACTE_ALWAYS Reals with_other(Reals value, Reals other, Reals) { return Vector::plus(value, other); }
+
+  static SPACTE_ALWAYS Reals through_relu(Reals value) { return Vector::larger(Vector::all(0.0f), value); }  // no number stays none
+
+  static SPACTE_ALWAYS Reals part(Integers cell, int) { return Vector::as_reals(cell); }
+  static SPACTE_ALWAYS Integers cell(const Reals value[1]) { return Vector::as_integers(value[0]); }
+
+  // No number stays none, on either side.
+  static SPACTE_ALWAYS Integers greatest(Integers a, Integers b) {
+    const Reals x = part(a, 0), y = part(b, 0);
+    return Vector::as_integers(x != x ? x : Vector::larger(x, y));
+  }
+
+  static SPACTE_ALWAYS Integers row(const char* from) { return Vector::load(from); }
+  static SPACTE_ALWAYS void store_row(char* to, Integers row) { Vector::store(to, row); }
+};
+
+#if defined(__AVX512BW__)
+typedef Singles<Wide> BestSingles;
+#elif defined(__AVX2__)
+typedef Singles<Narrow> BestSingles;
+#else
+typedef Singles<Quad> BestSingles;
 #endif
 
 // scale, bias, residual, ReLU and rounding of a cell's sums, those of kUnit channels from `channel` on.

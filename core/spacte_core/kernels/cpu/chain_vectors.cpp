@@ -33,9 +33,7 @@ struct Lanes {
   struct Session {};
 
   static int64_t work_bytes(const Layer& layer, const Map& source) {
-    if constexpr (kCodes)
-      if (layer.shape == kByWinograd) return typename Winograd<Kind>::Plan(layer, source.channels).bytes();
-    return 0;
+    return layer.shape == kByWinograd ? typename Winograd<Kind>::Plan(layer, source.channels).bytes() : 0;
   }
 
   // Where the first pixel lies, the bytes from row to row and from pixel to pixel, and in an outer map from image to image.
@@ -200,19 +198,20 @@ struct Lanes {
       }
   }
 
+  template <bool OTHER, bool RELU>
+  static void convolve(const Layer& layer, const Place& source, const Place& other, const Place& target, char* work) {
+    if (layer.shape == kByWinograd)
+      Winograd<Kind>::template convolve<OTHER, RELU>(layer, source, other, target, work);
+    else
+      by_blocks<OTHER, RELU>(layer, source, other, target);
+  }
+
   static void convolve(const Layer& layer, const Place& source, const Place* other, const Place& target, int64_t, char* work) {
-    if constexpr (kCodes) {  // whose ReLU is their clamp
-      if (layer.shape == kByWinograd) {
-        other ? Winograd<Kind>::template convolve<true>(layer, source, *other, target, work)
-              : Winograd<Kind>::template convolve<false>(layer, source, target, target, work);
-      } else {
-        other ? by_blocks<true, false>(layer, source, *other, target) : by_blocks<false, false>(layer, source, target, target);
-      }
-    } else if (other) {
-      (layer.relu ? by_blocks<true, true> : by_blocks<true, false>)(layer, source, *other, target);
-    } else {
-      (layer.relu ? by_blocks<false, true> : by_blocks<false, false>)(layer, source, target, target);
-    }
+    const bool relu = !kCodes && layer.relu;  // codes are clamped, which is their ReLU
+    if (other)
+      (relu ? convolve<true, true> : convolve<true, false>)(layer, source, *other, target, work);
+    else
+      (relu ? convolve<false, true> : convolve<false, false>)(layer, source, target, target, work);
   }
 
   static void pool(const Layer& layer, const Place& source, const Place& target, int64_t) {
@@ -261,35 +260,36 @@ int64_t products(int64_t each, int64_t parts, int64_t threads) {
   return parts * ((each + kSums - 1) / kSums * kSums) * Kind::kLanes * Kind::kUnit;
 }
 
+// The function for a kind of maps.
+template <class Function>
+Function by_kind(int64_t kind, Function of_codes, Function of_bfloat16, Function of_float32) {
+  return kind == kOfCodes ? of_codes : kind == kOfBfloat16 ? of_bfloat16 : of_float32;
+}
+
+#ifndef __AVX512BF16__
+typedef BestSingles Floats;  // nobody asks for them here
+#endif
+
 }  // namespace
 
 extern "C" {
 
 // What the vector units can do at most.
-int64_t spacte_chain_products(int64_t each, int64_t parts, int64_t threads, int64_t is_float) {
-  auto by_kind = products<BestCodes>;
-#ifdef __AVX512BF16__
-  if (is_float) by_kind = products<Floats>;
-#endif
-  return by_kind(each, parts, threads);
+int64_t spacte_chain_products(int64_t each, int64_t parts, int64_t threads, int64_t kind) {
+  return by_kind(kind, products<BestCodes>, products<Floats>, products<BestSingles>)(each, parts, threads);
 }
 
 // Bytes of scratch memory that a thread needs.
-int64_t spacte_chain_scratch(const Layer* layers, int64_t layer_count, const Map* maps, int64_t map_count, int64_t is_float) {
-  auto by_kind = Scratch<Lanes<BestCodes>>::bytes;
-#ifdef __AVX512BF16__
-  if (is_float) by_kind = Scratch<Lanes<Floats>>::bytes;
-#endif
-  return by_kind(layers, layer_count, maps, map_count);
+int64_t spacte_chain_scratch(const Layer* layers, int64_t layer_count, const Map* maps, int64_t map_count, int64_t kind) {
+  const auto bytes =
+      by_kind(kind, Scratch<Lanes<BestCodes>>::bytes, Scratch<Lanes<Floats>>::bytes, Scratch<Lanes<BestSingles>>::bytes);
+  return bytes(layers, layer_count, maps, map_count);
 }
 
 // The layers, in this order, for all images.
 void spacte_chain(const Layer* layers, int64_t layer_count, const Map* maps, int64_t map_count, const int64_t* copies,
-                  int64_t copies_in, int64_t copies_out, int64_t images, int64_t threads, char* scratch, int64_t is_float) {
-  auto by_kind = run<Lanes<BestCodes>>;
-#ifdef __AVX512BF16__
-  if (is_float) by_kind = run<Lanes<Floats>>;
-#endif
-  by_kind(layers, layer_count, maps, map_count, copies, copies_in, copies_out, images, threads, scratch);
+                  int64_t copies_in, int64_t copies_out, int64_t images, int64_t threads, char* scratch, int64_t kind) {
+  const auto all = by_kind(kind, run<Lanes<BestCodes>>, run<Lanes<Floats>>, run<Lanes<BestSingles>>);
+  all(layers, layer_count, maps, map_count, copies, copies_in, copies_out, images, threads, scratch);
 }
 }

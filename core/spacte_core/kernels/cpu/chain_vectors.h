@@ -26,12 +26,16 @@ struct Quad {
   static constexpr int kPixels = 4;
 
   static SPACTE_ALWAYS Integers load(const char* from) { return of(vld1q_u8(reinterpret_cast<const uint8_t*>(from))); }
+  static SPACTE_ALWAYS Reals load(const float* from) { return vld1q_f32(from); }
   static SPACTE_ALWAYS void store(char* to, Integers value) { vst1q_u8(reinterpret_cast<uint8_t*>(to), vreinterpretq_u8_s32(value)); }
   static SPACTE_ALWAYS void store(float* to, Reals value) { vst1q_f32(to, value); }
   static SPACTE_ALWAYS Integers all(int32_t value) { return vdupq_n_s32(value); }
   static SPACTE_ALWAYS Reals all(float value) { return vdupq_n_f32(value); }
   static SPACTE_ALWAYS Reals reals(Integers a) { return vcvtq_f32_s32(a); }
+  static SPACTE_ALWAYS Reals as_reals(Integers a) { return vreinterpretq_f32_s32(a); }
+  static SPACTE_ALWAYS Integers as_integers(Reals a) { return vreinterpretq_s32_f32(a); }
   static SPACTE_ALWAYS Integers rounded(Reals a) { return vcvtnq_s32_f32(a); }
+  static SPACTE_ALWAYS Reals larger(Reals a, Reals b) { return vmaxq_f32(a, b); }
   static SPACTE_ALWAYS Reals plus_product(Reals c, Reals a, Reals b) { return vfmaq_f32(c, a, b); }
   static SPACTE_ALWAYS Reals plus(Reals a, Reals b) { return vaddq_f32(a, b); }
   static SPACTE_ALWAYS Integers plus(Integers a, Integers b) { return vaddq_s32(a, b); }
@@ -115,12 +119,16 @@ struct Wide {
   static constexpr int kPixels = 4;  // sums that 32 registers hold beside the operands, and enough to wait for none
 
   static SPACTE_ALWAYS Integers load(const char* from) { return _mm512_loadu_si512(from); }
+  static SPACTE_ALWAYS Reals load(const float* from) { return _mm512_loadu_ps(from); }
   static SPACTE_ALWAYS void store(char* to, Integers value) { _mm512_storeu_si512(to, value); }
   static SPACTE_ALWAYS void store(float* to, Reals value) { _mm512_storeu_ps(to, value); }
   static SPACTE_ALWAYS Integers all(int32_t value) { return _mm512_set1_epi32(value); }
   static SPACTE_ALWAYS Reals all(float value) { return _mm512_set1_ps(value); }
   static SPACTE_ALWAYS Reals reals(Integers a) { return _mm512_cvtepi32_ps(a); }
+  static SPACTE_ALWAYS Reals as_reals(Integers a) { return _mm512_castsi512_ps(a); }
+  static SPACTE_ALWAYS Integers as_integers(Reals a) { return _mm512_castps_si512(a); }
   static SPACTE_ALWAYS Integers rounded(Reals a) { return _mm512_cvtps_epi32(a); }
+  static SPACTE_ALWAYS Reals larger(Reals a, Reals b) { return _mm512_max_ps(a, b); }  // b where one of them is no number
   static SPACTE_ALWAYS Reals plus_product(Reals c, Reals a, Reals b) { return _mm512_fmadd_ps(a, b, c); }
   static SPACTE_ALWAYS Reals plus(Reals a, Reals b) { return _mm512_add_ps(a, b); }
   static SPACTE_ALWAYS Integers plus(Integers a, Integers b) { return _mm512_add_epi32(a, b); }
@@ -188,12 +196,16 @@ struct Narrow {
   static constexpr int kPixels = 3;
 
   static SPACTE_ALWAYS Integers load(const char* from) { return _mm256_loadu_si256(reinterpret_cast<const __m256i*>(from)); }
+  static SPACTE_ALWAYS Reals load(const float* from) { return _mm256_loadu_ps(from); }
   static SPACTE_ALWAYS void store(char* to, Integers value) { _mm256_storeu_si256(reinterpret_cast<__m256i*>(to), value); }
   static SPACTE_ALWAYS void store(float* to, Reals value) { _mm256_storeu_ps(to, value); }
   static SPACTE_ALWAYS Integers all(int32_t value) { return _mm256_set1_epi32(value); }
   static SPACTE_ALWAYS Reals all(float value) { return _mm256_set1_ps(value); }
   static SPACTE_ALWAYS Reals reals(Integers a) { return _mm256_cvtepi32_ps(a); }
+  static SPACTE_ALWAYS Reals as_reals(Integers a) { return _mm256_castsi256_ps(a); }
+  static SPACTE_ALWAYS Integers as_integers(Reals a) { return _mm256_castps_si256(a); }
   static SPACTE_ALWAYS Integers rounded(Reals a) { return _mm256_cvtps_epi32(a); }
+  static SPACTE_ALWAYS Reals larger(Reals a, Reals b) { return _mm256_max_ps(a, b); }  // b where one of them is no number
   static SPACTE_ALWAYS Reals plus_product(Reals c, Reals a, Reals b) { return _mm256_fmadd_ps(a, b, c); }
   static SPACTE_ALWAYS Reals plus(Reals a, Reals b) { return _mm256_add_ps(a, b); }
   static SPACTE_ALWAYS Integers plus(Integers a, Integers b) { return _mm256_add_epi32(a, b); }

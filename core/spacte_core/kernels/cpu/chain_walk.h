@@ -1,4 +1,4 @@
-// A chain of layers on maps of 8-bit codes or of bfloat16: what all instruction targets have in common.
+// A chain of layers on maps of 8-bit codes, of bfloat16 or of float32: what all instruction targets have in common.
 //
 // A few images, a group, go through all layers together, whose maps then stay in the second-level cache. A back end
 // says how a map of a group lies there, and computes the layers; `chain_amx.cpp` has the one for matrix units,
@@ -58,6 +58,7 @@ void spacte_linear(const float* rows, const float* weight_IO, const float* bias,
 namespace {
 
 constexpr int64_t kLine = 64;  // bytes of the cache's lines
+constexpr int64_t kOfCodes = 0, kOfBfloat16 = 1;  // kinds of maps; what is neither is float32
 
 // What a thread has in the scratch memory: the back end's work space, and the inner maps of a group.
 template <class Backend>

@@ -18,7 +18,7 @@ from spacte_core.errors import UserError
 from spacte_core.hardware import cpu_flags
 from spacte_core.kernels.compiler import compile_library
 
-DTYPES = {"bf16": torch.bfloat16, "int8": torch.uint8}
+DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "int8": torch.uint8}
 """Of a chain's maps, by precision."""
 
 VARIABLE = "SPACTE_CPU"
@@ -79,20 +79,25 @@ class Target:
         return library
 
 
-def _needs(codes: str, floats: str = "") -> dict[torch.dtype, frozenset[str]]:
-    kinds = {torch.uint8: codes, torch.bfloat16: floats}
+def _needs(vectors: str, bf16: str = "") -> dict[torch.dtype, frozenset[str]]:
+    """What maps of codes and of float32 need, and what those of bfloat16 need besides."""
+    return _matrices(vectors, bf16) | {torch.float32: frozenset(vectors.split())}
+
+
+def _matrices(codes: str, bf16: str) -> dict[torch.dtype, frozenset[str]]:
+    kinds = {torch.uint8: codes, torch.bfloat16: f"{codes} {bf16}" if bf16 else ""}
     return {dtype: frozenset(flags.split()) for dtype, flags in kinds.items() if flags}
 
 
 _AVX512 = ("-mavx512f", "-mavx512bw", "-mavx512vl", "-mfma")
 _AVX2 = ("-mavx2", "-mfma")
 _AMX, _VNNI = "amx_int8 amx_bf16 avx512_bf16", "avx512bw avx512vl avx512_vnni"
-_BYTES = {torch.uint8: 4, torch.bfloat16: 2}
-_WORDS = {torch.uint8: 2}
+_BYTES = {torch.uint8: 4, torch.bfloat16: 2, torch.float32: 1}
+_WORDS = {torch.uint8: 2, torch.float32: 1}
 
 TARGETS = (
-    Target("amx", "amx", _needs(_AMX, _AMX), 16, 16, None, "chain_amx.cpp", ("-march=native",)),
-    Target("avx512", "chain_avx512", _needs(_VNNI, _VNNI + " avx512_bf16"), 16, 4, _BYTES,
+    Target("amx", "amx", _matrices(_AMX, _AMX), 16, 16, None, "chain_amx.cpp", ("-march=native",)),
+    Target("avx512", "chain_avx512", _needs(_VNNI, "avx512_bf16"), 16, 4, _BYTES,
            options=(*_AVX512, "-mavx512vnni", "-mavx512bf16")),
     Target("avx512bw", "chain_avx512bw", _needs("avx512bw avx512vl"), 16, 4, _WORDS, options=_AVX512),
     Target("avx_vnni", "chain_avx_vnni", _needs("avx2 fma avx_vnni"), 8, 4, _BYTES, options=(*_AVX2, "-mavxvnni")),
@@ -123,10 +128,12 @@ def targets_for(dtype: torch.dtype, form: str | None = None) -> Iterator[Target]
     """The targets for maps of a kind that may be used here, the best first.
 
     Args:
-        dtype: uint8 for codes, or bfloat16.
+        dtype: uint8 for codes, bfloat16 or float32.
         form: the name of a form, if only its target will do.
     """
     only = forced()
+    if only == "amx" and dtype == torch.float32:
+        only = "avx512"  # which such a processor has, too; matrix units have no float32
     for target in TARGETS:
         wanted = only in (None, target.name) and form in (None, target.form)
         if wanted and target.library(dtype) is not None:

@@ -1,7 +1,7 @@
 """3 x 3 convolutions of a float32 network of any width and size in a quarter of the multiplications, layer by layer.
 
-For AVX-512 or AVX2, by Winograd's F(4 x 4, 3 x 3) (`winograd_layers_kernel.cpp`). `winograd.py` computes narrow layers
-whose maps stay in a core's cache from one to the next; the others are computed here.
+For AVX-512 or AVX2, by Winograd's F(4 x 4, 3 x 3) (`winograd_layers_kernel.cpp`). Chains (`chain.py`) have the narrow
+layers, whose maps stay in a core's cache from one to the next; the others are computed here.
 """
 
 import ctypes
@@ -10,11 +10,11 @@ from pathlib import Path
 from typing import cast
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor, fx, nn
 
 from spacte_core.hardware import cpu_flags
 from spacte_core.kernels.compiler import call, compile_library
-from spacte_core.kernels.graph.fusing import FusedConv
+from spacte_core.kernels.graph.fusing import FusedConv, fused_convs, shapes
 
 from .targets import forced
 
@@ -82,6 +82,20 @@ def convolve(
     return into
 
 
+def to_winograd_layers(graph_module: fx.GraphModule, some_rows: Tensor) -> bool:
+    """Replace the steps of a fused float32 graph that the kernel computes, for inputs like `some_rows`.
+
+    Returns whether there were any.
+    """
+    if library() is None:
+        return False
+    seen = shapes(graph_module, some_rows)
+    taken = [(node, step) for node, step in fused_convs(graph_module) if takes_layer(step.conv, seen[node])]
+    for node, step in taken:
+        graph_module.set_submodule(str(node.target), WinogradLayer(step))
+    return bool(taken)
+
+
 def fits_layer(conv: nn.Conv2d) -> bool:
     """Whether the kernel computes a convolution like this, for float32 maps; its bias is added where there is one."""
     geometry = (conv.kernel_size, conv.stride, conv.padding, conv.dilation, conv.groups, conv.padding_mode)
@@ -138,23 +152,18 @@ def floats(*shape: int) -> Tensor:
     return torch.empty(shape, dtype=torch.float32)
 
 
-def compile_winograd(source: str) -> ctypes.CDLL | None:
-    """The library of a file of this folder that is written for AVX-512 or AVX2, for those that may be used here."""
-    narrow = forced() in ("avx2", "avx_vnni") or not {"avx512f", "avx512bw"} <= cpu_flags()
-    options = ("-mavx2", "-mfma", "-mtune=native") if narrow else ("-march=native",)
-    path = Path(__file__).with_name(source)
-    return compile_library(path, *options, "-fopenmp", "-ffp-contract=off", needs=("avx2", "fma"))
-
-
 def library() -> ctypes.CDLL | None:
     """The compiled kernel; None on a machine with neither AVX-512 nor AVX2, or no compiler."""
     return _library(forced())
 
 
 @cache
-def _library(_target: str | None) -> ctypes.CDLL | None:
+def _library(target: str | None) -> ctypes.CDLL | None:
     """Kept by what `SPACTE_CPU` says: every step asks, and the processor's flags are long to read."""
-    found = compile_winograd("winograd_layers_kernel.cpp")
+    narrow = target in ("avx2", "avx_vnni") or not {"avx512f", "avx512bw"} <= cpu_flags()
+    options = ("-mavx2", "-mfma", "-mtune=native") if narrow else ("-march=native",)
+    source = Path(__file__).with_name("winograd_layers_kernel.cpp")
+    found = compile_library(source, *options, "-fopenmp", "-ffp-contract=off", needs=("avx2", "fma"))
     if found is not None:
         found.spacte_winograd_step_scratch.restype = ctypes.c_int64
     return found

@@ -40,10 +40,21 @@ class Chain:
 
 
 def replace_chains(
-    graph_module: fx.GraphModule, fits: Callable[[fx.Node], bool], kernel: Callable[[Chain], nn.Module]
+    graph_module: fx.GraphModule,
+    fits: Callable[[fx.Node], bool],
+    kernel: Callable[[Chain], nn.Module],
+    *,
+    least: int = 1,
 ) -> bool:
-    """Replace each of the longest chains of steps that fit by one step, its kernel; whether there were any."""
-    found = _chains(graph_module, fits)
+    """Replace each of the longest chains of steps that fit by one step, its kernel; whether there were any.
+
+    Args:
+        graph_module: is changed.
+        fits: whether a kernel computes a step.
+        kernel: makes the kernel of a chain.
+        least: steps of a chain that is worth a kernel.
+    """
+    found = [chain for chain in _chains(graph_module, fits) if len(chain.steps) >= least]
     for chain in found:
         last = chain.steps[-1]
         name = add_layer(graph_module, f"{chain.steps[0].target}_chain", kernel(chain))

@@ -1,4 +1,7 @@
-"""Promise: Winograd's layers of codes have the very sums of direct products, whatever codes and weights come in."""
+"""Promise: Winograd's layers of codes have the very sums of direct products, whatever codes and weights come in.
+
+Those of floats are as close to the convolution as float32 lets them be, and the same bits on every target.
+"""
 
 import itertools
 from dataclasses import replace
@@ -9,9 +12,9 @@ from tests.kernels.test_chain import EMULATED, a_chain, a_layer, maps
 from tests.small_engine import on_threads
 from torch.nn import functional
 
-from spacte_core.kernels.cpu import code_winograd
+from spacte_core.kernels.cpu import chain_winograd
 from spacte_core.kernels.cpu.chain import ChainKernel, Layer, by_winograd
-from spacte_core.kernels.cpu.code_winograd import MOST_SUM, is_exact, transform
+from spacte_core.kernels.cpu.chain_winograd import MOST_SUM, is_exact, transform_codes
 from spacte_core.kernels.cpu.targets import TARGETS
 
 pytestmark = pytest.mark.slow
@@ -47,7 +50,7 @@ def two_threads():
 @pytest.fixture
 def always(monkeypatch):
     """Winograd where it is exact, whether it pays or not."""
-    monkeypatch.setattr(code_winograd, "pays", lambda *_: True)
+    monkeypatch.setattr(chain_winograd, "pays", lambda *_: True)
 
 
 def directly(target):
@@ -87,9 +90,9 @@ def test_the_transforms_give_576_times_the_sums_and_fit_their_words():
     corners = torch.randint(0, 2, (500, 1, 3, 3), generator=generator) * 255 - 128
     steady = torch.tensor([-128, 127])[:, None, None, None].expand(2, 1, 3, 3)
     weights = torch.cat([corners, steady]).to(torch.int8)
-    words = transform(weights).view(6, 6, -1).permute(2, 0, 1)
+    words = transform_codes(weights).view(6, 6, -1).permute(2, 0, 1)
     assert words.int().abs().max() == 144 * 128 < 1 << 15
-    assert torch.equal(words.long(), transform(weights.long()).view(6, 6, -1).permute(2, 0, 1).long())
+    assert torch.equal(words.long(), transform_codes(weights.long()).view(6, 6, -1).permute(2, 0, 1).long())
     products = into[:, None] * (words.long() * HALVED * HALVED[:, None])
     assert (into[:, None] * words.long()).abs().max() * 2 < 1 << 31
     sums = functional.conv2d(codes[:, None].double(), weights.double()).long()
@@ -101,10 +104,10 @@ def test_the_transforms_give_576_times_the_sums_and_fit_their_words():
 def test_codes_are_those_of_direct_products(target):
     for number, (layer, given) in enumerate(extreme_layers()):
         operands, shapes = [(0, len(given) - 1 or None)], [value.shape[1:] for value in given]
-        assert by_winograd(layer, target)
+        assert by_winograd(layer, CODES, target)
         made = ChainKernel([layer], operands, shapes, CODES, target)(*given)
         with pytest.MonkeyPatch.context() as patched:
-            patched.setattr(code_winograd, "pays", lambda *_: False)
+            patched.setattr(chain_winograd, "pays", lambda *_: False)
             wanted = ChainKernel([layer], operands, shapes, CODES, target)(*given)
         assert torch.equal(made, wanted), number
 
@@ -135,7 +138,7 @@ def test_the_largest_sums_that_are_taken(target):
             reached = float(inputs * 9 * code * 255)
             scale_O, bias_O = torch.full((4,), 2.0**-18), torch.full((4,), 130 - reached * 2.0**-18)
             layer = Layer(weight, scale_O, bias_O, 0.0, 1, True, (inputs, 3, 2), (4, 3, 2), 255, 1)
-            assert is_exact(weight) == by_winograd(layer, target) == taken
+            assert is_exact(weight) == by_winograd(layer, CODES, target) == taken
             x = torch.full((3, inputs, 3, 2), 255, dtype=CODES)
             assert (ChainKernel([layer], [(0, None)], [(inputs, 3, 2)], CODES, target)(x) == 130).all()
 
@@ -146,7 +149,7 @@ def test_a_chain_of_them_is_every_rows_own_and_that_of_the_matrix_units(target):
     """With strided layers, residuals and 1 x 1 layers between: whatever the batch, the place and the threads."""
     layers, operands = a_chain(CODES)
     layers[0] = replace(layers[0], border=77)
-    assert [by_winograd(layer, target) for layer in layers] == [layer.stride == 1 for layer in layers]
+    assert [by_winograd(layer, CODES, target) for layer in layers] == [layer.stride == 1 for layer in layers]
     chain = ChainKernel(layers, operands, [(16, 9, 12)], CODES, target)
     x = maps(CODES, 70, 16, 9, 12)
     together = chain(x)
@@ -168,7 +171,7 @@ def test_maps_of_many_batches_of_tiles(target, shape):
     x = maps(CODES, 5, *shape)
     made = ChainKernel([layer], [(0, None)], [shape], CODES, target)(x)
     with pytest.MonkeyPatch.context() as patched:
-        patched.setattr(code_winograd, "pays", lambda *_: False)
+        patched.setattr(chain_winograd, "pays", lambda *_: False)
         assert torch.equal(ChainKernel([layer], [(0, None)], [shape], CODES, target)(x), made)
 
 
@@ -176,7 +179,7 @@ def test_layers_are_taken_where_it_pays(monkeypatch):
     """Those of a ResNet: all but the first without products of bytes, the wide ones with VNNI, none with i8mm."""
     shapes = [((3, 32, 32), 16), ((16, 32, 32), 16), ((32, 16, 16), 32), ((64, 8, 8), 64)]
     layers = [a_layer(CODES, shape, channels) for shape, channels in shapes]
-    taken = {target.name: [by_winograd(layer, target) for layer in layers] for target in VECTORS}
+    taken = {target.name: [by_winograd(layer, CODES, target) for layer in layers] for target in VECTORS}
     words, vnni = [False, True, True, True], [False, False, True, True]
     assert taken == {
         **dict.fromkeys(("avx512bw", "avx2", "neon"), words),
@@ -185,8 +188,7 @@ def test_layers_are_taken_where_it_pays(monkeypatch):
     }
     avx2 = next(target for target in VECTORS if target.name == "avx2")
     others = [{"stride": 2}, {"kernel": 1}]
-    assert not any(by_winograd(a_layer(CODES, (64, 8, 8), 64, **geometry), avx2) for geometry in others)
-    assert not by_winograd(a_layer(torch.bfloat16, (64, 8, 8), 64), avx2)
-    assert not any(by_winograd(layer, directly(avx2)) for layer in layers)
+    assert not any(by_winograd(a_layer(CODES, (64, 8, 8), 64, **geometry), CODES, avx2) for geometry in others)
+    assert not any(by_winograd(layer, CODES, directly(avx2)) for layer in layers)
     monkeypatch.setenv("SPACTE_KERNELS", "-winograd")
-    assert not any(by_winograd(layer, avx2) for layer in layers)
+    assert not any(by_winograd(layer, CODES, avx2) for layer in layers)
