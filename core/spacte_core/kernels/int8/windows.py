@@ -65,18 +65,17 @@ class Windows:
         return made_TCTC
 
     def convolved(self) -> Tensor:
-        """The convolution's result, [N, O, H, W] in channels_last order."""
-        weight_KO = self.conv.weight.detach().double().permute(2, 3, 1, 0).flatten(0, 2)
-        bias_O = None if self.conv.bias is None else self.conv.bias.detach().double()
+        """The convolution's result, [N, O, H, W]; in memory O comes first, since a product is faster that way."""
+        weight_OK = self.conv.weight.detach().double().permute(0, 2, 3, 1).flatten(1)
         places = self.view_NHWkkC.shape[:3]
         if len(self.patches_NTC) == places.numel():
             parts = [self.patches_NTC]
         else:
             parts = self.view_NHWkkC.split(max(1, _COPIED // self.view_NHWkkC[0].numel()))
-        result = torch.cat([part.reshape(-1, len(weight_KO)) @ weight_KO for part in parts])
-        if bias_O is not None:
-            result += bias_O
-        return result.view(*places, -1).permute(0, 3, 1, 2)
+        sums_OP = torch.cat([weight_OK @ part.reshape(-1, weight_OK.shape[1]).T for part in parts], 1)
+        if self.conv.bias is not None:
+            sums_OP += self.conv.bias.detach().double()[:, None]
+        return sums_OP.view(-1, *places).transpose(0, 1)
 
     def _pairs_of_taps(self) -> dict[tuple[int, int], object]:
         """A name for the moments of each pair of taps: those of one name are the same sums.
