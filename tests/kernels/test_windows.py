@@ -1,4 +1,4 @@
-"""Promise: what the filters of a convolution see is what PyTorch's own unfolding gives, and the codes stay as they were."""
+"""Promise: filters see what PyTorch's own unfolding gives, and the codes stay as they were."""
 
 import hashlib
 

@@ -5,7 +5,6 @@ are shown to: their logits of some rows are the network's own but for roundings,
 each other, the network itself decides.
 """
 
-import torch
 from torch import Tensor
 
 from spacte_core.forms import Classifier, Form, logits_of, plain

@@ -59,12 +59,7 @@ def place_rounding(device: torch.device) -> float:
 
 
 def is_one_function(
-    form: Form,
-    rows_NCHW: Tensor,
-    *,
-    runs: int = 2,
-    rounding: float | None = None,
-    known_NK: Tensor | None = None,
+    form: Form, rows_NCHW: Tensor, *, runs: int = 2, rounding: float | None = None, known_NK: Tensor | None = None
 ) -> bool:
     """Whether rows get the same logits when equal batches are run again, in another place of the batch, beside others.
 

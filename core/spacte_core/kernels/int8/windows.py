@@ -32,15 +32,17 @@ class Windows:
         self.conv = conv
         height, width = (int(p) for p in conv.padding)
         seen = functional.pad(x_NCHW.permute(0, 2, 3, 1).contiguous(), (0, 0, width, width, height, height))
-        for dim, (kernel, stride, dilation) in enumerate(zip(conv.kernel_size, conv.stride, conv.dilation, strict=True)):
+        for dim, (kernel, stride, dilation) in enumerate(
+            zip(conv.kernel_size, conv.stride, conv.dilation, strict=True)
+        ):
             seen = seen.unfold(dim + 1, dilation * (kernel - 1) + 1, stride)[..., ::dilation]
         self.view_NHWkkC = seen.permute(0, 1, 2, 4, 5, 3)
         values = x_NCHW[0].numel() * conv.kernel_size[0] * conv.kernel_size[1]
         self._few_NHWkkC = self.view_NHWkkC[: max(1, _MOST_VALUES // values)]
 
     @cached_property
-    def patches_NTC(self) -> Tensor:
-        """A few windows, evenly chosen, by tap and channel."""
+    def patches(self) -> Tensor:
+        """A few windows, evenly chosen, [N, T, C]."""
         places = self._few_NHWkkC.shape[:3]
         step = max(1, places.numel() // _PATCHES)
         if step == 1:
@@ -50,7 +52,7 @@ class Windows:
 
     def moments(self) -> Tensor:
         """The sums over the patches of all products of two weights' inputs, [T, C, T, C]."""
-        patches_NTC = self.patches_NTC
+        patches_NTC = self.patches
         taps, channels = patches_NTC.shape[1:]
         shared = self._pairs_of_taps()
         made_TCTC = patches_NTC.new_empty(taps, channels, taps, channels)
@@ -68,8 +70,8 @@ class Windows:
         """The convolution's result, [N, O, H, W]; in memory O comes first, since a product is faster that way."""
         weight_OK = self.conv.weight.detach().double().permute(0, 2, 3, 1).flatten(1)
         places = self.view_NHWkkC.shape[:3]
-        if len(self.patches_NTC) == places.numel():
-            parts = [self.patches_NTC]
+        if len(self.patches) == places.numel():
+            parts = [self.patches]
         else:
             parts = self.view_NHWkkC.split(max(1, _COPIED // self.view_NHWkkC[0].numel()))
         sums_OP = torch.cat([weight_OK @ part.reshape(-1, weight_OK.shape[1]).T for part in parts], 1)
@@ -87,7 +89,7 @@ class Windows:
         taps = list(product(*map(range, conv.kernel_size)))
         geometry = zip(conv.kernel_size, conv.stride, conv.padding, conv.dilation, strict=True)
         same_size = all(s == 1 and 2 * int(p) == d * (k - 1) for k, s, p, d in geometry)
-        if not same_size or len(self.patches_NTC) < self._few_NHWkkC.shape[:3].numel():
+        if not same_size or len(self.patches) < self._few_NHWkkC.shape[:3].numel():
             return {(i, j): (a, b) for i, a in enumerate(taps) for j, b in enumerate(taps)}
         centre = [(k - 1) // 2 for k in conv.kernel_size]
 
