@@ -36,13 +36,14 @@ class RangeObserver(fx.Interpreter):
 
     def __init__(self, graph_module: fx.GraphModule) -> None:
         super().__init__(graph_module)
+        self.graph_module = graph_module
         self.seen: dict[fx.Node, Range] = {}
 
     def run_node(self, n: fx.Node) -> Any:
         """Run the node, and join the range of its values with what was seen."""
         result = super().run_node(n)
         if isinstance(result, Tensor) and result.is_floating_point() and result.dim() > 1:
-            step = layer_of(self.module, n)
+            step = layer_of(self.graph_module, n)
             if isinstance(step, FusedConv) and step.relu:  # nothing asks how far above zero they begin
                 low_C = result.new_zeros(result.shape[1])
             else:

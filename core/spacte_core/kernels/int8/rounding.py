@@ -47,17 +47,18 @@ class WeightRounder(fx.Interpreter):
 
     def __init__(self, graph_module: fx.GraphModule) -> None:
         super().__init__(graph_module)
+        self.graph_module = graph_module
         self.rounded: dict[str, Rounded] = {}
         self._needed: set[fx.Node] = set()
 
     def round(self, x_NCHW: Tensor, *, wanted: bool = True) -> Tensor | None:
         """Round for inputs like these, of which a few are used; gives the graph's result, in float64, if wanted."""
-        self._needed = _needed(self.module, wanted)
+        self._needed = _needed(self.graph_module, wanted)
         return self.run(x_NCHW[:_ROWS].double())
 
     def run_node(self, n: fx.Node) -> Any:
         """The step in float64, None where nobody needs it; a convolution is rounded."""
-        step = layer_of(self.module, n)
+        step = layer_of(self.graph_module, n)
         if isinstance(step, FusedConv):
             return self._convolution(n, step)
         return super().run_node(n) if n in self._needed or n.op == "placeholder" else None
