@@ -39,15 +39,15 @@ class Windows:
         self.view_NHWkkC = seen.permute(0, 1, 2, 4, 5, 3)
         values = x_NCHW[0].numel() * conv.kernel_size[0] * conv.kernel_size[1]
         self._few_NHWkkC = self.view_NHWkkC[: max(1, _MOST_VALUES // values)]
+        self._every = max(1, self._few_NHWkkC.shape[:3].numel() // _PATCHES)  # of them is a patch
 
     @cached_property
     def patches(self) -> Tensor:
         """A few windows, evenly chosen, [N, T, C]."""
-        places = self._few_NHWkkC.shape[:3]
-        step = max(1, places.numel() // _PATCHES)
-        if step == 1:
+        if self._every == 1:
             return self._few_NHWkkC.flatten(0, 2).flatten(1, 2)
-        chosen = np.unravel_index(np.arange(0, places.numel(), step), places)
+        places = self._few_NHWkkC.shape[:3]
+        chosen = np.unravel_index(np.arange(0, places.numel(), self._every), places)
         return self._few_NHWkkC[tuple(map(torch.from_numpy, chosen))].flatten(1, 2)
 
     def moments(self) -> Tensor:
@@ -70,7 +70,7 @@ class Windows:
         """The convolution's result, [N, O, H, W]; in memory O comes first, since a product is faster that way."""
         weight_OK = self.conv.weight.detach().double().permute(0, 2, 3, 1).flatten(1)
         places = self.view_NHWkkC.shape[:3]
-        if len(self.patches) == places.numel():
+        if self._every == 1 and len(self._few_NHWkkC) == len(self.view_NHWkkC):
             parts = [self.patches]
         else:
             parts = self.view_NHWkkC.split(max(1, _COPIED // self.view_NHWkkC[0].numel()))
@@ -89,11 +89,11 @@ class Windows:
         taps = list(product(*map(range, conv.kernel_size)))
         geometry = zip(conv.kernel_size, conv.stride, conv.padding, conv.dilation, strict=True)
         same_size = all(s == 1 and 2 * int(p) == d * (k - 1) for k, s, p, d in geometry)
-        if not same_size or len(self.patches) < self._few_NHWkkC.shape[:3].numel():
-            return {(i, j): (a, b) for i, a in enumerate(taps) for j, b in enumerate(taps)}
         centre = [(k - 1) // 2 for k in conv.kernel_size]
 
         def name(a: tuple[int, ...], b: tuple[int, ...]) -> tuple[object, ...]:
+            if not same_size or self._every > 1:
+                return a, b
             return tuple(
                 j - i if (i - middle) * (j - middle) <= 0 else (i, j) for i, j, middle in zip(a, b, centre, strict=True)
             )
