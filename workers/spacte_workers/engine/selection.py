@@ -6,6 +6,7 @@ machine, and not by timing the classifier; and another batch size, which is chos
 logits.
 """
 
+import math
 import statistics
 import time
 from collections.abc import Iterable
@@ -244,15 +245,15 @@ def _small_form(classifier: Classifier, form: Form, rate: float, rows: Calibrati
     """The same form for small batches, if it takes less than half of a large one's time."""
     size = form.batch // _SMALL
     begin("kernels", f"tries batches of {size} rows")
-    other = _equal_form(classifier, form, size, rows, logits_NK) if size else None
-    if other is None:
-        return None
-    seconds = size / rows_per_second(other, rows.compared)
-    return other if seconds < form.batch / rate / 2 else None
+    return _equal_form(classifier, form, size, rows, logits_NK, form.batch / rate / 2) if size else None
 
 
-def _equal_form(classifier: Classifier, form: Form, batch: int, rows: Calibration, logits_NK: Tensor) -> Form | None:
+def _equal_form(
+    classifier: Classifier, form: Form, batch: int, rows: Calibration, logits_NK: Tensor, seconds: float = math.inf
+) -> Form | None:
     """The same form for another batch size; None unless it gives the same logits of `compared`, bit for bit.
+
+    Nor is there one where a batch takes as many seconds as stated.
 
     A batch of the rows is enough where the kernels are the same, and known to take each row by itself.
     """
@@ -261,6 +262,10 @@ def _equal_form(classifier: Classifier, form: Form, batch: int, rows: Calibratio
     else:
         others, rows_NCHW = forms(classifier, form.precision, batch, rows.fitted, only=form.name), rows.compared
     for other in others:
+        if (
+            math.isfinite(seconds) and batch / rows_per_second(other, rows_NCHW) >= seconds
+        ):  # first, so that a slow one computes few rows
+            continue
         made_NK = logits_of(other, rows_NCHW)
         same = same_logits(made_NK, logits_NK[: len(rows_NCHW)])
         if same and is_one_function(other, rows_NCHW, known_NK=made_NK):
