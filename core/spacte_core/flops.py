@@ -1,12 +1,13 @@
 """What one noisy sample costs a network: multiply-adds, counting one of each as 1 MAC."""
 
+import inspect
 from collections.abc import Callable, Sequence
 from itertools import chain
 from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils.flop_counter import FlopCounterMode
+from torch.utils.flop_counter import FlopCounterMode, _FlopCounterMode
 
 from .models import MultiHeadNet
 from .models.multihead import frozen_eval
@@ -25,6 +26,17 @@ def macs_per_sample(net: MultiHeadNet, input_shape: Sequence[int]) -> int:
 
 def macs_of(run: Callable[[Tensor], Any], x_BCHW: Tensor) -> int:
     """Multiply-adds of a call with PyTorch's operators, counted as above; 0 where another runtime computes it."""
-    with torch.no_grad(), FlopCounterMode(display=False) as counter:
+    counter = FlopCounterMode(display=False)
+    with torch.no_grad(), _Counting(counter):
         run(x_BCHW)
     return counter.get_total_flops() // 2  # PyTorch counts a multiply-add as two operations
+
+
+class _Counting(_FlopCounterMode):
+    """PyTorch's own mode, which would import the compiler to be hidden from it: more than a second of a load."""
+
+    __torch_dispatch__ = inspect.unwrap(_FlopCounterMode.__torch_dispatch__)
+
+    @classmethod
+    def _should_skip_dynamo(cls) -> bool:
+        return False

@@ -20,6 +20,7 @@ from spacte_core.kernels.int8.layers import Codes, Decode, Encode, codes_for, pa
 from spacte_core.kernels.int8.quantiser import Quantiser
 from spacte_core.kernels.int8.ranges import RangeObserver
 from spacte_core.kernels.int8.rounding import Rounded, WeightRounder, round_weights
+from spacte_core.kernels.int8.windows import Windows
 from spacte_workers.engine.calibration import noisy_rows
 from spacte_workers.engine.decomposition import decompose
 from spacte_workers.engine.forms import forms
@@ -223,7 +224,7 @@ def test_errors_of_rounding_make_up_for_each_other(geometry):
         y = nn.functional.conv2d(inputs(2), weight, conv.bias, conv.stride, conv.padding, conv.dilation)
         return (y - wanted).square().mean().sqrt().item()
 
-    made = round_weights(conv, inputs(1))
+    made = round_weights(conv, Windows(conv, inputs(1)))
     scale = made.scale_O.double()[:, None, None, None]
     assert made.codes.dtype == torch.int8
     assert made.codes.abs().max() <= 127
@@ -243,7 +244,7 @@ def test_rounding_by_blocks_is_rounding_one_weight_after_the_other():
     moment_KK += (0.01 * moment_KK.diagonal().mean() + 1e-12) * torch.eye(90)
     order = moment_KK.diagonal().argsort(descending=True, stable=True)
     spread_KK = torch.linalg.cholesky(moment_KK[order][:, order].inverse(), upper=True)
-    made = round_weights(conv, x)
+    made = round_weights(conv, Windows(conv, x))
     left_KO = (conv.weight.detach().flatten(1) / made.scale_O[:, None])[:, order].T.contiguous()
     for k in range(90):
         code_O = left_KO[k].round().clamp(-127, 127)
@@ -256,7 +257,7 @@ def test_rounding_by_blocks_is_rounding_one_weight_after_the_other():
 def test_filters_in_groups_are_rounded_to_the_nearest():
     torch.manual_seed(0)
     conv = nn.Conv2d(8, 8, 3, groups=4)
-    made = round_weights(conv, torch.randn(2, 8, 6, 6, dtype=torch.float64))
+    made = round_weights(conv, None)
     assert torch.equal(made.codes.float(), (conv.weight / made.scale_O[:, None, None, None]).round())
 
 

@@ -69,7 +69,8 @@ def optimized_forms(
             maker = FormMaker(classifier, precision, batch, rows_NCHW, copy.deepcopy(folded))
             form = maker.make(name, target)
             if form is not None:
-                logits_of(form, rows_NCHW[:1])  # so that a failure, or what is left to compile, shows here
+                # So that a failure, or what is left to compile, shows here.
+                logits_of(replace(form, batch=1) if form.any_batch else form, rows_NCHW[:1])
         except Exception as error:  # noqa: BLE001  compilers and private calls fail in any way they like
             _log.warning("the %s form of the classifier cannot be made here: %s", name, error)
             continue

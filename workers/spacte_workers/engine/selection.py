@@ -6,6 +6,7 @@ machine, and not by timing the classifier; and another batch size, which is chos
 logits.
 """
 
+import math
 import statistics
 import time
 from collections.abc import Iterable
@@ -22,8 +23,8 @@ from spacte_core.kernel_switch import kernels_enabled
 from spacte_workers.load_steps import begin
 
 from .calibration import Calibration
-from .counting import votes_of
 from .errors import EngineError, NoSuchKernelsError
+from .float32_votes import float32_votes
 from .forms import forms
 from .kernel_names import PORTABLE
 from .peak_rates import synchronize
@@ -97,8 +98,7 @@ def select_form(
         require_precision(precision, rows.compared.device)
     begin("kernels", "computes in float32 what kernels are compared with")
     size = batch or default_batch(classifier, rows.compared[:2])
-    reference = plain(classifier, size)
-    votes_N = votes_of(logits_of(reference, rows.compared))
+    votes_N = float32_votes(classifier, size, rows)
     tried: dict[str, float] = {}
     if form_name == PORTABLE:
         names = ["int8"] if precision in ("auto", "int8") else []
@@ -114,15 +114,15 @@ def select_form(
         if found.agreement >= min_agreement:
             break
     else:
-        if not tried and not is_one_function(reference, rows.compared):
+        if not tried and not is_one_function(plain(classifier, size), rows.compared):
             raise EngineError(NOT_ONE_FUNCTION)
         if not tried and form_name is not None:
             raise NoSuchKernelsError(form_name)
         raise EngineError(_refusal(precision, tried, min_agreement))
-    form = found.form
+    form, rate = found.form, rows_per_second(found.form, rows.compared)
     if batch is None:
-        form = _faster_batch(classifier, form, rows, found.logits_NK)
-    return SelectedForm(form, _small_form(classifier, form, rows, found.logits_NK), found.agreement)
+        form, rate = _faster_batch(classifier, form, rate, rows, found.logits_NK)
+    return SelectedForm(form, _small_form(classifier, form, rate, rows, found.logits_NK), found.agreement)
 
 
 def not_computed(precision: WantedPrecision, device: torch.device) -> str | None:
@@ -217,17 +217,19 @@ def _best_form(candidates: Iterable[Form], rows_NCHW: Tensor, votes_N: Tensor, m
     """The first form that is one function and agrees with float32; else the last that is one."""
     found: Compared | None = None
     for form in candidates:
-        if is_one_function(form, rows_NCHW):
-            found = compare(form, rows_NCHW, votes_N)
+        compared = compare(form, rows_NCHW, votes_N)
+        if is_one_function(form, rows_NCHW, known_NK=compared.logits_NK):
+            found = compared
             if found.agreement >= min_agreement:
                 break
     return found
 
 
-def _faster_batch(classifier: Classifier, form: Form, rows: Calibration, logits_NK: Tensor) -> Form:
-    """The same form at half or twice the batch size, where that is clearly faster."""
+def _faster_batch(
+    classifier: Classifier, form: Form, rate: float, rows: Calibration, logits_NK: Tensor
+) -> tuple[Form, float]:
+    """The same form at half or twice the batch size, where that is clearly faster than its rate; and the rate then."""
     least, most = _BATCHES[rows.compared.device.type]
-    rate = rows_per_second(form, rows.compared)
     best, best_rate = form, rate
     for size in (form.batch // 2, form.batch * 2):
         if not least <= size <= most or form.batch / rate > _QUICK_SECONDS:
@@ -236,28 +238,37 @@ def _faster_batch(classifier: Classifier, form: Form, rows: Calibration, logits_
         other = _equal_form(classifier, form, size, rows, logits_NK)
         if other is not None and (other_rate := rows_per_second(other, rows.compared)) > _GAIN * best_rate:
             best, best_rate = other, other_rate
-    return best
+    return best, best_rate
 
 
-def _small_form(classifier: Classifier, form: Form, rows: Calibration, logits_NK: Tensor) -> Form | None:
+def _small_form(classifier: Classifier, form: Form, rate: float, rows: Calibration, logits_NK: Tensor) -> Form | None:
     """The same form for small batches, if it takes less than half of a large one's time."""
     size = form.batch // _SMALL
     begin("kernels", f"tries batches of {size} rows")
-    other = _equal_form(classifier, form, size, rows, logits_NK) if size else None
-    if other is None:
-        return None
-    seconds = size / rows_per_second(other, rows.compared)
-    return other if seconds < form.batch / rows_per_second(form, rows.compared) / 2 else None
+    return _equal_form(classifier, form, size, rows, logits_NK, form.batch / rate / 2) if size else None
 
 
-def _equal_form(classifier: Classifier, form: Form, batch: int, rows: Calibration, logits_NK: Tensor) -> Form | None:
-    """The same form for another batch size; None unless it gives the same logits of `compared`, bit for bit."""
+def _equal_form(
+    classifier: Classifier, form: Form, batch: int, rows: Calibration, logits_NK: Tensor, seconds: float = math.inf
+) -> Form | None:
+    """The same form for another batch size; None unless it gives the same logits of `compared`, bit for bit.
+
+    Nor is there one where a batch takes as many seconds as stated.
+
+    A batch of the rows is enough where the kernels are the same, and known to take each row by itself.
+    """
     if form.any_batch:
-        others = [replace(form, batch=batch)]
+        others, rows_NCHW = [replace(form, batch=batch)], rows.compared[: form.batch]
     else:
-        others = forms(classifier, form.precision, batch, rows.fitted, only=form.name)
+        others, rows_NCHW = forms(classifier, form.precision, batch, rows.fitted, only=form.name), rows.compared
     for other in others:
-        if same_logits(logits_of(other, rows.compared), logits_NK) and is_one_function(other, rows.compared):
+        if (
+            math.isfinite(seconds) and batch / rows_per_second(other, rows_NCHW) >= seconds
+        ):  # first, so that a slow one computes few rows
+            continue
+        made_NK = logits_of(other, rows_NCHW)
+        same = same_logits(made_NK, logits_NK[: len(rows_NCHW)])
+        if same and is_one_function(other, rows_NCHW, known_NK=made_NK):
             return other
     return None
 

@@ -58,7 +58,9 @@ def place_rounding(device: torch.device) -> float:
     return _GPU_ROUNDING if device.type == "cuda" else 0.0
 
 
-def is_one_function(form: Form, rows_NCHW: Tensor, *, runs: int = 2, rounding: float | None = None) -> bool:
+def is_one_function(
+    form: Form, rows_NCHW: Tensor, *, runs: int = 2, rounding: float | None = None, known_NK: Tensor | None = None
+) -> bool:
     """Whether rows get the same logits when equal batches are run again, in another place of the batch, beside others.
 
     Few votes are near a tie, so that a function that depends on the run or on the neighbours a little could keep them
@@ -70,11 +72,15 @@ def is_one_function(form: Form, rows_NCHW: Tensor, *, runs: int = 2, rounding: f
         rows_NCHW: rows in units of [0, 1].
         runs: of equal batches.
         rounding: what a row's place may change, as part of what rows differ by; by default nothing on CPUs.
+        known_NK: logits of the rows, from an earlier run in the order of `logits_of`, which is the first one then.
     """
     if rounding is None:
         rounding = place_rounding(rows_NCHW.device)
     batch_BCHW = whole_batches(rows_NCHW, form.batch)[: form.batch]
-    first_BK = form.logits(form.encoding(batch_BCHW))
+    if known_NK is not None and len(known_NK) >= form.batch:
+        first_BK = known_NK[: form.batch]
+    else:
+        first_BK = form.logits(form.encoding(batch_BCHW))
     if not all(same_logits(first_BK, form.logits(form.encoding(batch_BCHW))) for _ in range(runs - 1)):
         return False
     shift = form.batch // 2 + 1 if form.batch > 2 else form.batch - 1

@@ -69,7 +69,7 @@ def is_add(node: fx.Node) -> bool:
 def add_layer(graph_module: fx.GraphModule, base: str, layer: nn.Module) -> str:
     """Add a layer under a name, made from `base`, that no other layer has; returns the name."""
     name = base.replace(".", "_") + "_fused"
-    taken = dict(graph_module.named_modules())
+    taken = {child for child, _ in graph_module.named_children()}  # the name has no dots
     while name in taken:
         name += "_"
     graph_module.add_submodule(name, layer)

@@ -2,11 +2,10 @@
 
 import operator
 from collections.abc import Sequence
-from typing import cast
+from typing import Any, cast
 
 import torch
 from torch import Tensor, fx, nn
-from torch.fx.passes.shape_prop import ShapeProp, TensorMetadata
 
 from .folding import add_layer, is_add, is_relu, layer_of, recompile
 
@@ -74,9 +73,23 @@ def is_last_linear(graph_module: fx.GraphModule, node: fx.Node) -> bool:
 
 def shapes(graph_module: fx.GraphModule, x: Tensor) -> dict[fx.Node, torch.Size]:
     """The shape of each node's tensor for an input like `x`."""
-    ShapeProp(graph_module).propagate(x)
-    found = ((node, node.meta.get("tensor_meta")) for node in graph_module.graph.nodes)
-    return {node: seen.shape for node, seen in found if isinstance(seen, TensorMetadata)}
+    looking = _Looking(graph_module)
+    looking.run(x)
+    return looking.seen
+
+
+class _Looking(fx.Interpreter):
+    """Runs a graph and keeps its shapes; PyTorch's own pass imports symbolic ones, half a second of a load."""
+
+    def __init__(self, graph_module: fx.GraphModule) -> None:
+        super().__init__(graph_module)
+        self.seen: dict[fx.Node, torch.Size] = {}
+
+    def run_node(self, n: fx.Node) -> Any:
+        result = super().run_node(n)
+        if isinstance(result, Tensor):
+            self.seen[n] = result.shape
+        return result
 
 
 def _wrap_convolutions(graph_module: fx.GraphModule) -> None:

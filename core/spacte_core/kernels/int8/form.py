@@ -64,9 +64,10 @@ def fit_codes(classifier: Classifier, graphs: list[fx.GraphModule], rows_NCHW: T
         features = observers[0].run(classifier.encoding(x_NCHW))
         for head in observers[1:]:
             head.run(features)
-    features = rounders[0].round(classifier.encoding(rows_NCHW))
+    features = rounders[0].round(classifier.encoding(rows_NCHW), wanted=any(map(fused_convs, graphs[1:])))
     for head in rounders[1:]:
-        head.round(features)
+        if features is not None:
+            head.round(features, wanted=False)
     ranges, rounded = [part.ranges() for part in observers], [part.rounded for part in rounders]
     return Fit(ranges, rounded, _digest(ranges, rounded), rows_NCHW)
 

@@ -6,6 +6,9 @@ from typing import Any
 import torch
 from torch import Tensor, fx
 
+from spacte_core.kernels.graph.folding import layer_of
+from spacte_core.kernels.graph.fusing import FusedConv
+
 MARGIN = 1.5
 """How much further codes reach than calibration rows did. Images to come go beyond those, above all where random ones
 stood in for them, and a value that is cut off costs more than a coarser code: of 1, 1.25 and 1.5 the last had the
@@ -18,7 +21,7 @@ class Range:
 
     Attributes:
         low, high: least and greatest value.
-        low_C: least value in each channel, of 4-d values.
+        low_C: least value in each channel, of 4-d values; 0 behind a ReLU.
         shape: of the node's tensor.
     """
 
@@ -33,13 +36,18 @@ class RangeObserver(fx.Interpreter):
 
     def __init__(self, graph_module: fx.GraphModule) -> None:
         super().__init__(graph_module)
+        self.graph_module = graph_module
         self.seen: dict[fx.Node, Range] = {}
 
     def run_node(self, n: fx.Node) -> Any:
         """Run the node, and join the range of its values with what was seen."""
         result = super().run_node(n)
         if isinstance(result, Tensor) and result.is_floating_point() and result.dim() > 1:
-            low_C = result.amin((0, 2, 3)) if result.dim() == 4 else None
+            step = layer_of(self.graph_module, n)
+            if isinstance(step, FusedConv) and step.relu:  # nothing asks how far above zero they begin
+                low_C = result.new_zeros(result.shape[1])
+            else:
+                low_C = result.amin((0, 2, 3)) if result.dim() == 4 else None
             low = result.min() if low_C is None else low_C.min()
             fresh = Range(low.item(), result.max().item(), low_C, result.shape)
             self.seen[n] = _joined(self.seen.get(n, fresh), fresh)

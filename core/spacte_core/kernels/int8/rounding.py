@@ -13,19 +13,16 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 from torch import Tensor, fx, nn
-from torch.nn import functional
 
+from spacte_core.kernels.graph.folding import layer_of
 from spacte_core.kernels.graph.fusing import FusedConv
+
+from .windows import Windows
 
 _CODES = 127  # codes are -127..127: symmetric, as oneDNN wants weights
 _DAMPING = 0.01  # share of the mean second moment that is added to all of them: GPTQ's own
-_ROWS, _PATCHES, _MOST_VALUES = 32, 2048, 1 << 24
-"""Calibration rows, patches of a layer, and values of all patches that these are taken from. Chosen: more patches than
-`_MOST_WEIGHTS`."""
-
-_TOGETHER, _STRIP = 32, 144
-"""Weights of a filter whose errors reach those after them in one product, and columns of a strip of moments. Chosen: of
-half and twice as many the fastest, with 576 weights."""
+_ROWS = 32  # of calibration
+_TOGETHER = 32  # weights of a filter that get the errors of those before them in one product. Chosen: of 16 to 64
 
 _MOST_WEIGHTS = 1152
 """Of a filter, 3 x 3 x 128; larger ones are rounded to the nearest code. Chosen: time grows with its cube."""
@@ -50,89 +47,106 @@ class WeightRounder(fx.Interpreter):
 
     def __init__(self, graph_module: fx.GraphModule) -> None:
         super().__init__(graph_module)
+        self.graph_module = graph_module
         self.rounded: dict[str, Rounded] = {}
+        self._needed: set[fx.Node] = set()
 
-    def round(self, x_NCHW: Tensor) -> Tensor:
-        """Round for inputs like these, of which a few are used; gives the graph's result, in float64."""
+    def round(self, x_NCHW: Tensor, *, wanted: bool = True) -> Tensor | None:
+        """Round for inputs like these, of which a few are used; gives the graph's result, in float64, if wanted."""
+        self._needed = _needed(self.graph_module, wanted)
         return self.run(x_NCHW[:_ROWS].double())
 
-    def call_module(self, target: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        """The step in float64; a convolution is rounded first."""
-        step = self.fetch_attr(target)
+    def run_node(self, n: fx.Node) -> Any:
+        """The step in float64, None where nobody needs it; a convolution is rounded."""
+        step = layer_of(self.graph_module, n)
         if isinstance(step, FusedConv):
-            self.rounded[str(target)] = round_weights(step.conv, args[0])
-        doubled = {name: value.double() for name, value in (*step.named_parameters(), *step.named_buffers())}
-        return torch.func.functional_call(step, doubled, args, kwargs)
+            return self._convolution(n, step)
+        return super().run_node(n) if n in self._needed or n.op == "placeholder" else None
+
+    def call_module(self, target: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """The layer in float64."""
+        layer = self.fetch_attr(target)
+        doubled = {name: value.double() for name, value in (*layer.named_parameters(), *layer.named_buffers())}
+        return torch.func.functional_call(layer, doubled, args, kwargs)
+
+    def _convolution(self, node: fx.Node, step: FusedConv) -> Tensor | None:
+        (x_NCHW, *other), _ = self.fetch_args_kwargs_from_env(node)
+        seen = Windows(step.conv, x_NCHW) if step.conv.groups == 1 and x_NCHW is not None else None
+        self.rounded[str(node.target)] = round_weights(step.conv, seen)
+        if node not in self._needed:
+            return None
+        if seen is None:
+            return self.call_module(node.target, (x_NCHW, *other), {})
+        y_NCHW = seen.convolved()
+        for residual in other:
+            y_NCHW += residual
+        return y_NCHW.relu_() if step.relu else y_NCHW
 
 
-def round_weights(conv: nn.Conv2d, x_NCHW: Tensor) -> Rounded:
-    """The weights of a convolution, rounded for such inputs; to the nearest code where a filter is very large."""
+def round_weights(conv: nn.Conv2d, seen: Windows | None) -> Rounded:
+    """The weights of a convolution, rounded for what it sees of its inputs; to the nearest code without feedback."""
     weight_OK = conv.weight.detach().flatten(1)
     scale_O = weight_OK.abs().amax(1).clamp_min(1e-12) / _CODES  # also for a filter of zeros
-    if conv.groups > 1 or weight_OK.shape[1] > _MOST_WEIGHTS:
-        codes_OK = (weight_OK / scale_O[:, None]).round()
+    if seen is not None and _has_feedback(conv):
+        units_OCT = (weight_OK.double() / scale_O[:, None].double()).view(*conv.weight.shape[:2], -1)
+        codes = _with_feedback(units_OCT, seen.moments())
     else:
-        codes_OK = _with_feedback(weight_OK.double() / scale_O[:, None].double(), _patches(conv, x_NCHW.detach()))
-    return Rounded(codes_OK.to(torch.int8).reshape(conv.weight.shape), scale_O)
+        codes = (weight_OK / scale_O[:, None]).round()
+    return Rounded(codes.to(torch.int8).reshape(conv.weight.shape), scale_O)
 
 
-def _patches(conv: nn.Conv2d, x_NCHW: Tensor) -> Tensor:
-    """What a filter sees at a few pixels, float64 [N, K]."""
-    values = x_NCHW[0].numel() * conv.kernel_size[0] * conv.kernel_size[1]
-    few_NCHW = x_NCHW[: max(1, _MOST_VALUES // values)]
-    height, width = (int(p) for p in conv.padding)
-    windows = functional.pad(few_NCHW, (width, width, height, height))
-    for dim in (2, 3):
-        span = conv.dilation[dim - 2] * (conv.kernel_size[dim - 2] - 1) + 1
-        windows = windows.unfold(dim, span, conv.stride[dim - 2])
-    windows_NHWCkk = windows[..., :: conv.dilation[0], :: conv.dilation[1]].permute(0, 2, 3, 1, 4, 5)
-    places = windows_NHWCkk.shape[:3]
-    chosen = np.arange(0, places.numel(), max(1, places.numel() // _PATCHES))
-    return windows_NHWCkk[tuple(map(torch.from_numpy, np.unravel_index(chosen, places)))].flatten(1)
+def _has_feedback(conv: nn.Conv2d) -> bool:
+    return conv.groups == 1 and conv.weight[0].numel() <= _MOST_WEIGHTS
 
 
-def _with_feedback(weight_OK: Tensor, patches_NK: Tensor) -> Tensor:
-    """Whole numbers in place of weights in units of a code; those of the largest inputs are rounded first."""
-    moment_KK = _moments(patches_NK)
+def _needed(graph_module: fx.GraphModule, wanted: bool) -> set[fx.Node]:
+    """The nodes whose values are read: by the rounding of weights, or for the graph's result."""
+    needed = set[fx.Node]()
+    for node in reversed(graph_module.graph.nodes):
+        step = layer_of(graph_module, node)
+        if node.op == "output" and wanted:
+            needed.add(node)
+        if node in needed:
+            needed.update(node.all_input_nodes)
+        if isinstance(step, FusedConv) and _has_feedback(step.conv):
+            needed.add(node.args[0])
+    return needed
+
+
+def _with_feedback(units_OCT: Tensor, moment_TCTC: Tensor) -> Tensor:
+    """Whole numbers in place of weights in units of a code; those of the largest inputs are rounded first.
+
+    With L the lower factor of the moments, weights in the reverse order, a filter's squared error is a sum over its
+    weights of L_kk^2 (e_k + sum over j > k of L_jk e_j / L_kk)^2: going from the last to the first, each weight makes
+    up for the errors e_j of those behind it. That is GPTQ, whose updates need the moments' inverse (Chee et al. 2023).
+    """
+    _, channels, taps = units_OCT.shape
+    moment_KK = moment_TCTC.flatten(2).flatten(0, 1)
     mean = moment_KK.diagonal().mean()
-    moment_KK += (_DAMPING * mean + 1e-12) * torch.eye(len(moment_KK), dtype=torch.float64)  # also for inputs of zero
-    order = moment_KK.diagonal().argsort(descending=True, stable=True)
-    spread_KK = _upper_factor_of_inverse(moment_KK[order][:, order])
-    left_KO = weight_OK[:, order].T.contiguous()
-    codes_KO, errors_KO = torch.empty_like(left_KO), torch.empty_like(left_KO)
-    for start in range(0, len(left_KO), _TOGETHER):
-        block = slice(start, start + _TOGETHER)
-        _round_block(left_KO[block], spread_KK[block, block], codes_KO[block], errors_KO[block])
-        left_KO[block.stop :].addmm_(spread_KK[block, block.stop :].T, errors_KO[block], alpha=-1)
-    return codes_KO.T[:, order.argsort()]
+    moment_KK.diagonal().add_(_DAMPING * mean + 1e-12)  # also for inputs of zero
+    by_channel = moment_KK.diagonal().view(taps, channels).T.flatten()
+    order = by_channel.argsort(descending=True, stable=True).flip(0)
+    places = order % taps * channels + order // taps
+    factor_KK = torch.linalg.cholesky(moment_KK.index_select(0, places).index_select(1, places))
+    factor_KK /= factor_KK.diagonal().clone()
+    units_KO = units_OCT.flatten(1).T[order]
+    codes_KO, errors_KO = torch.empty_like(units_KO), torch.empty_like(units_KO)
+    for stop in range(len(order), 0, -_TOGETHER):
+        block = slice(max(stop - _TOGETHER, 0), stop)
+        due_kO = torch.addmm(units_KO[block], factor_KK[stop:, block].T, errors_KO[stop:])
+        _round_block(due_kO, units_KO[block], factor_KK[block, block].T.contiguous(), codes_KO[block], errors_KO[block])
+    return codes_KO[order.argsort()].T
 
 
-def _round_block(left_kO: Tensor, spread_kk: Tensor, codes_kO: Tensor, errors_kO: Tensor) -> None:
-    """Round a few rows one after the other, each by what the errors of those before it leave of it, into the last two.
+def _round_block(due_kO: Tensor, units_kO: Tensor, factor_kk: Tensor, codes_kO: Tensor, errors_kO: Tensor) -> None:
+    """Round a few rows from the last to the first, each with the errors of those behind it, into the last two.
 
     In NumPy, whose calls take a third of the time of PyTorch's on rows as short as these; a row is a weight's place.
     """
-    left, spread, codes, errors = (part.numpy() for part in (left_kO, spread_kk, codes_kO, errors_kO))
-    for k, (left_O, codes_O, errors_O) in enumerate(zip(left, codes, errors, strict=True)):
-        left_O -= spread[:k, k] @ errors[:k]
-        np.rint(left_O, out=codes_O)
+    due, units, factor, codes, errors = (part.numpy() for part in (due_kO, units_kO, factor_kk, codes_kO, errors_kO))
+    for k in reversed(range(len(due))):
+        codes_O = codes[k]
+        np.rint(due[k] + factor[k, k + 1 :] @ errors[k + 1 :], out=codes_O)
         np.maximum(codes_O, -_CODES, out=codes_O)
         np.minimum(codes_O, _CODES, out=codes_O)
-        np.subtract(left_O, codes_O, out=errors_O)
-        errors_O /= spread[k, k]
-
-
-def _moments(patches_NK: Tensor) -> Tensor:
-    """The sums of all products of two columns: their lower triangle by strips, and its mirror image."""
-    moment_KK = patches_NK.new_zeros((patches_NK.shape[1],) * 2)
-    for start in range(0, len(moment_KK), _STRIP):
-        end = min(start + _STRIP, len(moment_KK))
-        torch.mm(patches_NK[:, start:end].T, patches_NK[:, :end], out=moment_KK[start:end, :end])
-    return moment_KK.tril() + moment_KK.tril(-1).T
-
-
-def _upper_factor_of_inverse(matrix_KK: Tensor) -> Tensor:
-    """The upper triangle U with U^T U the inverse of a positive definite matrix: that of its factor R, with R R^T."""
-    factor_KK = torch.linalg.cholesky(matrix_KK.flip(0, 1)).flip(0, 1)
-    unit_KK = torch.eye(len(matrix_KK), dtype=matrix_KK.dtype)
-    return torch.linalg.solve_triangular(factor_KK, unit_KK, upper=True)
+        np.subtract(units[k], codes_O, out=errors[k])

@@ -1,0 +1,83 @@
+"""Promise: filters see what PyTorch's own unfolding gives, and the codes stay as they were."""
+
+import hashlib
+
+import pytest
+import torch
+from torch import nn
+
+from spacte_core.kernels.graph.fusing import fuse
+from spacte_core.kernels.graph.tracing import trace
+from spacte_core.kernels.int8.rounding import WeightRounder
+from spacte_core.kernels.int8.windows import Windows
+
+_DIGEST = "6cc260e449cfe779"
+"""Of the codes of `network`, by the rounding of November 2026: with it, certificates name the same function."""
+
+
+@pytest.mark.parametrize(
+    ("kernel", "stride", "padding", "dilation", "size"),
+    [
+        (3, 1, 1, 1, (8, 8)),  # every pixel has its window: sums are shared
+        ((5, 3), 1, (2, 1), 1, (6, 9)),
+        (3, 1, 2, 2, (9, 8)),
+        (3, 1, 0, 1, (8, 8)),
+        (3, 2, 1, 1, (8, 8)),
+        (1, 1, 0, 1, (8, 8)),
+        ((3, 5), (2, 1), (1, 2), (1, 2), (12, 11)),
+        (3, 1, 1, 1, (32, 32)),  # more windows than are taken
+    ],
+)
+def test_results_and_moments_are_those_of_unfolded_inputs(kernel, stride, padding, dilation, size):
+    torch.manual_seed(0)
+    conv = nn.Conv2d(6, 10, kernel, stride, padding, dilation).double()
+    x = torch.randn(24, 6, *size, dtype=torch.float64)
+    seen = Windows(conv, x)
+    torch.testing.assert_close(seen.convolved(), conv(x), rtol=1e-12, atol=1e-12)
+    patches_NK = nn.functional.unfold(x, conv.kernel_size, conv.dilation, conv.padding, conv.stride).mT.flatten(0, 1)
+    patches_NK = patches_NK[:: max(1, len(patches_NK) // 2048)]
+    wanted = (patches_NK.T @ patches_NK).view(6, -1, 6, patches_NK.shape[1] // 6).permute(1, 0, 3, 2)
+    torch.testing.assert_close(seen.moments(), wanted, rtol=1e-12, atol=1e-9)
+
+
+def network() -> nn.Sequential:
+    """Every kind of layer that is rounded, with weights that are the same numbers on every machine."""
+    layers = [
+        nn.Conv2d(3, 16, 3, padding=1),
+        nn.ReLU(),
+        nn.Conv2d(16, 32, 3, 2, 1),
+        nn.ReLU(),
+        nn.Conv2d(32, 32, 3, padding=1, bias=False),
+        nn.ReLU(),
+        nn.Conv2d(32, 8, 1),
+    ]
+    generator = torch.Generator().manual_seed(7)
+    with torch.no_grad():
+        for layer in layers:
+            for weight in layer.parameters():
+                weight.copy_((torch.rand(weight.shape, generator=generator) - 0.5) / weight[0].numel() ** 0.5 * 3)
+    return nn.Sequential(*layers).eval()
+
+
+def test_codes_are_those_of_earlier_versions():
+    graph = trace(network())
+    assert graph is not None
+    rounder = WeightRounder(fuse(graph))
+    rounder.round(torch.rand(32, 3, 16, 16, generator=torch.Generator().manual_seed(8)))
+    codes = b"".join(rounded.codes.numpy().tobytes() for rounded in rounder.rounded.values())
+    assert hashlib.sha256(codes).hexdigest()[:16] == _DIGEST
+
+
+def test_what_nobody_reads_is_not_computed():
+    """The last convolution is rounded for its input; its result is for those who want it."""
+    graph = trace(network())
+    assert graph is not None
+    fused = fuse(graph)
+    x = torch.rand(4, 3, 16, 16)
+    alone, whole = WeightRounder(fused), WeightRounder(fused)
+    assert alone.round(x, wanted=False) is None
+    result = whole.round(x)
+    assert result is not None
+    torch.testing.assert_close(result, fused.double()(x.double()), rtol=1e-12, atol=1e-12)
+    assert alone.rounded.keys() == whole.rounded.keys()
+    assert all(torch.equal(alone.rounded[name].codes, whole.rounded[name].codes) for name in alone.rounded)
