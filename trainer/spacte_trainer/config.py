@@ -23,6 +23,16 @@ class ConfigError(UserError):
     """A setting that does not exist or cannot be; the message is one sentence that names the remedy."""
 
 
+class MuonConfig(BaseModel, frozen=True, extra="forbid"):
+    """Muon (METHODS section 10); the defaults are those of the CIFAR-10 speed record, for batches of 2,000."""
+
+    lr: float = Field(
+        default=0.24, gt=0, le=1, description="Peak rate: the length of a step beside that of the weight."
+    )
+    momentum: float = Field(default=0.6, ge=0, lt=1, description="Nesterov's.")
+    steps: int = Field(default=3, ge=1, le=20, description="Newton-Schulz steps of an orthogonalisation.")
+
+
 class OptimizerConfig(BaseModel, frozen=True, extra="forbid"):
     """SGD; the defaults are SPACTE's (METHODS 3.7)."""
 
@@ -30,6 +40,9 @@ class OptimizerConfig(BaseModel, frozen=True, extra="forbid"):
     momentum: float = Field(default=0.9, ge=0, lt=1)
     weight_decay: float = Field(default=1e-4, ge=0, description="On every parameter.")
     nesterov: bool = False
+    muon: MuonConfig | None = Field(
+        default=None, description="Muon for convolutions and hidden linear layers, SGD for the rest; null: SGD for all."
+    )
 
 
 class InitConfig(BaseModel, frozen=True, extra="forbid"):
@@ -54,6 +67,13 @@ class TrainConfig(BaseModel, frozen=True, extra="forbid"):
     )
     optimizer: OptimizerConfig = OptimizerConfig()
     schedule: Annotated[StepSchedule | OneCycleSchedule, Field(discriminator="name")] = StepSchedule()
+    ema: float = Field(
+        default=0.0,
+        ge=0,
+        lt=1,
+        allow_inf_nan=False,
+        description="Decay, per step, of a moving average of the weights that is kept in their place; 0: none.",
+    )
     epochs: int = Field(ge=1)
     batch: int = Field(default=256, ge=1, description="Images a loader batch; the objective cuts it into steps.")
     seed: int = Field(default=666, ge=0)
@@ -85,6 +105,8 @@ class TrainConfig(BaseModel, frozen=True, extra="forbid"):
             raise ValueError("an ensemble has one head a member: leave model.heads as it is")
         if (self.model.arch == "denoised") != (self.objective.base.name == "denoise"):
             raise ValueError("a denoiser is trained by `denoise`, and nothing else is: use the recipe of a denoiser")
+        if self.model.arch == "denoised" and self.optimizer.muon is not None:
+            raise ValueError("a denoiser has no batch normalisation behind every convolution: set optimizer.muon=null")
         if self.objective.teaching is not None and (self.model.heads < 2 or self.epochs < 2):
             raise ValueError(
                 "circular teaching needs at least 2 heads and 2 epochs: raise them, or set objective.teaching=null"

@@ -1,4 +1,4 @@
-"""Trains one network: for each batch, for each mini-batch that the objective cuts from it, one SGD step.
+"""Trains one network: for each batch, for each mini-batch that the objective cuts from it, one optimiser step.
 
     spacte train digits-spacte-gaussian --out runs/digits
     spacte train cifar10-resnet20-spacte-gaussian-0.25 --data parquet:PATH --out runs/cifar
@@ -8,6 +8,7 @@ The methods are in `objectives/`. Within an epoch the loop reads nothing back fr
 progress bar, about once a second.
 """
 
+import copy
 import math
 import time
 from collections.abc import Callable, Sequence
@@ -17,12 +18,13 @@ import torch
 from torch import Tensor, nn
 
 from spacte_core.allocator import keep_freed_memory
-from spacte_core.data.base import Batch, ImageData, shuffled, stream
+from spacte_core.data.base import Batch, ImageData, alternating, shuffled, stream
 from spacte_core.hardware import has_triton
 from spacte_core.kernel_switch import kernels_enabled
 from spacte_core.models import MultiHeadNet
 from spacte_core.models.multihead import shared_copy
 
+from .averaging import WeightAverage
 from .callbacks import Callback
 from .compiling import blocks_of, compile_network, uncompiled
 from .config import ConfigError, TrainConfig, resolve_precision
@@ -30,6 +32,7 @@ from .evaluation import Accuracy, accuracy, check_fit
 from .initial import initial_network
 from .metrics import EpochReport, LossMeter
 from .objectives import Loss, SeededDraws, Step
+from .optimizers import optimizer_of
 from .process_group import ProcessGroup
 from .state import State, load_state, save_state
 
@@ -40,6 +43,7 @@ class Trainer:
     Attributes:
         net: the network itself.
         model: the same as the objective sees it: perhaps compiled, perhaps shared by a process group.
+        average: of the weights that `net` has had, where the configuration asks for one; it is what is validated.
         done: epochs finished.
         seconds: spent on them, validation left out.
     """
@@ -84,14 +88,8 @@ class Trainer:
         options = config.optimizer
         self.rate = torch.tensor(options.lr, device=device) if graphs else options.lr
         self.shape: torch.Size | None = None
-        self.optimizer = torch.optim.SGD(
-            self.net.parameters(),
-            lr=self.rate,
-            momentum=options.momentum,
-            weight_decay=options.weight_decay,
-            nesterov=options.nesterov,
-            fused=True,
-        )
+        self.optimizer = optimizer_of(config, self.net, self.rate)
+        self.average = WeightAverage(self.net, config.ema) if config.ema else None
 
     def epoch(self, epoch: int, callbacks: Sequence[Callback]) -> LossMeter:
         """Train for epoch t, 1-based; what that does depends on the weights, the momentum, the seed and t."""
@@ -105,7 +103,10 @@ class Trainer:
         step = Step(epoch, config.epochs, config.sigma, config.model.num_classes, draws)
         meter = LossMeter()
         self.model.train()
-        for index, batch in enumerate(self.data.batches(plan, self.device, augment)):
+        mirrored_N = None
+        if config.data.flip == "alternate":
+            mirrored_N = alternating(len(self.data), seed=config.seed, epoch=epoch)
+        for index, batch in enumerate(self.data.batches(plan, self.device, augment, mirrored_N)):
             scale = config.schedule.scale(epoch, config.epochs, index / len(plan))
             self.batch(batch, step, config.optimizer.lr * scale, meter)
             for callback in callbacks:
@@ -119,6 +120,8 @@ class Trainer:
             group["lr"] = self.rate
         for x_BCHW, y_B in self.objective.mini_batches(batch.x_BCHW, batch.y_B):
             meter.add(self.take(x_BCHW, y_B, step))
+            if self.average:
+                self.average.add(self.net)
 
     def step(self, x_BCHW: Tensor, y_B: Tensor, step: Step) -> Loss:
         """One step of the optimiser; the loss has no graph."""
@@ -134,13 +137,22 @@ class Trainer:
         """bf16 where the configuration says so; does nothing otherwise."""
         return torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=self.config.precision == "bf16")
 
+    def state(self) -> State:
+        """What the run is resumed from."""
+        average = self.average.state_dict() if self.average else None
+        return State(self.done, self.seconds, self.net.state_dict(), self.optimizer.state_dict(), average)
+
     def validate(self, data: ImageData, epoch: int) -> Accuracy | None:
         """Accuracy on noisy images, one draw each; None after epochs that `validate_every` leaves out."""
         every = self.config.validate_every
         if not every or (epoch % every and epoch != self.config.epochs):
             return None
+        net = self.net
+        if self.average:
+            net = copy.deepcopy(net)
+            net.load_state_dict(self.average.values)
         with self.autocast(), uncompiled(self.compiled):
-            return accuracy(self.net, data, self.device, sigma=self.config.sigma, seed=self.config.seed, epoch=epoch)
+            return accuracy(net, data, self.device, sigma=self.config.sigma, seed=self.config.seed, epoch=epoch)
 
 
 def train(
@@ -167,7 +179,7 @@ def train(
         group: the processes that train the same network.
 
     Returns:
-        What trained; its `net` is in train mode.
+        What trained; its `net` is in train mode, and has the average of its weights where there is one.
 
     Raises:
         ConfigError: the data do not fit the model, the method cannot be compiled, or the loss stopped being a number.
@@ -180,6 +192,8 @@ def train(
     if state := load_state(folder, config, device):
         trainer.net.load_state_dict(state.model)
         trainer.optimizer.load_state_dict(state.optimizer)
+        if trainer.average and state.average:
+            trainer.average.load_state_dict(state.average)
         trainer.done, trainer.seconds = state.epoch, state.seconds
     for epoch in range(trainer.done + 1, config.epochs + 1):
         began = time.monotonic()
@@ -196,9 +210,10 @@ def train(
             report = EpochReport(epoch, config.epochs, rate, meter.steps, seconds, losses, validation)
             for callback in callbacks:
                 callback.on_epoch_end(report)
-            state = State(epoch, trainer.seconds, trainer.net.state_dict(), trainer.optimizer.state_dict())
-            save_state(folder, config, state)
+            save_state(folder, config, trainer.state())
     trainer.take = trainer.step  # frees a recording's memory
+    if trainer.average:
+        trainer.net.load_state_dict(trainer.average.values)
     return trainer
 
 

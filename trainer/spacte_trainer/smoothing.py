@@ -10,10 +10,15 @@ def draw_logits(net: nn.Module, x_mBCHW: Tensor) -> Tensor:
     return stack_logits(net(x_mBCHW.flatten(0, 1))).unflatten(1, x_mBCHW.shape[:2])
 
 
-def smoothed_ce(z_LmBK: Tensor, y_B: Tensor) -> Tensor:
-    """lbar_LB: the mean over draws of the cross-entropy (not the cross-entropy of the mean)."""
+def smoothed_ce(z_LmBK: Tensor, y_B: Tensor, label_smoothing: float = 0.0) -> Tensor:
+    """lbar_LB: the mean over draws of the cross-entropy (not the cross-entropy of the mean).
+
+    With `label_smoothing` e, in [0, 1), the label is (1 - e) onehot(y) + e / K (Szegedy et al. 2016, section 7).
+    """
     L, m, B, K = z_LmBK.shape
-    ce = nn.functional.cross_entropy(z_LmBK.reshape(-1, K), y_B.repeat(L * m), reduction="none")
+    ce = nn.functional.cross_entropy(
+        z_LmBK.reshape(-1, K), y_B.repeat(L * m), reduction="none", label_smoothing=label_smoothing
+    )
     return ce.unflatten(0, (L, m, B)).mean(dim=1)
 
 

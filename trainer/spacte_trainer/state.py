@@ -1,8 +1,8 @@
 """The state from which an interrupted run is resumed, written as a whole after every epoch.
 
-An epoch's random draws depend on the seed and the epoch alone (`data.base.stream`), so weights, momentum
-and the number of epochs done are all there is to keep. An epoch that was interrupted is repeated with the same
-result.
+An epoch's random draws depend on the seed and the epoch alone (`data.base.stream`), so weights, their
+average, momentum and the number of epochs done are all there is to keep. An epoch that was interrupted is repeated with
+the same result.
 """
 
 import pickle
@@ -27,12 +27,13 @@ class StateError(UserError):
 
 @dataclass(frozen=True)
 class State:
-    """A run after `epoch` whole epochs."""
+    """A run after `epoch` whole epochs; `average` is None where the run keeps none of its weights."""
 
     epoch: int
     seconds: float
     model: dict[str, Any]
     optimizer: dict[str, Any]
+    average: dict[str, Any] | None = None
 
 
 def save_state(folder: Path, config: TrainConfig, state: State) -> None:

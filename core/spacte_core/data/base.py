@@ -3,11 +3,11 @@
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, Protocol
+from typing import Literal, Protocol, Self
 
 import numpy as np
 import torch
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 from torch import Tensor
 
 from spacte_core.errors import DataError
@@ -31,7 +31,11 @@ class DataConfig(BaseModel):
         default=Path("data"), description="Where downloaded sets (cifar10, cifar100, mnist, svhn) are kept."
     )
     crop: int = Field(default=0, ge=0, description="Zero pixels padded on each side before a random crop; 0: no crop.")
-    flip: bool = Field(default=False, description="Mirror each training image with probability one half.")
+    flip: bool | Literal["alternate"] = Field(
+        default=False,
+        description="Mirror each training image with probability one half, or (alternate, not for imagenet) in every "
+        "other epoch.",
+    )
     image_size: int | None = Field(
         default=None,
         gt=0,
@@ -52,6 +56,12 @@ class DataConfig(BaseModel):
     loader_processes: int = Field(
         default=4, ge=0, description="imagenet: processes that read and decode images; 0: none but our own."
     )
+
+    @model_validator(mode="after")
+    def _can_alternate(self) -> Self:
+        if self.flip == "alternate" and self.kind == "imagenet":
+            raise ValueError("images of imagenet are mirrored at random where at all: leave out flip=alternate")
+        return self
 
     @property
     def preprocessing(self) -> Preprocessing | None:
@@ -106,11 +116,16 @@ class ImageData(Protocol):
     def __len__(self) -> int: ...
 
     def batches(
-        self, plan: Sequence[Tensor], device: torch.device, augment: torch.Generator | None = None
+        self,
+        plan: Sequence[Tensor],
+        device: torch.device,
+        augment: torch.Generator | None = None,
+        mirrored_N: Tensor | None = None,
     ) -> Iterator[Batch]:
         """One batch for each tensor of indices in `plan`; augmented where a generator, on `device`, is given.
 
-        The same plan and generator state give the same batches.
+        Of sets in memory, `mirrored_N` (bool, by index) says which images are mirrored then, in place of coins that
+        the generator tosses. The same plan, generator state and `mirrored_N` give the same batches.
         """
         ...
 
@@ -137,6 +152,16 @@ def shuffled(size: int, batch: int, *, seed: int, epoch: int, rank: int = 0, wor
     order = torch.randperm(size, generator=stream(seed, epoch=epoch, purpose="order"))
     shares = [(whole, len(whole) // world) for whole in order.split(batch)]
     return [whole[rank * share : (rank + 1) * share] for whole, share in shares if share]
+
+
+def alternating(size: int, *, seed: int, epoch: int) -> Tensor:
+    """Which of `size` images an epoch (1-based) mirrors, bool [size]: those that the epoch before did not.
+
+    Which half the first epoch mirrors follows from the seed. In two epochs every image is seen both ways, which coins
+    of their own would do for half of them (K. Jordan 2024, "94 % on CIFAR-10 in 3.29 seconds", section 3.6).
+    """
+    first_N = torch.rand(size, generator=stream(seed, epoch=0, purpose="mirror")) < 0.5
+    return first_N if epoch % 2 else ~first_N
 
 
 def in_order(size: int, batch: int) -> list[Tensor]:

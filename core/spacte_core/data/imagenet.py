@@ -72,7 +72,11 @@ class FileData:
         return len(self.files)
 
     def batches(
-        self, plan: Sequence[Tensor], device: torch.device, augment: torch.Generator | None = None
+        self,
+        plan: Sequence[Tensor],
+        device: torch.device,
+        augment: torch.Generator | None = None,
+        mirrored_N: Tensor | None = None,  # noqa: ARG002 - of sets in memory
     ) -> Iterator[Batch]:
         loader = DataLoader(
             _Files(self.files, None if augment is None else augment.initial_seed()),

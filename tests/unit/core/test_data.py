@@ -12,9 +12,10 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 from PIL import Image
+from pydantic import ValidationError
 
 from spacte_core.data import DataConfig, DataError, load_data
-from spacte_core.data.base import hold_out, in_order, shuffled, stream
+from spacte_core.data.base import alternating, hold_out, in_order, shuffled, stream
 from spacte_core.data.decode import decode
 from spacte_core.data.digits import load_digits
 from spacte_core.data.memory import crop_and_flip
@@ -145,6 +146,31 @@ def test_augmentation_repeats_under_its_generator_and_only_then():
 
     assert torch.equal(run(1), run(1))
     assert not torch.equal(run(1), run(2))
+
+
+def test_alternating_flips_show_every_image_both_ways_in_two_epochs():
+    """About half of the images are mirrored in each epoch, the same ones in every other, and others of another seed."""
+    first, second, third = (alternating(1000, seed=3, epoch=epoch) for epoch in (1, 2, 3))
+    assert torch.equal(second, ~first)
+    assert torch.equal(third, first)
+    assert 400 < int(first.sum()) < 600
+    assert not torch.equal(first, alternating(1000, seed=4, epoch=1))
+
+
+def test_images_that_are_named_are_mirrored_and_no_others():
+    """In the order of a shuffled plan, without a crop; the generator tosses no coin."""
+    data = load_data(DataConfig(source="digits", flip="alternate"), "test")
+    plain = next(data.batches([torch.arange(len(data))], CPU)).x_BCHW
+    (plan,) = shuffled(len(data), len(data), seed=0, epoch=1)
+    mirrored_N = alternating(len(data), seed=0, epoch=1)
+    (batch,) = data.batches([plan], CPU, stream(0, epoch=1, purpose="augment"), mirrored_N)
+    for x_CHW, index in zip(batch.x_BCHW, plan.tolist(), strict=True):
+        assert torch.equal(x_CHW, plain[index].flip(2) if mirrored_N[index] else plain[index])
+
+
+def test_alternating_flips_need_a_set_in_memory():
+    with pytest.raises(ValidationError, match="leave out flip=alternate"):
+        DataConfig(source="imagenet:somewhere", flip="alternate")
 
 
 # Folders

@@ -45,15 +45,16 @@ def batch_norm(rank: int) -> dict[str, torch.Tensor]:
     }
 
 
-def quiet() -> TrainConfig:
+def quiet(muon: bool) -> TrainConfig:
     """SPACTE-Gaussian with next to no noise, so that what the ranks draw does not matter; one step a batch."""
-    changes = {"model.heads": 2, "objective.base.draws": 1}
+    options = {"lr": 0.05, "momentum": 0.9, "steps": 3} if muon else None
+    changes = {"model.heads": 2, "objective.base.draws": 1, "optimizer.muon": options}
     return override(load_recipe("digits-spacte-gaussian"), changes).model_copy(update={"sigma": 1e-7})
 
 
-def steps(rank: int, group: ProcessGroup) -> dict[str, torch.Tensor]:
-    """Three steps on this member's share of 64 digits."""
-    config = quiet()
+def steps(rank: int, group: ProcessGroup, check: str = "steps") -> dict[str, torch.Tensor]:
+    """Three steps on this member's share of 64 digits: of SGD, or (check `muon`) with Muon for convolutions."""
+    config = quiet(check == "muon")
     data = load_data(config.data, "train")
     trainer = Trainer(config, data, CPU, group)
     (batch,) = data.batches([torch.arange(64)], CPU)
@@ -75,7 +76,7 @@ def main() -> None:
     dist.init_process_group(
         "gloo", init_method=f"file://{store}", rank=rank, world_size=2, timeout=timedelta(seconds=120)
     )
-    found = batch_norm(rank) if check == "batch_norm" else steps(rank, DistributedProcessGroup(CPU))
+    found = batch_norm(rank) if check == "batch_norm" else steps(rank, DistributedProcessGroup(CPU), check)
     torch.save(found, out)
     dist.destroy_process_group()
 

@@ -55,6 +55,13 @@ def test_a_replayed_step_is_the_launched_one(method: str, compiled: bool) -> Non
     assert torch.equal(launched, replayed)
 
 
+def test_a_replayed_step_of_muon_is_the_launched_one() -> None:
+    muon = {"optimizer.muon": {"lr": 0.05, "momentum": 0.9}, "ema": 0.9}
+    launched, _ = trained(config_of("gaussian", cuda_graphs=False, **muon))
+    replayed, _ = trained(config_of("gaussian", **muon))
+    assert torch.equal(launched, replayed)
+
+
 def test_compiled_steps_lose_what_the_others_lose() -> None:
     plain, compiled = (trained(config_of("spacte-gaussian", compile=on))[1] for on in (False, True))
     assert compiled == pytest.approx(plain, rel=0.01)

@@ -74,14 +74,18 @@ def test_batch_norm_is_that_of_the_whole_batch(script: ModuleType, tmp_path: Pat
 
 
 @pytest.mark.long
-def test_two_workers_make_the_steps_of_one(script: ModuleType, tmp_path: Path):
-    """Three steps of SPACTE with next to no noise: weights, statistics and losses are those of one process."""
-    first, second = two_processes("steps", tmp_path)
-    alone = script.steps(0, ProcessGroup())
+@pytest.mark.parametrize("check", ["steps", "muon"])
+def test_two_workers_make_the_steps_of_one(check: str, script: ModuleType, tmp_path: Path):
+    """Three steps of SPACTE with next to no noise: weights, statistics and losses are those of one process.
+
+    Muon lifts small singular values, and with them the rounding in which the two differ; its steps move by .02.
+    """
+    first, second = two_processes(check, tmp_path)
+    alone = script.steps(0, ProcessGroup(), check)
     assert first.keys() == second.keys() == alone.keys()
     assert all(torch.equal(first[key], second[key]) for key in first)
     for key, expected in alone.items():
-        assert torch.allclose(first[key], expected, rtol=1e-3, atol=1e-4), key
+        assert torch.allclose(first[key], expected, rtol=1e-3, atol=1e-4 if check == "steps" else 1e-3), key
 
 
 def spacte(out: Path, *options: str) -> list[str]:

@@ -5,7 +5,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,8 @@ from safetensors.torch import load_file
 
 from spacte_core.checkpoint import WEIGHTS_FILE, load_checkpoint
 from spacte_core.data import DataError, load_data
-from spacte_core.data.base import Batch, shuffled
+from spacte_core.data.base import Batch, alternating, shuffled
+from spacte_core.data.memory import MemoryData
 from spacte_core.models import MultiHeadNet
 from spacte_trainer.callbacks import Callback, read_log
 from spacte_trainer.config import ConfigError, TrainConfig, override, resolve_precision
@@ -342,6 +343,35 @@ def test_batches_hold_the_images_of_the_plan():
     plan = shuffled(len(data), 100, seed=0, epoch=1)
     batches: list[Batch] = list(data.batches(plan, CPU))
     assert sum(len(batch.y_B) for batch in batches) == 1400
+
+
+def test_flips_that_alternate_are_asked_of_the_data():
+    """What is mirrored follows from the seed and the epoch; without the setting nothing is named."""
+    asked: list[torch.Tensor | None] = []
+
+    class Asked(MemoryData):
+        def batches(
+            self,
+            plan: Sequence[torch.Tensor],
+            device: torch.device,
+            augment: torch.Generator | None = None,
+            mirrored_N: torch.Tensor | None = None,
+        ) -> Iterator[Batch]:
+            asked.append(mirrored_N)
+            return super().batches(plan, device, augment, mirrored_N)
+
+    for flip in ("alternate", True):
+        config = small(**{"data.flip": flip})
+        data = load_data(config.data, "train")
+        assert isinstance(data, MemoryData)
+        trainer = Trainer(config, Asked(**vars(data)), CPU, ProcessGroup())
+        for epoch in (1, 2):
+            trainer.epoch(epoch, [])
+    for epoch in (1, 2):
+        found = asked[epoch - 1]
+        assert found is not None
+        assert torch.equal(found, alternating(len(data), seed=config.seed, epoch=epoch))
+    assert asked[2:] == [None, None]
 
 
 def test_every_callback_is_told(tmp_path: Path):

@@ -98,6 +98,27 @@ def test_losses_keep_double_precision_and_are_float32_under_bf16_autocast(name: 
         assert all(p.grad is not None and p.grad.isfinite().all() for p in net.parameters())
 
 
+def test_label_smoothing_is_cross_entropy_with_the_smoothed_label() -> None:
+    """(1 - e) of it on the class and e / K on every one, written out; without it nothing changes."""
+    net, (x_BCHW, y_B), e = network(2).eval(), images(dtype=torch.float32), 0.2
+    plain, smoothed = (Gaussian(draws=2, label_smoothing=share).terms(net, x_BCHW, y_B, step()) for share in (0.0, e))
+    noise_mBCHW = 0.25 * step().draws.normal((2, *x_BCHW.shape))
+    log_p_LmBK = torch.stack([torch.stack(net(x_BCHW + noise)) for noise in noise_mBCHW], dim=1).log_softmax(dim=-1)
+    label_BK = (1 - e) * nn.functional.one_hot(y_B, 4) + e / 4
+    torch.testing.assert_close(smoothed.per_sample_LB["ce"], -(label_BK * log_p_LmBK).sum(dim=-1).mean(dim=1))
+    assert plain.per_sample_LB["ce"] is plain.smoothed_ce_LB
+    assert Gaussian() == Gaussian(label_smoothing=0.0)
+    # Teachers judge by the plain loss, whatever the labels that are learned.
+    assert torch.equal(smoothed.smoothed_ce_LB, plain.smoothed_ce_LB)
+    assert not torch.allclose(smoothed.per_sample_LB["ce"], plain.per_sample_LB["ce"])
+
+
+@pytest.mark.parametrize("share", [-0.1, 1.0, float("nan")])
+def test_a_share_of_smoothing_that_is_none_is_refused(share: float) -> None:
+    with pytest.raises(ValidationError, match="label_smoothing"):
+        Gaussian(label_smoothing=share)
+
+
 @pytest.mark.parametrize("name", BASES)
 def test_the_same_seed_gives_the_same_loss_and_another_another(name: str) -> None:
     objective = Objective(base=BASES[name])

@@ -5,9 +5,10 @@ import torch
 
 from spacte_core.data.digits import load_digits
 from spacte_core.models import build as build_network
-from spacte_trainer.config import ConfigError, TrainConfig, override, parse_setting
+from spacte_trainer.config import ConfigError, InitConfig, TrainConfig, override, parse_setting
 from spacte_trainer.objectives import CircularTeaching, Consistency, Gaussian, SmoothAdv, SmoothMix
 from spacte_trainer.recipes import ENTRIES, RecipeError, load_recipe
+from spacte_trainer.recipes.fine_tuning import RATE, from_init
 from spacte_trainer.schedules import OneCycleSchedule, StepSchedule
 
 PUBLISHED = {
@@ -93,6 +94,29 @@ def test_a_deferred_term_begins_at_the_same_part_of_a_shorter_run():
 def test_a_noise_level_that_is_none_is_refused(sigma: float):
     with pytest.raises(RecipeError, match=r"give --sigma one from 0\.001 to 10"):
         load_recipe("digits-gaussian", sigma)
+
+
+def test_the_fast_single_network_has_what_makes_more_of_an_epoch_and_no_other_recipe_has():
+    """Consistency, which goes on from that network, has Muon at a quarter of the rate, and flips as published."""
+    for name in ENTRIES:
+        config = load_recipe(name)
+        alternate = name.startswith(("cifar10-fast-gaussian", "cifar10-fast-ensemble-gaussian"))
+        muon = alternate or name.startswith("cifar10-fast-consistency")
+        assert (config.optimizer.muon is not None, config.data.flip == "alternate") == (muon, alternate), name
+        assert getattr(config.objective.base, "label_smoothing", 0.0) == config.ema == 0
+    after = load_recipe("cifar10-fast-consistency-0.25")
+    before = load_recipe("cifar10-fast-gaussian-0.25")
+    assert after.pretrain == before
+    assert after.optimizer.muon is not None
+    assert before.optimizer.muon is not None
+    assert after.optimizer.muon.lr == before.optimizer.muon.lr / 4
+
+
+def test_a_recipe_that_starts_from_a_network_has_sgd():
+    """Its rate is for what is there already; Muon's would undo it."""
+    config = load_recipe("cifar10-fast-gaussian-0.25")
+    found = from_init(config, config.model, InitConfig(model="somewhere", version="1"))
+    assert (found.optimizer.muon, found.optimizer.lr) == (None, RATE)
 
 
 def test_drt_starts_from_an_ensemble_of_its_own_shape():

@@ -20,9 +20,19 @@ class Gaussian(Method, frozen=True):
 
     name: Literal["gaussian"] = "gaussian"
     draws: int = Field(default=1, ge=1, description="m: 1 for the single model, 2 in the published SPACTE settings.")
+    label_smoothing: float = Field(
+        default=0.0,
+        ge=0,
+        lt=1,
+        allow_inf_nan=False,
+        description="Share of each label that is spread over all classes; teachers judge by the plain loss.",
+    )
 
     def terms(self, net: nn.Module, x_BCHW: Tensor, y_B: Tensor, step: Step) -> Terms:
         """lbar as `ce`."""
         noise_mBCHW = step.sigma * step.draws.normal((self.draws, *x_BCHW.shape))
-        ce_LB = smoothed_ce(draw_logits(net, x_BCHW + noise_mBCHW), y_B)
-        return Terms(ce_LB, {"ce": ce_LB})
+        z_LmBK = draw_logits(net, x_BCHW + noise_mBCHW)
+        ce_LB = smoothed_ce(z_LmBK, y_B)
+        if not self.label_smoothing:
+            return Terms(ce_LB, {"ce": ce_LB})
+        return Terms(ce_LB, {"ce": smoothed_ce(z_LmBK, y_B, self.label_smoothing)})

@@ -18,9 +18,9 @@ EPOCHS, BATCH = 3, 128
 
 
 def from_init(config: TrainConfig, model: ModelConfig, init: InitConfig) -> TrainConfig:
-    """A recipe that starts from a network in place of fresh weights, at a tenth of its rate for fresh ones."""
+    """A recipe that starts from a network in place of fresh weights, at a tenth of its rate for fresh ones, by SGD."""
     rate = config.optimizer.lr if init.weights == "random" and init.version is None else RATE
-    optimizer = config.optimizer.model_copy(update={"lr": rate})
+    optimizer = config.optimizer.model_copy(update={"lr": rate, "muon": None})
     return config.model_copy(update={"model": model, "init": init, "optimizer": optimizer, "pretrain": None})
 
 
