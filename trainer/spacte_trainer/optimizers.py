@@ -66,8 +66,14 @@ class Muon(Optimizer):
         self.dtype = dtype
 
     @torch.no_grad()
-    def step(self, closure: Callable[[], float] | None = None) -> None:  # type: ignore[override]  # noqa: ARG002
-        """Take a step; weights without a gradient stay, and `closure`, of torch's signature, is not called."""
+    def step(self, closure: Callable[[], float] | None = None) -> None:  # type: ignore[override]
+        """Take a step; weights without a gradient stay.
+
+        Raises:
+            ValueError: a closure is given, which torch's signature has; gradients are there already.
+        """
+        if closure is not None:
+            raise ValueError("Muon takes no closure: compute the gradients first.")
         for group in self.param_groups:
             rate = group["lr"] * group["share"]
             for w in group["params"]:
