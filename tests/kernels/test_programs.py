@@ -10,7 +10,7 @@ from spacte_core.hardware import computes_bf16
 from spacte_core.kernels.graph.programs import layers_of_program
 from spacte_core.kernels.graph.tracing import trace
 from spacte_core.kernels.inference import optimized_forms
-from spacte_core.kernels.rates import winograd_share
+from spacte_core.kernels.rates import winograd_shares
 from spacte_core.programs import program_network
 from spacte_workers.engine import Engine
 from spacte_workers.engine.calibration import noisy_rows
@@ -151,5 +151,5 @@ def test_an_engine_takes_them(module):
 def test_precisions_are_ranked_by_the_layers_of_a_program(module):
     rows = noisy_rows(SHAPE, 0.25, 2)
     with torch.inference_mode():
-        shares = [winograd_share(decompose(net.eval(), rows, CLASSES), rows) for net in (module, program_of(module))]
+        shares = [winograd_shares(decompose(net.eval(), rows, CLASSES), rows) for net in (module, program_of(module))]
     assert shares[0] == shares[1]

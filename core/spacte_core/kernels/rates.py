@@ -5,6 +5,7 @@ it did before.
 """
 
 from dataclasses import replace
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -13,67 +14,83 @@ from spacte_core.forms import Classifier, plain
 from spacte_core.hardware import has_bf16
 from spacte_core.kernel_switch import kernels_enabled
 
+from .cpu.chain import MOST_FILTERS_IN_FLOAT32
 from .cpu.targets import DTYPES, TARGETS, forced, runs, target_for
 from .cpu.winograd_layers import library, takes_layer
 from .inference import folded_graphs
 
-RATES: dict[str, dict[str, dict[str, float]]] = {
+RATES: dict[str, dict[str, dict[str, tuple[float, float]]]] = {
     # Intel Xeon with AMX, 2 threads: `spacte bench engine` for ResNet-20 and -110 in benchmarks/results/engine_cpu.md.
     "amx": {
-        "fp32": {"winograd": 2.1, "onednn": 1.0},
-        "bf16": {"amx": 5.0, "onednn": 2.3},
-        "int8": {"amx": 8.5, "int8": 2.8},
+        "fp32": {"winograd": (2.1, 1.9), "onednn": (1.0, 1.0)},
+        "bf16": {"amx": (5.0, 5.0), "onednn": (2.3, 2.3)},
+        "int8": {"amx": (8.5, 8.5), "int8": (2.8, 2.8)},
     },
-    # AMD EPYC (Zen 5), CPU seconds of one thread, G multiply-adds/s for ResNet-20 and -110: oneDNN 104 in float32;
-    # Winograd's own layers 240 and 282; chains 229 and 238 in bf16, 489 and 559 in int8; oneDNN 195 and 315.
+    # AMD EPYC (Zen 4), CPU seconds of one thread: ResNet-20 and -110, and the wide CIFAR network.
     "avx512": {
-        "fp32": {"winograd": 2.5, "onednn": 1.0},
-        "bf16": {"chain_avx512": 2.2, "onednn": 1.9},
-        "int8": {"chain_avx512": 4.9, "int8": 3.1},
+        "fp32": {"winograd": (2.3, 1.9), "onednn": (1.0, 1.0)},
+        "bf16": {"chain_avx512": (2.7, 2.0), "onednn": (1.9, 1.9)},
+        "int8": {"chain_avx512": (5.0, 4.9), "int8": (3.1, 3.1)},
     },
-    # The same with the target forced by `SPACTE_CPU`: 370 in int8.
-    "avx512bw": {"fp32": {"winograd": 2.5, "onednn": 1.0}, "int8": {"chain_avx512bw": 3.6}},
+    # AMD EPYC (Zen 5) with the target forced by `SPACTE_CPU`: 370 G multiply-adds/s in int8, oneDNN 104 in float32.
+    "avx512bw": {"fp32": {"winograd": (2.3, 1.9), "onednn": (1.0, 1.0)}, "int8": {"chain_avx512bw": (3.6, 3.6)}},
     # The same, oneDNN and PyTorch held to AVX2 as well: float32 127 (the published loop 41), int8 278 and 221.
-    "avx_vnni": {"fp32": {"winograd": 2.5, "onednn": 1.0}, "int8": {"chain_avx_vnni": 4.9}},
-    "avx2": {"fp32": {"winograd": 2.5, "onednn": 1.0}, "int8": {"chain_avx2": 3.9}},
+    "avx_vnni": {"fp32": {"winograd": (2.5, 1.9), "onednn": (1.0, 1.0)}, "int8": {"chain_avx_vnni": (4.9, 4.9)}},
+    "avx2": {"fp32": {"winograd": (2.5, 1.9), "onednn": (1.0, 1.0)}, "int8": {"chain_avx2": (3.9, 3.9)}},
 }
 """By the best target that a processor has, precision and form: multiply-adds a second, those of oneDNN's float32
-convolutions being 1. Those of `winograd` are of the narrow layers that it takes in chains; wide ones, one by one,
-have 1.8 to 2.6 on an AMD EPYC (Zen 3, AVX2). What is not here was not measured."""
+convolutions being 1, of narrow layers and of the others. What is not here was not measured."""
 
 
-def cpu_rate(precision: str, winograd_share: float) -> float:
+class WinogradShares(NamedTuple):
+    """Of a classifier's multiply-adds, those in convolutions that Winograd's float32 kernels take.
+
+    Attributes:
+        narrow: by chains of narrow layers.
+        wide: layer by layer.
+    """
+
+    narrow: float
+    wide: float
+
+
+def cpu_rate(precision: str, shares: WinogradShares) -> float:
     """The rate of the best form of a precision that this machine's CPU can compute; 0 where none is known.
 
     Args:
         precision: `fp32`, `bf16` or `int8`.
-        winograd_share: of the classifier's multiply-adds, those that Winograd's kernels can save on.
+        shares: of the classifier's multiply-adds.
     """
     kind = forced() or next((target.name for target in TARGETS if runs(target)), "")
     rates = RATES.get(kind, {}).get(precision, {})
-    there = {form: rate for form, rate in rates.items() if _can_be_made(form, precision)}
     if precision == "bf16" and not has_bf16(torch.device("cpu")):
         return 0.0
-    if "winograd" in there:
-        return 1 / (winograd_share / there["winograd"] + (1 - winograd_share) / rates["onednn"])
-    return max(there.values(), default=0.0)
+    found = 0.0
+    for form, (narrow, wide) in rates.items():
+        if _can_be_made(form, precision):
+            rest = rates["onednn"][1] if form == "winograd" else wide
+            seconds = shares.narrow / narrow + shares.wide / wide + (1 - sum(shares)) / rest
+            found = max(found, 1 / seconds)
+    return found
 
 
-def winograd_share(classifier: Classifier, rows_NCHW: Tensor) -> float:
-    """The share of a classifier's multiply-adds that lies in convolutions which Winograd's kernels take.
+def winograd_shares(classifier: Classifier, rows_NCHW: Tensor) -> WinogradShares:
+    """The shares of a classifier's multiply-adds that Winograd's kernels take.
 
     Args:
         classifier: on the CPU.
         rows_NCHW: a few rows, pixels in [0, 1] plus noise.
     """
-    taken = total = 0
+    narrow = wide = total = 0
 
     def count(layer: nn.Module, _: tuple[Tensor, ...], output: Tensor) -> None:
-        nonlocal taken, total
+        nonlocal narrow, wide, total
         if isinstance(layer, nn.Conv2d):
             work = output[0].numel() * layer.weight[0].numel()
             total += work
-            taken += work if takes_layer(layer, output.shape) else 0
+            if takes_layer(layer, output.shape):
+                in_chains = layer.in_channels * layer.out_channels <= MOST_FILTERS_IN_FLOAT32
+                narrow, wide = (narrow + work, wide) if in_chains else (narrow, wide + work)
         elif isinstance(layer, nn.Linear):
             total += layer.weight.numel()
 
@@ -85,7 +102,7 @@ def winograd_share(classifier: Classifier, rows_NCHW: Tensor) -> float:
     plain(classifier, len(rows_NCHW)).logits(rows_NCHW)
     for hook in hooks:
         hook.remove()
-    return taken / total if total else 0.0
+    return WinogradShares(narrow / total, wide / total) if total else WinogradShares(0.0, 0.0)
 
 
 def _can_be_made(form: str, precision: str) -> bool:

@@ -31,6 +31,8 @@ from .peak_rates import synchronize
 from .self_checks import Compared, compare, is_one_function, same_logits
 
 WantedPrecision = Precision | Literal["auto"]
+Shares = tuple[float, float]
+"""Of a classifier's multiply-adds, those that Winograd's float32 kernels take in narrow and in wide layers."""
 
 _VALUES_IN_FLIGHT = {"cpu": 1 << 21, "cuda": 1 << 28}
 """Values of the widest layer that a batch should have. Chosen: 8 MB of float32 on CPUs, which stay near the cache, and
@@ -147,27 +149,27 @@ def require_precision(precision: WantedPrecision, device: torch.device) -> None:
         raise EngineError(f"{reason}: use precision 'auto' or 'fp32'.")
 
 
-def candidate_precisions(device: torch.device, allow_int8: bool, winograd_share: float = 1.0) -> list[Precision]:
+def candidate_precisions(device: torch.device, allow_int8: bool, shares: Shares = (1.0, 0.0)) -> list[Precision]:
     """Precisions worth trying, the fastest first: those that are clearly faster than float32 here, and float32.
 
     Args:
         device: where they would run.
         allow_int8: whether int8 may be tried.
-        winograd_share: of the classifier's multiply-adds, those that Winograd's kernels can compute.
+        shares: of the classifier's multiply-adds, those that Winograd's kernels take in narrow and in wide layers.
     """
     lower: list[Precision] = ["int8", "bf16"] if allow_int8 and device.type == "cpu" else ["bf16"]
     names: list[Precision] = [*lower, "fp32"]
-    rates = {name: precision_rate(name, device, winograd_share) for name in names}
+    rates = {name: precision_rate(name, device, shares) for name in names}
     faster: list[Precision] = [name for name in lower if rates[name] > _GAIN * rates["fp32"]]
     return [*sorted(faster, key=lambda name: -rates[name]), "fp32"]
 
 
-def precision_rate(precision: Precision, device: torch.device, winograd_share: float) -> float:
+def precision_rate(precision: Precision, device: torch.device, shares: Shares) -> float:
     """How fast a precision is on this kind of device, to be compared with another's; 0 where that is not known."""
     if device.type == "cpu" and kernels_enabled():
-        from spacte_core.kernels.rates import cpu_rate
+        from spacte_core.kernels.rates import WinogradShares, cpu_rate
 
-        return cpu_rate(precision, winograd_share)
+        return cpu_rate(precision, WinogradShares(*shares))
     return {"fp32": 1.0, "bf16": _BF16_RATE if has_bf16(device) else 0.0}.get(precision, 0.0)
 
 
@@ -205,12 +207,12 @@ def rows_per_second(form: Form, rows_NCHW: Tensor, seconds: float = 0.2) -> floa
 
 def _candidates(classifier: Classifier, rows_NCHW: Tensor, allow_int8: bool) -> list[Precision]:
     """The precisions that `auto` tries for this classifier, in this order."""
-    share = 1.0
+    shares: Shares = (1.0, 0.0)
     if rows_NCHW.device.type == "cpu" and kernels_enabled():
-        from spacte_core.kernels.rates import winograd_share
+        from spacte_core.kernels.rates import winograd_shares
 
-        share = winograd_share(classifier, rows_NCHW[:2])
-    return candidate_precisions(rows_NCHW.device, allow_int8, share)
+        shares = winograd_shares(classifier, rows_NCHW[:2])
+    return candidate_precisions(rows_NCHW.device, allow_int8, shares)
 
 
 def _best_form(candidates: Iterable[Form], rows_NCHW: Tensor, votes_N: Tensor, min_agreement: float) -> Compared | None:

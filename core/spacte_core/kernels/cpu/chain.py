@@ -37,7 +37,7 @@ _MOST_BYTES = {torch.uint8: 1 << 20, torch.bfloat16: 1 << 20, torch.float32: 1 <
 """Of a map of sixteen images, for matrix units: two or three of them fill a core's second-level cache of 2 MB. In
 float32 larger maps, and more filters, are faster layer by layer (`winograd_layers.py`)."""
 
-_MOST_FILTERS_IN_FLOAT32, _LEAST_STEPS_IN_FLOAT32 = 64 * 128, 3
+MOST_FILTERS_IN_FLOAT32, _LEAST_STEPS_IN_FLOAT32 = 64 * 128, 3
 """Channels in times channels out; and steps of a chain: fewer are not worth the order that it wants its maps in."""
 
 _MOST_BYTES_OF_VECTORS = 1 << 24
@@ -367,7 +367,7 @@ def _square(sizes: int | Sequence[int]) -> int:
 
 
 def _both_small(source_shape: Shape, shape: Shape, dtype: torch.dtype, target: Target) -> bool:
-    if dtype == torch.float32 and source_shape[0] * shape[0] > _MOST_FILTERS_IN_FLOAT32:
+    if dtype == torch.float32 and source_shape[0] * shape[0] > MOST_FILTERS_IN_FLOAT32:
         return False
     most = _MOST_BYTES[dtype] if target.unit is None or dtype == torch.float32 else _MOST_BYTES_OF_VECTORS
     return all(

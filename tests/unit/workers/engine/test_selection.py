@@ -164,15 +164,16 @@ def test_auto_takes_int8_only_where_it_is_allowed(net, monkeypatch):
 
 
 @pytest.mark.parametrize(
-    ("target", "share", "precisions"),
+    ("target", "shares", "precisions"),
     [
-        ("avx512", 0.95, ["int8", "fp32"]), ("avx512", 0.1, ["int8", "bf16", "fp32"]),
-        ("avx512bw", 0.95, ["int8", "fp32"]), ("avx512bw", 0, ["int8", "fp32"]),
-        ("avx_vnni", 0.95, ["int8", "fp32"]), ("avx2", 0.95, ["int8", "fp32"]),
+        ("avx512", (0.95, 0), ["int8", "bf16", "fp32"]), ("avx512", (0, 0.95), ["int8", "fp32"]),
+        ("avx512", (0.1, 0), ["int8", "bf16", "fp32"]), ("avx512bw", (0, 0), ["int8", "fp32"]),
+        ("avx512bw", (0.95, 0), ["int8", "fp32"]), ("avx_vnni", (0.95, 0), ["int8", "fp32"]),
+        ("avx2", (0, 0.95), ["int8", "fp32"]),
     ],
 )  # fmt: skip
-def test_auto_never_tries_a_slower_and_less_exact_precision_first(monkeypatch, target, share, precisions):
-    """Where Winograd takes most of a network's layers, float32 is as fast as bf16 is without; int8 has it, too."""
+def test_auto_never_tries_a_slower_and_less_exact_precision_first(monkeypatch, target, shares, precisions):
+    """Where Winograd takes a network of wide layers, float32 is as fast as bf16 is."""
     from spacte_core.kernels.cpu.targets import TARGETS, VARIABLE, runs
     from spacte_workers.engine.selection import candidate_precisions
 
@@ -181,16 +182,14 @@ def test_auto_never_tries_a_slower_and_less_exact_precision_first(monkeypatch, t
     monkeypatch.setenv(VARIABLE, target)
     cpu = torch.device("cpu")
     expected = [name for name in precisions if name != "bf16" or has_bf16(cpu)]
-    assert candidate_precisions(cpu, allow_int8=True, winograd_share=share) == expected
-    assert candidate_precisions(cpu, allow_int8=False, winograd_share=share) == [
-        name for name in expected if name != "int8"
-    ]
+    assert candidate_precisions(cpu, allow_int8=True, shares=shares) == expected
+    assert candidate_precisions(cpu, allow_int8=False, shares=shares) == [name for name in expected if name != "int8"]
 
 
 @pytest.mark.parametrize(("channels", "stride", "share"), [(16, 1, 2304 / 2448), (16, 2, 0), (8, 1, 0)])
-def test_the_share_of_winograd(channels, stride, share):
+def test_the_shares_of_winograd(channels, stride, share):
     """A 3 x 3 convolution of 16 channels is taken, one of 1 x 1 or of other channels is not."""
-    from spacte_core.kernels.rates import winograd_share
+    from spacte_core.kernels.rates import winograd_shares
     from spacte_workers.engine.decomposition import decompose
 
     conv, mixing = nn.Conv2d(16, channels, 3, stride, 1), nn.Conv2d(channels, 9, 1)
@@ -198,7 +197,18 @@ def test_the_share_of_winograd(channels, stride, share):
     rows = torch.rand(2, 16, 8, 8)
     with torch.inference_mode():
         classifier = decompose(net, rows, 9 * 64 // stride**2)
-        assert winograd_share(classifier, rows) == pytest.approx(share)
+        assert winograd_shares(classifier, rows) == pytest.approx((share, 0))
+
+
+def test_wide_layers_are_counted_by_themselves():
+    from spacte_core.kernels.rates import winograd_shares
+    from spacte_workers.engine.decomposition import decompose
+
+    layers = [nn.Conv2d(16, 32, 3, 1, 1), nn.ReLU(), nn.Conv2d(32, 320, 3, 1, 1), nn.AdaptiveAvgPool2d(1), nn.Flatten()]
+    rows = torch.rand(2, 16, 8, 8)
+    with torch.inference_mode():
+        shares = winograd_shares(decompose(nn.Sequential(*layers).eval(), rows, 320), rows)
+    assert shares == pytest.approx((16 / 336, 320 / 336))
 
 
 def test_without_kernels_auto_goes_by_units_alone(monkeypatch):
