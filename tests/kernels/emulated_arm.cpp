@@ -29,6 +29,7 @@ double real() {
 
 void run_chain() {
   const int64_t layer_count = number(), map_count = number(), copies_in = number(), copies_out = number(), images = number();
+  const int64_t kind = number();
   std::vector<int64_t> copies(2 * (copies_in + copies_out));
   for (auto& map : copies) map = number();
   std::vector<std::vector<char>> kept;
@@ -50,8 +51,9 @@ void run_chain() {
     map.data = pointer();
     for (int64_t* field = &map.channels; field <= &map.border; ++field) *field = number();
   }
-  std::vector<char> scratch(spacte_chain_scratch(layers.data(), layer_count, maps.data(), map_count, 0));
-  spacte_chain(layers.data(), layer_count, maps.data(), map_count, copies.data(), copies_in, copies_out, images, 1, scratch.data(), 0);
+  std::vector<char> scratch(spacte_chain_scratch(layers.data(), layer_count, maps.data(), map_count, kind));
+  spacte_chain(layers.data(), layer_count, maps.data(), map_count, copies.data(), copies_in, copies_out, images, 1, scratch.data(),
+               kind);
   for (size_t i = 0; i < maps.size(); ++i)
     if (maps[i].data) std::fwrite(maps[i].data, kept[3 * layer_count + i].size(), 1, stdout);
 }

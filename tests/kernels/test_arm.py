@@ -1,4 +1,4 @@
-"""Promise: on ARM, codes are the same bits as on x86: the kernel is compiled for it, and run by an emulator.
+"""Promise: on ARM, codes and float32 are the same bits as on x86: the kernel compiled for it is run by an emulator.
 
 `apt-get install qemu-user g++-aarch64-linux-gnu` brings both.
 """
@@ -19,7 +19,7 @@ from tests.kernels.test_chain_winograd import directly, extreme_layers
 from spacte_core.forms import logits_of
 from spacte_core.kernels import inference
 from spacte_core.kernels.cpu import chain_winograd, targets
-from spacte_core.kernels.cpu.chain import ChainKernel, Layer, by_winograd
+from spacte_core.kernels.cpu.chain import KINDS, ChainKernel, Layer, by_winograd
 from spacte_core.kernels.cpu.targets import TARGETS, Target
 from spacte_core.models import ModelConfig, build
 from spacte_workers.engine.calibration import noisy_rows
@@ -58,20 +58,21 @@ class Emulated(Target):
     program: Path = field(default=Path())
 
     def library(self, dtype):
-        return self if dtype in self.unit else None
+        return self if dtype in self.needs else None
 
     def spacte_chain_scratch(self, *_):
         return 1
 
-    def spacte_chain(self, layers, layer_count, all_maps, map_count, copies, copies_in, copies_out, images, *_):
-        counts = (layer_count, map_count, copies_in, copies_out, images)
+    def spacte_chain(self, layers, layer_count, all_maps, map_count, copies, copies_in, copies_out, images, *others):
+        dtype = KINDS[others[-1].value]
+        counts = (layer_count, map_count, copies_in, copies_out, images, others[-1])
         given = packed(*(count.value for count in counts), *copies)
         for layer in layers:
-            given += self._layer(layer, all_maps[layer.source].channels)
+            given += self._layer(layer, all_maps[layer.source].channels, dtype)
         outer = []
         for i, a_map in enumerate(all_maps):
             averaged = any(layer.kernel == 0 and layer.target == i for layer in layers)
-            values = images.value * a_map.channels * a_map.height * a_map.width * (4 if averaged else 1)
+            values = images.value * a_map.channels * a_map.height * a_map.width * (4 if averaged else dtype.itemsize)
             content = b"" if a_map.data is None else ctypes.string_at(a_map.data, values)
             given += packed(content, a_map.channels, a_map.height, a_map.width, a_map.border)
             outer += [(a_map.data, len(content))] if content else []
@@ -88,10 +89,11 @@ class Emulated(Target):
         made = self._run("linear", packed(*blobs, count, inputs, outputs))
         ctypes.memmove(result.value, made, len(made))
 
-    def _layer(self, layer, source_channels):
-        unit = self.unit[torch.uint8]
+    def _layer(self, layer, source_channels, dtype):
+        unit = self.unit[dtype]
         cells = -(-source_channels // unit)
-        each = chain_winograd.PRODUCTS * unit // 2 if layer.shape else layer.kernel**2
+        products = chain_winograd.PRODUCTS if dtype == torch.float32 else chain_winograd.PRODUCTS * unit // 2
+        each = products if layer.shape else layer.kernel**2
         weights = 4 * layer.channels * cells * each
         blobs = [
             b"" if at is None else ctypes.string_at(at, size)
@@ -143,6 +145,23 @@ def test_layers(arm):
         operands, shapes = [(0, len(given) - 1 or None)], [value.shape[1:] for value in given]
         made, wanted = (ChainKernel([layer], operands, shapes, torch.uint8, t)(*given) for t in (arm, REFERENCE))
         assert torch.equal(made, wanted), number
+
+
+def test_layers_of_float32(arm):
+    """Directly and by Winograd, a chain of them, and the average."""
+    floats = torch.float32
+    for number, (inputs, channels, kernel) in enumerate(itertools.product((3, 32), (16, 20), (1, 3))):
+        layer = a_layer(floats, (inputs, 9, 8), channels, kernel=kernel, seed=number, relu=bool(number % 2))
+        given = [maps(floats, 6, inputs, 9, 8), maps(floats, 6, *layer.shape, seed=2)][: 1 + number % 2]
+        operands, shapes = [(0, len(given) - 1 or None)], [value.shape[1:] for value in given]
+        made, wanted = (ChainKernel([layer], operands, shapes, floats, t)(*given) for t in (arm, REFERENCE))
+        assert torch.equal(made, wanted), number
+    layers, operands = a_chain(floats)
+    average = Layer(None, None, None, 0.1, 1, False, layers[-1].shape, (32, 1, 1))
+    x = maps(floats, 9, 16, 9, 12)
+    for steps, taken in ((layers, operands), ([*layers, average], [*operands, (len(layers), None)])):
+        made, wanted = (ChainKernel(steps, taken, [(16, 9, 12)], floats, t)(x) for t in (arm, REFERENCE))
+        assert torch.equal(made, wanted)
 
 
 def test_layers_by_winograd(arm, monkeypatch):

@@ -27,7 +27,7 @@ Shape = tuple[int, int, int]
 """Channels, height and width."""
 
 _BY_WINOGRAD = 1  # of the kernel for vector units: the shape of Winograd's layers
-_KINDS = (torch.uint8, torch.bfloat16, torch.float32)
+KINDS = (torch.uint8, torch.bfloat16, torch.float32)
 """Of maps; the kernels know them by their number here."""
 
 _PRODUCTS, _PARTS_EACH = 1 << 16, 128
@@ -163,7 +163,7 @@ class ChainKernel(nn.Module):
             result = torch.empty((batch, *self.shape), dtype=self.dtype, memory_format=torch.channels_last)
         outer = [_Map(x.data_ptr(), *shape, 0) for x, shape in zip((*inputs, result), self.outer, strict=True)]
         maps = (_Map * (len(outer) + len(self.inner)))(*outer, *self.inner)
-        kind = _KINDS.index(self.dtype)
+        kind = KINDS.index(self.dtype)
         each = call(self.library.spacte_chain_scratch, self.layers, len(self.layers), maps, len(maps), kind)
         scratch = torch.empty(threads * each, dtype=torch.uint8)
         chain = (self.layers, len(self.layers), maps, len(maps), self.copies, self.copies_in, self.copies_out)
@@ -217,7 +217,7 @@ def bare_products(dtype: torch.dtype) -> Callable[[], int] | None:
     library = None if target is None else target.library(dtype)
     if library is None:
         return None
-    arguments = (_PRODUCTS, _PARTS_EACH * threads, threads, _KINDS.index(dtype))
+    arguments = (_PRODUCTS, _PARTS_EACH * threads, threads, KINDS.index(dtype))
     return lambda: call(library.spacte_chain_products, *arguments)
 
 
