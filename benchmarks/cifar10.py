@@ -4,7 +4,7 @@
 
 Every 20th test image (500) at n0 = 100, n = 1,000, alpha = .001, by `spacte certify-dataset --local`; logs and figures
 go to benchmarks/results/cifar10/, with what the checkpoints say of themselves. Figures of other checkpoints, measured
-before, stay. An interrupted measurement goes on where it stopped. `python -m benchmarks.readme` makes the README's
+before, stay; with --only-beside those of the model in the box do, too. An interrupted measurement goes on where it stopped. `python -m benchmarks.readme` makes the README's
 table, the curve and the card's figures of it.
 """
 
@@ -96,14 +96,16 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", default="parquet:../shared/data/cifar10", help="as `spacte train --data` takes it")
     parser.add_argument("--beside", action="append", default=[], metavar="NAME=FOLDER", help="another checkpoint")
+    parser.add_argument("--only-beside", action="store_true", help="leave the model in the box as it was measured")
     parser.add_argument("--work", type=Path, default=WORK, help="where runs are kept that can go on")
     options = parser.parse_args()
     RESULTS.mkdir(parents=True, exist_ok=True)
     taught = load_checkpoint(MODEL)
     work = options.work / f"{taught.version[:16]}-{hashlib.sha256(options.data.encode()).hexdigest()[:8]}"
-    alone = head_alone(taught, 0, work / "head-0")
-    runs: dict[str, tuple[Path, Path | None]] = {NAME: (MODEL, RESULTS / "spacte-consistency.tsv")}
-    runs[f"{ONE_HEAD} of the five alone"] = (alone, None)
+    runs: dict[str, tuple[Path, Path | None]] = {}
+    if not options.only_beside:
+        runs[NAME] = (MODEL, RESULTS / "spacte-consistency.tsv")
+        runs[f"{ONE_HEAD} of the five alone"] = (head_alone(taught, 0, work / "head-0"), None)
     for pair in options.beside:
         name, _, folder = pair.partition("=")
         runs[name] = (Path(folder), RESULTS / f"{name.replace(' ', '-').replace(',', '')}.tsv")
@@ -112,13 +114,14 @@ def main() -> None:
     ]
     known = RESULTS / "figures.json"
     before = json.loads(known.read_text())["models"] if known.exists() else []
-    kept = [found for found in before if found["evaluation"] is not None and found["name"] not in runs]
+    names = dict.fromkeys((NAME, f"{ONE_HEAD} of the five alone", *runs, *(found["name"] for found in before)))
+    latest = {found["name"]: found for found in (*before, *figures)}
     body = {
         "command": shlex.join(["python", "-m", "benchmarks.cifar10", *sys.argv[1:]]),
         "machine": f"{torch.get_num_threads()} cores",
         "images": f"every {STRIDE}th test image of CIFAR-10, JPEG-coded",
         "n": NOISES,
-        "models": figures + kept,
+        "models": [latest[name] for name in names if name in latest],
     }
     (RESULTS / "figures.json").write_text(json.dumps(body, indent=2) + "\n")
 
