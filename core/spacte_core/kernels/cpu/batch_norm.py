@@ -142,26 +142,29 @@ class BatchStatistics(torch.autograd.Function):
         mean_C, var_C, rstd_C = (torch.empty_like(weight_C) for _ in range(3))
         _run("statistics", x_BCHW, x_BCHW, ctypes.c_float(eps), mean_C, var_C, rstd_C)
         scale_C = weight_C * rstd_C
+        shift_C = bias_C - mean_C * scale_C
         y_BCHW = torch.empty_like(x_BCHW)
-        _run("apply", x_BCHW, x_BCHW, plus_BCHW, relu, scale_C, bias_C - mean_C * scale_C, y_BCHW)
-        ctx.save_for_backward(x_BCHW, weight_C, bias_C, mean_C, rstd_C, *([y_BCHW] if relu else []))
+        _run("apply", x_BCHW, x_BCHW, plus_BCHW, relu, scale_C, shift_C, y_BCHW)
         ctx.eps, ctx.plus = eps, plus_BCHW is not None
+        ctx.gate = 0 if not relu else 1 if ctx.plus else 2  # of the kernel
+        by_channel = (weight_C, bias_C, mean_C, rstd_C, scale_C, shift_C)
+        ctx.save_for_backward(x_BCHW, *by_channel, *([y_BCHW] if ctx.gate == 1 else []))
         ctx.mark_non_differentiable(mean_C, var_C)
         return y_BCHW, mean_C, var_C
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
-        x_BCHW, weight_C, bias_C, mean_C, rstd_C, *ys = ctx.saved_tensors
+        x_BCHW, weight_C, bias_C, mean_C, rstd_C, scale_C, shift_C, *ys = ctx.saved_tensors
         y_BCHW = ys[0] if ys else None
         if torch.is_grad_enabled():  # this gradient is differentiated in turn
-            g_BCHW = _through_relu(gradients[0], y_BCHW)
             again = nn.functional.batch_norm(x_BCHW, None, None, weight_C, bias_C, training=True, eps=ctx.eps)
+            g_BCHW = _through_relu(gradients[0], again.detach() if ctx.gate == 2 else y_BCHW)
             d_x, d_weight, d_bias = torch.autograd.grad(again, (x_BCHW, weight_C, bias_C), g_BCHW, create_graph=True)
             return d_x, g_BCHW if ctx.plus else None, d_weight, d_bias, None, None
         dy_BCHW = gradients[0].contiguous(memory_format=torch.channels_last)
         dx_BCHW, d_weight_C, d_bias_C = map(torch.empty_like, (x_BCHW, weight_C, bias_C))
         d_plus_BCHW = torch.empty_like(x_BCHW) if ctx.plus else None
-        inputs = (dy_BCHW, x_BCHW, y_BCHW, weight_C, mean_C, rstd_C)
+        inputs = (dy_BCHW, x_BCHW, ctx.gate, y_BCHW, scale_C, shift_C, weight_C, mean_C, rstd_C)
         _run("backward", x_BCHW, *inputs, dx_BCHW, d_plus_BCHW, d_weight_C, d_bias_C)
         return dx_BCHW, d_plus_BCHW, d_weight_C, d_bias_C, None, None
 

@@ -58,6 +58,11 @@ inline Floats where_positive(Floats gate, Floats value) {
     return (Floats)((Masks)value & ~closed);
 }
 
+// What a ReLU let pass: by its result, or where nothing was added by the map before, which saves reading a map.
+enum class Gate { kNone, kResult, kInput };
+
+inline Floats normalised(Floats x, const float* scale, const float* shift) { return x * load(scale) + load(shift); }
+
 // How a map of `rows` pixels with `channels` channels falls into tiles: the first ones of `blocks` that follow one
 // another start with a pixel's first channel.
 struct Shape {
@@ -138,7 +143,7 @@ void apply(const Shape& shape, int threads, const T* x, const T* plus, const flo
         for (int64_t t = 0; t < tiles; ++t)
             for (int v = 0; v < VECTORS; ++v) {
                 const int64_t at = offset + t * shape.stride + v * LANES, c = block * TILE + v * LANES;
-                Floats value = load(x + at) * load(&scales[c]) + load(&shifts[c]);
+                Floats value = normalised(load(x + at), &scales[c], &shifts[c]);
                 if (PLUS) value += load(plus + at);
                 store(y + at, RELU ? where_positive(value, value) : value);
             }
@@ -153,23 +158,34 @@ void apply(const Shape& shape, int threads, const T* x, const T* plus, bool relu
     variant(shape, threads, x, plus, scale_C, shift_C, y);
 }
 
+// What came out of the forward pass, by channel, and y for a gate that needs it.
+struct Forward {
+    std::vector<float> means, scales, shifts;
+    const void* y;
+};
+
+template <class T, Gate GATE>
+inline Floats through(const Forward& forward, int64_t at, int64_t c, Floats x, Floats g) {
+    if (GATE == Gate::kResult) return where_positive(load((const T*)forward.y + at), g);
+    if (GATE == Gate::kInput) return where_positive(normalised(x, &forward.scales[c], &forward.shifts[c]), g);
+    return g;
+}
+
 // g = dy through ReLU. With `d_plus` g is kept there, for it is the gradient of the sum's other side.
-template <class T, bool RELU>
-void sums(const Shape& shape, int threads, const T* dy, const T* x, const T* y, const float* mean_C, T* d_plus,
-          double* sum_C, double* product_C) {
+template <class T, Gate GATE>
+void sums(const Shape& shape, int threads, const T* dy, const T* x, const Forward& forward, T* d_plus, double* sum_C,
+          double* product_C) {
     const int64_t width = shape.width();
-    const std::vector<float> means = shape.spread(mean_C);
     std::vector<float> ones(shape.runs * width), products(shape.runs * width);
     for_runs(shape, threads, [&](int64_t offset, int64_t tiles, int64_t block, int64_t run) {
         Floats sum[VECTORS] = {}, product[VECTORS] = {};
         for (int64_t t = 0; t < tiles; ++t)
             for (int v = 0; v < VECTORS; ++v) {
-                const int64_t at = offset + t * shape.stride + v * LANES;
-                Floats g = load(dy + at);
-                if (RELU) g = where_positive(load(y + at), g);
+                const int64_t at = offset + t * shape.stride + v * LANES, c = block * TILE + v * LANES;
+                const Floats value = load(x + at), g = through<T, GATE>(forward, at, c, value, load(dy + at));
                 if (d_plus) store(d_plus + at, g);
                 sum[v] += g;
-                product[v] += g * (load(x + at) - load(&means[block * TILE + v * LANES]));
+                product[v] += g * (value - load(&forward.means[c]));
             }
         for (int v = 0; v < VECTORS; ++v) {
             store(&ones[run * width + block * TILE + v * LANES], sum[v]);
@@ -187,29 +203,27 @@ void sums(const Shape& shape, int threads, const T* dy, const T* x, const T* y, 
 }
 
 // dx = a g + b (x - mean) + c by channel.
-template <class T, bool RELU>
-void spread_back(const Shape& shape, int threads, const T* g_or_dy, const T* x, const T* y, const float* mean_C,
-                 const float* a_C, const float* b_C, const float* c_C, T* dx) {
-    const std::vector<float> means = shape.spread(mean_C), as = shape.spread(a_C), bs = shape.spread(b_C),
-                             cs = shape.spread(c_C);
+template <class T, Gate GATE>
+void spread_back(const Shape& shape, int threads, const T* g_or_dy, const T* x, const Forward& forward, const float* a_C,
+                 const float* b_C, const float* c_C, T* dx) {
+    const std::vector<float> as = shape.spread(a_C), bs = shape.spread(b_C), cs = shape.spread(c_C);
     for_runs(shape, threads, [&](int64_t offset, int64_t tiles, int64_t block, int64_t) {
         for (int64_t t = 0; t < tiles; ++t)
             for (int v = 0; v < VECTORS; ++v) {
                 const int64_t at = offset + t * shape.stride + v * LANES, c = block * TILE + v * LANES;
-                Floats g = load(g_or_dy + at);
-                if (RELU) g = where_positive(load(y + at), g);
-                store(dx + at, g * load(&as[c]) + ((load(x + at) - load(&means[c])) * load(&bs[c]) + load(&cs[c])));
+                const Floats value = load(x + at), g = through<T, GATE>(forward, at, c, value, load(g_or_dy + at));
+                store(dx + at, g * load(&as[c]) + ((value - load(&forward.means[c])) * load(&bs[c]) + load(&cs[c])));
             }
     });
 }
 
-template <class T>
-void backward(const Shape& shape, int threads, const T* dy, const T* x, const T* y, const float* weight_C,
-              const float* mean_C, const float* rstd_C, T* dx, T* d_plus, float* d_weight_C, float* d_bias_C) {
+template <class T, Gate GATE>
+void backward(const Shape& shape, int threads, const T* dy, const T* x, const Forward& forward, const float* weight_C,
+              const float* rstd_C, T* dx, T* d_plus, float* d_weight_C, float* d_bias_C) {
     const int64_t channels = shape.channels;
     const double count = (double)shape.tiles * shape.width() / channels;
     std::vector<double> sum_C(channels), product_C(channels);
-    (y ? sums<T, true> : sums<T, false>)(shape, threads, dy, x, y, mean_C, d_plus, sum_C.data(), product_C.data());
+    sums<T, GATE>(shape, threads, dy, x, forward, d_plus, sum_C.data(), product_C.data());
     std::vector<float> a_C(channels), b_C(channels), c_C(channels);
     for (int64_t c = 0; c < channels; ++c) {
         d_bias_C[c] = (float)sum_C[c];
@@ -219,8 +233,8 @@ void backward(const Shape& shape, int threads, const T* dy, const T* x, const T*
         b_C[c] = (float)(-a * rstd_C[c] * rstd_C[c] * product_C[c] / count);
         c_C[c] = (float)(-a * sum_C[c] / count);
     }
-    const auto input_gradient = y && !d_plus ? spread_back<T, true> : spread_back<T, false>;
-    input_gradient(shape, threads, d_plus ? d_plus : dy, x, y, mean_C, a_C.data(), b_C.data(), c_C.data(), dx);
+    const auto input_gradient = d_plus ? spread_back<T, Gate::kNone> : spread_back<T, GATE>;
+    input_gradient(shape, threads, d_plus ? d_plus : dy, x, forward, a_C.data(), b_C.data(), c_C.data(), dx);
 }
 
 template <class T>
@@ -241,7 +255,8 @@ void backward_constant(const Shape& shape, int threads, const T* dy, const T* y,
 
 }  // namespace
 
-// `half` is 1 for bfloat16 maps and 0 for float32; `plus`, `d_plus` and, in a backward pass, `y` may be null.
+// `half` is 1 for bfloat16 maps and 0 for float32; `plus`, `d_plus` and, in a backward pass, `y` may be null. `gate`: 0 for
+// no ReLU, 1 for one whose result is `y`, 2 for one of the scaled and shifted map.
 #define FOR_EITHER_TYPE(...) \
     if (half) {              \
         using T = bf16;      \
@@ -266,11 +281,16 @@ void spacte_norm_apply(int64_t half, int64_t rows, int64_t channels, int64_t thr
 }
 
 void spacte_norm_backward(int64_t half, int64_t rows, int64_t channels, int64_t threads, const void* dy, const void* x,
-                          const void* y, const float* weight_C, const float* mean_C, const float* rstd_C, void* dx,
-                          void* d_plus, float* d_weight_C, float* d_bias_C) {
+                          int64_t gate, const void* y, const float* scale_C, const float* shift_C, const float* weight_C,
+                          const float* mean_C, const float* rstd_C, void* dx, void* d_plus, float* d_weight_C,
+                          float* d_bias_C) {
     const Shape shape(rows, channels);
-    FOR_EITHER_TYPE(backward(shape, threads, (const T*)dy, (const T*)x, (const T*)y, weight_C, mean_C, rstd_C, (T*)dx,
-                             (T*)d_plus, d_weight_C, d_bias_C))
+    const Forward forward{shape.spread(mean_C), shape.spread(scale_C), shape.spread(shift_C), y};
+    FOR_EITHER_TYPE(const auto by_gate = gate == 0   ? backward<T, Gate::kNone>
+                                         : gate == 1 ? backward<T, Gate::kResult>
+                                                     : backward<T, Gate::kInput>;
+                    by_gate(shape, threads, (const T*)dy, (const T*)x, forward, weight_C, rstd_C, (T*)dx, (T*)d_plus,
+                            d_weight_C, d_bias_C))
 }
 
 void spacte_norm_backward_constant(int64_t half, int64_t rows, int64_t channels, int64_t threads, const void* dy,
