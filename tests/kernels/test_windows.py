@@ -8,6 +8,7 @@ from torch import nn
 
 from spacte_core.kernels.graph.fusing import fuse
 from spacte_core.kernels.graph.tracing import trace
+from spacte_core.kernels.int8 import rounding
 from spacte_core.kernels.int8.rounding import WeightRounder
 from spacte_core.kernels.int8.windows import Windows
 
@@ -21,6 +22,8 @@ _DIGEST = "6cc260e449cfe779"
         (3, 1, 1, 1, (8, 8)),  # every pixel has its window: sums are shared
         ((5, 3), 1, (2, 1), 1, (6, 9)),
         (3, 1, 2, 2, (9, 8)),
+        (4, 1, 3, 2, (9, 8)),  # every pixel has its window, whose middle is between two of them
+        ((6, 4), 1, (5, 3), 2, (8, 8)),
         (3, 1, 0, 1, (8, 8)),
         (3, 2, 1, 1, (8, 8)),
         (1, 1, 0, 1, (8, 8)),
@@ -81,3 +84,19 @@ def test_what_nobody_reads_is_not_computed():
     torch.testing.assert_close(result, fused.double()(x.double()), rtol=1e-12, atol=1e-12)
     assert alone.rounded.keys() == whole.rounded.keys()
     assert all(torch.equal(alone.rounded[name].codes, whole.rounded[name].codes) for name in alone.rounded)
+
+
+def test_the_last_digits_of_moments_decide_no_code(monkeypatch):
+    """Taps that see the same pixels have equal moments but for the order of their sums."""
+    torch.manual_seed(1)
+    conv = nn.Conv2d(4, 12, 3, padding=2, dilation=2).eval()
+    x = torch.zeros(16, 4, 9, 9, dtype=torch.float64)
+    x[:, :, 3:6, 3:6] = torch.rand(16, 4, 3, 3, dtype=torch.float64)
+    seen = Windows(conv, x)
+    wanted = rounding.round_weights(conv, seen).codes
+    moments = seen.moments()
+    for seed in range(5):
+        noise = torch.randn(moments.shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+        other = moments * (1 + 1e-15 * (noise + noise.permute(2, 3, 0, 1)))
+        monkeypatch.setattr(seen, "moments", lambda other=other: other.clone())
+        assert torch.equal(rounding.round_weights(conv, seen).codes, wanted)

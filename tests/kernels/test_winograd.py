@@ -179,6 +179,48 @@ def test_a_resnet_is_the_same_function_for_every_batch_and_target(monkeypatch):
     assert all(torch.equal(other, found[0]) for other in found[1:])
 
 
+class RowsMeet(nn.Module):
+    """A network of whose steps one depends on the size of the batch."""
+
+    def __init__(self):
+        super().__init__()
+        self.layers = nn.Sequential(nn.Conv2d(3, 16, 3, padding=1), nn.ReLU(), nn.Conv2d(16, 16, 3, padding=1))
+        self.rest = nn.Sequential(
+            nn.ReLU(), nn.Conv2d(16, 16, 3, padding=1), nn.ReLU(), nn.Flatten(), nn.Linear(1024, 5)
+        )
+
+    def forward(self, x):
+        y = self.layers(x)
+        return self.rest(y + y.size(0))
+
+
+@needs_kernel
+def test_a_network_whose_rows_meet_keeps_its_batch():
+    torch.manual_seed(0)
+    rows = noisy_rows((3, 8, 8), 0.25, 32)
+    classifier = decompose(RowsMeet().eval().requires_grad_(requires_grad=False), rows[:2], 5)
+    with torch.inference_mode():
+        form = next(build.forms(classifier, "fp32", 16, rows, only="winograd"))
+    assert not form.any_batch
+
+
+@needs_kernel
+@pytest.mark.parametrize("precision", ["fp32", "int8"])
+def test_another_default_type_changes_no_vote(precision):
+    """Set after the load: what the kernels write is float32 all the same."""
+    config = ModelConfig(arch="cifar_resnet20", heads=2, num_classes=10, input_shape=(3, 32, 32))
+    rows = noisy_rows((3, 32, 32), 0.25, 32)
+    classifier = decompose(settled(build_model(config)), rows[:2], 10)
+    with torch.inference_mode():
+        form = next(build.forms(classifier, precision, 16, rows))
+        wanted, before = logits_of(form, rows), torch.get_default_dtype()
+        torch.set_default_dtype(torch.float64)
+        try:
+            assert torch.equal(logits_of(form, rows), wanted)
+        finally:
+            torch.set_default_dtype(before)
+
+
 def test_matrix_units_have_the_vector_units_beside_them(monkeypatch):
     """Held to them, float32 is computed by AVX-512, which every processor with AMX has."""
     monkeypatch.setattr(targets, "forced", lambda: "amx")

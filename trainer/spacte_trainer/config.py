@@ -27,7 +27,7 @@ class MuonConfig(BaseModel, frozen=True, extra="forbid"):
     """Muon (METHODS section 10); the defaults are those of the CIFAR-10 speed record, for batches of 2,000."""
 
     lr: float = Field(
-        default=0.24, gt=0, le=1, description="Peak rate: the length of a step beside that of the weight."
+        default=0.24, gt=0, lt=1, description="Peak rate: the length of a step beside that of the weight."
     )
     momentum: float = Field(default=0.6, ge=0, lt=1, description="Nesterov's.")
     steps: int = Field(default=3, ge=1, le=20, description="Newton-Schulz steps of an orthogonalisation.")
@@ -38,7 +38,7 @@ class OptimizerConfig(BaseModel, frozen=True, extra="forbid"):
 
     lr: float = Field(default=0.1, gt=0, description="Peak learning rate.")
     momentum: float = Field(default=0.9, ge=0, lt=1)
-    weight_decay: float = Field(default=1e-4, ge=0, description="On every parameter.")
+    weight_decay: float = Field(default=1e-4, ge=0, description="On every parameter of SGD.")
     nesterov: bool = False
     muon: MuonConfig | None = Field(
         default=None, description="Muon for convolutions and hidden linear layers, SGD for the rest; null: SGD for all."
@@ -114,6 +114,11 @@ class TrainConfig(BaseModel, frozen=True, extra="forbid"):
         return self
 
 
+def rate_setting(config: TrainConfig) -> str:
+    """The setting that lowers the rate of most weights."""
+    return "optimizer.lr" if config.optimizer.muon is None else "optimizer.muon.lr"
+
+
 EXECUTION_SETTINGS = {"compile", "cuda_graphs", "store"}
 """How a run is carried out and kept, not what it computes: these may change when it is resumed."""
 
@@ -173,7 +178,10 @@ def override(config: TrainConfig, changes: Mapping[str, object]) -> TrainConfig:
         first = error.errors()[0]
         where = ".".join(map(str, first["loc"]))
         reason = first["msg"].removeprefix("Value error, ")
-        said = f"Setting {where} cannot be {first['input']!r}" if where else "These settings do not fit together"
+        whole = isinstance(first["input"], dict | BaseModel)
+        said = f"Setting {where} cannot be {first['input']!r}"
+        if whole:
+            said = f"The settings of {where} do not fit together" if where else "These settings do not fit together"
         raise ConfigError(f"{said}: {reason}.") from error
 
 
@@ -198,7 +206,12 @@ def _assign(raw: dict[str, Any], name: str, value: object) -> None:
     level: Any = raw
     for parent in parents:
         level = level.get(parent) if isinstance(level, dict) else None
-    if not isinstance(level, dict) or last not in level:
+        if level is None and parent == parents[-1]:
+            whole = ".".join(parents)
+            raise ConfigError(
+                f"There is no setting {name!r} where {whole} is not set: write {whole}='{{\"{last}\": ...}}'."
+            )
+    if not isinstance(level, dict) or (level and last not in level):  # in {} everything has its default
         siblings = f": the fields here are {', '.join(level)}" if isinstance(level, dict) else ""
         raise ConfigError(f"There is no setting {name!r}{siblings}.")
     level[last] = value

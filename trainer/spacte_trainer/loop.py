@@ -27,7 +27,7 @@ from spacte_core.models.multihead import shared_copy
 from .averaging import WeightAverage
 from .callbacks import Callback
 from .compiling import blocks_of, compile_network, uncompiled
-from .config import ConfigError, TrainConfig, resolve_precision
+from .config import ConfigError, TrainConfig, rate_setting, resolve_precision
 from .evaluation import Accuracy, accuracy, check_fit
 from .initial import initial_network
 from .metrics import EpochReport, LossMeter
@@ -201,7 +201,7 @@ def train(
         losses = group.mean(meter.means())
         if not math.isfinite(losses["loss"][0]):
             raise ConfigError(
-                f"The loss is no longer a number in epoch {epoch}: lower --set optimizer.lr or start anew."
+                f"The loss is no longer a number in epoch {epoch}: lower --set {rate_setting(config)} or start anew."
             )
         seconds = time.monotonic() - began
         trainer.done, trainer.seconds = epoch, trainer.seconds + seconds

@@ -51,8 +51,9 @@ class Muon(Optimizer):
 
         v <- mu v + g,   o = orthogonalized(g + mu v),   w <- |w0| u / |u|  with  u = w - rate |w| o / |o|
 
-    Norms are Frobenius', and a convolution's weight [out, in, k, k] counts as the matrix [out, in * k * k]. So `rate`
-    is the relative length of a step, all that counts where batch normalisation follows; there is no weight decay.
+    Norms are Frobenius', at least 1e-7, and a convolution's weight [out, in, k, k] counts as the matrix
+    [out, in * k * k]. So `rate` is the relative length of a step, all that counts where batch normalisation follows;
+    there is no weight decay.
 
     K. Jordan et al., "Muon: An optimizer for hidden layers in neural networks", 2024; that norms are kept is from the
     CIFAR-10 speed record with Muon by the same (airbench94_muon, 2024), where they are the root of `out`.
@@ -88,8 +89,8 @@ class Muon(Optimizer):
         nesterov = g.add(v, alpha=momentum)
         o = orthogonalized(nesterov.flatten(1), steps, self.dtype).to(w.dtype).reshape(w.shape)
         norm = w.norm()
-        w.sub_(o * (rate * norm / o.norm().clamp(min=LEAST_NORM)))
-        w.mul_(norm / w.norm().clamp(min=LEAST_NORM))
+        w.sub_(o * (rate * norm.clamp(min=LEAST_NORM) / o.norm().clamp(min=LEAST_NORM)))
+        w.mul_(torch.where(norm > LEAST_NORM, norm / w.norm().clamp(min=LEAST_NORM), 1))
 
 
 class SgdAndMuon:

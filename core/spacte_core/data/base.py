@@ -31,7 +31,7 @@ class DataConfig(BaseModel):
         default=Path("data"), description="Where downloaded sets (cifar10, cifar100, mnist, svhn) are kept."
     )
     crop: int = Field(default=0, ge=0, description="Zero pixels padded on each side before a random crop; 0: no crop.")
-    flip: bool | Literal["alternate"] = Field(
+    flip: Literal[True, False, "alternate"] = Field(
         default=False,
         description="Mirror each training image with probability one half, or (alternate, not for imagenet) in every "
         "other epoch.",
@@ -60,7 +60,7 @@ class DataConfig(BaseModel):
     @model_validator(mode="after")
     def _can_alternate(self) -> Self:
         if self.flip == "alternate" and self.kind == "imagenet":
-            raise ValueError("images of imagenet are mirrored at random where at all: leave out flip=alternate")
+            raise ValueError("images of imagenet are mirrored at random or not at all: set data.flip=true")
         return self
 
     @property

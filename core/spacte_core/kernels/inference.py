@@ -19,7 +19,7 @@ from spacte_core.kernel_switch import kernels_enabled
 from .cpu.chain import floats_to_chains
 from .cpu.onednn import to_onednn
 from .cpu.row_by_row import logits_row_by_row
-from .cpu.targets import DTYPES, TARGETS, Target, target_for, targets_for
+from .cpu.targets import DTYPES, TARGETS, CpuTargetError, Target, target_for, targets_for
 from .cpu.winograd_layers import to_winograd_layers
 from .gpu.fused_conv import fused_kernels, mostly_narrow
 from .graph.folding import fold_batch_norm, layer_of, recompile
@@ -69,13 +69,26 @@ def optimized_forms(
             maker = FormMaker(classifier, precision, batch, rows_NCHW, copy.deepcopy(folded))
             form = maker.make(name, target)
             if form is not None:
-                # So that a failure, or what is left to compile, shows here.
-                logits_of(replace(form, batch=1) if form.any_batch else form, rows_NCHW[:1])
+                form = _tried(form, rows_NCHW)
+        except CpuTargetError:
+            raise
         except Exception as error:  # noqa: BLE001  compilers and private calls fail in any way they like
             _log.warning("the %s form of the classifier cannot be made here: %s", name, error)
             continue
         if form is not None:
             yield form
+
+
+def _tried(form: Form, rows_NCHW: Tensor) -> Form:
+    """The form after a first call, where a failure or what is left to compile shows; for any batch if it is as it says.
+
+    A network whose rows meet in one of its steps has other logits for another batch.
+    """
+    if not form.any_batch:
+        logits_of(form, rows_NCHW[:1])
+        return form
+    alone, together = (logits_of(replace(form, batch=batch), rows_NCHW[:2]) for batch in (1, 2))
+    return replace(form, any_batch=torch.equal(alone, together))
 
 
 def _chain_target(precision: str, only: str | None) -> Target | None:

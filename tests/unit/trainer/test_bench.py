@@ -7,7 +7,7 @@ import torch
 from typer.testing import CliRunner
 
 from spacte_core.data.base import stream
-from spacte_trainer.bench.command import Comparison, bench_train_app
+from spacte_trainer.bench.command import Comparison, bench_train_app, by_sgd
 from spacte_trainer.bench.loops import PlainLoop, TrainerLoop, endless, random_images
 from spacte_trainer.config import override
 from spacte_trainer.objectives import SeededDraws, Step
@@ -29,6 +29,14 @@ def test_both_loops_have_the_same_losses(recipe: str):
     for (our_steps, ours), (their_steps, plain) in zip(*losses, strict=True):
         assert our_steps == their_steps == 2
         assert ours == pytest.approx(plain, rel=1e-3)
+
+
+def test_both_train_by_sgd_where_a_recipe_has_muon():
+    config = override(load_recipe("cifar10-fast-gaussian-0.25"), {"ema": 0.9})
+    assert config.optimizer.muon is not None
+    plain = by_sgd(config)
+    assert (plain.optimizer.muon, plain.ema) == (None, 0)
+    assert plain.optimizer.lr == config.optimizer.lr
 
 
 def test_loss_difference_is_the_largest_of_the_turns():

@@ -58,6 +58,21 @@ def test_a_gradient_of_zeros_moves_nothing() -> None:
     assert torch.allclose(w, before)
 
 
+@pytest.mark.parametrize("size", [0.0, 1e-9])
+def test_a_weight_of_nearly_zero_begins_to_move(size: float) -> None:
+    """Its norm is taken as 1e-7."""
+    w = nn.Parameter(torch.full((4, 3, 2, 2), size))
+    w.grad = weight(4, 3, 2, 2, seed=1).detach()
+    before = w.detach().clone()
+    muon(w).step()
+    assert (w - before).norm().item() == pytest.approx(1e-8, rel=0.1)
+
+
+def test_a_closure_is_refused() -> None:
+    with pytest.raises(ValueError, match="takes no closure"):
+        muon(weight(4, 3, 2, 2)).step(lambda: 1.0)
+
+
 def test_a_step_has_the_relative_length_of_its_rate_and_the_norm_stays() -> None:
     """Two steps, written out in float64, of a convolution's weight in both of its memory formats."""
     gradients = [weight(8, 3, 3, 3, seed=seed).detach() for seed in (1, 2)]
@@ -170,7 +185,7 @@ def test_it_learns_faster_than_sgd_alone(tmp_path: Path) -> None:
     ("options", "sentence"),
     [
         ({"lr": 0}, r"optimizer\.muon\.lr cannot be 0"),
-        ({"lr": 2}, r"optimizer\.muon\.lr cannot be 2"),
+        ({"lr": 1}, r"optimizer\.muon\.lr cannot be 1"),
         ({"momentum": 1}, r"optimizer\.muon\.momentum cannot be 1"),
         ({"steps": 0}, r"optimizer\.muon\.steps cannot be 0"),
         ({"beta": 1}, r"optimizer\.muon\.beta cannot be 1"),

@@ -97,12 +97,13 @@ def test_a_noise_level_that_is_none_is_refused(sigma: float):
 
 
 def test_the_fast_single_network_has_what_makes_more_of_an_epoch_and_no_other_recipe_has():
-    """Consistency, which goes on from that network, has Muon at a quarter of the rate, and flips as published."""
+    """Consistency, which goes on from that network, has Muon at a quarter of the rate."""
     for name in ENTRIES:
         config = load_recipe(name)
-        alternate = name.startswith(("cifar10-fast-gaussian", "cifar10-fast-ensemble-gaussian"))
-        muon = alternate or name.startswith("cifar10-fast-consistency")
-        assert (config.optimizer.muon is not None, config.data.flip == "alternate") == (muon, alternate), name
+        single = name.startswith(
+            ("cifar10-fast-gaussian", "cifar10-fast-ensemble-gaussian", "cifar10-fast-consistency")
+        )
+        assert (config.optimizer.muon is not None, config.data.flip == "alternate") == (single, single), name
         assert getattr(config.objective.base, "label_smoothing", 0.0) == config.ema == 0
     after = load_recipe("cifar10-fast-consistency-0.25")
     before = load_recipe("cifar10-fast-gaussian-0.25")
@@ -238,6 +239,11 @@ def test_shared_fields_reach_what_a_run_starts_from():
     [
         ("model.head=3", "There is no setting 'model.head': the fields here are arch, heads"),
         ("nothing.at.all=3", "There is no setting 'nothing.at.all'"),
+        ("optimizer.muon.lr=0.1", "where optimizer.muon is not set: write optimizer.muon='{\"lr\": ...}'."),
+        (
+            "data.flip=alternating",
+            "Setting data.flip cannot be 'alternating': Input should be True, False or 'alternate'",
+        ),
         ("epochs=zero", "Setting epochs cannot be 'zero'"),
         ("sigma=-1", "Setting sigma cannot be -1"),
         ("model.heads=1", "circular teaching needs at least 2 heads"),
@@ -247,6 +253,18 @@ def test_shared_fields_reach_what_a_run_starts_from():
 def test_wrong_settings_are_named(setting: str, sentence: str):
     with pytest.raises(ConfigError, match=sentence.replace(".", r"\.")):
         override(base(), dict([parse_setting(setting)]))
+
+
+def test_a_part_of_a_setting_that_is_empty_is_set():
+    settings = ["optimizer.muon={}", "optimizer.muon.lr=0.1"]
+    muon = override(base(), dict(map(parse_setting, settings))).optimizer.muon
+    assert muon is not None
+    assert (muon.lr, muon.steps) == (0.1, 3)
+
+
+def test_what_does_not_fit_the_data_is_said_in_short():
+    with pytest.raises(ConfigError, match=r"^The settings of data do not fit together: .*: set data\.flip=true\.$"):
+        override(load_recipe("cifar10-fast-gaussian-0.25"), {"data.source": "imagenet:/x"})
 
 
 def test_a_setting_needs_a_value():

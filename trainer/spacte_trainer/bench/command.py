@@ -110,6 +110,12 @@ def compare(
     )
 
 
+def by_sgd(config: "TrainConfig") -> "TrainConfig":
+    """The configuration as both loops train it: with SGD for all weights, and no average of them."""
+    optimizer = config.optimizer.model_copy(update={"muon": None})
+    return config.model_copy(update={"optimizer": optimizer, "ema": 0.0})
+
+
 @bench_train_app.command()
 def train(
     recipe: Annotated[str, typer.Argument(help="Whose method, network and settings.")] = RECIPE,
@@ -122,7 +128,10 @@ def train(
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="For programs.")] = False,
 ) -> None:
-    """Training steps a second, beside an eager float32 loop of the same method on the same batches and noises."""
+    """Training steps a second, beside an eager float32 loop of the same method on the same batches and noises.
+
+    Both train by SGD, also where the recipe has Muon.
+    """
     set_wait_policy()
     from rich.console import Console
 
@@ -133,7 +142,7 @@ def train(
 
     with one_sentence():
         chosen = choose_device(device)
-        config = resolve_precision(configure(recipe, None, {}, settings), chosen)
+        config = by_sgd(resolve_precision(configure(recipe, None, {}, settings), chosen))
         count = threads or config.threads
         found = compare(config, device=str(chosen), batches=batches, pairs=pairs, threads=count)
     if as_json:

@@ -49,6 +49,7 @@ class PlainLoop:
             lr=config.optimizer.lr * config.schedule.scale(1, config.epochs, 0.0),
             momentum=config.optimizer.momentum,
             weight_decay=config.optimizer.weight_decay,
+            nesterov=config.optimizer.nesterov,
         )
 
     def run(self, batches: list[Batch], step: Step) -> tuple[int, float]:

@@ -62,10 +62,11 @@ def configuration(method: str, sigma: float) -> TrainConfig:
         "schedule": OneCycleSchedule(rise=0.2),
         "batch": 500,
     }
+    if heads == 1:
+        changes["data"] = config.data.model_copy(update={"flip": "alternate"})
     if method == "gaussian":
         changes["epochs"] = GAUSSIAN_EPOCHS[method]
         changes["optimizer"] = changes["optimizer"].model_copy(update={"muon": MUON})
-        changes["data"] = config.data.model_copy(update={"flip": "alternate"})
         objective = config.objective
     elif method == "spacte-gaussian":
         changes["epochs"] = GAUSSIAN_EPOCHS[method]

@@ -39,7 +39,7 @@ def float32_votes(classifier: Classifier, batch: int, rows: Calibration) -> Tens
 
 def _votes_by(form: Form, network: Form, rows_NCHW: Tensor) -> Tensor | None:
     """The network's votes by another form, as far as that goes; None where the two differ by more than roundings."""
-    own_NK, logits_NK = network.logits(network.encoding(rows_NCHW[:_OWN_ROWS])), logits_of(form, rows_NCHW)
+    own_NK, logits_NK = logits_of(network, rows_NCHW[:_OWN_ROWS]), logits_of(form, rows_NCHW)
     allowed = _ROUNDING * (own_NK - own_NK.mean(0)).abs().max()
     if own_NK.shape[1] == 1 or not ((logits_NK[: len(own_NK)] - own_NK).abs() <= allowed).all():
         return None
@@ -47,5 +47,5 @@ def _votes_by(form: Form, network: Form, rows_NCHW: Tensor) -> Tensor | None:
     first_N, second_N = logits_NK.topk(2).values.unbind(1)
     doubtful_N = ~(first_N - second_N > _CLEAR * allowed)
     if doubtful_N.any():
-        votes_N[doubtful_N] = votes_of(network.logits(network.encoding(rows_NCHW[doubtful_N])))
+        votes_N[doubtful_N] = votes_of(logits_of(network, rows_NCHW[doubtful_N]))
     return votes_N

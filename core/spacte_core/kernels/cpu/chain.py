@@ -158,7 +158,7 @@ class ChainKernel(nn.Module):
                 raise ValueError(f"{x.dtype} {list(x.shape)} is not the chain's {self.dtype} {list(shape)}")
         batch, threads = len(inputs[0]), torch.get_num_threads()
         if self.averaged:
-            result = torch.empty(batch, self.shape[0])
+            result = torch.empty(batch, self.shape[0], dtype=torch.float32)
         else:
             result = torch.empty((batch, *self.shape), dtype=self.dtype, memory_format=torch.channels_last)
         outer = [_Map(x.data_ptr(), *shape, 0) for x, shape in zip((*inputs, result), self.outer, strict=True)]
@@ -284,8 +284,8 @@ def layer_of_floats(
     shape = _result_shape(conv, conv.out_channels, _square(conv.kernel_size), source_shape, target.multiple)
     if shape is None or not _both_small(source_shape, shape, dtype, target):
         return None
-    bias_O = torch.zeros(conv.out_channels) if conv.bias is None else conv.bias.float()
     weight = conv.weight.float()
+    bias_O = torch.zeros_like(weight[:, 0, 0, 0]) if conv.bias is None else conv.bias.float()
     padding = _square(cast(tuple[int, int], conv.padding))
     return Layer(weight, None, bias_O, 1.0, conv.stride[0], step.relu, source_shape, shape, padding=padding)
 

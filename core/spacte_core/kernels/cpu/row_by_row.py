@@ -28,12 +28,13 @@ class RowByRow(nn.Module):
             raise ValueError(f"this machine does not compute {dtype} by {target.name}")
         self.library = library
         self.weight_IO = linear.weight.detach().float().T.contiguous()
-        self.bias_O = torch.zeros(linear.out_features) if linear.bias is None else linear.bias.detach().float()
+        bias = torch.zeros_like(linear.weight[:, 0]) if linear.bias is None else linear.bias
+        self.bias_O = bias.detach().float()
 
     def forward(self, x: Tensor) -> Tensor:
         """float32 [..., O] of [..., I]."""
         rows = x.float().contiguous()
-        result = torch.empty((*x.shape[:-1], len(self.bias_O)))
+        result = torch.empty((*x.shape[:-1], len(self.bias_O)), dtype=torch.float32)
         call(
             self.library.spacte_linear, rows, self.weight_IO, self.bias_O, result,
             x.shape[:-1].numel(), *self.weight_IO.shape,

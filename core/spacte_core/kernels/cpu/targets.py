@@ -1,7 +1,7 @@
 """Instruction targets of the chain kernel, and which of them this machine has.
 
-A chain's layers give the same codes on every target, for sums of codes are exact; bfloat16 is rounded in each
-target's own order.
+A chain's layers give the same codes on every target, for sums of codes are exact, and the same float32, whose sums
+are in one order; bfloat16 is rounded in each target's own order.
 """
 
 import ctypes

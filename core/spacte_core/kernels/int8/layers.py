@@ -87,7 +87,7 @@ class Int8Conv(nn.Module):
         self.shape_BCHW, self.by_floats = list(shape_BCHW), False
         self.weight = torch.empty(0)  # until it is packed
         self.scale_O, self.zero_O = scale_O, torch.zeros(len(scale_O), dtype=torch.int32)
-        self.bias = torch.zeros(len(scale_O)) if conv.bias is None else conv.bias.float().clone()
+        self.bias = torch.zeros_like(scale_O) if conv.bias is None else conv.bias.float().clone()
         if other is not None and other.lift_C is not None:
             self.bias -= other.lift_C
         if result is not None and result.lift_C is not None:

@@ -125,7 +125,7 @@ def _with_feedback(units_OCT: Tensor, moment_TCTC: Tensor) -> Tensor:
     mean = moment_KK.diagonal().mean()
     moment_KK.diagonal().add_(_DAMPING * mean + 1e-12)  # also for inputs of zero
     by_channel = moment_KK.diagonal().view(taps, channels).T.flatten()
-    order = by_channel.argsort(descending=True, stable=True).flip(0)
+    order = _rounded(by_channel).argsort(descending=True, stable=True).flip(0)
     places = order % taps * channels + order // taps
     factor_KK = torch.linalg.cholesky(moment_KK.index_select(0, places).index_select(1, places))
     factor_KK /= factor_KK.diagonal().clone()
@@ -136,6 +136,12 @@ def _with_feedback(units_OCT: Tensor, moment_TCTC: Tensor) -> Tensor:
         due_kO = torch.addmm(units_KO[block], factor_KK[stop:, block].T, errors_KO[stop:])
         _round_block(due_kO, units_KO[block], factor_KK[block, block].T.contiguous(), codes_KO[block], errors_KO[block])
     return codes_KO[order.argsort()].T
+
+
+def _rounded(values: Tensor) -> Tensor:
+    """To 30 bits: values that are equal but for the order of their sums become equal, so that this decides nothing."""
+    mantissa, exponent = torch.frexp(values)
+    return torch.ldexp((mantissa * 2**30).round(), exponent)
 
 
 def _round_block(due_kO: Tensor, units_kO: Tensor, factor_kk: Tensor, codes_kO: Tensor, errors_kO: Tensor) -> None:

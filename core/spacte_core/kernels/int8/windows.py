@@ -89,14 +89,12 @@ class Windows:
         taps = list(product(*map(range, conv.kernel_size)))
         geometry = zip(conv.kernel_size, conv.stride, conv.padding, conv.dilation, strict=True)
         same_size = all(s == 1 and 2 * int(p) == d * (k - 1) for k, s, p, d in geometry)
-        centre = [(k - 1) // 2 for k in conv.kernel_size]
 
         def name(a: tuple[int, ...], b: tuple[int, ...]) -> tuple[object, ...]:
             if not same_size or self._every > 1:
                 return a, b
-            return tuple(
-                j - i if (i - middle) * (j - middle) <= 0 else (i, j) for i, j, middle in zip(a, b, centre, strict=True)
-            )
+            sizes = zip(a, b, conv.kernel_size, strict=True)
+            return tuple(j - i if (2 * i - k + 1) * (2 * j - k + 1) <= 0 else (i, j) for i, j, k in sizes)
 
         return {(i, j): name(a, b) for i, a in enumerate(taps) for j, b in enumerate(taps)}
 
