@@ -169,7 +169,7 @@ def test_images_that_are_named_are_mirrored_and_no_others():
 
 
 def test_alternating_flips_need_a_set_in_memory():
-    with pytest.raises(ValidationError, match="set data.flip=true"):
+    with pytest.raises(ValidationError, match=r"set data\.flip=true"):
         DataConfig(source="imagenet:somewhere", flip="alternate")
 
 
