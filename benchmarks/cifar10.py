@@ -35,7 +35,7 @@ RESULTS = ROOT / "benchmarks" / "results" / "cifar10"
 WORK = ROOT / "runs" / "benchmark-cifar10"
 STRIDE, NOISES = 20, 1_000
 DRAWS = 1
-ONE_HEAD = "head 0"
+ONE_HEAD = "head 0 of the five alone"
 
 
 def head_alone(checkpoint: Checkpoint, head: int, folder: Path) -> Path:
@@ -105,7 +105,7 @@ def main() -> None:
     runs: dict[str, tuple[Path, Path | None]] = {}
     if not options.only_beside:
         runs[NAME] = (MODEL, RESULTS / "spacte-consistency.tsv")
-        runs[f"{ONE_HEAD} of the five alone"] = (head_alone(taught, 0, work / "head-0"), None)
+        runs[ONE_HEAD] = (head_alone(taught, 0, work / "head-0"), None)
     for pair in options.beside:
         name, _, folder = pair.partition("=")
         runs[name] = (Path(folder), RESULTS / f"{name.replace(' ', '-').replace(',', '')}.tsv")
@@ -114,7 +114,7 @@ def main() -> None:
     ]
     known = RESULTS / "figures.json"
     before = json.loads(known.read_text())["models"] if known.exists() else []
-    names = dict.fromkeys((NAME, f"{ONE_HEAD} of the five alone", *runs, *(found["name"] for found in before)))
+    names = dict.fromkeys((NAME, ONE_HEAD, *runs, *(found["name"] for found in before)))
     latest = {found["name"]: found for found in (*before, *figures)}
     body = {
         "command": shlex.join(["python", "-m", "benchmarks.cifar10", *sys.argv[1:]]),

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from tests.interrupted_run import InterruptedRunError, Interruption
 from torch import nn
 
 from spacte_core.data import load_data
@@ -13,7 +14,7 @@ from spacte_trainer.callbacks import Callback
 from spacte_trainer.config import ConfigError, TrainConfig, override
 from spacte_trainer.evaluation import accuracy
 from spacte_trainer.loop import Trainer, train
-from spacte_trainer.metrics import EpochReport, LossMeter
+from spacte_trainer.metrics import EpochReport
 from spacte_trainer.recipes import load_recipe
 
 CPU = torch.device("cpu")
@@ -61,18 +62,10 @@ def test_what_a_run_leaves_is_the_average_and_training_is_untouched(tmp_path: Pa
 
 
 def test_an_interruption_changes_nothing(tmp_path: Path) -> None:
-    class StopError(Exception):
-        pass
-
-    class Stop(Callback):
-        def on_batch_end(self, epoch: int, done: int, total: int, meter: LossMeter) -> None:
-            if epoch == 2:
-                raise StopError
-
     config = small()
     whole = train(config, tmp_path / "whole", *splits(config), device=CPU).net.state_dict()
-    with pytest.raises(StopError):
-        train(config, tmp_path / "cut", *splits(config), device=CPU, callbacks=[Stop()])
+    with pytest.raises(InterruptedRunError):
+        train(config, tmp_path / "cut", *splits(config), device=CPU, callbacks=[Interruption()])
     resumed = train(config, tmp_path / "cut", *splits(config), device=CPU).net.state_dict()
     done = train(config, tmp_path / "cut", *splits(config), device=CPU).net.state_dict()  # nothing left to train
     assert all(torch.equal(whole[name], resumed[name]) for name in whole)

@@ -13,6 +13,7 @@ import pytest
 import torch
 from rich.console import Console
 from safetensors.torch import load_file
+from tests.interrupted_run import InterruptedRunError, Interruption
 
 from spacte_core.checkpoint import WEIGHTS_FILE, load_checkpoint
 from spacte_core.data import DataError, load_data
@@ -149,25 +150,13 @@ def test_a_run_is_a_function_of_its_seed(tmp_path: Path):
     assert not same(first, trained(small(seed=1), tmp_path / "c"))
 
 
-class InterruptedRunError(Exception):
-    pass
-
-
-class Killer(Recorder):
-    """Ends the run in the middle of an epoch."""
-
-    def on_batch_end(self, epoch: int, done: int, total: int, meter: LossMeter) -> None:
-        if (epoch, done) == (2, 2):
-            raise InterruptedRunError
-
-
 @pytest.mark.slow
 @pytest.mark.parametrize("recipe", ["digits-spacte-gaussian", "digits-smoothmix"])
 def test_an_interrupted_epoch_is_done_over_and_comes_out_the_same(recipe: str, tmp_path: Path):
     config = small(recipe, epochs=3)
     undisturbed = trained(config, tmp_path / "whole")
     with pytest.raises(InterruptedRunError):
-        trained(config, tmp_path / "cut", Killer())
+        trained(config, tmp_path / "cut", Interruption())
     state = load_state(tmp_path / "cut", config, CPU)
     assert state is not None
     assert state.epoch == 1
@@ -209,7 +198,7 @@ def test_kill_9_and_resume_end_in_the_same_bytes(tmp_path: Path):
 
 def test_a_run_cannot_be_resumed_with_other_settings(tmp_path: Path):
     with pytest.raises(InterruptedRunError):
-        trained(small(epochs=3), tmp_path, Killer())
+        trained(small(epochs=3), tmp_path, Interruption())
     with pytest.raises(StateError, match=r"optimizer\.lr: 0\.1, now 0\.2"):
         trained(small(epochs=3, **{"optimizer.lr": 0.2}), tmp_path)
 

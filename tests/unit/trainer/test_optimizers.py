@@ -4,11 +4,11 @@ from pathlib import Path
 
 import pytest
 import torch
+from tests.interrupted_run import InterruptedRunError, Interruption
 from torch import Tensor, nn
 
 from spacte_core.data import load_data
 from spacte_core.models import build
-from spacte_trainer.callbacks import Callback
 from spacte_trainer.config import ConfigError, InitConfig, MuonConfig, TrainConfig, override
 from spacte_trainer.loop import Trainer, train
 from spacte_trainer.metrics import LossMeter
@@ -152,16 +152,8 @@ def test_a_resumed_run_ends_in_the_same_weights(recipe: str, tmp_path: Path) -> 
     data = load_data(config.data, "train"), load_data(config.data, "test")
     whole = train(config, tmp_path / "whole", *data, device=CPU).net.state_dict()
 
-    class StopError(Exception):
-        pass
-
-    class Stop(Callback):
-        def on_batch_end(self, epoch: int, done: int, total: int, meter: LossMeter) -> None:
-            if epoch == 2:
-                raise StopError
-
-    with pytest.raises(StopError):
-        train(config, tmp_path / "cut", *data, device=CPU, callbacks=[Stop()])
+    with pytest.raises(InterruptedRunError):
+        train(config, tmp_path / "cut", *data, device=CPU, callbacks=[Interruption()])
     state = load_state(tmp_path / "cut", config, CPU)
     assert state is not None
     assert set(state.optimizer) == {"sgd", "muon"}
