@@ -11,6 +11,7 @@ from spacte_core.models import MultiHeadNet
 from spacte_core.models.multihead import shared_copy
 
 from .cpu.batch_norm import fuse_batch_norms
+from .cpu.strided_training import strided_convolutions
 from .cpu.winograd_training import winograd_convolutions
 from .graph.tracing import symbolic_trace
 
@@ -18,8 +19,8 @@ from .graph.tracing import symbolic_trace
 def optimize(net: MultiHeadNet, device: torch.device) -> MultiHeadNet:
     """The network as training runs it: the same parameters and buffers, the same results, fewer passes over memory.
 
-    On CPUs a batch normalisation includes the sum and the ReLU that follow it, and 3 x 3 convolutions in float32 are
-    computed by Winograd's products. On GPUs narrow convolutions run in Triton, and heads run side by side while a CUDA
+    On CPUs a batch normalisation includes the sum and the ReLU that follow it, 3 x 3 convolutions are
+    computed by Winograd's products, and the gradients of those with a stride of two by a kernel of their own. On GPUs narrow convolutions run in Triton, and heads run side by side while a CUDA
     graph is captured.
 
     Args:
@@ -47,7 +48,7 @@ def optimize(net: MultiHeadNet, device: torch.device) -> MultiHeadNet:
 
 def _on_cpu(part: nn.Module) -> nn.Module:
     """The part as a graph of which our kernels compute what they know; as it is where its code cannot be traced."""
-    replacements = {"batch_norm": fuse_batch_norms, "winograd": winograd_convolutions}
+    replacements = {"batch_norm": fuse_batch_norms, "winograd": winograd_convolutions, "strided": strided_convolutions}
     wanted = [replace for name, replace in replacements.items() if kernels_enabled(name)]
     try:
         graph = symbolic_trace(part) if wanted else None

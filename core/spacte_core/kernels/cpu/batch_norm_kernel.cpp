@@ -5,6 +5,10 @@
 // tiles, and with 24 eight pixels hold three. Sums are taken over fixed runs of tiles and added in a fixed order, so
 // that the result does not depend on the number of threads.
 
+#ifdef __AVX512BF16__
+#include <immintrin.h>
+#endif
+
 #include <cmath>
 #include <cstdint>
 #include <cstring>
@@ -46,10 +50,15 @@ inline Floats load(const bf16* from) {
 inline void store(float* to, Floats value) { std::memcpy(to, &value, sizeof value); }
 
 inline void store(bf16* to, Floats value) {  // to the nearest, ties to even
+#ifdef __AVX512BF16__
+    const __m256bh halves = _mm512_cvtneps_pbh((__m512)value);
+    std::memcpy(to, &halves, sizeof halves);
+#else
     const Words none = (Words)(value != value);  // some would be rounded to a zero
     const Words words = ((Words)value & ~none) | (none & 0x7fc00000);
     const Halves halves = __builtin_convertvector((words + 0x7fff + ((words >> 16) & 1)) >> 16, Halves);
     std::memcpy(to, &halves, sizeof halves);
+#endif
 }
 
 // `value` where `gate` is above zero or no number, else 0: ReLU, and what passes back through it.

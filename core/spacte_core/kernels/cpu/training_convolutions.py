@@ -1,0 +1,85 @@
+"""Convolutions of a network in training by kernels of ours: when they fit, and what a graph has in their place."""
+
+from collections.abc import Callable
+from typing import cast
+
+import torch
+from torch import Tensor, fx, nn
+from torch.nn import functional
+
+from spacte_core.hardware import cpu_flags
+from spacte_core.kernels.graph.folding import layer_of, recompile
+
+
+class TrainingConv(nn.Module):
+    """A convolution over the weights of the layer it replaces: by a kernel, or by that layer where none fits."""
+
+    def __init__(self, conv: nn.Conv2d) -> None:
+        super().__init__()
+        self.conv = conv
+
+    def forward(self, x_BCHW: Tensor) -> Tensor:
+        """The convolution of maps on a CPU by the kernel, and of all others by PyTorch."""
+        if not self.fits(x_BCHW):
+            return self.conv(x_BCHW)
+        return self.convolved(x_BCHW.bfloat16() if torch.is_autocast_enabled("cpu") else x_BCHW)
+
+    def fits(self, x_BCHW: Tensor) -> bool:
+        """Whether the kernel computes this step."""
+        raise NotImplementedError
+
+    def convolved(self, x_BCHW: Tensor) -> Tensor:
+        """The convolution by the kernel: bfloat16 under autocast, else in the type of the maps."""
+        raise NotImplementedError
+
+
+def replace_convolutions(
+    graph_module: fx.GraphModule, known: Callable[[nn.Conv2d], bool], replacement: type[TrainingConv]
+) -> fx.GraphModule:
+    """Let a kernel compute the convolutions that it knows. Changes its argument; parameters keep their order."""
+    read = {str(node.target).rpartition(".")[0] for node in graph_module.graph.nodes if node.op == "get_attr"}
+    for node in graph_module.graph.nodes:
+        conv = layer_of(graph_module, node)
+        if isinstance(conv, nn.Conv2d) and known(conv) and str(node.target) not in read:  # for weights keep their names
+            graph_module.set_submodule(str(node.target), replacement(conv))
+    return recompile(graph_module)
+
+
+def learns(conv: nn.Conv2d, x_BCHW: Tensor) -> bool:
+    """Whether this is an eager step on a CPU of which a gradient is wanted, with float32 weights and no hooks.
+
+    What is asked of PyTorch's layer itself (hooks, another type or device) is its to do.
+    """
+    if torch.compiler.is_compiling() or not x_BCHW.numel() or _has_hooks(conv):
+        return False
+    if {x_BCHW.device.type, conv.weight.device.type} != {"cpu"} or conv.weight.dtype != torch.float32:
+        return False
+    return torch.is_grad_enabled() and (x_BCHW.requires_grad or conv.weight.requires_grad)
+
+
+def is_halved(x_BCHW: Tensor) -> bool:
+    """Whether autocast has maps like these in bfloat16, on a processor whose matrix units are not the better choice."""
+    types = (torch.float32, torch.bfloat16)
+    halves = torch.is_autocast_enabled("cpu") and torch.get_autocast_dtype("cpu") == torch.bfloat16
+    return halves and x_BCHW.dtype in types and "amx_bf16" not in cpu_flags()
+
+
+def _has_hooks(conv: nn.Conv2d) -> bool:
+    """Whether a call of the layer does more than its convolution, such as making its weights."""
+    hooks = ("_forward_pre_hooks", "_forward_hooks", "_backward_pre_hooks", "_backward_hooks")
+    return any(getattr(conv, name) for name in hooks)
+
+
+def differentiable_gradients(
+    x_BCHW: Tensor, weight_OIHW: Tensor, dy_BCHW: Tensor, wanted: tuple[bool, ...], stride: int, padding: int
+) -> tuple[Tensor | None, ...]:
+    """The gradients of a convolution, by PyTorch, so that they can be differentiated in turn."""
+    inputs = [value for value, needed in zip((x_BCHW, weight_OIHW), wanted, strict=True) if needed]
+    again = functional.conv2d(x_BCHW, weight_OIHW.to(x_BCHW.dtype), stride=stride, padding=padding)
+    found = iter(torch.autograd.grad(again, inputs, dy_BCHW, create_graph=True))
+    return tuple(next(found) if needed else None for needed in wanted)
+
+
+def channels_last(*maps: Tensor) -> list[Tensor]:
+    """Maps as kernels read them."""
+    return [cast("Tensor", of.contiguous(memory_format=torch.channels_last)) for of in maps]
