@@ -1,6 +1,5 @@
 """Promise: Winograd's convolutions in training are the plain ones and their gradients, in float32's precision."""
 
-import copy
 import itertools
 
 import pytest
@@ -10,9 +9,8 @@ from torch.nn import functional
 
 from spacte_core.hardware import cpu_flags
 from spacte_core.kernels import optimize
-from spacte_core.kernels.cpu import winograd_training
 from spacte_core.kernels.cpu.winograd_layers import library
-from spacte_core.kernels.cpu.winograd_training import Convolution, WinogradConv, fits, known, winograd_convolutions
+from spacte_core.kernels.cpu.winograd_training import Convolution, WinogradConv, known
 from spacte_core.models import ModelConfig, build
 
 needs_kernel = pytest.mark.skipif(library() is None, reason="neither AVX-512 nor AVX2, or no compiler")
@@ -225,75 +223,6 @@ def test_layers_that_it_does_not_know() -> None:
 
 
 @needs_kernel
-def test_it_steps_aside() -> None:
-    x, _, _ = case("whole tiles")
-    conv = nn.Conv2d(16, 16, 3, padding=1, bias=False)
-    ours = WinogradConv(conv)
-    assert fits(conv, x)
-    assert fits(conv, x.detach()), "its weights are trained"
-    assert not fits(conv.requires_grad_(requires_grad=False), x.detach()), "nobody wants a gradient"
-    conv.requires_grad_()
-    with torch.no_grad():
-        assert not fits(conv, x)
-    assert not fits(conv, x.double())
-    with torch.autocast("cpu", dtype=torch.float16):
-        assert not fits(conv, x)
-    assert torch.equal(ours(x[:0]), conv(x[:0]))
-    assert not fits(copy.deepcopy(conv).double(), x)
-    seen: list[nn.Module] = []
-    hook = conv.register_forward_hook(lambda layer, *_: seen.append(layer))
-    ours(x)
-    assert seen == [conv]
-    hook.remove()
-    assert fits(conv, x)
-
-
-@needs_kernel
-@pytest.mark.filterwarnings("ignore:.*weight_norm:FutureWarning")
-def test_weights_that_a_hook_makes() -> None:
-    x, _, _ = case("whole tiles")
-    conv = nn.utils.weight_norm(nn.Conv2d(16, 16, 3, padding=1, bias=False))
-    ours = WinogradConv(conv)
-    for _ in range(2):
-        ours(x).sum().backward()
-    assert isinstance(conv.weight_g, nn.Parameter)
-    assert conv.weight_g.grad is not None
-
-
-@needs_kernel
-def test_a_layer_called_twice_and_one_whose_weights_are_read() -> None:
-    class Both(nn.Module):
-        def __init__(self) -> None:
-            super().__init__()
-            self.twice, self.read = (nn.Conv2d(16, 16, 3, padding=1, bias=False) for _ in range(2))
-
-        def forward(self, x_BCHW: Tensor) -> Tensor:
-            return self.read(self.twice(self.twice(x_BCHW))) + self.read.weight.square().sum()
-
-    net = Both()
-    graph = winograd_convolutions(torch.fx.symbolic_trace(net))
-    assert [name for name, module in graph.named_modules() if isinstance(module, WinogradConv)] == ["twice"]
-    x, _, _ = case("whole tiles")
-    assert error(graph(x), net(x)) < BOUND
-
-
-@needs_kernel
-def test_under_autocast_maps_are_halved_and_amx_keeps_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
-    x, _, _ = case("whole tiles")
-    conv = nn.Conv2d(16, 16, 3, padding=1, bias=False)
-    for flags, ours in ((frozenset({"avx2", "fma"}), True), (frozenset({"avx2", "fma", "amx_bf16"}), False)):
-        monkeypatch.setattr(winograd_training, "cpu_flags", lambda flags=flags: flags)
-        with torch.autocast("cpu", dtype=torch.bfloat16):
-            assert fits(conv, x) is fits(conv, x.bfloat16()) is ours
-            assert not fits(conv, x.double())
-            y = WinogradConv(conv)(x)
-        assert y.dtype == torch.bfloat16
-        y.float().square().sum().backward()
-        assert x.grad is not None
-        assert x.grad.dtype == torch.float32
-
-
-@needs_kernel
 def test_the_pass_takes_what_it_knows(monkeypatch: pytest.MonkeyPatch) -> None:
     config = ModelConfig(arch="cifar_fast64", heads=2, num_classes=10, input_shape=(3, 16, 16))
     net = build(config).to(memory_format=torch.channels_last)
@@ -304,9 +233,3 @@ def test_the_pass_takes_what_it_knows(monkeypatch: pytest.MonkeyPatch) -> None:
     assert list(net.state_dict()) == names
     monkeypatch.setenv("SPACTE_KERNELS", "-winograd")
     assert not [m for m in optimize(net, torch.device("cpu")).modules() if isinstance(m, WinogradConv)]
-
-
-def test_without_a_compiler_pytorch_does_the_work(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(winograd_training, "library", lambda: None)
-    graph = torch.fx.symbolic_trace(nn.Sequential(nn.Conv2d(16, 16, 3, padding=1, bias=False)))
-    assert not [m for m in winograd_convolutions(graph).modules() if isinstance(m, WinogradConv)]

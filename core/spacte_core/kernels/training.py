@@ -19,9 +19,9 @@ from .graph.tracing import symbolic_trace
 def optimize(net: MultiHeadNet, device: torch.device) -> MultiHeadNet:
     """The network as training runs it: the same parameters and buffers, the same results, fewer passes over memory.
 
-    On CPUs a batch normalisation includes the sum and the ReLU that follow it, 3 x 3 convolutions are
-    computed by Winograd's products, and the gradients of those with a stride of two by a kernel of their own. On GPUs narrow convolutions run in Triton, and heads run side by side while a CUDA
-    graph is captured.
+    On CPUs a batch normalisation includes the sum and the ReLU that follow it, 3 x 3 convolutions are computed by
+    Winograd's products, and those with a stride of two have their gradients from a kernel. On GPUs narrow convolutions
+    run in Triton, and heads run side by side while a CUDA graph is captured.
 
     Args:
         net: on `device`. It stays plain, and so does its state dict; training the result trains it.

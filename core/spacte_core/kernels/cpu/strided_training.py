@@ -1,7 +1,7 @@
-"""Gradients of a training network's convolutions with a stride of two, where oneDNN takes two to three times what they need.
+"""Gradients of a training network's convolutions with a stride of two, for which oneDNN takes twice what they need.
 
-For bfloat16 maps on CPUs with AVX-512's products of pairs of them (`strided_training_kernel.cpp`). The convolution itself
-stays oneDNN's, which is near what the processor can do.
+For bfloat16 maps on CPUs with AVX-512's products of pairs of them (`strided_training_kernel.cpp`). The convolution
+itself stays oneDNN's, which is near what the processor can do.
 """
 
 import ctypes
