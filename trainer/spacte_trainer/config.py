@@ -74,6 +74,9 @@ class TrainConfig(BaseModel, frozen=True, extra="forbid"):
         allow_inf_nan=False,
         description="Decay, per step, of a moving average of the weights that is kept in their place; 0: none.",
     )
+    whitening: bool = Field(
+        default=False, description="The first convolution starts from the principal directions of noisy patches."
+    )
     epochs: int = Field(ge=1)
     batch: int = Field(default=256, ge=1, description="Images a loader batch; the objective cuts it into steps.")
     seed: int = Field(default=666, ge=0)
@@ -103,6 +106,8 @@ class TrainConfig(BaseModel, frozen=True, extra="forbid"):
             raise ValueError("a run from a given network has no members and no pretrain: choose another recipe")
         if self.model.arch == "ensemble" and self.model.heads != len(self.model.members):
             raise ValueError("an ensemble has one head a member: leave model.heads as it is")
+        if self.whitening and (self.init is not None or self.pretrain is not None):
+            raise ValueError("whitening is for fresh weights, and this run starts from others: set whitening=false")
         if (self.model.arch == "denoised") != (self.objective.base.name == "denoise"):
             raise ValueError("a denoiser is trained by `denoise`, and nothing else is: use the recipe of a denoiser")
         if self.model.arch == "denoised" and self.optimizer.muon is not None:

@@ -35,6 +35,7 @@ from .objectives import Loss, SeededDraws, Step
 from .optimizers import optimizer_of
 from .process_group import ProcessGroup
 from .state import State, load_state, save_state
+from .whitening import whiten
 
 
 class Trainer:
@@ -71,6 +72,8 @@ class Trainer:
             self.net = initial_network(config)
         except ValueError as error:
             raise ConfigError(str(error)) from error
+        if config.whitening:
+            whiten(self.net, train_data, config.sigma, config.seed)
         if start is not None:
             self.net.load_state_dict(start)
         self.net.to(device)
