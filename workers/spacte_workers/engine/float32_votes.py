@@ -5,6 +5,8 @@ are shown to: their logits of some rows are the network's own but for roundings,
 each other, the network itself decides.
 """
 
+from dataclasses import replace
+
 from torch import Tensor
 
 from spacte_core.forms import Classifier, Form, logits_of, plain
@@ -13,7 +15,7 @@ from .calibration import Calibration
 from .counting import votes_of
 from .forms import forms
 
-_FORM, _BATCH = "winograd", 16  # rows of a batch. Chosen: as fast as 64, and what is made is tried on fewer
+_FORM, _BATCH = "winograd", 16  # rows of a batch that is made, where a row's logits hang on it. Chosen: tried on few
 _OWN_ROWS = 8  # that the network computes itself. Chosen: a module that was traced wrongly shows on each
 _ROUNDING = 2.0**-12
 """By how much logits may differ, as part of what rows differ by. Chosen: hundreds of roundings, which a hundred layers
@@ -27,14 +29,17 @@ def float32_votes(classifier: Classifier, batch: int, rows: Calibration) -> Tens
 
     Args:
         classifier: on its device.
-        batch: rows of a batch of the network itself.
+        batch: rows of a batch, of the network itself and where a row's logits do not hang on it: chains take up to
+            sixteen rows to a thread, so that small batches leave threads without work.
         rows: calibration rows.
     """
-    network, rows_NCHW = plain(classifier, batch), rows.compared
+    rows_NCHW = rows.compared
     slow = rows_NCHW.device.type == "cpu" and len(rows_NCHW) > _OWN_ROWS
     fast = None if not slow else next(forms(classifier, "fp32", _BATCH, rows.fitted, only=_FORM), None)
-    votes_N = None if fast is None else _votes_by(fast, network, rows_NCHW)
-    return votes_of(logits_of(network, rows_NCHW)) if votes_N is None else votes_N
+    if fast is not None and fast.any_batch:
+        fast = replace(fast, batch=batch)
+    votes_N = None if fast is None else _votes_by(fast, plain(classifier, _OWN_ROWS), rows_NCHW)
+    return votes_of(logits_of(plain(classifier, batch), rows_NCHW)) if votes_N is None else votes_N
 
 
 def _votes_by(form: Form, network: Form, rows_NCHW: Tensor) -> Tensor | None:

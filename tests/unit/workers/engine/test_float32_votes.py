@@ -66,7 +66,22 @@ def test_the_network_itself_computes_few_rows_where_kernels_can(classifier, rows
     spied = replace(classifier, trunk=Spying())
     found = float32_votes.float32_votes(spied, 32, rows)
     assert torch.equal(found, own_votes(classifier, rows))
-    assert sum(seen) < _ROWS / 2
+    assert seen == [8]  # and not a whole batch
+
+
+@pytest.mark.parametrize(("any_batch", "rows_of_a_call"), [(True, {48}), (False, {16})])
+def test_kernels_for_any_batch_get_whole_ones(classifier, rows, monkeypatch, any_batch, rows_of_a_call):
+    """Sixteen rows are work for one thread alone."""
+    seen = []
+
+    def spied(x):
+        seen.append(len(x))
+        return classifier.trunk(x)
+
+    form = replace(plain(classifier, 16), trunk=spied, any_batch=any_batch)
+    monkeypatch.setattr(float32_votes, "forms", lambda *_args, **_options: iter([form]))
+    assert torch.equal(float32_votes.float32_votes(classifier, 48, rows), own_votes(classifier, rows))
+    assert set(seen) == rows_of_a_call
 
 
 def test_another_function_does_not_vote_for_the_network(classifier, rows, monkeypatch):
