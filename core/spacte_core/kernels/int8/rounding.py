@@ -8,12 +8,18 @@ still to come, as well as a linear map of the layer's own inputs allows (Hassibi
 All of it is float64, so that the last digits, in which machines may differ, hardly ever decide a code.
 """
 
+import ctypes
+import platform
+from functools import cache
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor, fx, nn
+from torch.nn import functional
 
+from spacte_core.kernels.compiler import call, compile_library
 from spacte_core.kernels.graph.folding import layer_of
 from spacte_core.kernels.graph.fusing import FusedConv
 
@@ -23,6 +29,7 @@ _CODES = 127  # codes are -127..127: symmetric, as oneDNN wants weights
 _DAMPING = 0.01  # share of the mean second moment that is added to all of them: GPTQ's own
 _ROWS = 32  # of calibration
 _TOGETHER = 32  # weights of a filter that get the errors of those before them in one product. Chosen: of 16 to 64
+_FILTERS = 16  # that the kernel rounds at a time
 
 _MOST_WEIGHTS = 1152
 """Of a filter, 3 x 3 x 128; larger ones are rounded to the nearest code. Chosen: time grows with its cube."""
@@ -129,13 +136,36 @@ def _with_feedback(units_OCT: Tensor, moment_TCTC: Tensor) -> Tensor:
     places = order % taps * channels + order // taps
     factor_KK = torch.linalg.cholesky(moment_KK.index_select(0, places).index_select(1, places))
     factor_KK /= factor_KK.diagonal().clone()
-    units_KO = units_OCT.flatten(1).T[order]
-    codes_KO, errors_KO = torch.empty_like(units_KO), torch.empty_like(units_KO)
-    for stop in range(len(order), 0, -_TOGETHER):
-        block = slice(max(stop - _TOGETHER, 0), stop)
-        due_kO = torch.addmm(units_KO[block], factor_KK[stop:, block].T, errors_KO[stop:])
-        _round_block(due_kO, units_KO[block], factor_KK[block, block].T.contiguous(), codes_KO[block], errors_KO[block])
+    codes_KO = _round_in_turn(factor_KK.T, units_OCT.flatten(1).T[order])
     return codes_KO[order.argsort()].T
+
+
+def _round_in_turn(shares_KK: Tensor, units_KO: Tensor) -> Tensor:
+    """Codes of weights from the last to the first, of units and of the shares of the errors behind each weight."""
+    kernel = _kernel()
+    if kernel is None:
+        return _round_in_blocks(shares_KK, units_KO)
+    padded_KO = functional.pad(units_KO, (0, -units_KO.shape[1] % _FILTERS))
+    codes_KO, errors_KO = torch.empty_like(padded_KO), torch.empty_like(padded_KO)
+    call(kernel.spacte_round, shares_KK.contiguous(), padded_KO, *padded_KO.shape, _CODES, codes_KO, errors_KO)
+    return codes_KO[:, : units_KO.shape[1]]
+
+
+def _round_in_blocks(shares_KK: Tensor, units_KO: Tensor) -> Tensor:
+    """The same without a compiler, in which sums have another order."""
+    codes_KO, errors_KO = torch.empty_like(units_KO), torch.empty_like(units_KO)
+    for stop in range(len(units_KO), 0, -_TOGETHER):
+        block = slice(max(stop - _TOGETHER, 0), stop)
+        due_kO = torch.addmm(units_KO[block], shares_KK[block, stop:], errors_KO[stop:])
+        _round_block(due_kO, units_KO[block], shares_KK[block, block].contiguous(), codes_KO[block], errors_KO[block])
+    return codes_KO
+
+
+@cache
+def _kernel() -> ctypes.CDLL | None:
+    fused = () if platform.machine() == "aarch64" else ("fma",)
+    source = Path(__file__).with_name("feedback_kernel.cpp")
+    return compile_library(source, "-march=native", "-ffp-contract=fast", "-fno-math-errno", needs=fused)
 
 
 def _rounded(values: Tensor) -> Tensor:
