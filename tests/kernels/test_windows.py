@@ -8,7 +8,7 @@ from torch import nn
 
 from spacte_core.kernels.graph.fusing import fuse
 from spacte_core.kernels.graph.tracing import trace
-from spacte_core.kernels.int8 import rounding
+from spacte_core.kernels.int8 import rounding, windows
 from spacte_core.kernels.int8.rounding import WeightRounder
 from spacte_core.kernels.int8.windows import Windows
 
@@ -31,15 +31,17 @@ _DIGEST = "6cc260e449cfe779"
         (3, 1, 1, 1, (32, 32)),  # more windows than are taken
     ],
 )
-def test_results_and_moments_are_those_of_unfolded_inputs(kernel, stride, padding, dilation, size):
+@pytest.mark.parametrize("channels", [6, 32])  # the compiled kernel takes multiples of 16
+def test_results_and_moments_are_those_of_unfolded_inputs(kernel, stride, padding, dilation, size, channels):
     torch.manual_seed(0)
-    conv = nn.Conv2d(6, 10, kernel, stride, padding, dilation).double()
-    x = torch.randn(24, 6, *size, dtype=torch.float64)
+    conv = nn.Conv2d(channels, 10, kernel, stride, padding, dilation).double()
+    x = torch.randn(24, channels, *size, dtype=torch.float64)
     seen = Windows(conv, x)
     torch.testing.assert_close(seen.convolved(), conv(x), rtol=1e-12, atol=1e-12)
     patches_NK = nn.functional.unfold(x, conv.kernel_size, conv.dilation, conv.padding, conv.stride).mT.flatten(0, 1)
     patches_NK = patches_NK[:: max(1, len(patches_NK) // 2048)]
-    wanted = (patches_NK.T @ patches_NK).view(6, -1, 6, patches_NK.shape[1] // 6).permute(1, 0, 3, 2)
+    taps = patches_NK.shape[1] // channels
+    wanted = (patches_NK.T @ patches_NK).view(channels, taps, channels, taps).permute(1, 0, 3, 2)
     torch.testing.assert_close(seen.moments(), wanted, rtol=1e-12, atol=1e-9)
 
 
@@ -62,6 +64,17 @@ def network() -> nn.Sequential:
     return nn.Sequential(*layers).eval()
 
 
+@pytest.fixture(params=["kernel", "without a compiler"])
+def compiled(request, monkeypatch):
+    """Both ways to round; the second is that of machines without a compiler."""
+    if request.param != "kernel":
+        for module in (rounding, windows):
+            monkeypatch.setattr(module, "rounding_kernel", lambda: None)
+    elif windows.rounding_kernel() is None:
+        pytest.skip("no compiler, or no fused products")
+
+
+@pytest.mark.usefixtures("compiled")
 def test_codes_are_those_of_earlier_versions():
     graph = trace(network())
     assert graph is not None
@@ -100,3 +113,19 @@ def test_the_last_digits_of_moments_decide_no_code(monkeypatch):
         other = moments * (1 + 1e-15 * (noise + noise.permute(2, 3, 0, 1)))
         monkeypatch.setattr(seen, "moments", lambda other=other: other.clone())
         assert torch.equal(rounding.round_weights(conv, seen).codes, wanted)
+
+
+@pytest.mark.usefixtures("compiled")
+@pytest.mark.parametrize(("places", "filters"), [(27, 16), (45, 3), (64, 40), (1, 1)])
+def test_each_weight_makes_up_for_the_errors_behind_it(places, filters):
+    """One weight after the other in plain arithmetic, codes at the ends of their range among them."""
+    generator = torch.Generator().manual_seed(places)
+    shares = torch.rand(places, places, generator=generator, dtype=torch.float64) - 0.5
+    units = 160 * torch.rand(places, filters, generator=generator, dtype=torch.float64) - 80
+    units[0] = 140
+    codes, errors = torch.zeros_like(units), torch.zeros_like(units)
+    for k in reversed(range(places)):
+        codes[k] = (units[k] + shares[k, k + 1 :] @ errors[k + 1 :]).round().clamp(-127, 127)
+        errors[k] = units[k] - codes[k]
+    assert torch.equal(rounding._round_in_turn(shares, units), codes)
+    assert (codes[0] == 127).all()

@@ -5,12 +5,12 @@ In eval mode batch normalisation is an affine map per channel, so that conv -> B
 
 import copy
 import operator
-from typing import Any
+from typing import Any, cast
 
 import torch
-from torch import fx, nn
+from torch import Tensor, fx, nn
 from torch.nn import functional
-from torch.nn.utils.fusion import fuse_conv_bn_eval
+from torch.nn.utils.fusion import fuse_conv_bn_weights
 
 _RELU_FUNCTIONS = (functional.relu, torch.relu, torch.relu_)
 _ADD_FUNCTIONS = (operator.add, operator.iadd, torch.add)
@@ -25,13 +25,27 @@ def fold_batch_norm(graph_module: fx.GraphModule) -> fx.GraphModule:
         source = node.args[0]
         conv = layer_of(graph_module, source)
         if isinstance(conv, nn.Conv2d) and conv.padding_mode == "zeros" and len(source.users) == 1:
-            exact = fuse_conv_bn_eval(copy.deepcopy(conv).eval().double(), copy.deepcopy(norm).double())
-            name = add_layer(graph_module, str(source.target), exact.to(conv.weight.dtype))
+            name = add_layer(graph_module, str(source.target), _folded(conv, norm))
             with graph_module.graph.inserting_before(source):
                 node.replace_all_uses_with(graph_module.graph.call_module(name, source.args))
             graph_module.graph.erase_node(node)
             graph_module.graph.erase_node(source)
     return recompile(graph_module)
+
+
+def _folded(conv: nn.Conv2d, norm: nn.BatchNorm2d) -> nn.Conv2d:
+    """The convolution and the affine map behind it as one, computed in float64."""
+    mean, var = (cast("Tensor", statistics).double() for statistics in (norm.running_mean, norm.running_var))
+    bias, scale, shift = (
+        None if value is None else value.detach().double() for value in (conv.bias, norm.weight, norm.bias)
+    )
+    exact = fuse_conv_bn_weights(conv.weight.detach().double(), bias, mean, var, norm.eps, scale, shift)
+    folded = copy.copy(conv).eval()  # the same but for its weights: to copy these, too, takes longer than all else
+    folded._parameters = {  # noqa: SLF001  the copy shares the layer's own dictionary
+        name: nn.Parameter(value.to(conv.weight.dtype), conv.weight.requires_grad)
+        for name, value in zip(("weight", "bias"), exact, strict=True)
+    }
+    return folded
 
 
 def recompile(graph_module: fx.GraphModule) -> fx.GraphModule:

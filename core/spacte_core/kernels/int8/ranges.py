@@ -49,7 +49,7 @@ class RangeObserver(fx.Interpreter):
             else:
                 low_C = result.amin((0, 2, 3)) if result.dim() == 4 else None
             low = result.min() if low_C is None else low_C.min()
-            fresh = Range(low.item(), result.max().item(), low_C, result.shape)
+            fresh = Range(low.item(), result.amax().item(), low_C, result.shape)
             self.seen[n] = _joined(self.seen.get(n, fresh), fresh)
         return result
 

@@ -8,10 +8,6 @@ still to come, as well as a linear map of the layer's own inputs allows (Hassibi
 All of it is float64, so that the last digits, in which machines may differ, hardly ever decide a code.
 """
 
-import ctypes
-import platform
-from functools import cache
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -19,11 +15,11 @@ import torch
 from torch import Tensor, fx, nn
 from torch.nn import functional
 
-from spacte_core.kernels.compiler import call, compile_library
+from spacte_core.kernels.compiler import call
 from spacte_core.kernels.graph.folding import layer_of
 from spacte_core.kernels.graph.fusing import FusedConv
 
-from .windows import Windows
+from .windows import Windows, rounding_kernel
 
 _CODES = 127  # codes are -127..127: symmetric, as oneDNN wants weights
 _DAMPING = 0.01  # share of the mean second moment that is added to all of them: GPTQ's own
@@ -142,7 +138,7 @@ def _with_feedback(units_OCT: Tensor, moment_TCTC: Tensor) -> Tensor:
 
 def _round_in_turn(shares_KK: Tensor, units_KO: Tensor) -> Tensor:
     """Codes of weights from the last to the first, of units and of the shares of the errors behind each weight."""
-    kernel = _kernel()
+    kernel = rounding_kernel()
     if kernel is None:
         return _round_in_blocks(shares_KK, units_KO)
     padded_KO = functional.pad(units_KO, (0, -units_KO.shape[1] % _FILTERS))
@@ -159,13 +155,6 @@ def _round_in_blocks(shares_KK: Tensor, units_KO: Tensor) -> Tensor:
         due_kO = torch.addmm(units_KO[block], shares_KK[block, stop:], errors_KO[stop:])
         _round_block(due_kO, units_KO[block], shares_KK[block, block].contiguous(), codes_KO[block], errors_KO[block])
     return codes_KO
-
-
-@cache
-def _kernel() -> ctypes.CDLL | None:
-    fused = () if platform.machine() == "aarch64" else ("fma",)
-    source = Path(__file__).with_name("feedback_kernel.cpp")
-    return compile_library(source, "-march=native", "-ffp-contract=fast", "-fno-math-errno", needs=fused)
 
 
 def _rounded(values: Tensor) -> Tensor:

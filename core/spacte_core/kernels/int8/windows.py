@@ -4,20 +4,46 @@ A weight's place in a filter is a tap (of height and width) and a channel, in th
 and one copy of a few windows serves products and moments alike.
 """
 
-from collections.abc import Iterator
-from functools import cached_property
-from itertools import groupby, product
+import ctypes
+import platform
+from collections.abc import Sequence
+from functools import cache, cached_property
+from itertools import product
+from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from spacte_core.kernels.compiler import call, compile_library
+
 _PATCHES, _MOST_VALUES = 2048, 1 << 24
 """Windows whose moments are taken, and values of all windows that these are chosen from. Chosen: more windows than
 filters have weights."""
 
+_LANES = 16  # of channels that the kernel multiplies at a time
+
 _COPIED = 1 << 18  # values that are multiplied at a time, 2 MB. Chosen: half and twice as many were no faster
+
+
+class Pairs(NamedTuple):
+    """Pairs of pixels whose channels are multiplied, in values of a map.
+
+    Attributes:
+        first: where the first pixel of the first pair begins.
+        height, width: rows and columns of pairs.
+        behind: how far the second pixel of a pair lies behind the first.
+        row, column: from one row, and one column, of pairs to the next.
+    """
+
+    first: int
+    height: int
+    width: int
+    behind: int
+    row: int
+    column: int
 
 
 class Windows:
@@ -32,6 +58,7 @@ class Windows:
         self.conv = conv
         height, width = (int(p) for p in conv.padding)
         seen = functional.pad(x_NCHW.permute(0, 2, 3, 1).contiguous(), (0, 0, width, width, height, height))
+        self._maps_NHWC = seen
         for dim, (kernel, stride, dilation) in enumerate(
             zip(conv.kernel_size, conv.stride, conv.dilation, strict=True)
         ):
@@ -52,19 +79,40 @@ class Windows:
 
     def moments(self) -> Tensor:
         """The sums over the patches of all products of two weights' inputs, [T, C, T, C]."""
-        patches_NTC = self.patches
-        taps, channels = patches_NTC.shape[1:]
-        shared = self._pairs_of_taps()
-        made_TCTC = patches_NTC.new_empty(taps, channels, taps, channels)
-        known: dict[object, Tensor] = {}
-        for a in range(taps):
-            for run in _runs([b for b in range(a, taps) if shared[a, b] not in known]):
-                sums = patches_NTC[:, a].T @ patches_NTC[:, run.start : run.stop].flatten(1)
-                known |= {shared[a, b]: sums_CC for b, sums_CC in zip(run, sums.split(channels, 1), strict=True)}
-            for b in range(a, taps):
-                made_TCTC[a, :, b] = known[shared[a, b]]
-                made_TCTC[b, :, a] = known[shared[a, b]].T
+        taps = list(product(*map(range, self.conv.kernel_size)))
+        maps = self._maps_NHWC[: len(self._few_NHWkkC)] if self._every == 1 else self.patches
+        pairs = {(a, b): self._pairs(taps[a], taps[b]) for a in range(len(taps)) for b in range(a, len(taps))}
+        different = list(dict.fromkeys(pairs.values()))
+        sums = dict(zip(different, _sums(maps, different), strict=True))
+        channels = maps.shape[-1]
+        made_TCTC = maps.new_empty(len(taps), channels, len(taps), channels)
+        for (a, b), met in pairs.items():
+            made_TCTC[a, :, b] = sums[met]
+            made_TCTC[b, :, a] = sums[met].T
         return made_TCTC
+
+    def _pairs(self, a: tuple[int, ...], b: tuple[int, ...]) -> Pairs:
+        """What two taps meet in all patches, without pairs of which one pixel is padding and thus zero.
+
+        So taps that are not on the same side of the centre meet the same pairs as all others with that distance, where
+        every pixel has its window.
+        """
+        channels = self.view_NHWkkC.shape[5]
+        if self._every > 1:
+            first, second = (i * self.conv.kernel_size[1] + j for i, j in (a, b))
+            return Pairs(first * channels, 1, 1, (second - first) * channels, 0, 0)
+        strides = self._maps_NHWC.stride()[1:3]
+        first, behind, counts, steps = 0, 0, [], []
+        for dim, (i, j) in enumerate(zip(a, b, strict=True)):
+            stride, dilation, padding = self.conv.stride[dim], self.conv.dilation[dim], int(self.conv.padding[dim])
+            i, j, end = i * dilation, j * dilation, self._maps_NHWC.shape[dim + 1] - padding
+            start = max(0, -((min(i, j) - padding) // stride))
+            stop = min(self.view_NHWkkC.shape[dim + 1], -((max(i, j) - end) // stride))
+            first += (start * stride + i) * strides[dim]
+            behind += (j - i) * strides[dim]
+            counts.append(max(stop - start, 0))
+            steps.append(stride * strides[dim])
+        return Pairs(first, counts[0], counts[1], behind, steps[0], steps[1])
 
     def convolved(self) -> Tensor:
         """The convolution's result, [N, O, H, W]; in memory O comes first, since a product is faster that way."""
@@ -79,28 +127,27 @@ class Windows:
             sums_OP += self.conv.bias.detach().double()[:, None]
         return sums_OP.view(-1, *places).transpose(0, 1)
 
-    def _pairs_of_taps(self) -> dict[tuple[int, int], object]:
-        """A name for the moments of each pair of taps: those of one name are the same sums.
 
-        Where every pixel has its window, two taps that are not on the same side of the centre meet all pairs of pixels
-        so far from each other, and so do any two others with that distance.
-        """
-        conv = self.conv
-        taps = list(product(*map(range, conv.kernel_size)))
-        geometry = zip(conv.kernel_size, conv.stride, conv.padding, conv.dilation, strict=True)
-        same_size = all(s == 1 and 2 * int(p) == d * (k - 1) for k, s, p, d in geometry)
+def _sums(maps: Tensor, pairs: Sequence[Pairs]) -> Tensor:
+    """The sums of the products of the channels of pairs in all maps, [pairs, C, C]; images are the first dimension."""
+    channels, image = maps.shape[-1], maps.stride(0)
+    kernel = rounding_kernel() if channels % _LANES == 0 else None
+    if kernel is not None:
+        sums_PCC = maps.new_empty(len(pairs), channels, channels)
+        sizes = (len(pairs), channels, torch.get_num_threads())
+        call(kernel.spacte_moments, maps, len(maps), image, torch.tensor(pairs), *sizes, sums_PCC)
+        return sums_PCC
 
-        def name(a: tuple[int, ...], b: tuple[int, ...]) -> tuple[object, ...]:
-            if not same_size or self._every > 1:
-                return a, b
-            sizes = zip(a, b, conv.kernel_size, strict=True)
-            return tuple(j - i if (2 * i - k + 1) * (2 * j - k + 1) <= 0 else (i, j) for i, j, k in sizes)
+    def pixels(met: Pairs, behind: int) -> Tensor:
+        shape, apart = (len(maps), met.height, met.width, channels), (image, met.row, met.column, 1)
+        return maps.as_strided(shape, apart, maps.storage_offset() + met.first + behind).reshape(-1, channels)
 
-        return {(i, j): name(a, b) for i, a in enumerate(taps) for j, b in enumerate(taps)}
+    return torch.stack([pixels(met, 0).T @ pixels(met, met.behind) for met in pairs])
 
 
-def _runs(numbers: list[int]) -> Iterator[range]:
-    """Rising numbers as ranges without gaps."""
-    for _, group in groupby(enumerate(numbers), lambda pair: pair[1] - pair[0]):
-        run = [number for _, number in group]
-        yield range(run[0], run[-1] + 1)
+@cache
+def rounding_kernel() -> ctypes.CDLL | None:
+    """The compiled kernel of moments and of rounding in turn; None where PyTorch and NumPy do their work."""
+    fused = () if platform.machine() == "aarch64" else ("fma",)
+    source = Path(__file__).with_name("rounding_kernel.cpp")
+    return compile_library(source, "-march=native", "-ffp-contract=fast", "-fno-math-errno", "-fopenmp", needs=fused)
