@@ -130,10 +130,20 @@ def _with_feedback(units_OCT: Tensor, moment_TCTC: Tensor) -> Tensor:
     by_channel = moment_KK.diagonal().view(taps, channels).T.flatten()
     order = _rounded(by_channel).argsort(descending=True, stable=True).flip(0)
     places = order % taps * channels + order // taps
-    factor_KK = torch.linalg.cholesky(moment_KK.index_select(0, places).index_select(1, places))
+    factor_KK = torch.linalg.cholesky(_ordered(moment_KK, places))
     factor_KK /= factor_KK.diagonal().clone()
     codes_KO = _round_in_turn(factor_KK.T, units_OCT.flatten(1).T[order])
     return codes_KO[order.argsort()].T
+
+
+def _ordered(moment_KK: Tensor, places: Tensor) -> Tensor:
+    """The moments in an order, as far as their lower factor depends on them."""
+    kernel = rounding_kernel()
+    if kernel is None:
+        return moment_KK.index_select(0, places).index_select(1, places)
+    ordered_KK = torch.zeros_like(moment_KK)
+    call(kernel.spacte_ordered, moment_KK, places, len(places), torch.get_num_threads(), ordered_KK)
+    return ordered_KK
 
 
 def _round_in_turn(shares_KK: Tensor, units_KO: Tensor) -> Tensor:

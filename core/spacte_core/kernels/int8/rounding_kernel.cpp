@@ -130,6 +130,13 @@ void spacte_moments(const double* maps, int64_t images, int64_t image, const int
   }
 }
 
+// to_ij = from_kl with k and l at the places i and j of an order, for j up to i; the rest stays what it is.
+void spacte_ordered(const double* from, const int64_t* order, int64_t places, int64_t threads, double* to) {
+#pragma omp parallel for num_threads(threads) schedule(dynamic, 32)
+  for (int64_t i = 0; i < places; ++i)
+    for (int64_t j = 0; j <= i; ++j) to[i * places + j] = from[order[i] * places + order[j]];
+}
+
 // Codes and errors, [places, filters], of weights in units of a code, from the last place to the first. `factor` is
 // [places, places]: row k has, behind k, the shares of the errors there that place k makes up for. `filters` is a multiple
 // of 16, and codes lie in [-limit, limit].
