@@ -131,6 +131,18 @@ def test_under_autocast_maps_are_halved_and_amx_keeps_its_own(kernel: Kernel, mo
         assert not ours.fits(x)
 
 
+def test_a_compiler_sees_the_layer_alone(kernel: Kernel) -> None:
+    compiled = torch.compile(kernel.replacement(kernel.conv()), fullgraph=True, backend="eager")
+    with halved():
+        assert compiled(maps()).shape[:2] == (3, 16)
+
+
+def test_one_image_without_a_batch(kernel: Kernel) -> None:
+    conv = kernel.conv()
+    with halved():
+        assert torch.equal(kernel.replacement(conv)(maps()[0]), conv(maps()[0]))
+
+
 @pytest.mark.parametrize("name", KERNELS)
 def test_without_a_compiler_pytorch_does_the_work(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(MODULES[name], "library", lambda: None)

@@ -129,3 +129,15 @@ def test_each_weight_makes_up_for_the_errors_behind_it(places, filters):
         errors[k] = units[k] - codes[k]
     assert torch.equal(rounding._round_in_turn(shares, units), codes)
     assert (codes[0] == 127).all()
+
+
+@pytest.mark.usefixtures("compiled")
+def test_the_layout_of_inputs_decides_no_code():
+    """Maps of one row can lie so that padding takes them for channels last, and puts rows innermost."""
+    x = torch.randn(8, 7, 32, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    odd = x.transpose(1, 2).unsqueeze(-1).transpose(2, 3)  # [8, 32, 1, 7]
+    torch.manual_seed(1)
+    conv = nn.Conv2d(32, 16, (1, 3), padding=(1, 1))
+    plain = odd.clone(memory_format=torch.contiguous_format)
+    codes = [rounding.round_weights(conv, Windows(conv, of)).codes for of in (odd, plain)]
+    assert torch.equal(*codes)

@@ -106,6 +106,8 @@ class TrainConfig(BaseModel, frozen=True, extra="forbid"):
             raise ValueError("a run from a given network has no members and no pretrain: choose another recipe")
         if self.model.arch == "ensemble" and self.model.heads != len(self.model.members):
             raise ValueError("an ensemble has one head a member: leave model.heads as it is")
+        if self.whitening and self.model.arch in ("ensemble", "denoised"):
+            raise ValueError("whitening is for one network: whiten the members or the classifier by themselves")
         if self.whitening and (self.init is not None or self.pretrain is not None):
             raise ValueError("whitening is for fresh weights, and this run starts from others: set whitening=false")
         if (self.model.arch == "denoised") != (self.objective.base.name == "denoise"):

@@ -9,11 +9,11 @@ from spacte_core.models import MultiHeadNet
 
 from .config import ConfigError
 
-IMAGES = 5_000
-"""Of the training split, at most; published. The covariance of twelve values is known well from far fewer."""
+IMAGES = 1_000
+"""Of the training split, at most. Chosen: of CIFAR-10 they have a million patches; 5,000 images are published."""
 
-BATCH = 50
-"""Images whose patches lie in memory at a time. Chosen: half a gigabyte at 224 x 224."""
+BATCH = 16
+"""Images whose patches lie in memory at a time. Chosen: half a gigabyte for 7 x 7 patches at 224 x 224."""
 
 
 @torch.no_grad()
@@ -35,17 +35,25 @@ def whiten(net: MultiHeadNet, data: ImageData, sigma: float, seed: int) -> None:
         seed: of the noise.
 
     Raises:
-        ConfigError: there is no convolution, or its first one is not of the images themselves.
+        ConfigError: there is no convolution, or its first one does not take the images' channels, or it has one filter,
+            or filters larger than the images.
     """
     conv = next((module for module in net.modules() if isinstance(module, nn.Conv2d)), None)
-    channels = data.input_shape[0]
-    if conv is None or conv.in_channels != channels or conv.groups != 1:
+    if conv is None or not _reads(conv, data.input_shape):
         raise ConfigError("whitening needs a network that begins with a convolution of the images: set it to false.")
     _, vectors_PP = torch.linalg.eigh(_covariance(net, conv, data, sigma, seed))
     count = min(conv.out_channels // 2, vectors_PP.shape[1])
     first_DP = vectors_PP.flip(1)[:, :count].T.to(conv.weight.dtype)
     filters = torch.cat([first_DP, -first_DP]).reshape(2 * count, *conv.weight.shape[1:])
     conv.weight[: 2 * count] = filters * (conv.weight[: 2 * count].norm() / filters.norm())
+
+
+def _reads(conv: nn.Conv2d, input_shape: tuple[int, int, int]) -> bool:
+    """Whether the convolution has filters, two at least, of all channels of such images and no larger than they are."""
+    channels, *sides = input_shape
+    lengths = [dilation * (side - 1) + 1 for side, dilation in zip(conv.kernel_size, conv.dilation, strict=True)]
+    fit = all(length <= side for length, side in zip(lengths, sides, strict=True))
+    return fit and (conv.in_channels, conv.groups) == (channels, 1) and conv.out_channels > 1
 
 
 def _covariance(net: MultiHeadNet, conv: nn.Conv2d, data: ImageData, sigma: float, seed: int) -> Tensor:

@@ -92,9 +92,29 @@ def test_a_run_begins_with_it_and_is_the_same_each_time(tmp_path: Path) -> None:
     assert all(map(torch.equal, runs[0].values(), runs[1].values()))
 
 
-def test_a_network_that_begins_otherwise_is_refused() -> None:
+@pytest.mark.parametrize(
+    "first_layer",
+    [
+        nn.Identity(),
+        nn.Conv2d(1, 8, 3, padding=1),
+        nn.Conv2d(3, 9, 3, padding=1, groups=3),
+        nn.Conv2d(3, 1, 3, padding=1),
+        nn.Conv2d(3, 8, 33, padding=16),
+        nn.Conv2d(3, 8, 17, padding=16, dilation=2),
+    ],
+)
+def test_a_network_that_begins_otherwise_is_refused(first_layer: nn.Module) -> None:
     with pytest.raises(ConfigError, match="whitening needs a network that begins with a convolution"):
-        whiten(MultiHeadNet(nn.Identity(), nn.Flatten(), [nn.Linear(3 * 32 * 32, 10)]), images(10), SIGMA, seed=7)
+        whiten(MultiHeadNet(nn.Identity(), first_layer, [nn.Identity()]), images(10), SIGMA, seed=7)
+
+
+def test_an_ensemble_is_refused_and_its_members_are_not() -> None:
+    """Each member normalises images for itself, and trains in a run of its own."""
+    config = load_recipe("digits-gaussian").model_dump() | {"whitening": True}
+    config["model"] = config["model"] | {"arch": "ensemble", "heads": 2, "members": [config["model"]] * 2}
+    with pytest.raises(ValueError, match="whitening is for one network"):
+        TrainConfig.model_validate(config)
+    assert override(load_recipe("digits-ensemble-gaussian"), {"whitening": True}).members > 1
 
 
 def test_weights_from_elsewhere_are_not_whitened() -> None:

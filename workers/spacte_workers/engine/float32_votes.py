@@ -29,15 +29,15 @@ def float32_votes(classifier: Classifier, batch: int, rows: Calibration) -> Tens
 
     Args:
         classifier: on its device.
-        batch: rows of a batch, of the network itself and where a row's logits do not hang on it: chains take up to
-            sixteen rows to a thread, so that small batches leave threads without work.
+        batch: rows of a batch where a row's logits do not hang on it, since chains take up to sixteen rows to a thread
+            and small batches leave threads without work; and of the network itself, where it has to vote on all rows.
         rows: calibration rows.
     """
     rows_NCHW = rows.compared
     slow = rows_NCHW.device.type == "cpu" and len(rows_NCHW) > _OWN_ROWS
     fast = None if not slow else next(forms(classifier, "fp32", _BATCH, rows.fitted, only=_FORM), None)
     if fast is not None and fast.any_batch:
-        fast = replace(fast, batch=batch)
+        fast = replace(fast, batch=min(batch, len(rows_NCHW)))
     votes_N = None if fast is None else _votes_by(fast, plain(classifier, _OWN_ROWS), rows_NCHW)
     return votes_of(logits_of(plain(classifier, batch), rows_NCHW)) if votes_N is None else votes_N
 

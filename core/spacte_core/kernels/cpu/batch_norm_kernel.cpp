@@ -49,7 +49,7 @@ inline Floats load(const bf16* from) {
 
 inline void store(float* to, Floats value) { std::memcpy(to, &value, sizeof value); }
 
-inline void store(bf16* to, Floats value) {  // to the nearest, ties to even
+inline void store(bf16* to, Floats value) {  // to the nearest, ties to even; the instruction takes denormals for zeros
 #ifdef __AVX512BF16__
     const __m256bh halves = _mm512_cvtneps_pbh((__m512)value);
     std::memcpy(to, &halves, sizeof halves);

@@ -37,7 +37,7 @@ class StridedConv(TrainingConv):
 
     def fits(self, x_BCHW: Tensor) -> bool:
         """Whether the kernel computes the gradients of this step."""
-        return is_halved(x_BCHW) and learns(self.conv, x_BCHW) and library() is not None
+        return learns(self.conv, x_BCHW) and is_halved(x_BCHW) and library() is not None
 
     def convolved(self, x_BCHW: Tensor) -> Tensor:
         """By `Convolution`."""

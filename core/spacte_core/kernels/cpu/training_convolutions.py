@@ -48,9 +48,10 @@ def replace_convolutions(
 def learns(conv: nn.Conv2d, x_BCHW: Tensor) -> bool:
     """Whether this is an eager step on a CPU of which a gradient is wanted, with float32 weights and no hooks.
 
-    What is asked of PyTorch's layer itself (hooks, another type or device) is its to do.
+    To be asked first: a compiler cannot follow what else is asked. What is a layer's own to do (hooks, another type or
+    device) stays PyTorch's.
     """
-    if torch.compiler.is_compiling() or not x_BCHW.numel() or _has_hooks(conv):
+    if torch.compiler.is_compiling() or x_BCHW.dim() != 4 or not x_BCHW.numel() or _has_hooks(conv):
         return False
     if {x_BCHW.device.type, conv.weight.device.type} != {"cpu"} or conv.weight.dtype != torch.float32:
         return False

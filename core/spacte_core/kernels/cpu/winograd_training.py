@@ -29,9 +29,11 @@ class WinogradConv(TrainingConv):
 
     def fits(self, x_BCHW: Tensor) -> bool:
         """Whether the kernel computes this step."""
+        if not learns(self.conv, x_BCHW):
+            return False
         autocast = torch.is_autocast_enabled("cpu")
         typed = is_halved(x_BCHW) if autocast else x_BCHW.dtype == torch.float32
-        return typed and learns(self.conv, x_BCHW) and library() is not None
+        return typed and library() is not None
 
     def convolved(self, x_BCHW: Tensor) -> Tensor:
         """By `Convolution`."""

@@ -58,7 +58,7 @@ class Windows:
         self.conv = conv
         height, width = (int(p) for p in conv.padding)
         seen = functional.pad(x_NCHW.permute(0, 2, 3, 1).contiguous(), (0, 0, width, width, height, height))
-        self._maps_NHWC = seen
+        seen = self._maps_NHWC = seen.contiguous()  # what is padded may lie otherwise, such as maps of one row
         for dim, (kernel, stride, dilation) in enumerate(
             zip(conv.kernel_size, conv.stride, conv.dilation, strict=True)
         ):
