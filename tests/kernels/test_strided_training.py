@@ -2,8 +2,8 @@
 
 import pytest
 import torch
+from tests.convolution_gradients import Gradients, error, exact, exact_gradients, gradients, second_gradients
 from torch import Tensor, nn
-from torch.nn import functional
 
 from spacte_core.hardware import cpu_flags
 from spacte_core.kernels import optimize
@@ -40,31 +40,16 @@ def case(name: str) -> tuple[Tensor, Tensor, Tensor]:
     return x.requires_grad_(), weight.requires_grad_(), dy
 
 
-def found(x: Tensor, weight: Tensor, dy: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+def found(x: Tensor, weight: Tensor, dy: Tensor) -> Gradients:
     """Result and both gradients, by the kernel."""
-    y = Convolution.apply(x, weight)
-    assert isinstance(y, Tensor)
-    dx, d_weight = torch.autograd.grad(y, (x, weight), dy)
-    return y.detach(), dx, d_weight
-
-
-def exact(x: Tensor, weight: Tensor, dy: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """The same in float64, by PyTorch, of weights as bfloat16 has them."""
-    x, weight = x.detach().double().requires_grad_(), weight.detach().bfloat16().double().requires_grad_()
-    y = functional.conv2d(x, weight, stride=2, padding=weight.shape[2] // 2)
-    dx, d_weight = torch.autograd.grad(y, (x, weight), dy.double())
-    return y.detach(), dx, d_weight
-
-
-def error(value: Tensor, true: Tensor) -> float:
-    return ((value - true).norm() / true.norm()).item()
+    return gradients(Convolution, x, weight, dy)
 
 
 @needs_kernel
 @pytest.mark.parametrize("name", SHAPES)
 def test_it_is_the_convolution_and_its_gradients(name: str) -> None:
-    inputs = case(name)
-    ours, true = found(*inputs), exact(*inputs)
+    x, weight, dy = case(name)
+    ours, true = found(x, weight, dy), exact_gradients(x, weight.bfloat16(), dy, stride=2)  # as bfloat16 has them
     assert [value.dtype for value in ours] == [torch.bfloat16, torch.bfloat16, torch.float32]
     errors = [error(value, of) for value, of in zip(ours, true, strict=True)]
     print(name, errors)
@@ -130,15 +115,9 @@ def test_a_gradient_can_be_differentiated(name: str) -> None:
     """As methods want that attack through the gradient of the input."""
     x, weight, dy = case(name)
 
-    def second(x: Tensor, weight: Tensor, y: Tensor) -> tuple[Tensor, ...]:
-        (dx,) = torch.autograd.grad(y.square(), x, dy.to(y.dtype), create_graph=True)
-        return torch.autograd.grad(dx.square().sum(), (x, weight))
-
-    y = Convolution.apply(x, weight)
-    assert isinstance(y, Tensor)
-    ours = second(x, weight, y)
+    ours = second_gradients(Convolution.apply(x, weight), x, weight, dy)
     x64, weight64 = x.detach().double().requires_grad_(), weight.detach().bfloat16().double().requires_grad_()
-    theirs = second(x64, weight64, functional.conv2d(x64, weight64, stride=2, padding=weight.shape[2] // 2))
+    theirs = second_gradients(exact(x64, weight64, stride=2), x64, weight64, dy)
     assert all(error(value, true) < 10 * OF_MAPS for value, true in zip(ours, theirs, strict=True))
 
 

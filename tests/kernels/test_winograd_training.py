@@ -4,8 +4,8 @@ import itertools
 
 import pytest
 import torch
+from tests.convolution_gradients import Gradients, error, exact, exact_gradients, gradients, second_gradients
 from torch import Tensor, nn
-from torch.nn import functional
 
 from spacte_core.hardware import cpu_flags
 from spacte_core.kernels import optimize
@@ -39,31 +39,16 @@ def case(name: str) -> tuple[Tensor, Tensor, Tensor]:
     return x_BCHW.requires_grad_(), weight.requires_grad_(), dy
 
 
-def found(x: Tensor, weight: Tensor, dy: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+def found(x: Tensor, weight: Tensor, dy: Tensor) -> Gradients:
     """Result and both gradients, by the kernel."""
-    y = Convolution.apply(x, weight)
-    assert isinstance(y, Tensor)
-    dx, d_weight = torch.autograd.grad(y, (x, weight), dy)
-    return y.detach(), dx, d_weight
-
-
-def exact(x: Tensor, weight: Tensor, dy: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """The same in float64, by PyTorch."""
-    x, weight = (value.detach().double().requires_grad_() for value in (x, weight))
-    y = functional.conv2d(x, weight, padding=1)
-    dx, d_weight = torch.autograd.grad(y, (x, weight), dy.double())
-    return y.detach(), dx, d_weight
-
-
-def error(value: Tensor, true: Tensor) -> float:
-    return ((value - true).norm() / true.norm()).item()
+    return gradients(Convolution, x, weight, dy)
 
 
 @needs_kernel
 @pytest.mark.parametrize("name", SHAPES)
 def test_it_is_the_convolution_and_its_gradients(name: str) -> None:
     inputs = case(name)
-    errors = [error(value, true) for value, true in zip(found(*inputs), exact(*inputs), strict=True)]
+    errors = [error(value, true) for value, true in zip(found(*inputs), exact_gradients(*inputs), strict=True)]
     print(name, errors)
     assert max(errors) < BOUND
 
@@ -182,15 +167,9 @@ def test_a_gradient_can_be_differentiated(layout: torch.memory_format) -> None:
     x, weight, dy = case("whole tiles")
     x = x.detach().contiguous(memory_format=layout).requires_grad_()
 
-    def second(x: Tensor, weight: Tensor, y: Tensor) -> tuple[Tensor, ...]:
-        (dx,) = torch.autograd.grad(y.square(), x, dy.to(y.dtype), create_graph=True)
-        return torch.autograd.grad(dx.square().sum(), (x, weight))
-
-    y = Convolution.apply(x, weight)
-    assert isinstance(y, Tensor)
-    ours = second(x, weight, y)
+    ours = second_gradients(Convolution.apply(x, weight), x, weight, dy)
     x64, weight64 = (value.detach().double().requires_grad_() for value in (x, weight))
-    theirs = second(x64, weight64, functional.conv2d(x64, weight64, padding=1))
+    theirs = second_gradients(exact(x64, weight64), x64, weight64, dy)
     assert all(error(value, true) < 2 * BOUND for value, true in zip(ours, theirs, strict=True))
 
 

@@ -32,23 +32,6 @@ _CHANNELS = 16
 _STRIDE = 2
 
 
-class StridedConv(TrainingConv):
-    """Its gradients by the kernel under autocast to bfloat16."""
-
-    def fits(self, x_BCHW: Tensor) -> bool:
-        """Whether the kernel computes the gradients of this step."""
-        return learns(self.conv, x_BCHW) and is_halved(x_BCHW) and library() is not None
-
-    def convolved(self, x_BCHW: Tensor) -> Tensor:
-        """By `Convolution`."""
-        return cast("Tensor", Convolution.apply(x_BCHW, self.conv.weight))
-
-
-def strided_convolutions(graph_module: fx.GraphModule) -> fx.GraphModule:
-    """Let the kernel compute the gradients that it knows. Changes its argument; parameters keep their order."""
-    return replace_convolutions(graph_module, known, StridedConv) if library() is not None else graph_module
-
-
 def known(conv: nn.Conv2d) -> bool:
     """Whether the kernel computes this layer's gradients: 1 x 1, or 3 x 3 padded by one, with a stride of two."""
     side = conv.kernel_size[0]
@@ -91,6 +74,21 @@ class Convolution(torch.autograd.Function):
         arguments = (len(x_BCHW), *layer, threads, memory, sums, dx_BCHW)
         call(kernel.spacte_strided_backward, x_BCHW, dy_BCHW, paired(weight_OIHW), *arguments)
         return dx_BCHW, None if sums is None else sums.sum(0).permute(1, 3, 0, 2)
+
+
+class StridedConv(TrainingConv):
+    """Its gradients by the kernel under autocast to bfloat16."""
+
+    function = Convolution
+
+    def fits(self, x_BCHW: Tensor) -> bool:
+        """Whether the kernel computes the gradients of this step."""
+        return learns(self.conv, x_BCHW) and is_halved(x_BCHW) and library() is not None
+
+
+def strided_convolutions(graph_module: fx.GraphModule) -> fx.GraphModule:
+    """Let the kernel compute the gradients that it knows. Changes its argument; parameters keep their order."""
+    return replace_convolutions(graph_module, known, StridedConv) if library() is not None else graph_module
 
 
 def paired(weight_OIHW: Tensor) -> Tensor:

@@ -1,7 +1,7 @@
 """Convolutions of a network in training by kernels of ours: when they fit, and what a graph has in their place."""
 
 from collections.abc import Callable
-from typing import cast
+from typing import ClassVar, cast
 
 import torch
 from torch import Tensor, fx, nn
@@ -12,7 +12,13 @@ from spacte_core.kernels.graph.folding import layer_of, recompile
 
 
 class TrainingConv(nn.Module):
-    """A convolution over the weights of the layer it replaces: by a kernel, or by that layer where none fits."""
+    """A convolution over the weights of the layer it replaces: by a kernel, or by that layer where none fits.
+
+    Attributes:
+        function: (maps, weights) -> the convolution by the kernel, in the type of the maps.
+    """
+
+    function: ClassVar[type[torch.autograd.Function]]
 
     def __init__(self, conv: nn.Conv2d) -> None:
         super().__init__()
@@ -22,14 +28,11 @@ class TrainingConv(nn.Module):
         """The convolution of maps on a CPU by the kernel, and of all others by PyTorch."""
         if not self.fits(x_BCHW):
             return self.conv(x_BCHW)
-        return self.convolved(x_BCHW.bfloat16() if torch.is_autocast_enabled("cpu") else x_BCHW)
+        x_BCHW = x_BCHW.bfloat16() if torch.is_autocast_enabled("cpu") else x_BCHW
+        return cast("Tensor", self.function.apply(x_BCHW, self.conv.weight))
 
     def fits(self, x_BCHW: Tensor) -> bool:
         """Whether the kernel computes this step."""
-        raise NotImplementedError
-
-    def convolved(self, x_BCHW: Tensor) -> Tensor:
-        """The convolution by the kernel: bfloat16 under autocast, else in the type of the maps."""
         raise NotImplementedError
 
 

@@ -24,27 +24,6 @@ from .training_convolutions import (
 from .winograd_layers import convolve, fits_layer, floats, library, scratch, transformed, transposed
 
 
-class WinogradConv(TrainingConv):
-    """By the kernel for maps in float32, and in bfloat16 under autocast."""
-
-    def fits(self, x_BCHW: Tensor) -> bool:
-        """Whether the kernel computes this step."""
-        if not learns(self.conv, x_BCHW):
-            return False
-        autocast = torch.is_autocast_enabled("cpu")
-        typed = is_halved(x_BCHW) if autocast else x_BCHW.dtype == torch.float32
-        return typed and library() is not None
-
-    def convolved(self, x_BCHW: Tensor) -> Tensor:
-        """By `Convolution`."""
-        return cast("Tensor", Convolution.apply(x_BCHW, self.conv.weight))
-
-
-def winograd_convolutions(graph_module: fx.GraphModule) -> fx.GraphModule:
-    """Let the kernel compute the convolutions that it knows. Changes its argument; parameters keep their order."""
-    return replace_convolutions(graph_module, known, WinogradConv) if library() is not None else graph_module
-
-
 def known(conv: nn.Conv2d) -> bool:
     """Whether the kernel computes this layer, for float32 maps."""
     return conv.bias is None and fits_layer(conv)
@@ -77,3 +56,22 @@ class Convolution(torch.autograd.Function):
         half = x_BCHW.dtype == torch.bfloat16
         call(kernel.spacte_winograd_backward, half, x_BCHW, dy_BCHW, u_transposed, *arguments)
         return dx_BCHW, d_weight
+
+
+class WinogradConv(TrainingConv):
+    """By the kernel for maps in float32, and in bfloat16 under autocast."""
+
+    function = Convolution
+
+    def fits(self, x_BCHW: Tensor) -> bool:
+        """Whether the kernel computes this step."""
+        if not learns(self.conv, x_BCHW):
+            return False
+        autocast = torch.is_autocast_enabled("cpu")
+        typed = is_halved(x_BCHW) if autocast else x_BCHW.dtype == torch.float32
+        return typed and library() is not None
+
+
+def winograd_convolutions(graph_module: fx.GraphModule) -> fx.GraphModule:
+    """Let the kernel compute the convolutions that it knows. Changes its argument; parameters keep their order."""
+    return replace_convolutions(graph_module, known, WinogradConv) if library() is not None else graph_module

@@ -19,7 +19,8 @@ from spacte_core.kernels.compiler import call
 from spacte_core.kernels.graph.folding import layer_of
 from spacte_core.kernels.graph.fusing import FusedConv
 
-from .windows import Windows, rounding_kernel
+from .rounding_kernel import rounding_kernel
+from .windows import Windows
 
 _CODES = 127  # codes are -127..127: symmetric, as oneDNN wants weights
 _DAMPING = 0.01  # share of the mean second moment that is added to all of them: GPTQ's own

@@ -19,8 +19,8 @@ constexpr int kLanes = 4;
 #else
 constexpr int kLanes = 2;
 #endif
-constexpr int kVectors = 2;   // of filters at a time
-constexpr int kWeights = 4;   // at a time, so that an error is read once for all of them
+constexpr int kVectors = 2;  // of filters at a time
+constexpr int kWeights = 4;  // at a time, so that an error is read once for all of them
 
 typedef double Doubles __attribute__((vector_size(8 * kLanes)));
 
@@ -66,16 +66,14 @@ void round_rows(const double* factor, const double* units, int64_t places, int64
   }
 }
 
-constexpr int kRows = 8;            // channels of one side that are multiplied at a time, with kVectors registers of the other
-constexpr int64_t kTogether = 32;   // places that are worked on while they are in the nearest cache, 32 KB of 64 channels
+constexpr int kRows = 8;           // channels of one side that are multiplied at a time, with kVectors registers of the other
+constexpr int64_t kTogether = 32;  // places that are worked on while they are in the nearest cache, 32 KB of 64 channels
 
-// sums [ROWS, kVectors * kLanes], rows `stride` apart, += a_r b of some places.
-template <int ROWS>
-inline __attribute__((always_inline)) void add_moments(const double* const* places, int64_t count, int64_t a, int64_t b,
-                                                       double* sums, int64_t stride) {
-  Doubles sum[ROWS][kVectors];
+// sums [kRows, kVectors * kLanes], rows `stride` apart, += the products of values `a` and `b` behind each place.
+void add_products(const double* const* places, int64_t count, int64_t a, int64_t b, double* sums, int64_t stride) {
+  Doubles sum[kRows][kVectors];
 #pragma GCC unroll 8
-  for (int row = 0; row < ROWS; ++row)
+  for (int row = 0; row < kRows; ++row)
 #pragma GCC unroll 2
     for (int v = 0; v < kVectors; ++v) sum[row][v] = load(sums + row * stride + v * kLanes);
   for (int64_t p = 0; p < count; ++p) {
@@ -84,21 +82,21 @@ inline __attribute__((always_inline)) void add_moments(const double* const* plac
 #pragma GCC unroll 2
     for (int v = 0; v < kVectors; ++v) value[v] = load(with + v * kLanes);
 #pragma GCC unroll 8
-    for (int row = 0; row < ROWS; ++row)
+    for (int row = 0; row < kRows; ++row)
 #pragma GCC unroll 2
       for (int v = 0; v < kVectors; ++v) sum[row][v] += from[row] * value[v];
   }
 #pragma GCC unroll 8
-  for (int row = 0; row < ROWS; ++row)
+  for (int row = 0; row < kRows; ++row)
 #pragma GCC unroll 2
     for (int v = 0; v < kVectors; ++v) store(sums + row * stride + v * kLanes, sum[row][v]);
 }
 
-// sums [channels, channels] += the products of the channels of two taps, `a` and `b` behind each place.
-void add_moments(const double* const* places, int64_t count, int64_t a, int64_t b, int64_t channels, double* sums) {
+// sums [channels, channels] += the products of the channels of the pixels at each place and `behind` it.
+void add_moments(const double* const* places, int64_t count, int64_t behind, int64_t channels, double* sums) {
   for (int64_t c = 0; c < channels; c += kRows)
     for (int64_t d = 0; d < channels; d += kVectors * kLanes)
-      add_moments<kRows>(places, count, a + c, b + d, sums + c * channels + d, channels);
+      add_products(places, count, c, behind + d, sums + c * channels + d, channels);
 }
 
 }  // namespace
@@ -123,10 +121,10 @@ void spacte_moments(const double* maps, int64_t images, int64_t image, const int
         for (int64_t x = 0; x < width; ++x) {
           places[filled++] = maps + first + n * image + y * row + x * column;
           if (filled < kTogether) continue;
-          add_moments(places, filled, 0, behind, channels, sum);
+          add_moments(places, filled, behind, channels, sum);
           filled = 0;
         }
-    if (filled) add_moments(places, filled, 0, behind, channels, sum);
+    if (filled) add_moments(places, filled, behind, channels, sum);
   }
 }
 
@@ -141,7 +139,7 @@ void spacte_ordered(const double* from, const int64_t* order, int64_t places, in
 // [places, places]: row k has, behind k, the shares of the errors there that place k makes up for. `filters` is a multiple
 // of 16, and codes lie in [-limit, limit].
 void spacte_round(const double* factor, const double* units, int64_t places, int64_t filters, int64_t limit,
-                             double* codes, double* errors) {
+                  double* codes, double* errors) {
   for (int64_t o = 0; o < filters; o += kVectors * kLanes) {
     int64_t k = places;
     for (; k >= kWeights; k -= kWeights)

@@ -4,12 +4,9 @@ A weight's place in a filter is a tap (of height and width) and a channel, in th
 and one copy of a few windows serves products and moments alike.
 """
 
-import ctypes
-import platform
 from collections.abc import Sequence
-from functools import cache, cached_property
+from functools import cached_property
 from itertools import product
-from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
@@ -17,7 +14,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from spacte_core.kernels.compiler import call, compile_library
+from spacte_core.kernels.compiler import call
+
+from .rounding_kernel import rounding_kernel
 
 _PATCHES, _MOST_VALUES = 2048, 1 << 24
 """Windows whose moments are taken, and values of all windows that these are chosen from. Chosen: more windows than
@@ -143,11 +142,3 @@ def _sums(maps: Tensor, pairs: Sequence[Pairs]) -> Tensor:
         return maps.as_strided(shape, apart, maps.storage_offset() + met.first + behind).reshape(-1, channels)
 
     return torch.stack([pixels(met, 0).T @ pixels(met, met.behind) for met in pairs])
-
-
-@cache
-def rounding_kernel() -> ctypes.CDLL | None:
-    """The compiled kernel of moments and of rounding in turn; None where PyTorch and NumPy do their work."""
-    fused = () if platform.machine() == "aarch64" else ("fma",)
-    source = Path(__file__).with_name("rounding_kernel.cpp")
-    return compile_library(source, "-march=native", "-ffp-contract=fast", "-fno-math-errno", "-fopenmp", needs=fused)
