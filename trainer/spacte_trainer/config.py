@@ -13,7 +13,7 @@ from spacte_core.hardware import NO_BF16, computes_bf16, has_bf16
 from spacte_core.models import ModelConfig
 
 from .objectives import Objective
-from .schedules import OneCycleSchedule, StepSchedule
+from .schedules import GrowingCrops, OneCycleSchedule, StepSchedule
 
 SIGMA_LEAST, SIGMA_MOST = 0.001, 10
 """Noise levels that can be trained with. Chosen: a quarter of a grey level, and ten times the range of pixels."""
@@ -76,6 +76,9 @@ class TrainConfig(BaseModel, frozen=True, extra="forbid"):
     )
     whitening: bool = Field(
         default=False, description="The first convolution starts from the principal directions of noisy patches."
+    )
+    progressive: GrowingCrops | None = Field(
+        default=None, description="The run begins with crops of its images, which cost less; null: they are whole."
     )
     epochs: int = Field(ge=1)
     batch: int = Field(default=256, ge=1, description="Images a loader batch; the objective cuts it into steps.")

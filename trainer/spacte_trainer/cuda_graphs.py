@@ -56,7 +56,7 @@ class GraphedStep:
 
 
 class GraphedSteps:
-    """Takes every step of a run on one GPU, captured where that saves time: for pieces of the shape that comes first.
+    """Takes every step of a run on one GPU, captured where that saves time: for the shape that an epoch begins with.
 
     Pieces of another shape (the rest of a data set) are launched kernel by kernel. So is everything, with a warning,
     if a step cannot be captured.
@@ -70,6 +70,7 @@ class GraphedSteps:
         self.launch = launch
         self.stream = torch.cuda.Stream(device)
         self.pool = torch.cuda.graph_pool_handle()
+        self.step: Step | None = None
         self.shape: torch.Size | None = None
         self.launched = 0
         self.graphed: GraphedStep | None = None
@@ -77,7 +78,10 @@ class GraphedSteps:
 
     def __call__(self, x_BCHW: Tensor, y_B: Tensor, step: Step) -> Loss:
         """Take one step."""
-        self.shape = self.shape or x_BCHW.shape
+        if self.step is not step:  # an epoch begins
+            self.step = step
+            if self.shape != x_BCHW.shape:  # crops grow, say
+                self.shape, self.launched = x_BCHW.shape, 0
         if x_BCHW.shape == self.shape and self.can_capture and self.launched >= WARM_UPS:
             if self.graphed is None or self.graphed.step is not step:
                 self._capture(x_BCHW, y_B, step)

@@ -34,6 +34,7 @@ from .metrics import EpochReport, LossMeter
 from .objectives import Loss, SeededDraws, Step
 from .optimizers import optimizer_of
 from .process_group import ProcessGroup
+from .progressive import check_crops, crop
 from .state import State, load_state, save_state
 from .whitening import whiten
 
@@ -72,6 +73,8 @@ class Trainer:
             self.net = initial_network(config)
         except ValueError as error:
             raise ConfigError(str(error)) from error
+        if config.progressive is not None:
+            check_crops(self.net, config.model, config.progressive)
         if config.whitening:
             whiten(self.net, train_data, config.sigma, config.seed)
         if start is not None:
@@ -102,6 +105,7 @@ class Trainer:
             stream(config.seed, epoch=epoch, purpose=purpose, rank=rank, device=self.device)
             for purpose in ("augment", "noise")
         )
+        place = stream(config.seed, epoch=epoch, purpose="crop", rank=rank)
         draws = SeededDraws(noise, self.device)
         step = Step(epoch, config.epochs, config.sigma, config.model.num_classes, draws)
         meter = LossMeter()
@@ -109,12 +113,21 @@ class Trainer:
         mirrored_N = None
         if config.data.flip == "alternate":
             mirrored_N = alternating(len(self.data), seed=config.seed, epoch=epoch)
+        side, self.shape = self.crop_side(epoch), None
         for index, batch in enumerate(self.data.batches(plan, self.device, augment, mirrored_N)):
+            if side is not None:
+                batch = Batch(crop(batch.x_BCHW, side, place), batch.y_B)
             scale = config.schedule.scale(epoch, config.epochs, index / len(plan))
             self.batch(batch, step, config.optimizer.lr * scale, meter)
             for callback in callbacks:
                 callback.on_batch_end(epoch, index + 1, len(plan), meter)
         return meter
+
+    def crop_side(self, epoch: int) -> int | None:
+        """Pixels a side of the crops of an epoch; None: images are whole."""
+        crops, whole = self.config.progressive, max(self.data.input_shape[1:])
+        side = whole if crops is None else crops.at(epoch, self.config.epochs, whole)
+        return side if side < whole else None
 
     def batch(self, batch: Batch, step: Step, rate: float, meter: LossMeter) -> None:
         """The steps of one loader batch."""
@@ -128,7 +141,7 @@ class Trainer:
 
     def step(self, x_BCHW: Tensor, y_B: Tensor, step: Step) -> Loss:
         """One step of the optimiser; the loss has no graph."""
-        self.shape = self.shape or x_BCHW.shape  # the first; another one is the rest of an epoch
+        self.shape = self.shape or x_BCHW.shape  # the first of an epoch; another one is the epoch's rest
         with self.autocast(), uncompiled(self.compiled and x_BCHW.shape != self.shape):
             loss = self.objective.loss(self.model, x_BCHW, y_B, step)
         self.optimizer.zero_grad()

@@ -1,7 +1,7 @@
-"""What changes during a run: the threshold lambda(t), the warm-up s(t) and the learning rate. Epochs are 1-based."""
+"""What changes during a run: threshold lambda(t), warm-up s(t), learning rate, size of crops. Epochs are 1-based."""
 
 import math
-from typing import Literal, Self
+from typing import ClassVar, Literal, Self
 
 from pydantic import BaseModel, Field
 
@@ -83,3 +83,19 @@ class OneCycleSchedule(BaseModel, frozen=True, extra="forbid"):
     def stretched(self, ratio: float) -> Self:  # noqa: ARG002 - one signature for all
         """Itself: its shape is given in shares of the run."""
         return self
+
+
+class GrowingCrops(BaseModel, frozen=True, extra="forbid"):
+    """Crops of `side` pixels at first, larger by `STEP` from time to time, and the whole image from `until` on."""
+
+    STEP: ClassVar[int] = 4
+    """Pixels. Chosen: kernels and compiled networks are made for a size, so that there are to be few."""
+
+    side: int = Field(ge=1, description="Pixels a side of the first crops.")
+    until: float = Field(default=0.8, gt=0, lt=1, description="Share of the run after which images are whole.")
+
+    def at(self, epoch: int, epochs: int, whole: int) -> int:
+        """Pixels a side in `epoch`, for images of `whole` pixels; every size has its share of the epochs."""
+        sizes = [*range(self.side, whole, self.STEP)]
+        reached = int((epoch - 1) / (epochs * self.until) * len(sizes))
+        return sizes[reached] if reached < len(sizes) else whole

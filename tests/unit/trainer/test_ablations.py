@@ -94,6 +94,13 @@ def test_the_sum_over_heads_moves_each_head_by_its_whole_gradient(net, taught):
     assert torch.allclose(gradient("sum"), HEADS * gradient("mean"), rtol=1e-4, atol=1e-6)
 
 
+@pytest.mark.parametrize("taught", [True, False])
+def test_heads_are_reported_with_their_own_losses_under_the_sum_too(net, taught):
+    summed, mean = (loss(net, over_heads=over_heads, taught=taught) for over_heads in ("sum", "mean"))
+    assert torch.allclose(summed.parts["heads"], mean.parts["heads"])
+    assert torch.allclose(summed.parts["ce"], mean.parts["heads"].sum()), "what enters the total is the sum"
+
+
 @pytest.mark.parametrize("teacher", ["previous", "next", "self", "random"])
 @pytest.mark.parametrize("hard_weight", ["own", "teacher"])
 def test_every_combination_has_a_finite_loss(net, teacher, hard_weight):

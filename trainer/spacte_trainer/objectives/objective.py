@@ -12,7 +12,7 @@ import torch
 from pydantic import BaseModel, BeforeValidator, Field, SerializeAsAny
 from torch import Tensor, nn
 
-from .base import Loss, Method, Step
+from .base import Loss, Method, Step, Terms
 from .consistency import Consistency
 from .denoise import Denoise
 from .drt import Drt
@@ -81,8 +81,13 @@ class Objective(BaseModel, frozen=True, extra="forbid"):
     def loss(self, net: nn.Module, x_BCHW: Tensor, y_B: Tensor, step: Step) -> Loss:
         """The loss of one mini-batch; see `Method.terms` for the arguments."""
         terms = self.base.terms(net, x_BCHW, y_B, step)
-        if self.over_heads == "sum":
-            terms = terms.scaled(len(terms.smoothed_ce_LB))
+        if self.over_heads == "mean":
+            return self._taught(net, terms, step)
+        heads = len(terms.smoothed_ce_LB)
+        loss = self._taught(net, terms.scaled(heads), step)
+        return Loss(loss.total, {**loss.parts, "heads": loss.parts["heads"] / heads})
+
+    def _taught(self, net: nn.Module, terms: Terms, step: Step) -> Loss:
         if self.teaching is None:
             return weigh(terms, torch.ones_like(terms.smoothed_ce_LB))
         return self.teaching.combine(net, terms, step)
