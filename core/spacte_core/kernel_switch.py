@@ -12,7 +12,18 @@ from .errors import UserError
 VARIABLE = "SPACTE_KERNELS"
 """`on` (the default), `off`, or names with a minus, such as `-amx,-winograd`: all kernels but those."""
 
-_CPU_NAMES = ("amx", "batch_norm", "chain", "folding", "grid_noise", "int8", "onednn", "strided", "winograd")
+_CPU_NAMES = (
+    "amx",
+    "batch_norm",
+    "chain",
+    "folding",
+    "grid_noise",
+    "int8",
+    "max_pool",
+    "onednn",
+    "strided",
+    "winograd",
+)
 _GPU_NAMES = ("cuda_graphs", "parallel_heads", "triton_conv")
 NAMES = tuple(sorted(_CPU_NAMES + _GPU_NAMES))
 """What can be switched off by itself; `kernels/README.md` has a row for each."""

@@ -111,7 +111,8 @@ def test_on_a_gpu_convolutions_and_heads_are_exchanged() -> None:
 
 
 @pytest.mark.parametrize(
-    ("device", "switched_off"), [("cpu", "-batch_norm,-strided,-winograd"), ("cuda", "-triton_conv,-parallel_heads")]
+    ("device", "switched_off"),
+    [("cpu", "-batch_norm,-max_pool,-strided,-winograd"), ("cuda", "-triton_conv,-parallel_heads")],
 )
 def test_each_kernel_can_be_switched_off(monkeypatch: pytest.MonkeyPatch, device: str, switched_off: str) -> None:
     monkeypatch.setenv("SPACTE_KERNELS", switched_off)

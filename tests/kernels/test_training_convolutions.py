@@ -11,8 +11,8 @@ import torch
 from tests.convolution_gradients import error
 from torch import Tensor, fx, nn
 
-from spacte_core.kernels.cpu import strided_training, training_convolutions, winograd_training
-from spacte_core.kernels.cpu.training_convolutions import TrainingConv
+from spacte_core.kernels.cpu import strided_training, training_layers, winograd_training
+from spacte_core.kernels.cpu.training_layers import TrainingConv
 
 
 class Kernel(NamedTuple):
@@ -54,8 +54,8 @@ def kernel(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> K
     found = KERNELS[request.param]
     if found.module.library() is None:
         pytest.skip("the processor lacks its instructions, or there is no compiler")
-    flags = training_convolutions.cpu_flags() - {"amx_bf16"}
-    monkeypatch.setattr(training_convolutions, "cpu_flags", lambda: flags)
+    flags = training_layers.cpu_flags() - {"amx_bf16"}
+    monkeypatch.setattr(training_layers, "cpu_flags", lambda: flags)
     return found
 
 
@@ -135,7 +135,7 @@ def test_under_autocast_maps_are_halved_and_amx_keeps_its_own(kernel: Kernel, mo
     assert x.grad is not None
     assert conv.weight.grad is not None
     assert x.grad.dtype == conv.weight.grad.dtype == torch.float32
-    monkeypatch.setattr(training_convolutions, "cpu_flags", lambda: frozenset({"amx_bf16"}))
+    monkeypatch.setattr(training_layers, "cpu_flags", lambda: frozenset({"amx_bf16"}))
     with kernel.step():
         assert ours.fits(x) is not kernel.autocast
 

@@ -11,6 +11,7 @@ from spacte_core.models import MultiHeadNet
 from spacte_core.models.multihead import shared_copy
 
 from .cpu.batch_norm import fuse_batch_norms
+from .cpu.max_pool import max_pools
 from .cpu.strided_training import strided_convolutions
 from .cpu.winograd_training import winograd_convolutions
 from .graph.tracing import symbolic_trace
@@ -20,8 +21,8 @@ def optimize(net: MultiHeadNet, device: torch.device) -> MultiHeadNet:
     """The network as training runs it: the same parameters and buffers, the same results, fewer passes over memory.
 
     On CPUs a batch normalisation includes the sum and the ReLU that follow it, 3 x 3 convolutions are computed by
-    Winograd's products, and those with a stride of two have their gradients from a kernel. On GPUs narrow convolutions
-    run in Triton, and heads run side by side while a CUDA graph is captured.
+    Winograd's products, and those with a stride of two and max poolings have their gradients from kernels. On GPUs
+    narrow convolutions run in Triton, and heads run side by side while a CUDA graph is captured.
 
     Args:
         net: on `device`. It stays plain, and so does its state dict; training the result trains it.
@@ -48,7 +49,12 @@ def optimize(net: MultiHeadNet, device: torch.device) -> MultiHeadNet:
 
 def _on_cpu(part: nn.Module) -> nn.Module:
     """The part as a graph of which our kernels compute what they know; as it is where its code cannot be traced."""
-    replacements = {"batch_norm": fuse_batch_norms, "winograd": winograd_convolutions, "strided": strided_convolutions}
+    replacements = {
+        "batch_norm": fuse_batch_norms,
+        "winograd": winograd_convolutions,
+        "strided": strided_convolutions,
+        "max_pool": max_pools,
+    }
     wanted = [replace for name, replace in replacements.items() if kernels_enabled(name)]
     try:
         graph = symbolic_trace(part) if wanted else None

@@ -66,7 +66,7 @@ class Seen(Trainer):
 
     pieces: list[Tensor]
 
-    def step(self, x_BCHW: Tensor, y_B: Tensor, step: Step):  # noqa: ANN201
+    def step(self, x_BCHW: Tensor, y_B: Tensor, step: Step):
         self.pieces.append(x_BCHW)
         return super().step(x_BCHW, y_B, step)
 
@@ -95,7 +95,7 @@ def test_a_run_is_the_same_each_time_and_after_an_interruption(tmp_path: Path) -
         pass
 
     class Stop(Callback):
-        def on_batch_end(self, epoch: int, done: int, total: int, meter: LossMeter) -> None:  # noqa: ARG002
+        def on_batch_end(self, epoch: int, done: int, total: int, meter: LossMeter) -> None:
             if (epoch, done) == (2, 2):
                 raise Interrupted
 

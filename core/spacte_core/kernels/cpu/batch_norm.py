@@ -5,7 +5,6 @@ in five. Statistics, sums and the gradients of weight and bias are in float32 wh
 """
 
 import ctypes
-import math
 from pathlib import Path
 from typing import Any, cast
 
@@ -17,7 +16,6 @@ from spacte_core.kernels.graph.folding import add_layer, is_add, is_relu, layer_
 
 SOURCE = Path(__file__).with_name("batch_norm_kernel.cpp")
 OPTIONS = ("-march=native", "-fopenmp")
-TILE = 64  # values that the kernel reads at once, as there
 
 
 class FusedBatchNorm(nn.Module):
@@ -95,7 +93,6 @@ def fits(norm: nn.BatchNorm2d, x_BCHW: Tensor, plus_BCHW: Tensor | None) -> bool
         and norm.weight.dtype == torch.float32
         and (norm.training or not norm.weight.requires_grad)
         and x_BCHW.numel() > channels
-        and x_BCHW.numel() % math.lcm(channels, TILE) == 0
         and all(_known(map_BCHW, x_BCHW) for map_BCHW in (x_BCHW, plus_BCHW) if map_BCHW is not None)
         and compile_library(SOURCE, *OPTIONS) is not None
     )

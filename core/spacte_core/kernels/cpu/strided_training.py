@@ -16,14 +16,7 @@ from torch.nn import functional
 from spacte_core.kernels.compiler import call, compile_library
 
 from .targets import forced
-from .training_convolutions import (
-    TrainingConv,
-    channels_last,
-    differentiable_gradients,
-    is_halved,
-    learns,
-    replace_convolutions,
-)
+from .training_layers import TrainingConv, channels_last, differentiable_gradients, is_halved, learns, replace_layers
 from .winograd_layers import floats
 
 _CHANNELS = 16
@@ -88,7 +81,7 @@ class StridedConv(TrainingConv):
 
 def strided_convolutions(graph_module: fx.GraphModule) -> fx.GraphModule:
     """Let the kernel compute the gradients that it knows. Changes its argument; parameters keep their order."""
-    return replace_convolutions(graph_module, known, StridedConv) if library() is not None else graph_module
+    return replace_layers(graph_module, nn.Conv2d, known, StridedConv) if library() is not None else graph_module
 
 
 def paired(weight_OIHW: Tensor) -> Tensor:

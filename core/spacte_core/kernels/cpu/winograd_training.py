@@ -13,14 +13,7 @@ from torch import Tensor, fx, nn
 
 from spacte_core.kernels.compiler import call
 
-from .training_convolutions import (
-    TrainingConv,
-    channels_last,
-    differentiable_gradients,
-    is_halved,
-    learns,
-    replace_convolutions,
-)
+from .training_layers import TrainingConv, channels_last, differentiable_gradients, is_halved, learns, replace_layers
 from .winograd_layers import convolve, fits_layer, floats, library, scratch, transformed, transposed
 
 
@@ -74,4 +67,4 @@ class WinogradConv(TrainingConv):
 
 def winograd_convolutions(graph_module: fx.GraphModule) -> fx.GraphModule:
     """Let the kernel compute the convolutions that it knows. Changes its argument; parameters keep their order."""
-    return replace_convolutions(graph_module, known, WinogradConv) if library() is not None else graph_module
+    return replace_layers(graph_module, nn.Conv2d, known, WinogradConv) if library() is not None else graph_module

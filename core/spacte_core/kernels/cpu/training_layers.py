@@ -1,7 +1,7 @@
-"""Convolutions of a network in training by kernels of ours: when they fit, and what a graph has in their place."""
+"""Layers of a network in training by kernels of ours: when they fit, and what a graph has in their place."""
 
 from collections.abc import Callable
-from typing import ClassVar, cast
+from typing import ClassVar, TypeVar, cast
 
 import torch
 from torch import Tensor, fx, nn
@@ -9,6 +9,8 @@ from torch.nn import functional
 
 from spacte_core.hardware import cpu_flags
 from spacte_core.kernels.graph.folding import layer_of, recompile
+
+Layer = TypeVar("Layer", bound=nn.Module)
 
 
 class TrainingConv(nn.Module):
@@ -36,29 +38,34 @@ class TrainingConv(nn.Module):
         raise NotImplementedError
 
 
-def replace_convolutions(
-    graph_module: fx.GraphModule, known: Callable[[nn.Conv2d], bool], replacement: type[TrainingConv]
+def replace_layers(
+    graph_module: fx.GraphModule,
+    kind: type[Layer],
+    known: Callable[[Layer], bool],
+    replacement: Callable[[Layer], nn.Module],
 ) -> fx.GraphModule:
-    """Let a kernel compute the convolutions that it knows. Changes its argument; parameters keep their order."""
+    """Let a kernel compute the layers of a kind that it knows. Changes its argument; parameters keep their order."""
     read = {str(node.target).rpartition(".")[0] for node in graph_module.graph.nodes if node.op == "get_attr"}
     for node in graph_module.graph.nodes:
-        conv = layer_of(graph_module, node)
-        if isinstance(conv, nn.Conv2d) and known(conv) and str(node.target) not in read:  # for weights keep their names
-            graph_module.set_submodule(str(node.target), replacement(conv))
+        layer = layer_of(graph_module, node)
+        if isinstance(layer, kind) and known(layer) and str(node.target) not in read:  # for weights keep their names
+            graph_module.set_submodule(str(node.target), replacement(layer))
     return recompile(graph_module)
 
 
-def learns(conv: nn.Conv2d, x_BCHW: Tensor) -> bool:
+def learns(layer: nn.Module, x_BCHW: Tensor) -> bool:
     """Whether this is an eager step on a CPU of which a gradient is wanted, with float32 weights and no hooks.
 
     To be asked first: a compiler cannot follow what else is asked. What is a layer's own to do (hooks, another type or
     device) stays PyTorch's.
     """
-    if torch.compiler.is_compiling() or x_BCHW.dim() != 4 or not x_BCHW.numel() or _has_hooks(conv):
+    if torch.compiler.is_compiling() or x_BCHW.dim() != 4 or not x_BCHW.numel() or _has_hooks(layer):
         return False
-    if {x_BCHW.device.type, conv.weight.device.type} != {"cpu"} or conv.weight.dtype != torch.float32:
+    weights = list(layer.parameters())
+    if any(weight.device.type != "cpu" or weight.dtype != torch.float32 for weight in weights):
         return False
-    return torch.is_grad_enabled() and (x_BCHW.requires_grad or conv.weight.requires_grad)
+    wanted = x_BCHW.requires_grad or any(weight.requires_grad for weight in weights)
+    return x_BCHW.device.type == "cpu" and torch.is_grad_enabled() and wanted
 
 
 def is_halved(x_BCHW: Tensor) -> bool:
@@ -68,10 +75,10 @@ def is_halved(x_BCHW: Tensor) -> bool:
     return halves and x_BCHW.dtype in types and "amx_bf16" not in cpu_flags()
 
 
-def _has_hooks(conv: nn.Conv2d) -> bool:
-    """Whether a call of the layer does more than its convolution, such as making its weights."""
+def _has_hooks(layer: nn.Module) -> bool:
+    """Whether a call of the layer does more than its own work, such as making its weights."""
     hooks = ("_forward_pre_hooks", "_forward_hooks", "_backward_pre_hooks", "_backward_hooks")
-    return any(getattr(conv, name) for name in hooks)
+    return any(getattr(layer, name) for name in hooks)
 
 
 def differentiable_gradients(
