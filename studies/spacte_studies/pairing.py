@@ -11,7 +11,7 @@ from pathlib import Path
 
 from spacte_client.analysis.pairs import mcnemar, normal_p_value
 
-from .cells import Certified, certificates_file, read_cell, read_certificates
+from .cells import Certified, certificates_file, finished, read_certificates
 from .tables import Setting
 
 Certificates = Mapping[int, Certified]
@@ -50,7 +50,7 @@ def paired(settings: Sequence[Setting], seeds: Sequence[int], folder: Path) -> l
 def _done(folder: Path, setting: Setting, seed: int) -> Certificates:
     """The certificates of a finished cell; empty where it is not finished, or came without them."""
     place = folder / setting.folder_name(seed)
-    file = certificates_file(place) if read_cell(place) is not None else None
+    file = certificates_file(place) if finished(place, setting) is not None else None
     return read_certificates(file) if file is not None else {}
 
 
