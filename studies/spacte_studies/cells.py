@@ -18,6 +18,7 @@ from spacte_core.files import replace_file
 from spacte_core.flops import macs_per_sample
 from spacte_trainer.callbacks import LOG_FILE, read_log
 from spacte_trainer.runs import TRAINING
+from spacte_trainer.state import STATE_FILE
 from spacte_workers.statistics.metrics import average_certified_radius, certified_accuracy
 
 from .tables import Setting
@@ -141,6 +142,12 @@ def precision_of(certificates: Iterable[Certified]) -> Precision | Literal["auto
         if one.precision is not None:
             return one.precision
     return "auto"
+
+
+def is_begun(folder: Path) -> bool:
+    """Whether there is a state of training, a checkpoint or, taken from a `results.json`, figures alone."""
+    found = any((folder / file).exists() for file in (CONFIG_FILE, CELL_FILE))
+    return found or any((folder / TRAINING).glob(f"**/{STATE_FILE}"))
 
 
 def epochs_done(folder: Path) -> int:

@@ -87,12 +87,19 @@ def reproduce(
 def selection(
     table: "Table", name: str, only: list[str] | None, sigmas: list[float] | None, seeds: list[int] | None
 ) -> Callable[["Setting", int], bool]:
-    """Which cells the options name; a method that the table does not have is refused."""
-    known = {setting.method for setting in table.settings}
-    if unknown := set(only or ()) - known:
+    """Which cells the options name; what the table does not have is refused."""
+    methods = {setting.method for setting in table.settings}
+    if unknown := set(only or ()) - methods:
         raise typer.TyperException(
-            f"Table {name} has no method {', '.join(sorted(unknown))}: its methods are {', '.join(sorted(known))}."
+            f"Table {name} has no method {', '.join(sorted(unknown))}: its methods are {', '.join(sorted(methods))}."
         )
+    for option, given, there in (
+        ("--sigma", sigmas, {setting.sigma for setting in table.settings}),
+        ("--seed", seeds, set(table.seeds)),
+    ):
+        if missing := set(given or ()) - there:
+            known = ", ".join(map(str, sorted(there)))
+            raise typer.TyperException(f"Table {name} has no {option} {min(missing)}: choose from {known}.")
     return lambda setting, seed: (
         (not only or setting.method in only)
         and (not sigmas or setting.sigma in sigmas)

@@ -6,12 +6,9 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import NamedTuple
 
-from spacte_core.checkpoint import CONFIG_FILE
 from spacte_core.errors import UserError
 from spacte_core.files import replace_file
 from spacte_core.locks import LOCK_FILE, FolderLockedError, folder_lock
-from spacte_trainer.runs import TRAINING
-from spacte_trainer.state import STATE_FILE
 
 from . import cells
 from .asked import Asked, difference, read_asked, write_asked
@@ -57,7 +54,7 @@ def merge(folder: Path, other: Path, wanted: Mapping[str, Asked] | None = None) 
             raise MergeError(f"{other} is no results.json of `spacte reproduce`: name one, or a folder.") from error
         theirs = {name: found.get("asked") for name, found in listed.items()}
         return _each(folder, theirs, wanted, lambda ours: _take_figures(ours, known[ours.name], theirs[ours.name]))
-    begun = [path for path in sorted(other.iterdir()) if path.is_dir() and _begun(path)]
+    begun = [path for path in sorted(other.iterdir()) if path.is_dir() and cells.is_begun(path)]
     theirs = {path.name: read_asked(path) for path in begun}
     return _each(folder, theirs, wanted, lambda ours: _take(ours, other / ours.name))
 
@@ -122,9 +119,3 @@ def _take_figures(ours: Path, cell: Cell, asked: Asked | None) -> bool:
             write_asked(ours, asked)
         cells.write_cell(ours, cell)
     return unknown
-
-
-def _begun(folder: Path) -> bool:
-    """Whether there is a state of training, a checkpoint or, taken from a `results.json`, figures alone."""
-    found = any((folder / file).exists() for file in (CONFIG_FILE, CELL_FILE))
-    return found or any((folder / TRAINING).glob(f"**/{STATE_FILE}"))

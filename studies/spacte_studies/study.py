@@ -117,7 +117,8 @@ class Study:
         """Raise what is wrong with a wanted cell, before hours are spent on the others."""
         for setting, seed in product(self.table.settings, self.table.seeds):
             folder = self.folder / setting.folder_name(seed)
-            if other := asked.difference(asked.read_asked(folder), asked.asked_of(setting, seed)):
+            before = asked.read_asked(folder) if cells.is_begun(folder) else None
+            if other := asked.difference(before, asked.asked_of(setting, seed)):
                 raise StateError(
                     f"{folder} was begun for another study ({other}): give the cell another name, choose another "
                     "--folder, or remove this one."

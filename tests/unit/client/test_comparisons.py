@@ -244,4 +244,5 @@ def test_a_picture_tells_of_other_rules_and_images(spacte: Spacte, tmp_path: Pat
     (tmp_path / "c.log").write_text(ROWS.replace("0\t3\t3", "0\t7\t7"))
     logs = [records(tmp_path, "a.ndjson"), records(tmp_path, "b.ndjson", alpha=0.01), str(tmp_path / "c.log")]
     run = spacte("plot", *logs, "--out", str(tmp_path / "a.svg"))
+    assert "No artists" not in spacte("plot", logs[0], "--name", "_a", "--out", str(tmp_path / "b.svg")).err
     assert (run.status, "different rules" in run.err, "are the same" in run.err) == (0, True, True)

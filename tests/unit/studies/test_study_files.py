@@ -101,6 +101,12 @@ def test_a_mistake_in_the_last_cell_is_found_before_the_first_is_trained(tmp_pat
     assert not list((tmp_path / "runs").iterdir())
 
 
+def test_what_a_table_does_not_have_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "x.yaml").write_text(HEADS)
+    for option, value in (("--sigma", "0.3"), ("--seed", "7"), ("--only", "three-heads")):
+        assert value in said(reproduce(tmp_path / "x.yaml", tmp_path / "runs", option, value))
+
+
 def test_a_study_called_digits_has_cells_of_its_own(tmp_path: Path) -> None:
     (tmp_path / "digits.yaml").write_text(HEADS)
     ours = read_study(tmp_path / "digits.yaml").settings[0]
