@@ -3,6 +3,7 @@
 FOLDER/CELL/                              the run and its checkpoint, as `spacte train` leaves them
 FOLDER/CELL/certified-VERSION.jsonl       a line an image, for the checkpoint of that version
 FOLDER/CELL/cell.json                     the figures, once all images are certified
+FOLDER/CELL/asked.json                    the recipe, its changes and the protocol that these are of
 """
 
 import json
@@ -17,6 +18,7 @@ from spacte_core.files import replace_file
 from spacte_core.flops import macs_per_sample
 from spacte_trainer.callbacks import LOG_FILE, read_log
 from spacte_trainer.runs import TRAINING
+from spacte_trainer.state import STATE_FILE
 from spacte_workers.statistics.metrics import average_certified_radius, certified_accuracy
 
 from .tables import Setting
@@ -45,6 +47,7 @@ class Cell:
 
     Attributes:
         certified: certified accuracy at the protocol's radii, in [0, 1].
+        radii: those; empty in folders from before they were kept.
         train_seconds: wall time of the training, of all members and of what it started from.
         macs: multiply-adds of one noisy sample.
     """
@@ -59,6 +62,7 @@ class Cell:
     macs: int
     certify_seconds: float
     precision: str
+    radii: tuple[float, ...] = ()
 
     @classmethod
     def of(
@@ -77,13 +81,15 @@ class Cell:
             macs=macs_per_sample(checkpoint.net, checkpoint.config.model.input_shape),
             certify_seconds=sum(one.seconds for one in certified),
             precision=precision,
+            radii=setting.protocol.radii,
         )
 
     @classmethod
     def from_json(cls, found: Mapping[str, Any]) -> "Cell":
         """From `cell.json`, or from an entry of `results.json`, which has more fields."""
-        values = {field.name: found[field.name] for field in fields(cls)}
-        return cls(**{**values, "certified": tuple(found["certified"])})
+        values = {field.name: found[field.name] for field in fields(cls) if field.name != "radii"}
+        lists = {"certified": tuple(found["certified"]), "radii": tuple(found.get("radii", ()))}
+        return cls(**{**values, **lists})
 
 
 def write_cell(folder: Path, cell: Cell) -> None:
@@ -95,6 +101,12 @@ def read_cell(folder: Path) -> Cell | None:
     """The figures of a finished cell, else None."""
     file = folder / CELL_FILE
     return Cell.from_json(json.loads(file.read_text())) if file.exists() else None
+
+
+def finished(folder: Path, setting: Setting) -> Cell | None:
+    """The figures of a finished cell at the radii of its setting, else None: others are made from its certificates."""
+    cell, radii = read_cell(folder), setting.protocol.radii
+    return cell if cell is not None and len(cell.certified) == len(radii) and cell.radii in ((), radii) else None
 
 
 def certificates_path(folder: Path, version: str) -> Path:
@@ -130,6 +142,12 @@ def precision_of(certificates: Iterable[Certified]) -> Precision | Literal["auto
         if one.precision is not None:
             return one.precision
     return "auto"
+
+
+def is_begun(folder: Path) -> bool:
+    """Whether there is a state of training, a checkpoint or, taken from a `results.json`, figures alone."""
+    found = any((folder / file).exists() for file in (CONFIG_FILE, CELL_FILE))
+    return found or any((folder / TRAINING).glob(f"**/{STATE_FILE}"))
 
 
 def epochs_done(folder: Path) -> int:

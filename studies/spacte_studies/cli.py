@@ -67,9 +67,11 @@ def reproduce(
             known = ", ".join(TABLES)
             raise typer.BadParameter(f"there is no table and no file {table!r}: choose from {known}, or name a file.")
         chosen = TABLES[table](network)
-    place = folder or Path("runs") / "reproduce" / Path(table).stem
+    name = table if table in TABLES or Path(table).stem not in TABLES else f"{Path(table).stem}-study"
+    place = folder or Path("runs") / "reproduce" / Path(name).stem
     place.mkdir(parents=True, exist_ok=True)
-    merge_all(place, merge or [])
+    with one_sentence():
+        merge_all(chosen, place, merge or [])
     wanted = selection(chosen, table, only, sigmas, seeds)
     write_report = partial(write, chosen, place, shlex.join(["spacte", *sys.argv[1:]]))
     console = Console(soft_wrap=True, highlight=False)
@@ -85,12 +87,19 @@ def reproduce(
 def selection(
     table: "Table", name: str, only: list[str] | None, sigmas: list[float] | None, seeds: list[int] | None
 ) -> Callable[["Setting", int], bool]:
-    """Which cells the options name; a method that the table does not have is refused."""
-    known = {setting.method for setting in table.settings}
-    if unknown := set(only or ()) - known:
+    """Which cells the options name; what the table does not have is refused."""
+    methods = {setting.method for setting in table.settings}
+    if unknown := set(only or ()) - methods:
         raise typer.TyperException(
-            f"Table {name} has no method {', '.join(sorted(unknown))}: its methods are {', '.join(sorted(known))}."
+            f"Table {name} has no method {', '.join(sorted(unknown))}: its methods are {', '.join(sorted(methods))}."
         )
+    for option, given, there in (
+        ("--sigma", sigmas, {setting.sigma for setting in table.settings}),
+        ("--seed", seeds, set(table.seeds)),
+    ):
+        if missing := set(given or ()) - there:
+            known = ", ".join(map(str, sorted(there)))
+            raise typer.TyperException(f"Table {name} has no {option} {min(missing)}: choose from {known}.")
     return lambda setting, seed: (
         (not only or setting.method in only)
         and (not sigmas or setting.sigma in sigmas)
@@ -98,21 +107,25 @@ def selection(
     )
 
 
-def merge_all(folder: Path, others: list[Path]) -> None:
+def merge_all(table: "Table", folder: Path, others: list[Path]) -> None:
     """Take what is further in other folders, and say what was taken."""
+    from .asked import asked_of
     from .merging import merge
 
+    wanted = {s.folder_name(seed): asked_of(s, seed) for s in table.settings for seed in table.seeds}
     for other in others:
         if not other.exists():
             raise typer.TyperException(
                 f"There is no {other}: name a folder that `spacte reproduce` filled, or its results.json."
             )
-        merged = merge(folder, other)
+        merged = merge(folder, other, wanted)
         typer.echo(f"{merged.taken} cells were further in {other}.")
         if merged.busy:
             typer.echo(
                 f"Left out {', '.join(merged.busy)}, as another process is at work there: merge again when it is done."
             )
+        if merged.strange:
+            typer.echo(f"Left out {', '.join(merged.strange)}: this study does not have them, or asks for others.")
 
 
 def work(study: "Study", minutes: float) -> str:

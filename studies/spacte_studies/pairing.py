@@ -9,9 +9,9 @@ import statistics
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from spacte_client.analysis.pairs import mcnemar
+from spacte_client.analysis.pairs import mcnemar, normal_p_value
 
-from .cells import Certified, certificates_file, read_cell, read_certificates
+from .cells import Certified, certificates_file, finished, read_certificates
 from .tables import Setting
 
 Certificates = Mapping[int, Certified]
@@ -50,7 +50,7 @@ def paired(settings: Sequence[Setting], seeds: Sequence[int], folder: Path) -> l
 def _done(folder: Path, setting: Setting, seed: int) -> Certificates:
     """The certificates of a finished cell; empty where it is not finished, or came without them."""
     place = folder / setting.folder_name(seed)
-    file = certificates_file(place) if read_cell(place) is not None else None
+    file = certificates_file(place) if finished(place, setting) is not None else None
     return read_certificates(file) if file is not None else {}
 
 
@@ -61,7 +61,7 @@ def _acr(pairs: Sequence[tuple[Certificates, Certificates]]) -> str:
     ]
     by_image = [statistics.mean(seeds) for seeds in zip(*by_seed, strict=True)]
     mean, error = statistics.mean(by_image), _standard_error(by_image)
-    p = math.erfc(abs(mean) / error / math.sqrt(2)) if error else float(mean == 0)
+    p = normal_p_value(mean, error, len(by_image))
     spread = f", sd {statistics.stdev(map(statistics.mean, by_seed)):.3f}" if len(pairs) > 1 else ""
     return f"{mean:+.3f} ({error:.3f}, p = {p:.2g}{spread})"
 

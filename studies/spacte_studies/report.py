@@ -10,7 +10,8 @@ from spacte_core.checkpoint import load_checkpoint
 from spacte_core.files import replace_file
 from spacte_workers.statistics.bounds import clopper_pearson_lower, clopper_pearson_upper
 
-from .cells import Cell, certificates_file, epochs_done, read_cell, read_certificates
+from .asked import read_asked
+from .cells import Cell, certificates_file, epochs_done, finished, read_certificates
 from .pairing import paired
 from .tables import Protocol, Setting, Table
 
@@ -34,10 +35,11 @@ def markdown(table: Table, folder: Path, command: str) -> str:
 def write(table: Table, folder: Path, command: str) -> Path:
     """`results.md` and `results.json` in the study's folder; returns the first."""
     cells = [
-        {"place": setting.folder_name(seed), "data": setting.data, **asdict(cell), "radii": setting.protocol.radii}
+        {"place": place.name, "data": setting.data, **asdict(cell), "radii": setting.protocol.radii}
+        | {"asked": read_asked(place)}
         for setting in table.settings
-        for seed in table.seeds
-        if (cell := read_cell(folder / setting.folder_name(seed))) is not None
+        for place in (folder / setting.folder_name(seed) for seed in table.seeds)
+        if (cell := finished(place, setting)) is not None
     ]
     body = {"title": table.title, "command": command, "cells": cells}
     replace_file(folder / "results.json", (json.dumps(body, indent=2) + "\n").encode())
@@ -62,7 +64,7 @@ def _rows(settings: list[Setting], seeds: tuple[int, ...], folder: Path) -> list
     headings += [*(f"r = {r:g}" for r in radii), "training s", "MMACs"]
     rows = [headings, ["---"] * len(headings)]
     for setting in settings:
-        found = [cell for seed in seeds if (cell := read_cell(folder / setting.folder_name(seed))) is not None]
+        found = [cell for seed in seeds if (cell := finished(folder / setting.folder_name(seed), setting))]
         count, acr = f"{len(found)} of {len(seeds)}", ""
         if not found:
             acr, found = begun(setting, seeds, folder)

@@ -22,7 +22,7 @@ from spacte_trainer.state import StateError
 from spacte_workers.engine import EngineError
 from spacte_workers.local import LocalCertifier
 
-from . import cells
+from . import asked, cells
 from .cells import Cell, Certified
 from .tables import Setting, Table
 
@@ -89,24 +89,42 @@ class Study:
     def work(self, time_slice: TimeSlice) -> None:
         """Finish the wanted cells, each under its lock; the whole table under one seed after the other.
 
+        Before the first, all of them are looked at: a mistake in the last one is not found hours later.
+
         Raises:
             TimeIsUpError: not all are done.
-            ConfigError, DataError, StateError, CheckpointError: as training and reading raise them.
+            StateError: a cell was begun for another recipe, setting or protocol than the table has now.
+            RecipeError, ConfigError, DataError, StateError, CheckpointError: as training and reading raise them.
         """
+        self.check()
         for seed, setting in product(self.table.seeds, self.table.settings):
             folder = self.folder / setting.folder_name(seed)
-            if not self.wanted(setting, seed) or cells.read_cell(folder) is not None:
+            if not self.wanted(setting, seed) or cells.finished(folder, setting) is not None:
                 continue
             time_slice.check()
             try:
                 with folder_lock(folder):
-                    if cells.read_cell(folder) is None:
+                    if cells.finished(folder, setting) is None:
+                        asked.write_asked(folder, asked.asked_of(setting, seed))
                         checkpoint = self.trained(setting, seed, folder, time_slice)
                         cells.write_cell(folder, self.certified(setting, seed, checkpoint, time_slice))
             except FolderLockedError:
                 self.elsewhere.append((setting, seed))
             else:
                 self.finished()
+
+    def check(self) -> None:
+        """Raise what is wrong with a wanted cell, before hours are spent on the others."""
+        for setting, seed in product(self.table.settings, self.table.seeds):
+            folder = self.folder / setting.folder_name(seed)
+            before = asked.read_asked(folder) if cells.is_begun(folder) else None
+            if other := asked.difference(before, asked.asked_of(setting, seed)):
+                raise StateError(
+                    f"{folder} was begun for another study ({other}): give the cell another name, choose another "
+                    "--folder, or remove this one."
+                )
+            if self.wanted(setting, seed):
+                self.config(setting, seed)
 
     def config(self, setting: Setting, seed: int) -> TrainConfig:
         """The recipe of a cell; the test split is looked at once, when all is trained."""

@@ -58,7 +58,7 @@ class StudyPart(_Part):
     """The file as a whole."""
 
     title: str = Field(min_length=1)
-    seeds: list[int] = Field(default=[0], min_length=1)
+    seeds: list[Annotated[int, Field(ge=0, lt=2**63, strict=True)]] = Field(default=[0], min_length=1)
     certify: CertifyPart = Field(default_factory=CertifyPart)
     cells: list[CellPart] = Field(min_length=1)
 
@@ -70,17 +70,20 @@ def read_study(path: Path) -> Table:
         StudyFileError: it cannot be read, or a field is not as it should be.
     """
     try:
-        if path.suffix == ".py":
-            found: Any = runpy.run_path(str(path)).get("STUDY")
-        else:
-            found = yaml.safe_load(path.read_text())
+        found = _of_python(path) if path.suffix == ".py" else yaml.safe_load(path.read_text())
         study = StudyPart.model_validate(found)
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
         where = ".".join(str(part) for part in first["loc"]) or "the whole"
         raise StudyFileError(f"{path}: {where}: {first['msg']}.") from error
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+    except (OSError, ValueError, yaml.YAMLError) as error:
         raise StudyFileError(f"{path} cannot be read as a study: {' '.join(str(error).split())}") from error
+    if len(set(study.seeds)) < len(study.seeds):
+        raise StudyFileError(f"{path}: seeds: one stands there twice, and would count as another training.")
+    for cell in study.cells:
+        if fixed := {"seed", "sigma"} & cell.set.keys():
+            name = min(fixed)
+            raise StudyFileError(f"{path}: cell {cell.name!r}: {name} is no setting for `set`: the study has its own.")
     protocol = Protocol(**{**study.certify.model_dump(), "radii": tuple(study.certify.radii)})
     settings = tuple(_setting(path.stem, cell, protocol) for cell in study.cells)
     names = [setting.folder_name(0) for setting in settings]
@@ -89,9 +92,22 @@ def read_study(path: Path) -> Table:
     return Table(study.title, settings, tuple(study.seeds))
 
 
+def _of_python(path: Path) -> object:
+    """What the file assigns to STUDY."""
+    try:
+        names = runpy.run_path(str(path))
+    except Exception as error:  # a user's own code
+        why = " ".join(f"{type(error).__name__}: {error}".split())
+        raise StudyFileError(f"{path} cannot be run: {why}") from error
+    if "STUDY" not in names:
+        raise StudyFileError(f"{path} assigns nothing to STUDY: let it be a dictionary, as a YAML file has it.")
+    return names["STUDY"]
+
+
 def _setting(study: str, cell: CellPart, protocol: Protocol) -> Setting:
     changes = tuple(cell.set.items())
-    return Setting(_slug(study), _slug(cell.name), cell.sigma, protocol, cell.published, cell.recipe, changes)
+    data = f"{_slug(study)}-study" if _slug(study) == "digits" else _slug(study)  # not the built-in table's
+    return Setting(data, _slug(cell.name), cell.sigma, protocol, cell.published, cell.recipe, changes)
 
 
 def _slug(name: str) -> str:

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Mapping
+from contextlib import suppress
 from typing import Annotated, Any, Literal, Self
 
 import torch
@@ -172,10 +173,11 @@ def override(config: TrainConfig, changes: Mapping[str, object]) -> TrainConfig:
     """
     derived: dict[str, object] = {}
     epochs = changes.get("epochs")
-    if isinstance(epochs, int):
-        ratio = epochs / config.epochs
-        derived["schedule"] = config.schedule.stretched(ratio)
-        derived["objective.base"] = config.objective.base.stretched(ratio)
+    if isinstance(epochs, int | float | str):
+        with suppress(ValueError, OverflowError):  # what is no number is refused below
+            ratio = int(epochs) / config.epochs
+            derived["schedule"] = config.schedule.stretched(ratio)
+            derived["objective.base"] = config.objective.base.stretched(ratio)
     if config.pretrain is not None:
         shared = {key: value for key, value in changes.items() if key.split(".")[0] in SHARED}
         derived["pretrain"] = override(config.pretrain, shared)

@@ -24,6 +24,7 @@ class Votes:
         n, alpha, sigma: see `CertifyParams`.
         noise_error: what is taken off the lower bound.
         stops_early: whether a rule could have stopped the noises before `n`.
+        carried: whether another function than the one that is certified cast the votes.
     """
 
     label: int
@@ -33,6 +34,7 @@ class Votes:
     sigma: float
     noise_error: float
     stops_early: bool
+    carried: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -21,7 +21,6 @@ MOST_TERMS = 20_000
 """Chosen: twenty times the 900 terms that the slowest interval of 10 million votes takes, that of one half."""
 
 
-@lru_cache(maxsize=65_536)
 def clopper_pearson(successes: int, trials: int, confidence: float = 0.95) -> tuple[float, float]:
     """The ends, in [0, 1], of the two-sided exact interval of a proportion: it holds the truth with `confidence`.
 
@@ -31,10 +30,13 @@ def clopper_pearson(successes: int, trials: int, confidence: float = 0.95) -> tu
     if not 0 <= successes <= trials or trials < 1 or not 0 < confidence < 1:
         raise ValueError("0 <= successes <= trials, trials >= 1 and 0 < confidence < 1 are required.")
     tail = (1 - confidence) / 2
-    failures = trials - successes
-    low = 0.0 if successes == 0 else _beta_quantile(tail, successes, failures + 1)
-    high = 1.0 if failures == 0 else 1 - _beta_quantile(tail, failures, successes + 1)
-    return low, high
+    return lower_bound(successes, trials, tail), 1 - lower_bound(trials - successes, trials, tail)
+
+
+@lru_cache(maxsize=65_536)
+def lower_bound(successes: int, trials: int, alpha: float) -> float:
+    """The one-sided lower end of a proportion: it is below the truth with probability at least 1 - `alpha`."""
+    return 0.0 if successes == 0 else _beta_quantile(alpha, successes, trials - successes + 1)
 
 
 def beta_cdf(x: float, a: float, b: float) -> float:

@@ -1,12 +1,14 @@
 """Reading certification logs: the field's tab-separated files, and the records of this service's jobs.
 
 The field's columns are `idx label predict radius correct time` (Cohen et al. 2019), where `predict` is -1 for
-an abstention, `correct` is 0 or 1, and `time` is `h:mm:ss.micro` or seconds. A file whose first character is
-`{` is read as NDJSON: one `CertificateRecord` or `ErrorRecord` a line.
+an abstention, `correct` is 0 or 1, and `time` is `h:mm:ss.micro` or seconds. A first line of names says where each
+column is; commas or spaces may stand for tabs. A file whose first character is `{` is read as NDJSON: one
+`CertificateRecord` or `ErrorRecord` a line.
 """
 
 import json
 import math
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -35,14 +37,20 @@ def read_log(path: str | Path, name: str | None = None) -> Run:
         raise LogError(f"Cannot read {path}: {error.strerror or error}; check the path.") from error
     except UnicodeDecodeError as error:
         raise LogError(f"{path} is not text; pass a TSV or NDJSON log.") from error
-    read = _ndjson_row if text.lstrip().startswith("{") else _tsv_row
+    ndjson = text.lstrip().startswith("{")
+    columns: tuple[str, ...] = COLUMNS
     rows: dict[int, Row] = {}
     errored = 0
     for number, line in enumerate(text.splitlines(), 1):
-        if not line.strip() or line.startswith(("idx\t", "#")):
+        if not line.strip() or line.lstrip().startswith("#"):
+            continue
+        if not ndjson and (named := _header(line)):
+            columns = named
+            if missing := [name for name in COLUMNS[:-1] if name not in columns]:
+                raise LogError(f"{path} has no column {missing[0]}; pass a log with the columns {' '.join(COLUMNS)}.")
             continue
         try:
-            row = read(line)
+            row = _ndjson_row(line) if ndjson else _tsv_row(line, columns)
         except (ValueError, KeyError, TypeError, OverflowError) as error:
             raise LogError(
                 f"{path}, line {number}, is not a row with the columns {' '.join(COLUMNS)} ({error}); "
@@ -73,18 +81,40 @@ def seconds(text: str) -> float:
     return total
 
 
-def _tsv_row(line: str) -> Row:
-    fields = line.rstrip("\r\n").split("\t")
-    if len(fields) < len(COLUMNS) - 1:
+def _fields(line: str) -> list[str]:
+    """The fields of a line between tabs, else between commas, else between spaces."""
+    if "\t" in line:
+        return [field.strip() for field in line.split("\t")]
+    return [field.strip() for field in line.split(",")] if line.count(",") >= len(COLUMNS) - 2 else line.split()
+
+
+def _header(line: str) -> tuple[str, ...]:
+    """The names of the columns, where the line is one of names; else empty."""
+    names = tuple(name.strip("\"'").lower() for name in _fields(line))
+    names = tuple("idx" if name == "index" else name for name in names)
+    return names if {"idx", "label"} <= set(names) else ()
+
+
+def _tsv_row(line: str, columns: Sequence[str]) -> Row:
+    fields = _fields(line)
+    found = dict(zip(columns, fields, strict=False))
+    if not set(COLUMNS[:-1]) <= found.keys():
         raise ValueError(f"{len(fields)} columns")
-    label, predict = int(fields[1]), -1 if fields[2] == "ABSTAIN" else int(fields[2])
-    radius, correct = float(fields[3]), int(fields[4])
+    label, predict = int(found["label"]), -1 if found["predict"].upper() == "ABSTAIN" else int(found["predict"])
+    radius, correct = float(found["radius"]), int(found["correct"])
     if correct not in (0, 1) or not (math.isfinite(radius) and radius >= 0):
-        raise ValueError(f"radius {fields[3]}, correct {fields[4]}")
-    if correct != (label == predict):
+        raise ValueError(f"radius {found['radius']}, correct {found['correct']}")
+    _check_answer(label, predict, correct)
+    time = found.get("time")
+    return Row(int(found["idx"]), label, predict, radius, correct == 1, seconds(time) if time else None)
+
+
+def _check_answer(label: int, predict: int, correct: object) -> None:
+    """Raise ValueError where `correct`, if there is such a thing, is not what the classes say, or there is no class."""
+    if label < 0:
+        raise ValueError(f"label {label} is no class, and without one there is no accuracy")
+    if correct is not None and correct != (label == predict):
         raise ValueError(f"correct {correct} contradicts label {label} and predict {predict}")
-    elapsed = seconds(fields[5]) if len(fields) >= len(COLUMNS) else None
-    return Row(int(fields[0]), label, predict, radius, correct == 1, elapsed)
 
 
 def _ndjson_row(line: str) -> Row | None:
@@ -94,6 +124,7 @@ def _ndjson_row(line: str) -> Row | None:
     if record.get("true_label") is None:
         raise ValueError("no true_label, without which there is no accuracy")
     label, predict = int(record["true_label"]), int(record["label"])
+    _check_answer(label, predict, record.get("correct"))
     elapsed = float(record["elapsed_ms"]) / 1000
     radius, votes = float(record["radius"]), _votes(record)
     return Row(int(record["index"]), label, predict, radius, label == predict, elapsed, votes)
@@ -112,4 +143,5 @@ def _votes(record: dict[str, Any]) -> Votes:
         float(record["sigma"]),
         float(record.get("noise_error", 0)),
         record["n"] < record["n_max"] or record["looks"] > 1 or any(record.get(rule) is not None for rule in rules),
+        record.get("carried") is not None,
     )

@@ -27,8 +27,18 @@ class PairedDifference:
 def mcnemar(first_only: int, second_only: int) -> float:
     """The two-sided exact p-value (McNemar 1947): a sign test on the images that only one run answers."""
     n = first_only + second_only
-    tail = sum(math.comb(n, k) for k in range(min(first_only, second_only) + 1))
+    tail = ways = 1  # of choosing k of n; each from the one before it, as thousands of images make large numbers
+    for k in range(1, min(first_only, second_only) + 1):
+        ways = ways * (n - k + 1) // k
+        tail += ways
     return min(1.0, 2 * tail / 2**n)
+
+
+def normal_p_value(mean: float, error: float, images: int) -> float:
+    """The two-sided p-value of a mean with its standard error, by the normal approximation; 1 for a single image."""
+    if images < 2:
+        return 1.0
+    return math.erfc(abs(mean) / error / math.sqrt(2)) if error else float(mean == 0)
 
 
 def paired_differences(runs: Sequence[Run], radii: Sequence[float]) -> tuple[list[PairedDifference], list[str]]:
@@ -53,7 +63,7 @@ def paired_differences(runs: Sequence[Run], radii: Sequence[float]) -> tuple[lis
         rows = _matched(first, second)
         gains = [a.radius * a.correct - b.radius * b.correct for a, b in rows]
         mean, error = _mean_and_error(gains)
-        p_value = math.erfc(abs(mean) / error / math.sqrt(2)) if error else float(mean == 0)
+        p_value = normal_p_value(mean, error, len(rows))
         found.append(PairedDifference(first.name, second.name, None, mean, error, p_value))
         for radius in radii:
             signs = [(a.correct and a.radius >= radius) - (b.correct and b.radius >= radius) for a, b in rows]

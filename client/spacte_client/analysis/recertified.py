@@ -1,12 +1,13 @@
 """Certificates of a run at another failure probability, or with fewer noises, from the votes that it stored."""
 
 import random
+from dataclasses import replace
 from statistics import NormalDist
 
 from spacte_client.rounding import round_down
 
 from .accuracy import Row, Run, Votes
-from .binomial import clopper_pearson
+from .binomial import lower_bound
 from .logs import LogError
 
 
@@ -20,11 +21,12 @@ def recertified(run: Run, *, alpha: float | None = None, n: int | None = None) -
 
     Args:
         run: of NDJSON records, which hold votes.
-        alpha: probability of a wrong answer, in (0, 1); None: each record's own.
+        alpha: probability of a wrong answer, in (0, 1/2); None: each record's own.
         n: estimation noises, from 1 to the number drawn; None: all.
 
     Raises:
-        LogError: a row has no votes, too few, or a stopping rule, after which its votes are not binomial.
+        LogError: a row has no votes, too few, those of another function than the one it is about, or a stopping rule,
+            after which its votes are not binomial.
     """
     return Run(run.name, tuple(_again(run, row, alpha, n) for row in run.rows), run.errored)
 
@@ -36,15 +38,21 @@ def _again(run: Run, row: Row, alpha: float | None, n: int | None) -> Row:
         raise LogError(f"{where} has no votes to bound again; pass the NDJSON records of a job.")
     if votes.stops_early:
         raise LogError(f"{where} was certified under a stopping rule, which holds for its own alpha and n alone.")
+    if votes.carried:
+        raise LogError(
+            f"{where} was carried over from another function's votes, which do not bound its own: leave out --alpha "
+            "and --n, or certify it anew."
+        )
     n = votes.n if n is None else n
     if n > votes.n:
         raise LogError(f"{where} has {votes.n:,} noises and not {n:,}; pass --n of at most that.")
     chosen = _of_fewer(votes, n, row.index)
     alpha = votes.alpha if alpha is None else alpha
-    p = clopper_pearson(chosen, n, 1 - 2 * alpha)[0] - votes.noise_error
+    p = lower_bound(chosen, n, alpha) - votes.noise_error
     label = votes.label if p > 0.5 else -1
     radius = 0.0 if label == -1 else max(0.0, round_down(votes.sigma * NormalDist().inv_cdf(p)))
-    return Row(row.index, row.label, label, radius, label == row.label, row.seconds)
+    votes = replace(votes, chosen=chosen, n=n, alpha=alpha)
+    return Row(row.index, row.label, label, radius, label == row.label, row.seconds, votes)
 
 
 def _of_fewer(votes: Votes, n: int, index: int) -> int:

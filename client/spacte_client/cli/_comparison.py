@@ -14,6 +14,13 @@ MOST_COLUMNS = 3
 """Runs side by side. Chosen: more, with their intervals, do not fit 80 columns; then each run has a row."""
 
 
+LATEX = str.maketrans(
+    {c: rf"\{c}" for c in "_%&#${}"}
+    | {"\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "<": "$<$", ">": "$>$"}
+    | {"[": "{[}", "*": "{*}"}  # which the end of the row above would take for its own
+)
+"""What LaTeX reads otherwise than it stands."""
+
 LEVELS = (0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 0.99, 0.999)
 """Probabilities at which the distribution of p_A is told. Chosen: denser where radii grow fastest."""
 
@@ -90,14 +97,19 @@ def _blocks(rows: list[list[str]]) -> list[list[list[str]]]:
 
 def _runs(runs: Sequence[Run], radii: Sequence[float], confidence: float, form: str) -> list[list[str]]:
     curves = [curve_at(run, radii, confidence) for run in runs]
+    errors = any(run.errored for run in runs)
     if form != "table" or len(runs) > MOST_COLUMNS:
-        head = ["certified accuracy", "images", "abstained", "ACR", *(f"at {r:g}" for r in radii)]
+        errored = ["errored"] if errors else []
+        head = ["certified accuracy", "images", *errored, "abstained", "ACR", *(f"at {r:g}" for r in radii)]
         return [head] + [
-            [run.name, str(run.images), str(run.abstained), f"{run.acr:.3f}", *(f"{v:.1%}" for v in curve.values)]
+            [run.name, str(run.images), *([str(run.errored)] if errors else []), str(run.abstained), f"{run.acr:.3f}"]
+            + [f"{value:.1%}" for value in curve.values]
             for run, curve in zip(runs, curves, strict=True)
         ]
     rows = [["certified accuracy", *(run.name for run in runs)]]
     rows.append(["images", *(f"{run.images:,}" for run in runs)])
+    if errors:
+        rows.append(["errored", *(f"{run.errored:,}" for run in runs)])
     rows.append(["abstained", *(f"{run.abstained:,}" for run in runs)])
     rows.append(["ACR", *(f"{run.acr:.3f}" for run in runs)])
     for i, radius in enumerate(radii):
@@ -143,6 +155,6 @@ def _markdown(rows: list[list[str]]) -> str:
 
 
 def _latex(rows: list[list[str]]) -> str:
-    body = [" & ".join(c.replace("_", r"\_").replace("%", r"\%").replace("&", r"\&") for c in row) for row in rows]
+    body = [" & ".join(cell.translate(LATEX).replace("$>$=", r"$\geq$") for cell in row) for row in rows]
     begin = rf"\begin{{tabular}}{{l{'r' * (len(rows[0]) - 1)}}}"
     return "\n".join([begin, *(rf"{row} \\" for row in body), r"\end{tabular}"])

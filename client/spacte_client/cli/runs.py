@@ -50,6 +50,7 @@ def plot(
 ) -> None:
     """Draw certified accuracy against radius, a curve and an interval band for each log."""
     runs = read_runs(logs, names, confidence)
+    tell(different_rules(runs), *paired_differences(runs, [])[1])
     noise = noise_of(runs, logs, sigma) if ecdf else None
     paths = [out] if out.suffix in (".png", ".svg", ".pdf") else [Path(f"{out}.png"), Path(f"{out}.svg")]
     try:
@@ -103,33 +104,41 @@ def compare(
 
     Below the runs stands their difference, image by image, with the exact sign test (McNemar).
     """
-    check_options(step, radii, alpha, n)
+    check_options(step, radii, alpha, n, sigma)
     runs = read_runs(logs, names, confidence)
     if alpha is not None or n is not None:
         runs = [recertified(run, alpha=alpha, n=n) for run in runs]
-    elif differing := different_rules(runs):
-        typer.echo(differing, err=True)
+    tell(different_rules(runs))
     level = sigma or common_sigma(logs)
     if not radii:
-        radii = [i * level for i in range(4)] if step is None and level else radius_grid(runs, step or 0.25)
-    if as_json:
-        typer.echo(json.dumps([_document(run, radii, confidence) for run in runs]))
-        return
+        radii = [round(i * level, 10) for i in range(4)] if step is None and level else radius_grid(runs, step or 0.25)
     noise = noise_of(runs, logs, sigma) if ecdf else None
+    documents = [_document(run, radii, confidence, noise, classes=classes) for run in runs]
+    if as_json:
+        typer.echo(json.dumps(documents))
+        return
     pairs, unpaired = paired_differences(runs, radii)
     if form is Format.JSON:
-        documents = [_document(run, radii, confidence, noise, classes=classes) for run in runs]
         found = {"runs": documents, "pairs": [asdict(pair) for pair in pairs], "not_paired": unpaired}
         typer.echo(json.dumps(found))
         return
     print_comparison(Comparison(runs, radii, pairs, confidence, noise, classes), form.value)
-    for sentence in unpaired:
+    tell(*unpaired)
+
+
+def tell(*sentences: str | None) -> None:
+    """Print what a reader has to know besides, where there is something."""
+    for sentence in filter(None, sentences):
         typer.echo(sentence, err=True)
 
 
-def check_options(step: float | None, radii: list[float] | None, alpha: float | None, n: int | None) -> None:
+def check_options(
+    step: float | None, radii: list[float] | None, alpha: float | None, n: int | None, sigma: float | None
+) -> None:
     """Raise BadParameter for an option of `compare` that cannot be."""
-    if step is not None and not step > 0:
+    if sigma is not None and not 0 < sigma < math.inf:
+        raise typer.BadParameter("is above 0, such as 0.25.", param_hint="--sigma")
+    if step is not None and not 0 < step < math.inf:
         raise typer.BadParameter("is above 0, such as 0.25.", param_hint="--step")
     if step is not None and radii:
         raise typer.BadParameter("leave out --step where radii are given.", param_hint="--radius")
@@ -174,13 +183,27 @@ def read_runs(logs: list[Path], names: list[str] | None, confidence: float) -> l
         raise typer.BadParameter("give --name once for each log, or not at all.", param_hint="--name")
     if not 0 < confidence < 1:
         raise typer.BadParameter("is between 0 and 1, such as 0.95.", param_hint="--confidence")
-    if not names:
-        own = [log_name(log) for log in logs]
+    if names and len(set(names)) < len(names):
+        raise typer.BadParameter("give each log a name of its own.", param_hint="--name")
+    return [read_log(log, name) for log, name in zip(logs, names or names_apart(logs), strict=True)]
+
+
+def names_apart(logs: list[Path]) -> list[str]:
+    """The files' names; of those that are alike with as many folders before them, or endings, as tell them apart."""
+    places = [log.resolve() for log in logs]
+    names = [log_name(place) for place in places]
+    for depth in range(1, max(len(place.parts) for place in places)):
+        alike = {place for place, name in zip(places, names, strict=True) if names.count(name) > 1}
+        if len(alike) < 2:  # none, or one file twice
+            break
+        endings = len({place.parent for place in alike}) < len(alike)
         names = [
-            f"{log.resolve().parent.name}/{name}" if own.count(name) > 1 else name
-            for log, name in zip(logs, own, strict=True)
+            "/".join([*place.parent.parts[-depth:], place.name if endings else log_name(place)])
+            if place in alike
+            else name
+            for place, name in zip(places, names, strict=True)
         ]
-    return [read_log(log, name) for log, name in zip(logs, names, strict=True)]
+    return names
 
 
 def _document(

@@ -11,6 +11,7 @@ from scipy import stats
 
 from spacte_client.analysis import LogError, Row, Run, read_log
 from spacte_client.analysis.accuracy import Votes, share_above
+from spacte_client.analysis.pairs import mcnemar
 from spacte_client.analysis.recertified import recertified
 from spacte_workers.statistics.bounds import clopper_pearson_lower
 
@@ -138,3 +139,110 @@ def test_the_distribution_is_drawn(spacte: Spacte, tmp_path: Path) -> None:
     out = tmp_path / "ecdf.svg"
     assert spacte("plot", records(tmp_path, "a.ndjson"), "--ecdf", "--out", str(out)).status == 0
     assert b"proven probability" in out.read_bytes() or out.stat().st_size > 5000
+
+
+HEAD = "idx\tlabel\tpredict\tradius\tcorrect\ttime\n"
+ROWS = "0\t3\t3\t0.5\t1\t0:00:12.345\n20\t7\t-1\t0.0\t0\t0:00:01\n"
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        (HEAD + ROWS).replace("\t", " "),
+        (HEAD + ROWS).replace("\t", ","),
+        (HEAD + ROWS).replace("-1", "abstain").replace("idx", "Index"),
+        "  # sigma = 0.25\n" + ROWS.replace("\t", "   "),
+        "idx\tpredict\tlabel\tp_lower\tcorrect\tradius\n0\t3\t3\t0.97\t1\t0.5\n20\t-1\t7\t0\t0\t0\n",
+    ],
+)
+def test_columns_are_read_where_the_first_line_names_them(tmp_path: Path, text: str) -> None:
+    (tmp_path / "a.log").write_text(text)
+    run = read_log(tmp_path / "a.log")
+    assert [(r.index, r.label, r.predict, r.radius) for r in run.rows] == [(0, 3, 3, 0.5), (20, 7, -1, 0.0)]
+
+
+def test_a_log_without_a_column_or_a_class_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "a.log"
+    path.write_text("idx\tlabel\tpredict\tcorrect\ttime\n0\t3\t3\t1\t0:00:01\n")
+    with pytest.raises(LogError, match="no column radius"):
+        read_log(path)
+    path.write_text(HEAD + "0\t-1\t-1\t0.0\t1\t1\n")
+    with pytest.raises(LogError, match="label -1"):
+        read_log(path)
+    for changes in ({"true_label": -1, "label": -1}, {"correct": False, "true_label": 7, "label": 7}):
+        with pytest.raises(LogError, match=r"label -1|contradicts"):
+            read_log(records(tmp_path, "b.ndjson", **changes))
+
+
+def test_names_in_folders_that_are_alike_stay_apart(spacte: Spacte, tmp_path: Path) -> None:
+    logs = [tmp_path / name for name in ("noise_0.25/test/sigma_0.25", "noise_0.50/test/sigma_0.25", "a.tsv", "a.log")]
+    for log in logs:
+        log.parent.mkdir(parents=True, exist_ok=True)
+        log.write_text(HEAD + ROWS)
+    runs = json.loads(spacte("compare", *map(str, logs), "--json").out)
+    expected = ["noise_0.25/test/sigma_0.25", "noise_0.50/test/sigma_0.25"]
+    assert [run["name"] for run in runs] == [*expected, f"{tmp_path.name}/a.tsv", f"{tmp_path.name}/a.log"]
+    assert spacte("compare", *map(str, logs[:2]), "--name", "a", "--name", "a").status == 2
+
+
+def test_what_is_certified_again_keeps_its_noise_level(spacte: Spacte, tmp_path: Path) -> None:
+    logs = [records(tmp_path, "a.ndjson"), records(tmp_path, "b.ndjson", alpha=0.01)]
+    assert spacte("compare", *logs, "--alpha", "0.01", "--ecdf").status == 0
+    assert "different rules" in spacte("compare", *logs, "--n", "500").err
+
+
+def test_votes_of_another_function_are_not_bounded_again(spacte: Spacte, tmp_path: Path) -> None:
+    log = records(tmp_path, "a.ndjson", carried={"pairs": 100, "differences": 3})
+    run = spacte("compare", log, "--alpha", "0.01")
+    assert (run.status, "carried over" in run.err) == (1, True)
+    assert spacte("compare", log).status == 0
+
+
+def test_an_alpha_below_the_spacing_of_doubles_has_its_bound() -> None:
+    p = float(clopper_pearson_lower(995, 1000, 1e-20))
+    expected = pytest.approx(0.25 * NormalDist().inv_cdf(p), abs=2e-6)
+    assert recertified(run_of(995), alpha=1e-20).rows[0].radius == expected
+
+
+@pytest.mark.parametrize("sigma", ["-1", "0", "nan", "inf"])
+def test_a_noise_level_that_cannot_be_is_refused(spacte: Spacte, tmp_path: Path, sigma: str) -> None:
+    assert spacte("compare", records(tmp_path, "a.ndjson"), "--sigma", sigma).status == 2
+
+
+def test_a_radius_that_is_certified_is_reached(spacte: Spacte, tmp_path: Path) -> None:
+    """Three times .1 is above .3 in doubles."""
+    (tmp_path / "noise_0.1").write_text("0\t3\t3\t0.3\t1\t1\n")
+    points = json.loads(spacte("compare", str(tmp_path / "noise_0.1"), "--json").out)[0]["certified_accuracy"]
+    assert [(point["radius"], point["value"]) for point in points][-1] == (0.3, 1.0)
+
+
+def test_one_image_decides_nothing_and_thousands_take_no_time(spacte: Spacte, tmp_path: Path) -> None:
+    for name, radius in (("a", 0.5), ("b", 0.2)):
+        (tmp_path / name).write_text(f"0\t3\t3\t{radius}\t1\t1\n")
+    found = json.loads(spacte("compare", str(tmp_path / "a"), str(tmp_path / "b"), "--format", "json").out)
+    assert found["pairs"][0]["p_value"] == 1
+    assert mcnemar(4990, 5010) == pytest.approx(stats.binomtest(4990, 10_000).pvalue, rel=1e-6)
+
+
+def test_images_without_a_certificate_are_told(spacte: Spacte, tmp_path: Path) -> None:
+    log = Path(records(tmp_path, "a.ndjson"))
+    log.write_text(log.read_text() + '\n{"outcome": "errored", "index": 9}')
+    for form in ("table", "csv", "latex"):
+        assert "errored" in spacte("compare", str(log), "--format", form).out
+
+
+def test_latex_has_no_character_of_its_own(spacte: Spacte, tmp_path: Path) -> None:
+    name = r"[5] #1 $x$ a\b {c}~^"
+    run = spacte("compare", records(tmp_path, "a.ndjson"), "--name", name, "--ecdf", "--format", "latex")
+    told = r"{[}5] \#1 \$x\$ a\textbackslash{}b \{c\}\textasciitilde{}\textasciicircum{} & "
+    assert told in run.out
+    assert r"$\geq$ 0.5" in run.out
+
+
+@pytest.mark.slow
+def test_a_picture_tells_of_other_rules_and_images(spacte: Spacte, tmp_path: Path) -> None:
+    (tmp_path / "c.log").write_text(ROWS.replace("0\t3\t3", "0\t7\t7"))
+    logs = [records(tmp_path, "a.ndjson"), records(tmp_path, "b.ndjson", alpha=0.01), str(tmp_path / "c.log")]
+    run = spacte("plot", *logs, "--out", str(tmp_path / "a.svg"))
+    assert "No artists" not in spacte("plot", logs[0], "--name", "_a", "--out", str(tmp_path / "b.svg")).err
+    assert (run.status, "different rules" in run.err, "are the same" in run.err) == (0, True, True)

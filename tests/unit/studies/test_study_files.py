@@ -1,22 +1,25 @@
 """Promise: a table of one's own is a small file, and its recipes may come from one's own package."""
 
+import json
 import re
 import subprocess
 import sys
 import textwrap
+from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
 from rich.console import Console
-from typer.testing import CliRunner
+from typer.testing import CliRunner, Result
 
 from spacte_studies.cli import reproduce_app
 from spacte_studies.study import Study
 from spacte_studies.study_files import StudyFileError, read_study
 from spacte_studies.tables import DIGITS
 from spacte_trainer.config import override
-from spacte_trainer.recipes import load_recipe
+from spacte_trainer.recipes import RecipeError, _installed, load_recipe
 
 HEADS = """
 title: Heads on the digits
@@ -50,6 +53,12 @@ def test_a_file_is_a_table(tmp_path: Path) -> None:
         ("title: x\ncells: [{name: a, recipe: r, sigma: 1}, {name: a, recipe: q, sigma: 1}]", "a name of its own"),
         ("{", "cannot be read as a study"),
         ("", "the whole"),
+        ("title: x\nseeds: [0, 0]\ncells: [{name: a, recipe: r, sigma: 1}]", "twice"),
+        ("title: x\nseeds: [-1]\ncells: [{name: a, recipe: r, sigma: 1}]", "seeds"),
+        ("title: x\nseeds: [true]\ncells: [{name: a, recipe: r, sigma: 1}]", "seeds"),
+        ("title: x\nseeds: [2024-13-45]\ncells: []", "cannot be read as a study"),
+        ("title: x\ncells: [{name: a, recipe: r, sigma: 1, set: {sigma: 2}}]", "sigma is no setting"),
+        ("title: x\ncells: [{name: a, recipe: r, sigma: 1, set: {seed: 2}}]", "seed is no setting"),
     ],
 )
 def test_what_is_no_study_is_one_sentence(tmp_path: Path, text: str, says: str) -> None:
@@ -57,6 +66,96 @@ def test_what_is_no_study_is_one_sentence(tmp_path: Path, text: str, says: str) 
     with pytest.raises(StudyFileError, match=says) as error:
         read_study(tmp_path / "x.yaml")
     assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("text", "says"), [("STUDY = {", "SyntaxError"), ("1 / 0", "ZeroDivisionError"), ("TABLE = {}", "STUDY")]
+)
+def test_a_mistake_in_python_is_one_sentence(tmp_path: Path, text: str, says: str) -> None:
+    (tmp_path / "x.py").write_text(text)
+    with pytest.raises(StudyFileError, match=says) as error:
+        read_study(tmp_path / "x.py")
+    assert "\n" not in str(error.value)
+
+
+def reproduce(path: Path, folder: Path, *options: str) -> Result:
+    return CliRunner().invoke(reproduce_app, [str(path), "--folder", str(folder), *options])
+
+
+def said(done: Result) -> str:
+    """The sentence that the command ended with."""
+    assert done.exit_code == 1
+    return str(done.exception)
+
+
+@pytest.mark.parametrize(
+    ("wrong", "says"),
+    [
+        ("recipe: digits-gausian, set: {}", "did you mean digits-gaussian"),
+        ("recipe: digits-gaussian, set: {model.hedas: 2}", "model.hedas"),
+    ],
+)
+def test_a_mistake_in_the_last_cell_is_found_before_the_first_is_trained(tmp_path: Path, wrong: str, says: str) -> None:
+    (tmp_path / "x.yaml").write_text(f"{HEADS}  - {{name: last, sigma: 0.25, {wrong}}}\n")
+    assert says in said(reproduce(tmp_path / "x.yaml", tmp_path / "runs"))
+    assert not list((tmp_path / "runs").iterdir())
+
+
+def test_what_a_table_does_not_have_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "x.yaml").write_text(HEADS)
+    for option, value in (("--sigma", "0.3"), ("--seed", "7"), ("--only", "three-heads")):
+        assert value in said(reproduce(tmp_path / "x.yaml", tmp_path / "runs", option, value))
+
+
+def test_a_study_called_digits_has_cells_of_its_own(tmp_path: Path) -> None:
+    (tmp_path / "digits.yaml").write_text(HEADS)
+    ours = read_study(tmp_path / "digits.yaml").settings[0]
+    assert ours.folder_name(0) == "digits-study-one-head-0.25-0"
+    assert ours.noise(0, 1).startswith("digits-study/")
+
+
+@pytest.mark.slow
+def test_a_study_that_was_changed_does_not_show_old_figures(tmp_path: Path) -> None:
+    one = "title: x\ncertify: {every: 100, n: 200, alpha: 0.01, radii: [0, 0.25]}\ncells:\n"
+    one += "  - {name: one, recipe: digits-gaussian, sigma: 0.25, set: {epochs: 1}}\n"
+    path, folder = tmp_path / "x.yaml", tmp_path / "runs"
+    path.write_text(one)
+    assert reproduce(path, folder).exit_code == 0
+    certificates = next(folder.glob("*/certified-*.jsonl")).read_bytes()
+    for before, now in (("n: 200", "n: 300"), ("epochs: 1", "epochs: 3"), ("every: 100", "every: 50")):
+        path.write_text(one.replace(before, now))
+        assert "begun for another study" in said(reproduce(path, folder))
+        for theirs in (folder, folder / "results.json"):
+            merged = reproduce(path, tmp_path / "other", "--minutes", "0", "--merge", str(theirs))
+            assert "Left out x-one-0.25-0" in merged.output
+    path.write_text(one.replace("[0, 0.25]", "[0.5, 0.25, 0]"))
+    assert "(not done: 4 images certified)" in reproduce(path, folder, "--minutes", "0").output
+    assert "| one | 1 of 1 |" in reproduce(path, folder).output
+    cell = json.loads(next(folder.glob("*/cell.json")).read_text())
+    assert cell["radii"] == [0.5, 0.25, 0]
+    assert cell["certified"] == sorted(cell["certified"])
+    assert sorted(next(folder.glob("*/certified-*.jsonl")).read_bytes()) == sorted(certificates)
+
+
+def test_what_is_no_studys_is_not_merged(tmp_path: Path) -> None:
+    path = tmp_path / "x.yaml"
+    path.write_text(HEADS)
+    assert "no results.json" in said(reproduce(path, tmp_path / "runs", "--merge", str(path)))
+    strange = tmp_path / "theirs" / "another-cell-0.25-0"
+    strange.mkdir(parents=True)
+    (strange / "cell.json").write_text("{}")
+    done = reproduce(path, tmp_path / "runs", "--minutes", "0", "--merge", str(strange.parent))
+    assert "Left out another-cell-0.25-0" in done.output
+    assert not (tmp_path / "runs" / strange.name).exists()
+
+
+@pytest.mark.parametrize(
+    ("load", "says"), [(lambda: 1 / 0, "ZeroDivisionError"), (lambda: lambda _sigma: {}, "no TrainConfig")]
+)
+def test_a_recipe_of_a_package_that_is_none_is_one_sentence(load: Callable[[], object], says: str) -> None:
+    point = SimpleNamespace(name="mine", dist=None, module="mine", load=load)
+    with pytest.raises(RecipeError, match=says):
+        _installed(point).make(0.25)  # pyright: ignore[reportArgumentType]
 
 
 def test_an_unknown_table_names_those_there_are() -> None:

@@ -222,7 +222,8 @@ def test_schedules_can_be_exchanged_whole():
 
 def test_epochs_move_the_drops_in_proportion():
     published = load_recipe("cifar10-resnet110-gaussian-0.25")
-    assert override(published, {"epochs": 30}).schedule == StepSchedule(drops_after=(10, 20))
+    for thirty in (30, "30", 30.0):  # as a YAML file may have it
+        assert override(published, {"epochs": thirty}).schedule == StepSchedule(drops_after=(10, 20))
     both = override(published, {"epochs": 30, "schedule.drops_after": [5]})
     assert both.schedule == StepSchedule(drops_after=(5,))
 

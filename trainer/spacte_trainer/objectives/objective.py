@@ -48,7 +48,11 @@ def method_class(name: object) -> type[Method]:
     points = {point.name: point for point in entry_points(group=ENTRY_POINTS)}
     if name not in points:
         raise ValueError(f"there is no method of that name: choose from {', '.join([*METHODS, *points])}")
-    found = points[str(name)].load()
+    try:
+        found = points[str(name)].load()
+    except Exception as error:  # another package's code
+        why = " ".join(f"{type(error).__name__}: {error}".split())
+        raise ValueError(f"{points[str(name)].value} cannot be loaded ({why})") from error
     if not (isinstance(found, type) and issubclass(found, Method)):
         where = points[str(name)].value
         raise ValueError(f"{where} is no subclass of spacte_trainer.objectives.Method")  # noqa: TRY004  for pydantic

@@ -3,6 +3,7 @@
 import difflib
 from importlib.metadata import EntryPoint, entry_points
 
+from spacte_core.errors import UserError
 from spacte_trainer.config import SIGMA_LEAST, SIGMA_MOST, TrainConfig
 
 from . import cifar10, cifar10_fast, cifar10_resnet20, digits, imagenet
@@ -33,10 +34,21 @@ def _add_installed() -> None:
 
 
 def _installed(point: EntryPoint) -> Entry:
-    def make(sigma: float) -> TrainConfig:
-        return point.load()(sigma)
+    package = f"the package {point.dist.name if point.dist else point.module}"
 
-    return Entry(make, ANY_SIGMA, f"Of the package {point.dist.name if point.dist else point.module}.")
+    def make(sigma: float) -> TrainConfig:
+        try:
+            found = point.load()(sigma)
+        except UserError:
+            raise
+        except Exception as error:  # another package's code
+            why = " ".join(f"{type(error).__name__}: {error}".split())
+            raise RecipeError(f"Recipe {point.name!r} of {package} cannot be had: {why}") from error
+        if not isinstance(found, TrainConfig):
+            raise RecipeError(f"Recipe {point.name!r} of {package} is no TrainConfig but a {type(found).__name__}.")
+        return found
+
+    return Entry(make, ANY_SIGMA, f"Of {package}.")
 
 
 _add_installed()
