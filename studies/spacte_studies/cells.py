@@ -1,7 +1,8 @@
 """A cell on disk: its training run, the certificates that are done, and its figures.
 
 FOLDER/CELL/                              the run and its checkpoint, as `spacte train` leaves them
-FOLDER/CELL/certified-VERSION.jsonl       a line an image, for the checkpoint of that version
+FOLDER/CELL/certified-VERSION.jsonl       a `CertificateRecord` an image, for the checkpoint of that version: also
+                                          what `spacte compare` and `spacte plot` read
 FOLDER/CELL/cell.json                     the figures, once all images are certified
 FOLDER/CELL/asked.json                    the recipe, its changes and the protocol that these are of
 """
@@ -28,17 +29,36 @@ CELL_FILE = "cell.json"
 
 @dataclass(frozen=True)
 class Certified:
-    """The certificate of one image, as far as a table needs it; an abstention is not correct.
+    """One image of a cell, as far as a table needs it; an abstention is not correct.
 
     Attributes:
-        precision: of the votes, part of the function certified; None in folders from before it was kept.
+        record: what its line says: a `CertificateRecord` as JSON, or in folders from before those were kept what the
+            properties here are called.
     """
 
-    index: int
-    correct: bool
-    radius: float
-    seconds: float
-    precision: Precision | None = None
+    record: Mapping[str, Any]
+
+    @property
+    def index(self) -> int:
+        return self.record["index"]
+
+    @property
+    def correct(self) -> bool:
+        return self.record["correct"]
+
+    @property
+    def radius(self) -> float:
+        return self.record["radius"]
+
+    @property
+    def seconds(self) -> float:
+        """From the image to its certificate."""
+        return self.record["elapsed_ms"] / 1000 if "elapsed_ms" in self.record else self.record["seconds"]
+
+    @property
+    def precision(self) -> Precision | None:
+        """Of the votes, part of the function certified; None in folders from before it was kept."""
+        return self.record.get("precision")
 
 
 @dataclass(frozen=True)
@@ -123,12 +143,12 @@ def read_certificates(file: Path) -> dict[int, Certified]:
     """Certificates by image; a line that an interruption cut short is left out."""
     lines = file.read_text().splitlines(keepends=True) if file.exists() else []
     whole = (json.loads(line) for line in lines if line.endswith("\n"))
-    return {found["index"]: Certified(**found) for found in whole}
+    return {found["index"]: Certified(found) for found in whole}
 
 
 def json_line(certified: Certified) -> str:
     """A line of the certificates' file."""
-    return json.dumps(asdict(certified)) + "\n"
+    return json.dumps(certified.record) + "\n"
 
 
 def write_certificates(file: Path, certificates: dict[int, Certified]) -> None:

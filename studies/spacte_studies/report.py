@@ -5,7 +5,6 @@ import statistics
 from dataclasses import asdict
 from pathlib import Path
 
-from spacte_client.rounding import round_down
 from spacte_core.checkpoint import load_checkpoint
 from spacte_core.files import replace_file
 from spacte_workers.statistics.bounds import clopper_pearson_lower, clopper_pearson_upper
@@ -70,7 +69,7 @@ def _rows(settings: list[Setting], seeds: tuple[int, ...], folder: Path) -> list
             acr, found = begun(setting, seeds, folder)
             if found:
                 count, acr = f"{count} ({acr})", ""
-        row = [setting.method, count, acr or spread([cell.acr for cell in found], 3, proven=True)]
+        row = [setting.method, count, acr or spread([cell.acr for cell in found], 3)]
         if compared:
             row.append(UNPUBLISHED if setting.published_acr is None else f"{setting.published_acr:.3f}")
         if found:
@@ -103,8 +102,7 @@ def accuracy(cells: list[Cell], position: int) -> str:
     return f"{spread([100 * value for value in values], 1)} [{100 * float(low):.1f}, {100 * float(high):.1f}]"
 
 
-def spread(values: list[float], digits: int, *, proven: bool = False) -> str:
-    """Mean and standard deviation; the value alone where there is one. A mean of proven radii is rounded down."""
-    mean = statistics.mean(values)
-    text = f"{round_down(mean, digits) if proven else mean:.{digits}f}"
+def spread(values: list[float], digits: int) -> str:
+    """Mean and standard deviation, each to the nearest; the value alone where there is one."""
+    text = f"{statistics.mean(values):.{digits}f}"
     return f"{text} ± {statistics.stdev(values):.{digits}f}" if len(values) > 1 else text

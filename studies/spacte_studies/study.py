@@ -19,6 +19,7 @@ from spacte_trainer.metrics import EpochReport, LossMeter
 from spacte_trainer.recipes import load_recipe
 from spacte_trainer.runs import run
 from spacte_trainer.state import StateError
+from spacte_workers.batch.results import certificate_record
 from spacte_workers.engine import EngineError
 from spacte_workers.local import LocalCertifier
 
@@ -163,15 +164,12 @@ class Study:
         with file.open("a") as lines:
             for index in (index for index in evenly(chosen) if index not in done):
                 time_slice.check()
-                began = time.perf_counter()
                 pixels_CHW, label = image_of(data, index)
                 name = setting.noise(seed, index).encode()
                 noise = hashlib.blake2b(name, digest_size=16).hexdigest()  # a request's seed has 128 bits
                 options = {"n0": protocol.n0, "n": protocol.n, "alpha": protocol.alpha, "bound": "clopper_pearson"}
                 found = certifier.certify(pixels_CHW, seed=noise, **options)
-                correct = not found.abstained and found.label == label
-                seconds = time.perf_counter() - began
-                done[index] = Certified(index, correct, found.radius, seconds, found.precision)
+                done[index] = Certified(certificate_record(index, label, None, found))
                 lines.write(cells.json_line(done[index]))
                 lines.flush()
                 time_slice.finished += 1

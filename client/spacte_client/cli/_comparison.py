@@ -25,6 +25,13 @@ LEVELS = (0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 0.99, 0.999)
 """Probabilities at which the distribution of p_A is told. Chosen: denser where radii grow fastest."""
 
 
+CSV_COLUMNS = (
+    *("run", "minus", "class", "measure", "at", "value", "low", "high"),
+    *("difference", "standard_error", "p_value"),
+)
+"""Of the CSV: a row is a figure of a run, or, with `minus`, the difference of two."""
+
+
 @dataclass(frozen=True)
 class Comparison:
     """What is printed.
@@ -49,11 +56,14 @@ class Comparison:
 def print_comparison(found: Comparison, form: str) -> None:
     """Print the runs, below them what was asked for besides, and the differences of each pair."""
     runs, pairs = found.runs, found.pairs
+    if form == "csv":
+        typer.echo(_csv(found), nl=False)
+        return
     tables = [_runs(runs, found.radii, found.confidence, form)]
     tables += [_ecdf(runs, found.sigma)] if found.sigma is not None else []
     tables += [_classes(runs, found.radii)] if found.classes else []
     if form != "table":
-        write = {"csv": _csv, "markdown": _markdown, "latex": _latex}[form]
+        write = {"markdown": _markdown, "latex": _latex}[form]
         typer.echo("\n\n".join(write(rows) for rows in (*tables, _pairs(pairs)) if len(rows) > 1))
         return
     wide = len(runs) > MOST_COLUMNS
@@ -142,10 +152,29 @@ def _pairs(pairs: Sequence[PairedDifference]) -> list[list[str]]:
     return rows
 
 
-def _csv(rows: list[list[str]]) -> str:
+def _csv(found: Comparison) -> str:
+    """One table, a figure a row and numbers without a sign of percent, as programs read it."""
     text = io.StringIO()
-    csv.writer(text, lineterminator="\n").writerows(rows)
-    return text.getvalue().rstrip("\n")
+    rows = csv.DictWriter(text, CSV_COLUMNS, lineterminator="\n")
+    rows.writeheader()
+    parts = [(run, None, run) for run in found.runs]
+    if found.classes:
+        parts += [(run, label, part) for run in found.runs for label, part in run.classes.items()]
+    for run, label, part in parts:
+        named = {"run": run.name, "class": label}
+        counts = {"images": part.images, "errored": part.errored, "abstained": part.abstained, "acr": part.acr}
+        rows.writerows(named | {"measure": measure, "value": value} for measure, value in counts.items())
+        curve = curve_at(part, found.radii, found.confidence)
+        for at, value, low, high in zip(found.radii, curve.values, curve.lows, curve.highs, strict=True):
+            rows.writerow(named | {"measure": "certified_accuracy", "at": at, "value": value, "low": low, "high": high})
+    for run in found.runs if found.sigma is not None else ():
+        for at, value in zip(LEVELS, share_above(run, LEVELS, found.sigma or 0), strict=True):
+            rows.writerow({"run": run.name, "measure": "proven_probability", "at": at, "value": value})
+    for pair in found.pairs:
+        measure = {"measure": "acr"} if pair.radius is None else {"measure": "certified_accuracy", "at": pair.radius}
+        figures = {name: getattr(pair, name) for name in ("difference", "standard_error", "p_value")}
+        rows.writerow({"run": pair.first, "minus": pair.second, **measure, **figures})
+    return text.getvalue()
 
 
 def _markdown(rows: list[list[str]]) -> str:

@@ -1,5 +1,6 @@
 """What `spacte compare` says beyond averages: given radii, classes, the distribution of p_A, other alpha and n."""
 
+import csv
 import json
 from collections import Counter
 from pathlib import Path
@@ -103,9 +104,35 @@ def test_given_radii_classes_and_distribution(spacte: Spacte, tmp_path: Path) ->
     assert of_classes == {3: (1, 0), 7: (2, pytest.approx(0.35))}
     assert [p["at_least"] for p in first["proven_probability"]][:2] == [0.5, 0.6]
     assert first["proven_probability"][0]["value"] == pytest.approx(2 / 3)
-    for form in ("table", "markdown", "csv", "latex"):
+    for form in ("table", "markdown", "latex"):
         text = spacte("compare", *logs, *options, form).out
         assert all(part in text for part in ("at 0.3", "a: 7", "0.350", "proven"))
+
+
+def test_the_csv_is_one_table_of_numbers(spacte: Spacte, tmp_path: Path) -> None:
+    logs = [records(tmp_path, "a.ndjson"), records(tmp_path, "b,c.ndjson")]
+    options = ("--radius", "0.3", "--per-class", "--ecdf", "--format")
+    rows = list(csv.DictReader(spacte("compare", *logs, *options, "csv").out.splitlines()))
+    document = json.loads(spacte("compare", *logs, *options, "json").out)
+
+    def found(**wanted: str) -> list[dict[str, str]]:
+        return [row for row in rows if all(row[name] == value for name, value in wanted.items())]
+
+    for run in document["runs"]:
+        (whole,) = found(run=run["name"], minus="", measure="certified_accuracy", **{"class": ""})
+        (point,) = run["certified_accuracy"]
+        assert [float(whole[name]) for name in ("at", "value", "low", "high")] == [
+            point[name] for name in ("radius", "value", "low", "high")
+        ]
+        assert [float(row["value"]) for row in found(run=run["name"], measure="acr", minus="")] == [
+            run["acr"],
+            *(part["acr"] for part in run["classes"]),
+        ]
+        levels = found(run=run["name"], measure="proven_probability")
+        assert [float(row["value"]) for row in levels] == [level["value"] for level in run["proven_probability"]]
+    differences = found(run="a", minus="b,c")
+    assert [float(row["difference"]) for row in differences] == [pair["difference"] for pair in document["pairs"]]
+    assert all(len(row) == 11 and None not in row for row in rows)
 
 
 def test_different_rules_beside_each_other_are_said(spacte: Spacte, tmp_path: Path) -> None:

@@ -25,7 +25,8 @@ def finish(folder: Path, setting: Setting, seed: int, radii: dict[int, float | N
     names = tuple(map(str, range(10)))
     config = CheckpointConfig(model=MODEL, class_names=names, sigma=0.25, method=setting.method)
     version = save_checkpoint(place, build(MODEL), config)
-    done = {i: Certified(i, radius is not None, radius or 0.3, 1.0, "fp32") for i, radius in radii.items()}
+    lines = [{"index": i, "correct": radius is not None, "radius": radius or 0.3} for i, radius in radii.items()]
+    done = {line["index"]: Certified(line | {"seconds": 1.0, "precision": "fp32"}) for line in lines}
     cells.write_certificates(cells.certificates_path(place, version), done)
     figures = (setting.method, 0.25, seed, len(radii), 0.1, (0.5, 0.1), 1.0, 1, 1.0, "fp32")
     cells.write_cell(place, Cell(*figures))

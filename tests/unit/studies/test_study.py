@@ -14,9 +14,11 @@ import torch
 from rich.console import Console
 from typer.testing import CliRunner
 
-from spacte_client.rounding import round_down
+from spacte_client.analysis.logs import read_log
+from spacte_client.analysis.recertified import recertified
 from spacte_core.locks import LOCK_FILE, folder_lock
 from spacte_studies import cells, merging, report
+from spacte_studies.cells import Certified
 from spacte_studies.cli import reproduce_app
 from spacte_studies.study import Study, TimeIsUpError, TimeSlice, evenly
 from spacte_studies.tables import DIGITS, PUBLISHED_ACR, TABLES, Setting, Table
@@ -208,7 +210,7 @@ def test_a_cell_keeps_the_precision_that_it_was_begun_at(
     assert {one.precision for one in every.values()} == {cells.precision_of(every.values())} <= {"bf16", "fp32"}
     other = "fp32" if cells.precision_of(every.values()) == "bf16" else "bf16"
     (place / cells.CELL_FILE).unlink()
-    cells.write_certificates(file, {0: replace(every[0], precision=other)})
+    cells.write_certificates(file, {0: Certified({**every[0].record, "precision": other})})
     assert merging.merge(tmp_path / "ours", theirs).taken == 0, "whose certificates are of another function"
     assert cells.read_cell(place) is None
     one = study(tmp_path / "ours")
@@ -224,16 +226,27 @@ def test_a_cell_keeps_the_precision_that_it_was_begun_at(
     one.work(TimeSlice(time.monotonic() + 3600))
     assert {line.precision for line in cells.read_certificates(file).values()} == {other}
     assert figures(place)["precision"] == other
-    old = [{k: v for k, v in asdict(line).items() if k != "precision"} for line in every.values()]
+    names = ("index", "correct", "radius", "seconds")
+    old = [{name: getattr(line, name) for name in names} for line in every.values()]
     file.write_text("".join(json.dumps(line) + "\n" for line in old))
     assert set(cells.read_certificates(file)) == set(every), "folders of before it was kept are read"
     assert cells.precision_of(cells.read_certificates(file).values()) == "auto"
     assert merging.merge(tmp_path / "ours", theirs).taken == 0
 
 
-def test_a_mean_of_proven_radii_is_rounded_down() -> None:
-    assert report.spread([0.5376], 3, proven=True) == "0.537"
-    assert report.spread([0.5376], 3) == "0.538"
+def test_certificates_are_records_that_other_reports_read(whole: Path) -> None:
+    """With their votes, so that they can be certified again at another alpha."""
+    file = cells.certificates_file(whole / SETTING.folder_name(0))
+    assert file is not None
+    run, every = read_log(file), cells.read_certificates(file)
+    cell = cells.read_cell(whole / SETTING.folder_name(0))
+    assert cell is not None
+    assert run.acr == pytest.approx(cell.acr)
+    assert {row.index: row.correct for row in run.rows} == {index: one.correct for index, one in every.items()}
+    assert all(one.seconds > 0 for one in every.values())
+    again = recertified(run, alpha=0.01)
+    assert all(after.radius >= before.radius for before, after in zip(run.rows, again.rows, strict=True))
+    assert again.acr > run.acr
 
 
 def test_a_slice_that_came_to_nothing_says_so(tmp_path: Path) -> None:
@@ -282,7 +295,7 @@ def test_the_table_shows_ours_beside_the_published(whole: Path, tmp_path: Path) 
     cell = cells.read_cell(whole / SETTING.folder_name(0))
     assert cell is not None
     row = next(line for line in text.splitlines() if line.startswith("| gaussian"))
-    assert f"| 1 of 1 | {round_down(cell.acr, 3):.3f} | 0.500 | {100 * cell.certified[0]:.1f} [" in row
+    assert f"| 1 of 1 | {cell.acr:.3f} | 0.500 | {100 * cell.certified[0]:.1f} [" in row
     assert report.UNPUBLISHED in text
     assert "not run" in report.markdown(TABLE, tmp_path, "")
     with pytest.raises(TimeIsUpError):
@@ -293,7 +306,7 @@ def test_the_table_shows_ours_beside_the_published(whole: Path, tmp_path: Path) 
     some = list(cells.read_certificates(file).values())
     acr = sum(one.correct * one.radius for one in some) / len(some)
     assert 0 < len(some) < 5, "the slice was to end while images were being certified"
-    assert f"| 0 of 1 (not done: {len(some)} images certified) | {round_down(acr, 3):.3f} |" in begun
+    assert f"| 0 of 1 (not done: {len(some)} images certified) | {acr:.3f} |" in begun
     results = report.write(TABLE, whole, "the command")
     assert len(json.loads(results.with_suffix(".json").read_text())["cells"]) == 2
 
