@@ -88,8 +88,8 @@ def selection(
     table: "Table", name: str, only: list[str] | None, sigmas: list[float] | None, seeds: list[int] | None
 ) -> Callable[["Setting", int], bool]:
     """Which cells the options name; what the table does not have is refused."""
-    methods = {setting.method for setting in table.settings}
-    if unknown := set(only or ()) - methods:
+    methods = {setting.row for setting in table.settings}
+    if unknown := set(only or ()) - methods - {setting.method for setting in table.settings}:
         raise typer.TyperException(
             f"Table {name} has no method {', '.join(sorted(unknown))}: its methods are {', '.join(sorted(methods))}."
         )
@@ -101,7 +101,7 @@ def selection(
             known = ", ".join(map(str, sorted(there)))
             raise typer.TyperException(f"Table {name} has no {option} {min(missing)}: choose from {known}.")
     return lambda setting, seed: (
-        (not only or setting.method in only)
+        (not only or setting.method in only or setting.row in only)
         and (not sigmas or setting.sigma in sigmas)
         and (not seeds or seed in seeds)
     )

@@ -34,12 +34,12 @@ def paired(settings: Sequence[Setting], seeds: Sequence[int], folder: Path) -> l
         images = next((ours.keys() for ours, theirs in both if ours and ours.keys() == theirs.keys()), None)
         pairs = [(ours, theirs) for ours, theirs in both if ours.keys() == theirs.keys() == images]
         if pairs:
-            rows.append([setting.method, str(len(pairs)), _acr(pairs), *(_accuracy(pairs, radius) for radius in radii)])
+            rows.append([setting.row, str(len(pairs)), _acr(pairs), *(_accuracy(pairs, radius) for radius in radii)])
     if not rows:
         return []
     headings = ["method", "seeds", "ACR", *(f"r = {radius:g}" for radius in radii)]
     said = (
-        f"Less {first.method}, on the same images and seeds: ACR with its standard error over images, the two-sided "
+        f"Less {first.row}, on the same images and seeds: ACR with its standard error over images, the two-sided "
         "p-value of a normal approximation, and the standard deviation over seeds; certified accuracy in points with "
         "the exact p-value of a sign test (McNemar's with one seed). No p-value is corrected for their number."
     )

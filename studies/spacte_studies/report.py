@@ -69,7 +69,7 @@ def _rows(settings: list[Setting], seeds: tuple[int, ...], folder: Path) -> list
             acr, found = begun(setting, seeds, folder)
             if found:
                 count, acr = f"{count} ({acr})", ""
-        row = [setting.method, count, acr or spread([cell.acr for cell in found], 3)]
+        row = [setting.row, count, acr or spread([cell.acr for cell in found], 3)]
         if compared:
             row.append(UNPUBLISHED if setting.published_acr is None else f"{setting.published_acr:.3f}")
         if found:

@@ -107,7 +107,7 @@ def _of_python(path: Path) -> object:
 def _setting(study: str, cell: CellPart, protocol: Protocol) -> Setting:
     changes = tuple(cell.set.items())
     data = f"{_slug(study)}-study" if _slug(study) == "digits" else _slug(study)  # not the built-in table's
-    return Setting(data, _slug(cell.name), cell.sigma, protocol, cell.published, cell.recipe, changes)
+    return Setting(data, _slug(cell.name), cell.sigma, protocol, cell.published, cell.recipe, changes, cell.name)
 
 
 def _slug(name: str) -> str:

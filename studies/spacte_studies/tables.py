@@ -41,6 +41,7 @@ class Setting:
         published_acr: None where docs/methods.md gives no value.
         own_recipe: the recipe of a study file's cell, in place of that name.
         changes: settings of the recipe that a study file's cell replaces.
+        given_name: what a study file calls the cell, of which `method` is what folders are called by.
     """
 
     data: str
@@ -50,6 +51,12 @@ class Setting:
     published_acr: float | None = None
     own_recipe: str | None = None
     changes: tuple[tuple[str, object], ...] = field(default=(), hash=False)
+    given_name: str | None = None
+
+    @property
+    def row(self) -> str:
+        """What the row is called in a table."""
+        return (self.given_name or self.method).replace("|", "/")
 
     @property
     def recipe(self) -> str:

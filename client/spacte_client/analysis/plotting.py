@@ -40,7 +40,7 @@ def plot_runs(
     end = max(run.largest_radius for run in runs) * 1.05 or 1.0
     radii = [end * i / (POINTS - 1) for i in range(POINTS)]
     for run in runs:
-        curve = curve_at(run, radii, confidence)
+        curve = curve_at(run, sorted({*radii, run.largest_radius}), confidence)  # so that it ends where the run does
         label = (
             f"{' ' * run.name.startswith('_')}{run.name} (ACR {run.acr:.3f})"  # a legend leaves out what begins with _
         )

@@ -187,7 +187,7 @@ def test_it_runs_to_the_end(tmp_path: Path) -> None:
     done = CliRunner().invoke(reproduce_app, [str(tmp_path / "heads.yaml"), "--folder", str(folder), "--minutes", "5"])
     assert done.exit_code == 0, done.output
     table = (folder / "results.md").read_text()
-    assert "| one-head | 1 of 1 |" in table
+    assert "| one head | 1 of 1 |" in table
     assert "| two-heads | 1 of 1 |" in table
     assert "0.500" in table
 
