@@ -135,8 +135,14 @@ def certificates_path(folder: Path, version: str) -> Path:
 
 
 def certificates_file(folder: Path) -> Path | None:
-    """Where the certificates of the cell's checkpoint are; None while there is no checkpoint."""
-    return certificates_path(folder, read_config(folder)[1]) if (folder / CONFIG_FILE).exists() else None
+    """Where the certificates of the cell's checkpoint are; None while there is no checkpoint.
+
+    Of a finished cell that was kept without its checkpoint, they are those that were kept with its figures.
+    """
+    if (folder / CONFIG_FILE).exists():
+        return certificates_path(folder, read_config(folder)[1])
+    kept = sorted(folder.glob(certificates_path(Path(), "*").name)) if (folder / CELL_FILE).exists() else []
+    return kept[0] if len(kept) == 1 else None
 
 
 def read_certificates(file: Path) -> dict[int, Certified]:

@@ -11,6 +11,7 @@ from spacte_core.checkpoint import CheckpointConfig, save_checkpoint
 from spacte_core.models import ModelConfig, build
 from spacte_studies import cells, report
 from spacte_studies.cells import Cell, Certified
+from spacte_studies.merging import merge
 from spacte_studies.pairing import paired
 from spacte_studies.tables import DIGITS, Setting, Table
 
@@ -61,6 +62,21 @@ def test_seeds_of_other_images_are_left_out(tmp_path: Path) -> None:
             finish(tmp_path, setting, seed, {**images})
     *_, row = paired([FIRST, SECOND], (0, 1, 2), tmp_path)
     assert row.startswith("| spacte-gaussian | 2 | +0.000")
+
+
+def test_figures_and_certificates_are_enough(tmp_path: Path) -> None:
+    """As they are kept of a table that is published, without weights."""
+    finish(tmp_path, FIRST, 0, {0: 0.4, 1: 0.6})
+    finish(tmp_path, SECOND, 0, {0: 0.4, 1: None})
+    whole = paired([FIRST, SECOND], (0,), tmp_path)
+    for setting in (FIRST, SECOND):
+        place = tmp_path / setting.folder_name(0)
+        for path in place.iterdir():
+            if path.name != cells.CELL_FILE and path.suffix != ".jsonl":
+                path.unlink() if path.is_file() else shutil.rmtree(path)
+    assert paired([FIRST, SECOND], (0,), tmp_path) == whole != []
+    assert merge(tmp_path / "copy", tmp_path).taken == 2
+    assert paired([FIRST, SECOND], (0,), tmp_path / "copy") == whole
 
 
 @pytest.mark.parametrize("lacking", ["a cell", "certificates", "an image"])
