@@ -188,7 +188,7 @@ def test_it_runs_to_the_end(tmp_path: Path) -> None:
     assert done.exit_code == 0, done.output
     table = (folder / "results.md").read_text()
     assert "| one head | 1 of 1 |" in table
-    assert "| two-heads | 1 of 1 |" in table
+    assert "| two heads | 1 of 1 |" in table
     assert "0.500" in table
 
 
