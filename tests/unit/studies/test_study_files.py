@@ -129,9 +129,8 @@ def test_a_study_that_was_changed_does_not_show_old_figures(tmp_path: Path) -> N
             merged = reproduce(path, tmp_path / "other", "--minutes", "0", "--merge", str(theirs))
             assert "Left out x-one-0.25-0" in merged.output
     path.write_text(one.replace("[0, 0.25]", "[0.5, 0.25, 0]"))
-    assert "(not done: 4 images certified)" in reproduce(path, folder, "--minutes", "0").output
-    assert "| one | 1 of 1 |" in reproduce(path, folder).output
-    cell = json.loads(next(folder.glob("*/cell.json")).read_text())
+    assert "| one | 1 of 1 |" in reproduce(path, folder, "--minutes", "0").output
+    (cell,) = json.loads((folder / "results.json").read_text())["cells"]
     assert cell["radii"] == [0.5, 0.25, 0]
     assert cell["certified"] == sorted(cell["certified"])
     assert sorted(next(folder.glob("*/certified-*.jsonl")).read_bytes()) == sorted(certificates)

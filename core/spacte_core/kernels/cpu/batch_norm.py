@@ -111,7 +111,7 @@ def _only_user(node: fx.Node) -> fx.Node | None:
 
 
 def _worth_tiles(channels: int, values: int) -> bool:
-    """Whether the kernel's tiles, of which it keeps several, are small beside a map: 1,001 channels have tiles of 64,064."""
+    """Whether the kernel's tile, of which it keeps several, is small beside a map: 1,001 channels fill 64,064."""
     return math.lcm(channels, _TILE) <= max(_SMALL, values // 16)
 
 
