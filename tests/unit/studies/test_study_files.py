@@ -44,6 +44,11 @@ def test_a_file_is_a_table(tmp_path: Path) -> None:
     assert [s.method for s in read_study(tmp_path / "same.py").settings] == ["one-head", "two-heads"]
 
 
+def test_the_name_of_a_row_is_one_cell_of_a_table(tmp_path: Path) -> None:
+    (tmp_path / "x.yaml").write_text('title: x\ncells: [{name: "a | b\\n c", recipe: r, sigma: 1}]')
+    assert read_study(tmp_path / "x.yaml").settings[0].row == "a / b c"
+
+
 @pytest.mark.parametrize(
     ("text", "says"),
     [
