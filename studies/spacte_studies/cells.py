@@ -9,7 +9,7 @@ FOLDER/CELL/asked.json                    the recipe, its changes and the protoc
 
 import json
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -104,6 +104,12 @@ class Cell:
             radii=setting.protocol.radii,
         )
 
+    def at(self, radii: tuple[float, ...], certified: Iterable[Certified]) -> "Cell":
+        """The same figures at other radii."""
+        correct, proven = zip(*((one.correct, one.radius) for one in certified), strict=True)
+        points = certified_accuracy(correct, proven, radii)
+        return replace(self, radii=radii, certified=tuple(point.value for point in points))
+
     @classmethod
     def from_json(cls, found: Mapping[str, Any]) -> "Cell":
         """From `cell.json`, or from an entry of `results.json`, which has more fields."""
@@ -124,9 +130,16 @@ def read_cell(folder: Path) -> Cell | None:
 
 
 def finished(folder: Path, setting: Setting) -> Cell | None:
-    """The figures of a finished cell at the radii of its setting, else None: others are made from its certificates."""
+    """The figures of a finished cell at the radii of its setting, else None.
+
+    Other radii than those it was finished at are read off its certificates, where all of them are there.
+    """
     cell, radii = read_cell(folder), setting.protocol.radii
-    return cell if cell is not None and len(cell.certified) == len(radii) and cell.radii in ((), radii) else None
+    if cell is None or (len(cell.certified) == len(radii) and cell.radii in ((), radii)):
+        return cell
+    file = certificates_file(folder)
+    done = read_certificates(file).values() if file is not None else ()
+    return cell.at(radii, done) if len(done) == cell.images else None
 
 
 def certificates_path(folder: Path, version: str) -> Path:

@@ -5,7 +5,7 @@ import statistics
 from dataclasses import asdict
 from pathlib import Path
 
-from spacte_core.checkpoint import load_checkpoint
+from spacte_core.checkpoint import CONFIG_FILE, load_checkpoint
 from spacte_core.files import replace_file
 from spacte_workers.statistics.bounds import clopper_pearson_lower, clopper_pearson_upper
 
@@ -86,7 +86,8 @@ def begun(setting: Setting, seeds: tuple[int, ...], folder: Path) -> tuple[str, 
         file = certificates_file(cell_folder)
         if file is not None:
             done = list(read_certificates(file).values())
-            cells = [Cell.of(setting, seed, load_checkpoint(cell_folder), done, "")] if done else []
+            whole = done and (cell_folder / CONFIG_FILE).exists()  # else it was kept without its weights
+            cells = [Cell.of(setting, seed, load_checkpoint(cell_folder), done, "")] if whole else []
             return f"not done: {len(done)} images certified", cells
         if epochs := epochs_done(cell_folder):
             return f"not done: {epochs} epochs trained", []

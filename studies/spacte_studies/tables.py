@@ -56,7 +56,7 @@ class Setting:
     @property
     def row(self) -> str:
         """What the row is called in a table."""
-        return (self.given_name or self.method).replace("|", "/")
+        return " ".join((self.given_name or self.method).replace("|", "/").split())
 
     @property
     def recipe(self) -> str:

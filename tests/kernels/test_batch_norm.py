@@ -157,6 +157,7 @@ def test_it_steps_aside() -> None:
     assert not fits(trained, x.double(), None), "another type"
     assert not fits(trained, x, x.detach().bfloat16()), "two types"
     assert fits(layer(24, training=True), maps(4, 24, 3, 3, dtype=torch.float32), None), "part of a tile"
+    assert not fits(layer(1001, training=True), maps(2, 1001, 2, 2, dtype=torch.float32), None), "a tile larger by far"
     assert not fits(constant.requires_grad_(), x, None), "weights to train behind constant statistics"
     assert not fits(nn.BatchNorm2d(16, momentum=None), x, None), "statistics averaged in another way"
     with torch.no_grad():

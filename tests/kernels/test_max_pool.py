@@ -59,6 +59,15 @@ def test_what_is_no_number_is_found_and_stays_in_its_window() -> None:
 
 
 @needs_compiler
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_a_gradient_of_zero_has_no_sign(dtype: torch.dtype) -> None:
+    x = maps(2, 16, 6, 6, dtype=dtype)
+    dy = -torch.zeros(2, 16, 3, 3, dtype=dtype)
+    found, true = (torch.autograd.grad(y, x, dy)[0] for y in (MaxPool.apply(x), functional.max_pool2d(x, 2)))
+    assert torch.equal(found.signbit(), true.signbit())
+
+
+@needs_compiler
 def test_the_layout_of_a_gradient_and_the_number_of_threads_change_no_bit() -> None:
     x, threads = maps(7, 32, 9, 9), torch.get_num_threads()
     dy = torch.randn(7, 32, 4, 4, generator=torch.Generator().manual_seed(1))

@@ -29,19 +29,20 @@ def crop(x_BCHW: Tensor, side: int, generator: torch.Generator) -> Tensor:
 def check_crops(net: MultiHeadNet, model: ModelConfig, crops: GrowingCrops) -> None:
     """Raise ConfigError where crops are no smaller than the images, or the network does not take smaller images."""
     channels, height, width = model.input_shape
-    side = crops.side
-    if side >= max(height, width):
+    sizes = crops.sizes(max(height, width))
+    if not sizes:
         raise ConfigError(
-            f"progressive.side is {side}, and the images are {height} x {width}: choose fewer pixels, or set "
+            f"progressive.side is {crops.side}, and the images are {height} x {width}: choose fewer pixels, or set "
             "progressive=null."
         )
     training = net.training
-    try:
-        net.eval()(torch.zeros(1, channels, min(side, height), min(side, width)))
-    except (RuntimeError, ValueError, AssertionError) as error:
-        raise ConfigError(
-            f"{model.arch} does not take crops of {side} pixels ({' '.join(str(error).split())[:200]}): choose a "
-            "larger progressive.side, or set progressive=null."
-        ) from error
-    finally:
-        net.train(training)
+    for side in sizes:  # the last of them would come hours into a run
+        try:
+            net.eval()(torch.zeros(1, channels, min(side, height), min(side, width)))
+        except Exception as error:  # perhaps another library's network
+            raise ConfigError(
+                f"{model.arch} does not take crops of {side} pixels ({' '.join(str(error).split())[:200]}): choose "
+                "another progressive.side, or set progressive=null."
+            ) from error
+        finally:
+            net.train(training)

@@ -86,7 +86,10 @@ class OneCycleSchedule(BaseModel, frozen=True, extra="forbid"):
 
 
 class GrowingCrops(BaseModel, frozen=True, extra="forbid"):
-    """Crops of `side` pixels at first, larger by `STEP` from time to time, and the whole image from `until` on."""
+    """Crops of `side` pixels at first, larger by `STEP` from time to time, and the whole image from `until` on.
+
+    A run ends with images whole: its last epoch has them, however few it has.
+    """
 
     STEP: ClassVar[int] = 4
     """Pixels. Chosen: kernels and compiled networks are made for a size, so that there are to be few."""
@@ -96,6 +99,10 @@ class GrowingCrops(BaseModel, frozen=True, extra="forbid"):
 
     def at(self, epoch: int, epochs: int, whole: int) -> int:
         """Pixels a side in `epoch`, for images of `whole` pixels; every size has its share of the epochs."""
-        sizes = [*range(self.side, whole, self.STEP)]
-        reached = int((epoch - 1) / (epochs * self.until) * len(sizes))
-        return sizes[reached] if reached < len(sizes) else whole
+        sizes = self.sizes(whole)
+        reached = int((epoch - 1) * len(sizes) / (epochs * self.until) + 1e-9)  # rounding may leave it below
+        return sizes[reached] if reached < len(sizes) and epoch < epochs else whole
+
+    def sizes(self, whole: int) -> range:
+        """Those of the crops, in pixels a side, for images of `whole` pixels."""
+        return range(self.side, whole, self.STEP)

@@ -79,6 +79,23 @@ def test_figures_and_certificates_are_enough(tmp_path: Path) -> None:
     assert paired([FIRST, SECOND], (0,), tmp_path / "copy") == whole
 
 
+def test_a_cell_kept_without_weights_has_figures_at_other_radii(tmp_path: Path) -> None:
+    finish(tmp_path, FIRST, 0, {0: 0.4, 1: 0.6, 2: None, 3: 0.2})
+    place = tmp_path / FIRST.folder_name(0)
+    (place / "config.json").unlink()
+    setting = replace(FIRST, protocol=replace(PROTOCOL, radii=(0.1, 0.3, 0.5)))
+    cell = cells.finished(place, setting)
+    assert cell is not None
+    assert (cell.certified, cell.radii, cell.acr) == ((0.75, 0.5, 0.25), (0.1, 0.3, 0.5), 0.1)  # the ACR is kept
+    text = report.markdown(Table("A table", (setting,), (0,)), tmp_path, "the command")
+    assert "| gaussian | 1 of 1 | 0.100 |" in text
+    (file,) = place.glob("certified-*.jsonl")
+    file.write_text("".join(file.read_text().splitlines(keepends=True)[:2]))  # not all are there
+    assert cells.finished(place, setting) is None
+    text = report.markdown(Table("A table", (setting,), (0,)), tmp_path, "the command")
+    assert "| gaussian | 0 of 1 | not done: 2 images certified |" in text
+
+
 @pytest.mark.parametrize("lacking", ["a cell", "certificates", "an image"])
 def test_what_cannot_be_paired_is_left_out(tmp_path: Path, lacking: str) -> None:
     finish(tmp_path, FIRST, 0, {0: 0.4, 1: 0.4})

@@ -44,6 +44,11 @@ def test_a_file_is_a_table(tmp_path: Path) -> None:
     assert [s.method for s in read_study(tmp_path / "same.py").settings] == ["one-head", "two-heads"]
 
 
+def test_the_name_of_a_row_is_one_cell_of_a_table(tmp_path: Path) -> None:
+    (tmp_path / "x.yaml").write_text('title: x\ncells: [{name: "a | b\\n c", recipe: r, sigma: 1}]')
+    assert read_study(tmp_path / "x.yaml").settings[0].row == "a / b c"
+
+
 @pytest.mark.parametrize(
     ("text", "says"),
     [
@@ -129,9 +134,8 @@ def test_a_study_that_was_changed_does_not_show_old_figures(tmp_path: Path) -> N
             merged = reproduce(path, tmp_path / "other", "--minutes", "0", "--merge", str(theirs))
             assert "Left out x-one-0.25-0" in merged.output
     path.write_text(one.replace("[0, 0.25]", "[0.5, 0.25, 0]"))
-    assert "(not done: 4 images certified)" in reproduce(path, folder, "--minutes", "0").output
-    assert "| one | 1 of 1 |" in reproduce(path, folder).output
-    cell = json.loads(next(folder.glob("*/cell.json")).read_text())
+    assert "| one | 1 of 1 |" in reproduce(path, folder, "--minutes", "0").output
+    (cell,) = json.loads((folder / "results.json").read_text())["cells"]
     assert cell["radii"] == [0.5, 0.25, 0]
     assert cell["certified"] == sorted(cell["certified"])
     assert sorted(next(folder.glob("*/certified-*.jsonl")).read_bytes()) == sorted(certificates)

@@ -1,6 +1,7 @@
 """Promises of growing crops: sizes as set, noise untouched, runs reproducible and resumable, misfits refused."""
 
 from pathlib import Path
+from typing import cast
 
 import pytest
 import torch
@@ -8,13 +9,14 @@ from torch import Tensor
 
 from spacte_core.data import load_data
 from spacte_core.data.base import ImageData
+from spacte_core.models import MultiHeadNet
 from spacte_trainer.callbacks import Callback
 from spacte_trainer.config import ConfigError, TrainConfig, override
 from spacte_trainer.loop import Trainer, train
 from spacte_trainer.metrics import LossMeter
 from spacte_trainer.objectives import Step
 from spacte_trainer.process_group import ProcessGroup
-from spacte_trainer.progressive import crop
+from spacte_trainer.progressive import check_crops, crop
 from spacte_trainer.recipes import load_recipe
 from spacte_trainer.schedules import GrowingCrops
 
@@ -38,11 +40,20 @@ def splits(config: TrainConfig) -> tuple[ImageData, ImageData]:
         (20, 0.8, [20, 20, 20, 24, 24, 24, 28, 28, 32, 32]),
         (24, 0.6, [24, 24, 24, 28, 28, 28, 32, 32, 32, 32]),
         (31, 0.1, [31] + [32] * 9),
+        (30, 0.95, [30] * 9 + [32]),  # whole images in the last epoch at the latest
     ],
 )
 def test_crops_grow_by_steps_to_the_whole_image(side: int, until: float, sides: list[int]) -> None:
     crops = GrowingCrops(side=side, until=until)
     assert [crops.at(epoch, 10, 32) for epoch in range(1, 11)] == sides
+
+
+def test_rounding_does_not_put_a_size_off() -> None:
+    assert GrowingCrops(side=12, until=0.55).at(12, 25, 32) == 28  # 11 of 25 epochs are four fifths of 0.55
+
+
+def test_a_run_of_one_epoch_has_its_images_whole() -> None:
+    assert GrowingCrops(side=20).at(1, 1, 32) == 32
 
 
 def test_a_crop_is_one_place_of_all_images_and_every_place_comes() -> None:
@@ -131,6 +142,17 @@ def test_crops_that_cannot_be_are_refused(changes: dict[str, object], why: str) 
     config = small(**changes)
     with pytest.raises(ConfigError, match=why):
         Trainer(config, splits(config)[0], CPU, ProcessGroup())
+
+
+def test_every_size_of_the_crops_is_tried() -> None:
+    class Odd(torch.nn.Module):
+        def forward(self, x_BCHW: Tensor) -> Tensor:
+            return {4: x_BCHW}[x_BCHW.shape[2] % 8]  # it takes 4 and 12, and not 8
+
+    model = small().model.model_copy(update={"input_shape": (1, 16, 16)})
+    with pytest.raises(ConfigError, match="crops of 8 pixels") as error:
+        check_crops(cast("MultiHeadNet", Odd()), model, GrowingCrops(side=4))
+    assert "\n" not in str(error.value)
 
 
 def test_settings_out_of_range_are_refused() -> None:

@@ -5,6 +5,7 @@ in five. Statistics, sums and the gradients of weight and bias are in float32 wh
 """
 
 import ctypes
+import math
 from pathlib import Path
 from typing import Any, cast
 
@@ -16,6 +17,12 @@ from spacte_core.kernels.graph.folding import add_layer, is_add, is_relu, layer_
 
 SOURCE = Path(__file__).with_name("batch_norm_kernel.cpp")
 OPTIONS = ("-march=native", "-fopenmp")
+
+_TILE = 64
+"""Values of a tile are a multiple of it, and of the channels: as in the kernel."""
+
+_SMALL = 8192
+"""Values of a tile that is never too large. Chosen: 32 KB of float32."""
 
 
 class FusedBatchNorm(nn.Module):
@@ -93,6 +100,7 @@ def fits(norm: nn.BatchNorm2d, x_BCHW: Tensor, plus_BCHW: Tensor | None) -> bool
         and norm.weight.dtype == torch.float32
         and (norm.training or not norm.weight.requires_grad)
         and x_BCHW.numel() > channels
+        and _worth_tiles(channels, x_BCHW.numel())
         and all(_known(map_BCHW, x_BCHW) for map_BCHW in (x_BCHW, plus_BCHW) if map_BCHW is not None)
         and compile_library(SOURCE, *OPTIONS) is not None
     )
@@ -100,6 +108,11 @@ def fits(norm: nn.BatchNorm2d, x_BCHW: Tensor, plus_BCHW: Tensor | None) -> bool
 
 def _only_user(node: fx.Node) -> fx.Node | None:
     return next(iter(node.users)) if len(node.users) == 1 else None
+
+
+def _worth_tiles(channels: int, values: int) -> bool:
+    """Whether the kernel's tile, of which it keeps several, is small beside a map: 1,001 channels fill 64,064."""
+    return math.lcm(channels, _TILE) <= max(_SMALL, values // 16)
 
 
 def _known(map_BCHW: Tensor, like_BCHW: Tensor) -> bool:

@@ -52,7 +52,7 @@ struct Shape {
     // Values a channel, repeated to fill a tile.
     std::vector<float> spread(const float* by_channel) const {
         std::vector<float> wide(width);
-        for (int64_t i = 0; i < width; ++i) wide[i] = by_channel[i % channels];
+        for (int64_t i = 0; i < width; i += channels) std::copy_n(by_channel, channels, wide.data() + i);
         return wide;
     }
 };

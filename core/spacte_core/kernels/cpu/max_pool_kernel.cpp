@@ -61,13 +61,13 @@ void forward(const Pool& pool, int64_t images, int threads, const T* x, T* y, ui
     for_windows(pool, images, threads, largest, [](int64_t, int64_t) {});
 }
 
-// dy where a window had its largest value, and 0 elsewhere.
+// dy where a window had its largest value, and 0 elsewhere. PyTorch adds dy to 0, which has no sign then.
 template <class T>
 void backward(const Pool& pool, int64_t images, int threads, const T* dy, const uint8_t* which, T* dx) {
     const int64_t right = pool.channels, below = pool.row();
     const auto back = [=](int64_t to, int64_t from) {
         T* const values[] = {dx + to, dx + to + right, dx + to + below, dx + to + below + right};
-        const Floats g = load(dy + from);
+        const Floats g = load(dy + from) + Floats{};
         Bytes bytes;
         std::memcpy(&bytes, which + from, sizeof bytes);
         const Masks at = __builtin_convertvector(bytes, Masks);
