@@ -124,8 +124,15 @@ class Study:
                     f"{folder} was begun for another study ({other}): give the cell another name, choose another "
                     "--folder, or remove this one."
                 )
-            if self.wanted(setting, seed):
-                self.config(setting, seed)
+            if not self.wanted(setting, seed):
+                continue
+            self.config(setting, seed)
+            other_radii = cells.read_cell(folder) is not None and cells.finished(folder, setting) is None
+            if other_radii and cells.certificates_file(folder) is None:
+                raise StateError(
+                    f"{folder} has figures at other radii, and no certificates to read these from: ask for the "
+                    "radii of before, choose another --folder, or remove this one."
+                )
 
     def config(self, setting: Setting, seed: int) -> TrainConfig:
         """The recipe of a cell; the test split is looked at once, when all is trained."""

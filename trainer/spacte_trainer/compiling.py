@@ -9,9 +9,9 @@ from torch import nn
 
 from spacte_core.models.cifar_resnet import BasicBlock
 
-_VARIANTS = 64
-"""Compiled variants of one block's code: by channels, stride, mode and which gradients are wanted. Chosen: five shapes
-of block, two modes and two sets of gradients are 20; PyTorch's limit is 8."""
+_VARIANTS = 128
+"""Compiled variants of one block's code: by channels, stride, mode, which gradients are wanted and the size of crops.
+Chosen: five shapes of block, two modes, two sets of gradients and five sizes are 100; PyTorch's limit is 8."""
 
 
 def compile_network(net: nn.Module) -> nn.Module:

@@ -86,13 +86,16 @@ class OneCycleSchedule(BaseModel, frozen=True, extra="forbid"):
 
 
 class GrowingCrops(BaseModel, frozen=True, extra="forbid"):
-    """Crops of `side` pixels at first, larger by `STEP` from time to time, and the whole image from `until` on.
+    """Crops of `side` pixels at first, larger from time to time, and the whole image from `until` on.
 
     A run ends with images whole: its last epoch has them, however few it has.
     """
 
-    STEP: ClassVar[int] = 4
-    """Pixels. Chosen: kernels and compiled networks are made for a size, so that there are to be few."""
+    SIZES: ClassVar[int] = 4
+    """At most so many sizes of crops. Chosen: kernels are chosen, and networks compiled, for a size."""
+
+    MULTIPLE: ClassVar[int] = 4
+    """Pixels by whose multiples crops grow. Chosen: networks halve a side two or three times."""
 
     side: int = Field(ge=1, description="Pixels a side of the first crops.")
     until: float = Field(default=0.8, gt=0, lt=1, description="Share of the run after which images are whole.")
@@ -105,4 +108,5 @@ class GrowingCrops(BaseModel, frozen=True, extra="forbid"):
 
     def sizes(self, whole: int) -> range:
         """Those of the crops, in pixels a side, for images of `whole` pixels."""
-        return range(self.side, whole, self.STEP)
+        steps = -(-(whole - self.side) // (self.SIZES * self.MULTIPLE))
+        return range(self.side, whole, max(1, steps) * self.MULTIPLE)

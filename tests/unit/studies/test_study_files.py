@@ -139,6 +139,10 @@ def test_a_study_that_was_changed_does_not_show_old_figures(tmp_path: Path) -> N
     assert cell["radii"] == [0.5, 0.25, 0]
     assert cell["certified"] == sorted(cell["certified"])
     assert sorted(next(folder.glob("*/certified-*.jsonl")).read_bytes()) == sorted(certificates)
+    figures = folder / "results.json"
+    reproduce(path, tmp_path / "figures", "--minutes", "0", "--merge", str(figures))
+    path.write_text(one)
+    assert "no certificates to read these from" in said(reproduce(path, tmp_path / "figures"))
 
 
 def test_what_is_no_studys_is_not_merged(tmp_path: Path) -> None:

@@ -48,8 +48,13 @@ def test_crops_grow_by_steps_to_the_whole_image(side: int, until: float, sides: 
     assert [crops.at(epoch, 10, 32) for epoch in range(1, 11)] == sides
 
 
+def test_there_are_few_sizes_however_large_the_images() -> None:
+    assert list(GrowingCrops(side=128).sizes(224)) == [128, 152, 176, 200]
+    assert list(GrowingCrops(side=9).sizes(32)) == [9, 17, 25]
+
+
 def test_rounding_does_not_put_a_size_off() -> None:
-    assert GrowingCrops(side=12, until=0.55).at(12, 25, 32) == 28  # 11 of 25 epochs are four fifths of 0.55
+    assert GrowingCrops(side=28, until=0.56).at(15, 25, 32) == 32  # 14 of 25 epochs are .56 of them
 
 
 def test_a_run_of_one_epoch_has_its_images_whole() -> None:
