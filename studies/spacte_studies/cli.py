@@ -57,16 +57,10 @@ def reproduce(
 
     from .report import write
     from .study import Study
-    from .study_files import read_study
     from .tables import TABLES
 
     with one_sentence():
-        chosen = read_study(Path(table)) if table not in TABLES and Path(table).is_file() else None
-    if chosen is None:
-        if table not in TABLES:
-            known = ", ".join(TABLES)
-            raise typer.BadParameter(f"there is no table and no file {table!r}: choose from {known}, or name a file.")
-        chosen = TABLES[table](network)
+        chosen = table_of(table, network)
     name = table if table in TABLES or Path(table).stem not in TABLES else f"{Path(table).stem}-study"
     place = folder or Path("runs") / "reproduce" / Path(name).stem
     place.mkdir(parents=True, exist_ok=True)
@@ -82,6 +76,19 @@ def reproduce(
     results = write_report()
     console.print(results.read_text(), markup=False)
     console.print(f"{left} {results} holds this table.".strip(), markup=False)
+
+
+def table_of(name: str, network: str) -> "Table":
+    """The table of that name, or of the file."""
+    from .study_files import read_study
+    from .tables import TABLES
+
+    if name in TABLES:
+        return TABLES[name](network)
+    if Path(name).is_file():
+        return read_study(Path(name))
+    known = ", ".join(TABLES)
+    raise typer.BadParameter(f"there is no table and no file {name!r}: choose from {known}, or name a file.")
 
 
 def selection(
