@@ -16,6 +16,8 @@ if TYPE_CHECKING:
     from .study import Study
     from .tables import Setting, Table
 
+Network = Literal["resnet110", "resnet20", "fast"]
+
 reproduce_app = typer.Typer(add_completion=False)
 
 
@@ -36,9 +38,7 @@ def reproduce(
     merge: Annotated[
         list[Path] | None, typer.Option(help="First take what is further in this folder or results.json; likewise.")
     ] = None,
-    network: Annotated[
-        Literal["resnet110", "resnet20", "fast"], typer.Option(help="Of the CIFAR-10 cells; published is resnet110.")
-    ] = "resnet110",
+    network: Annotated[Network, typer.Option(help="Of the CIFAR-10 cells; published is resnet110.")] = "resnet110",
     data: Annotated[
         str | None, typer.Option(help="Where CIFAR-10 is, e.g. parquet:PATH [torchvision's, downloaded].")
     ] = None,
@@ -78,7 +78,7 @@ def reproduce(
     console.print(f"{left} {results} holds this table.".strip(), markup=False)
 
 
-def table_of(name: str, network: str) -> "Table":
+def table_of(name: str, network: Network) -> "Table":
     """The table of that name, or of the file."""
     from .study_files import read_study
     from .tables import TABLES
