@@ -6,17 +6,16 @@ import time
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from spacte_core.openmp import set_wait_policy
 
+from .tables import TABLES, Network, Setting, Table
+
 if TYPE_CHECKING:
     from .study import Study
-    from .tables import Setting, Table
-
-Network = Literal["resnet110", "resnet20", "fast"]
 
 reproduce_app = typer.Typer(add_completion=False)
 
@@ -57,7 +56,6 @@ def reproduce(
 
     from .report import write
     from .study import Study
-    from .tables import TABLES
 
     with one_sentence():
         chosen = table_of(table, network)
@@ -78,10 +76,9 @@ def reproduce(
     console.print(f"{left} {results} holds this table.".strip(), markup=False)
 
 
-def table_of(name: str, network: Network) -> "Table":
+def table_of(name: str, network: Network) -> Table:
     """The table of that name, or of the file."""
     from .study_files import read_study
-    from .tables import TABLES
 
     if name in TABLES:
         return TABLES[name](network)
@@ -92,8 +89,8 @@ def table_of(name: str, network: Network) -> "Table":
 
 
 def selection(
-    table: "Table", name: str, only: list[str] | None, sigmas: list[float] | None, seeds: list[int] | None
-) -> Callable[["Setting", int], bool]:
+    table: Table, name: str, only: list[str] | None, sigmas: list[float] | None, seeds: list[int] | None
+) -> Callable[[Setting, int], bool]:
     """Which cells the options name; what the table does not have is refused."""
     methods = {setting.row for setting in table.settings}
     if unknown := set(only or ()) - methods - {setting.method for setting in table.settings}:
@@ -114,7 +111,7 @@ def selection(
     )
 
 
-def merge_all(table: "Table", folder: Path, others: list[Path]) -> None:
+def merge_all(table: Table, folder: Path, others: list[Path]) -> None:
     """Take what is further in other folders, and say what was taken."""
     from .asked import asked_of
     from .merging import merge
