@@ -41,7 +41,7 @@ def check_crops(net: MultiHeadNet, model: ModelConfig, crops: GrowingCrops) -> N
             net.eval()(torch.zeros(1, channels, min(side, height), min(side, width)))
         except Exception as error:  # perhaps another library's network
             raise ConfigError(
-                f"{model.arch} does not take crops of {side} pixels ({' '.join(str(error).split())[:200]}): choose "
+                f"The network does not take crops of {side} pixels ({' '.join(str(error).split())[:200]}): choose "
                 "another progressive.side, or set progressive=null."
             ) from error
         finally:
