@@ -96,21 +96,18 @@ def test_a_noise_level_that_is_none_is_refused(sigma: float):
         load_recipe("digits-gaussian", sigma)
 
 
-def test_the_fast_single_network_has_what_makes_more_of_an_epoch_and_no_other_recipe_has():
-    """Consistency, which goes on from that network, has Muon at a quarter of the rate."""
+def test_the_fast_networks_have_what_makes_more_of_an_epoch_and_no_other_recipe_has():
+    """Consistency, which goes on from them, has both optimisers at a quarter of the rate."""
     for name in ENTRIES:
-        config = load_recipe(name)
-        single = name.startswith(
-            ("cifar10-fast-gaussian", "cifar10-fast-ensemble-gaussian", "cifar10-fast-consistency")
-        )
-        assert (config.optimizer.muon is not None, config.data.flip == "alternate") == (single, single), name
+        config, fast = load_recipe(name), name.startswith("cifar10-fast-")
+        assert (config.optimizer.muon is not None, config.data.flip == "alternate") == (fast, fast), name
         assert getattr(config.objective.base, "label_smoothing", 0.0) == config.ema == 0
-    after = load_recipe("cifar10-fast-consistency-0.25")
-    before = load_recipe("cifar10-fast-gaussian-0.25")
-    assert after.pretrain == before
-    assert after.optimizer.muon is not None
-    assert before.optimizer.muon is not None
-    assert after.optimizer.muon.lr == before.optimizer.muon.lr / 4
+    for kind in ("", "spacte-"):
+        after, before = (load_recipe(f"cifar10-fast-{kind}{method}-0.25") for method in ("consistency", "gaussian"))
+        assert after.pretrain == before
+        assert after.optimizer.muon is not None
+        assert before.optimizer.muon is not None
+        assert (after.optimizer.muon.lr, after.optimizer.lr) == (before.optimizer.muon.lr / 4, before.optimizer.lr / 4)
 
 
 def test_a_recipe_that_starts_from_a_network_has_sgd():
