@@ -41,6 +41,11 @@ def optional_package(module: str, extra: str) -> Any:
         ) from error
 
 
+def reason(error: Exception) -> str:
+    """What another package's error says, on one line and after its type, as a part of a sentence."""
+    return " ".join(f"{type(error).__name__}: {error}".split())
+
+
 @contextmanager
 def one_sentence() -> Iterator[None]:
     """Turn a `UserError` into the error that the command line prints as one line, with exit status 1."""

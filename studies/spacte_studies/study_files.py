@@ -18,7 +18,7 @@ from typing import Annotated, Any
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from spacte_core.errors import UserError
+from spacte_core.errors import UserError, reason
 from spacte_trainer.config import SIGMA_LEAST, SIGMA_MOST
 
 from .tables import DIGITS, Protocol, Setting, Table
@@ -97,8 +97,7 @@ def _of_python(path: Path) -> object:
     try:
         names = runpy.run_path(str(path))
     except Exception as error:  # a user's own code
-        why = " ".join(f"{type(error).__name__}: {error}".split())
-        raise StudyFileError(f"{path} cannot be run: {why}") from error
+        raise StudyFileError(f"{path} cannot be run: {reason(error)}") from error
     if "STUDY" not in names:
         raise StudyFileError(f"{path} assigns nothing to STUDY: let it be a dictionary, as a YAML file has it.")
     return names["STUDY"]

@@ -41,9 +41,8 @@ def plot_runs(
     radii = [end * i / (POINTS - 1) for i in range(POINTS)]
     for run in runs:
         curve = curve_at(run, sorted({*radii, run.largest_radius}), confidence)  # so that it ends where the run does
-        label = (
-            f"{' ' * run.name.startswith('_')}{run.name} (ACR {run.acr:.3f})"  # a legend leaves out what begins with _
-        )
+        before = " " if run.name.startswith("_") else ""  # a legend leaves out what begins with _
+        label = f"{before}{run.name} (ACR {run.acr:.3f})"
         x = curve.radii if sigma is None else [NormalDist().cdf(radius / sigma) for radius in curve.radii]
         (line,) = axes.plot(x, curve.values, label=label, drawstyle="steps-pre")
         axes.fill_between(x, curve.lows, curve.highs, step="pre", alpha=0.15, color=line.get_color(), linewidth=0)

@@ -25,10 +25,8 @@ LEVELS = (0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 0.99, 0.999)
 """Probabilities at which the distribution of p_A is told. Chosen: denser where radii grow fastest."""
 
 
-CSV_COLUMNS = (
-    *("run", "minus", "class", "measure", "at", "value", "low", "high"),
-    *("difference", "standard_error", "p_value"),
-)
+DIFFERENCE = ("difference", "standard_error", "p_value")
+CSV_COLUMNS: tuple[str, ...] = ("run", "minus", "class", "measure", "at", "value", "low", "high", *DIFFERENCE)
 """Of the CSV: a row is a figure of a run, or, with `minus`, the difference of two."""
 
 
@@ -167,12 +165,13 @@ def _csv(found: Comparison) -> str:
         curve = curve_at(part, found.radii, found.confidence)
         for at, value, low, high in zip(found.radii, curve.values, curve.lows, curve.highs, strict=True):
             rows.writerow(named | {"measure": "certified_accuracy", "at": at, "value": value, "low": low, "high": high})
-    for run in found.runs if found.sigma is not None else ():
-        for at, value in zip(LEVELS, share_above(run, LEVELS, found.sigma or 0), strict=True):
-            rows.writerow({"run": run.name, "measure": "proven_probability", "at": at, "value": value})
+    if found.sigma is not None:
+        for run in found.runs:
+            for at, value in zip(LEVELS, share_above(run, LEVELS, found.sigma), strict=True):
+                rows.writerow({"run": run.name, "measure": "proven_probability", "at": at, "value": value})
     for pair in found.pairs:
         measure = {"measure": "acr"} if pair.radius is None else {"measure": "certified_accuracy", "at": pair.radius}
-        figures = {name: getattr(pair, name) for name in ("difference", "standard_error", "p_value")}
+        figures = {name: getattr(pair, name) for name in DIFFERENCE}
         rows.writerow({"run": pair.first, "minus": pair.second, **measure, **figures})
     return text.getvalue()
 

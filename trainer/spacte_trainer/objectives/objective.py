@@ -12,6 +12,8 @@ import torch
 from pydantic import BaseModel, BeforeValidator, Field, SerializeAsAny
 from torch import Tensor, nn
 
+from spacte_core.errors import reason
+
 from .base import Loss, Method, Step, Terms
 from .consistency import Consistency
 from .denoise import Denoise
@@ -51,8 +53,7 @@ def method_class(name: object) -> type[Method]:
     try:
         found = points[str(name)].load()
     except Exception as error:  # another package's code
-        why = " ".join(f"{type(error).__name__}: {error}".split())
-        raise ValueError(f"{points[str(name)].value} cannot be loaded ({why})") from error
+        raise ValueError(f"{points[str(name)].value} cannot be loaded ({reason(error)})") from error
     if not (isinstance(found, type) and issubclass(found, Method)):
         where = points[str(name)].value
         raise ValueError(f"{where} is no subclass of spacte_trainer.objectives.Method")  # noqa: TRY004  for pydantic

@@ -3,7 +3,7 @@
 import difflib
 from importlib.metadata import EntryPoint, entry_points
 
-from spacte_core.errors import UserError
+from spacte_core.errors import UserError, reason
 from spacte_trainer.config import SIGMA_LEAST, SIGMA_MOST, TrainConfig
 
 from . import cifar10, cifar10_fast, cifar10_resnet20, digits, imagenet
@@ -42,8 +42,7 @@ def _installed(point: EntryPoint) -> Entry:
         except UserError:
             raise
         except Exception as error:  # another package's code
-            why = " ".join(f"{type(error).__name__}: {error}".split())
-            raise RecipeError(f"Recipe {point.name!r} of {package} cannot be had: {why}") from error
+            raise RecipeError(f"Recipe {point.name!r} of {package} cannot be had: {reason(error)}") from error
         if not isinstance(found, TrainConfig):
             raise RecipeError(f"Recipe {point.name!r} of {package} is no TrainConfig but a {type(found).__name__}.")
         return found

@@ -21,8 +21,8 @@ struct Pool {
     int64_t row() const { return width * channels; }
 };
 
-// Calls work(first value of the window's 16, place of the result) for all windows, and edge(values, count) for runs of
-// values that are in none. Both have their pointers by value: see batch_norm_kernel.cpp.
+// Calls work(place of a vector at the top left of its windows, place of their results) for all windows, and
+// edge(place, count) for runs of values that are in none. Both have their pointers by value: see batch_norm_kernel.cpp.
 template <class Work, class Edge>
 void for_windows(const Pool pool, int64_t images, int threads, const Work work, const Edge edge) {
 #pragma omp parallel for num_threads(threads) schedule(static) collapse(2) firstprivate(pool, work, edge)
