@@ -145,10 +145,21 @@ class Study:
         return override(recipe, changes)
 
     def trained(self, setting: Setting, seed: int, folder: Path, time_slice: TimeSlice) -> Checkpoint:
-        """The checkpoint of a cell, trained on from where it stopped."""
+        """The checkpoint of a cell, trained on from where it stopped; what other cells have trained is taken from them.
+
+        So a naive ensemble of the networks whose own cells are done costs no training, and DRT begins from it.
+        """
         if not (folder / CONFIG_FILE).exists():
             config = self.config(setting, seed)
-            run(config, folder, device=self.device, console=self.console, resume=True, callbacks=[time_slice])
+            run(
+                config,
+                folder,
+                device=self.device,
+                console=self.console,
+                resume=True,
+                callbacks=[time_slice],
+                trained=sorted(file.parent for file in self.folder.glob(f"**/{CONFIG_FILE}")),
+            )
         return load_checkpoint(folder)
 
     def certified(self, setting: Setting, seed: int, checkpoint: Checkpoint, time_slice: TimeSlice) -> Cell:

@@ -142,6 +142,14 @@ def identifying_settings(config: TrainConfig) -> dict[str, Any]:
     return found
 
 
+def computes(config: TrainConfig) -> dict[str, Any]:
+    """What a run computes: the settings that identify it, without the names of its recipe and method."""
+    found = identifying_settings(config)
+    if config.pretrain is not None:
+        found["pretrain"] = computes(config.pretrain)
+    return {name: value for name, value in found.items() if name not in ("recipe", "method")}
+
+
 def resolve_precision(config: TrainConfig, device: torch.device) -> TrainConfig:
     """The configuration and its `pretrain`, with `precision="auto"` decided for the device that trains.
 

@@ -17,7 +17,15 @@ from typing import TYPE_CHECKING
 import torch
 from pydantic import ValidationError
 
-from spacte_core.checkpoint import CONFIG_FILE, CheckpointConfig, load_checkpoint, save_checkpoint
+from spacte_core.checkpoint import (
+    CONFIG_FILE,
+    Checkpoint,
+    CheckpointConfig,
+    CheckpointError,
+    load_checkpoint,
+    read_config,
+    save_checkpoint,
+)
 from spacte_core.data import ImageData, load_data
 from spacte_core.locks import folder_lock
 from spacte_core.models import MultiHeadNet, ensemble_of
@@ -26,7 +34,7 @@ from spacte_core.sample_images import write_samples
 from spacte_core.versions import installed_version
 
 from .callbacks import Callback, JsonLinesLog, ProgressBar, TensorBoardLog
-from .config import TrainConfig, identifying_settings, resolve_precision
+from .config import TrainConfig, computes, identifying_settings, resolve_precision
 from .evaluation import evaluate
 from .initial import storable
 from .loop import train
@@ -41,13 +49,18 @@ TRAINING = "training"
 
 @dataclass
 class Pipeline:
-    """Carries out the parts of a run, which share a device and data that are read once."""
+    """Carries out the parts of a run, which share a device and data that are read once.
+
+    Attributes:
+        trained: checkpoint folders of other runs; a part that one of them has trained is taken from there.
+    """
 
     config: TrainConfig
     device: torch.device
     console: "Console"
     group: ProcessGroup
     callbacks: Sequence[Callback]
+    trained: Sequence[Path] = ()
 
     @cached_property
     def train_data(self) -> ImageData:
@@ -66,26 +79,46 @@ class Pipeline:
         """The trained network of `config`, from the checkpoint in `folder` where it was finished before."""
         if (folder / CONFIG_FILE).exists():
             return self._finished(config, folder)
+        if (found := self._elsewhere(config)) is not None:
+            net, metrics = found.net, found.config.metrics
+        else:
+            net, metrics = self._trained(config, folder, title)
+        if self.group.rank == 0:
+            described = describe(config, self.train_data.class_names, metrics)
+            save_checkpoint(folder, net, described, dtype=stored_type(config))
+            (folder / TRAINING / STATE_FILE).unlink(missing_ok=True)
+        self.group.barrier()
+        return net
+
+    def _elsewhere(self, config: TrainConfig) -> Checkpoint | None:
+        """A finished run that differs from `config` in names alone."""
+        for folder in self.trained:
+            try:
+                trained = TrainConfig.model_validate(read_config(folder)[0].train)
+            except (CheckpointError, ValidationError):  # not finished, imported, or of another version
+                continue
+            if computes(trained) == computes(config) and trained.store == config.store:
+                self.console.print(f"Taken from {folder}, which was trained alike.")
+                return load_checkpoint(folder, self.device)
+        return None
+
+    def _trained(self, config: TrainConfig, folder: Path, title: str) -> tuple[MultiHeadNet, dict[str, float]]:
+        """The network, trained, as it is stored, and its metrics; these only where the group's rank is 0."""
         if config.members > 1:
             net, seconds = self._ensemble(config, folder)
         else:
             net, seconds = self._single(config, folder, title)
-        if self.group.rank == 0:
-            stored = torch.bfloat16 if config.store == "bf16" else None
-            if stored is not None:
-                net.to(stored).float()  # what is measured is what is stored
-            net = storable(net, config)
-            measured = evaluate(net, self.test_data, self.device, sigma=config.sigma, seed=config.seed)
-            metrics = {
-                "clean_accuracy": measured.clean.ensemble,
-                "noisy_accuracy": measured.noisy.ensemble,
-                "train_seconds": seconds,
-            }
-            described = describe(config, self.train_data.class_names, metrics)
-            save_checkpoint(folder, net, described, dtype=stored)
-            (folder / TRAINING / STATE_FILE).unlink(missing_ok=True)
-        self.group.barrier()
-        return net
+        if self.group.rank != 0:
+            return net, {}
+        if (stored := stored_type(config)) is not None:
+            net.to(stored).float()  # what is measured is what is stored
+        net = storable(net, config)
+        measured = evaluate(net, self.test_data, self.device, sigma=config.sigma, seed=config.seed)
+        return net, {
+            "clean_accuracy": measured.clean.ensemble,
+            "noisy_accuracy": measured.noisy.ensemble,
+            "train_seconds": seconds,
+        }
 
     def _single(self, config: TrainConfig, folder: Path, title: str) -> tuple[MultiHeadNet, float]:
         """One network and the seconds that its training took, with those of `pretrain`."""
@@ -141,10 +174,12 @@ def run(
     resume: bool = False,
     group: ProcessGroup | None = None,
     callbacks: Sequence[Callback] = (),
+    trained: Sequence[Path] = (),
 ) -> Path:
     """Carry out `config` and leave its checkpoint in `out`, which is returned.
 
-    The `callbacks` are called in every part of the run. An error of theirs ends it; `resume` continues it.
+    The `callbacks` are called in every part of the run. An error of theirs ends it; `resume` continues it. A part
+    that a run in one of the folders `trained` has computed, such as a member of an ensemble, is taken from there.
 
     Raises:
         StateError: `out` holds a run and `resume` is off, it is another run's, or a process is at work on it.
@@ -154,11 +189,16 @@ def run(
     group = group or ProcessGroup()
     check_new(out, resume=resume)
     with folder_lock(out / TRAINING) if group.rank == 0 else nullcontext():
-        pipeline = Pipeline(config, device, console, group, callbacks)
+        pipeline = Pipeline(config, device, console, group, callbacks, trained)
         pipeline.train_or_load(config, out, config.recipe)
         if group.rank == 0:
             write_samples(out, pipeline.test_data)
     return out
+
+
+def stored_type(config: TrainConfig) -> torch.dtype | None:
+    """Of the checkpoint's weights; None: as they were trained."""
+    return torch.bfloat16 if config.store == "bf16" else None
 
 
 def check_new(out: Path, *, resume: bool) -> None:
