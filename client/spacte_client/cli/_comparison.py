@@ -3,7 +3,7 @@
 import csv
 import io
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import typer
 
@@ -13,6 +13,8 @@ from spacte_client.analysis.pairs import PairedDifference
 MOST_COLUMNS = 3
 """Runs side by side. Chosen: more, with their intervals, do not fit 80 columns; then each run has a row."""
 
+LONGEST_NAME = 30
+"""Characters of a run's name in a table. Chosen: with longer ones figures do not fit; then names stand above it."""
 
 LATEX = str.maketrans(
     {c: rf"\{c}" for c in "_%&#${}"}
@@ -57,13 +59,28 @@ def print_comparison(found: Comparison, form: str) -> None:
     if form == "csv":
         typer.echo(_csv(found), nl=False)
         return
-    tables = [_runs(runs, found.radii, found.confidence, form)]
-    tables += [_ecdf(runs, found.sigma)] if found.sigma is not None else []
-    tables += [_classes(runs, found.radii)] if found.classes else []
     if form != "table":
-        write = {"markdown": _markdown, "latex": _latex}[form]
+        write, tables = {"markdown": _markdown, "latex": _latex}[form], _tables(found, form)
         typer.echo("\n\n".join(write(rows) for rows in (*tables, _pairs(pairs)) if len(rows) > 1))
         return
+    _print_terminal(_short(found) if len(runs) > 1 else found)
+
+
+def _short(found: Comparison) -> Comparison:
+    """The comparison with long names printed once, and runs called by number after that."""
+    names = [run.name for run in found.runs]
+    if max(map(len, names)) <= LONGEST_NAME:
+        return found
+    short = {name: f"run {i + 1}" for i, name in enumerate(names)}
+    for name, called in short.items():
+        typer.echo(f"{called}: {name}")
+    pairs = [replace(pair, first=short[pair.first], second=short[pair.second]) for pair in found.pairs]
+    return replace(found, runs=[replace(run, name=short[run.name]) for run in found.runs], pairs=pairs)
+
+
+def _print_terminal(found: Comparison) -> None:
+    runs, pairs = found.runs, found.pairs
+    tables = _tables(found, "table")
     wide = len(runs) > MOST_COLUMNS
     shown = [pair for pair in pairs if not wide or (pair.first == runs[0].name and pair.radius is None)]
     for table in tables:
@@ -74,6 +91,12 @@ def print_comparison(found: Comparison, form: str) -> None:
         typer.echo("--format csv or json has the differences at each radius, and those of all pairs.")
     if not wide:
         typer.echo(f"Brackets: {found.confidence:.0%} Clopper-Pearson intervals, each by itself.")
+
+
+def _tables(found: Comparison, form: str) -> list[list[list[str]]]:
+    tables = [_runs(found.runs, found.radii, found.confidence, form)]
+    tables += [_ecdf(found.runs, found.sigma)] if found.sigma is not None else []
+    return tables + ([_classes(found.runs, found.radii)] if found.classes else [])
 
 
 def _print_table(rows: list[list[str]]) -> None:

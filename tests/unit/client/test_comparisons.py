@@ -212,6 +212,18 @@ def test_names_in_folders_that_are_alike_stay_apart(spacte: Spacte, tmp_path: Pa
     assert spacte("compare", *map(str, logs[:2]), "--name", "a", "--name", "a").status == 2
 
 
+def test_long_names_stand_above_the_table_and_leave_room_for_figures(spacte: Spacte, tmp_path: Path) -> None:
+    long = [f"a-study-of-{'many-' * 12}methods-seed-{seed}" for seed in range(5)]
+    files = [records(tmp_path, f"{name}.jsonl") for name in long]
+    found = spacte("compare", *files, "--radius", "0.1", "--radius", "0.3")
+    for i, name in enumerate(long):
+        assert f"run {i + 1}: {name}\n" in found.out
+    assert "run 5 3 0 0.233 66.7% 33.3%" in [" ".join(line.split()) for line in found.out.splitlines()]
+    assert "run 1 - run 5" in found.out
+    assert f"{long[0]},{long[4]}," in spacte("compare", *files, "--format", "csv").out
+    assert "run 1" not in spacte("compare", *files[:2], "--format", "markdown").out
+
+
 def test_what_is_certified_again_keeps_its_noise_level(spacte: Spacte, tmp_path: Path) -> None:
     logs = [records(tmp_path, "a.ndjson"), records(tmp_path, "b.ndjson", alpha=0.01)]
     assert spacte("compare", *logs, "--alpha", "0.01", "--ecdf").status == 0
