@@ -48,14 +48,20 @@ def test_parquet_errors_name_the_remedy(tmp_path: Path):
     assert "not a parquet file" in refusal(f"parquet:{tmp_path}")
     pq.write_table(pa.table({"pixels": [1], "label": [0]}), tmp_path / "train-0.parquet")
     assert "columns pixels, label" in refusal(f"parquet:{tmp_path}")
-    write_parquet(tmp_path / "train-0.parquet", [0, 2, 2])
-    assert "no image of class '1'" in refusal(f"parquet:{tmp_path}")
-    write_parquet(tmp_path / "train-0.parquet", [-1, 0])
-    assert "1 rows of" in refusal(f"parquet:{tmp_path}")
-    write_parquet(tmp_path / "train-0.parquet", [0, None])
-    assert "1 rows of" in refusal(f"parquet:{tmp_path}")
-    write_parquet(tmp_path / "train-0.parquet", ["cat", "dog"])
-    assert "of type string: number the classes" in refusal(f"parquet:{tmp_path}")
+
+
+@pytest.mark.parametrize(
+    ("labels", "sentence"),
+    [
+        ([0, 2, 2], "no image of class '1'"),
+        ([-1, 0], "1 rows of"),
+        ([0, None], "1 rows of"),
+        (["cat", "dog"], "of type string: number the classes"),
+    ],
+)
+def test_labels_that_do_not_number_the_classes_are_refused(tmp_path: Path, labels: list[Any], sentence: str):
+    write_parquet(tmp_path / "train-0.parquet", labels)
+    assert sentence in refusal(f"parquet:{tmp_path}")
 
 
 def test_columns_as_hubs_name_them_and_any_other_by_name(tmp_path: Path):

@@ -1,5 +1,6 @@
 """Promises: a run repeats itself under a seed, a killed one ends as if it had not been, and no other is carried on."""
 
+import io
 import os
 import signal
 import subprocess
@@ -89,15 +90,17 @@ def test_how_a_run_is_carried_out_may_change_when_it_is_carried_on(tmp_path: Pat
         load_state(tmp_path, changed.model_copy(update={"seed": 1}), CPU)
 
 
-@pytest.mark.parametrize("content", [b"nonsense", b""])
-def test_a_damaged_state_is_named(content: bytes, tmp_path: Path):
+def of_another_version() -> bytes:
+    file = io.BytesIO()
+    torch.save({"config": '{"recipe": "of old"}', "epoch": 1}, file)
+    return file.getvalue()
+
+
+@pytest.mark.parametrize(
+    "content", [b"nonsense", b"", of_another_version()], ids=["nonsense", "empty", "of another version"]
+)
+def test_a_state_that_cannot_be_read_is_named(content: bytes, tmp_path: Path):
     (tmp_path / STATE_FILE).write_bytes(content)
-    with pytest.raises(StateError, match="delete it to start over"):
-        trained(small(), tmp_path)
-
-
-def test_a_state_of_another_version_is_named(tmp_path: Path):
-    torch.save({"config": '{"recipe": "of old"}', "epoch": 1}, tmp_path / STATE_FILE)
     with pytest.raises(StateError, match="delete it to start over"):
         trained(small(), tmp_path)
 
