@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from tests.kernels.test_chain import a_chain, a_layer, maps
+from tests.convolution_chains import a_chain, a_layer, maps
 from tests.kernels.test_chain_winograd import directly, extreme_layers
 
 from spacte_core.forms import logits_of

@@ -8,8 +8,7 @@ from dataclasses import replace
 
 import pytest
 import torch
-from tests.kernels.test_chain import EMULATED, a_chain, a_layer, maps
-from tests.small_engine import on_threads
+from tests.convolution_chains import EMULATED, a_chain, a_layer, maps
 from torch.nn import functional
 
 from spacte_core.kernels.cpu import chain_winograd
@@ -17,7 +16,7 @@ from spacte_core.kernels.cpu.chain import ChainKernel, Layer, by_winograd
 from spacte_core.kernels.cpu.chain_winograd import MOST_SUM, is_exact, transform_codes
 from spacte_core.kernels.cpu.targets import TARGETS
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("two_threads")]
 
 CODES = torch.uint8
 VECTORS = [target for target in TARGETS if target.unit is not None]
@@ -40,11 +39,6 @@ B_T = torch.tensor(
 )  # fmt: skip
 A_T = torch.tensor([[1, 1, 1, 1, 1, 0], [0, 1, -1, 2, -2, 0], [0, 1, 1, 4, 4, 0], [0, 1, -1, 8, -8, 1]])
 HALVED = torch.tensor([1, 1, 1, 1, 1, 2])  # what the last row of the weights' transform lacks
-
-
-@pytest.fixture(autouse=True)
-def two_threads():
-    yield from on_threads(2)
 
 
 @pytest.fixture

@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from tests.kernels.test_chain import KINDS, a_layer, chains_of, every_kind, maps
+from tests.convolution_chains import KINDS, a_layer, chains_of, every_kind, maps
 from tests.kernels.test_inference import settled
 from torch import nn
 from torch.nn import functional

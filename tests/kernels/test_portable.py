@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import pytest
 import torch
-from tests.kernels.test_chain import EMULATED
+from tests.convolution_chains import EMULATED
 from tests.small_engine import SHAPE, SOURCE, an_image
 from torch import nn
 

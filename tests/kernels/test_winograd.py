@@ -1,15 +1,15 @@
 """Promise: chains of float32 are the plain convolutions within a few roundings, and the same bits on every target.
 
-What holds for chains of every kind of maps (a row is its own, values, residuals) is in `test_chain.py`.
+What holds for chains of every kind of maps is in `test_chain.py` (values, residuals) and `test_chain_bits.py` (a row is
+its own).
 """
 
 from dataclasses import replace
 
 import pytest
 import torch
-from tests.kernels.test_chain import a_chain, a_layer, exact, maps
+from tests.convolution_chains import a_chain, a_layer, exact, maps
 from tests.kernels.test_inference import settled
-from tests.small_engine import convolutions, on_threads
 from torch import nn
 from torch.nn import functional
 
@@ -26,16 +26,11 @@ from spacte_workers.engine.calibration import noisy_rows
 from spacte_workers.engine.decomposition import decompose
 from spacte_workers.engine.self_checks import is_one_function
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("two_threads")]
 
 FLOATS = torch.float32
 HERE = [target for target in TARGETS if target.unit is not None and target.library(FLOATS) is not None]
 needs_kernel = pytest.mark.skipif(not HERE, reason="no target for chains of float32 here, or no compiler")
-
-
-@pytest.fixture(autouse=True)
-def two_threads():
-    yield from on_threads(2)
 
 
 def error(y, wanted):
@@ -145,11 +140,6 @@ def test_a_row_that_is_no_number_spoils_no_other():
     spoilt = chain(x)
     assert spoilt[0].isnan().all()
     assert torch.equal(spoilt[1:], together[1:])
-
-
-@pytest.fixture
-def network():
-    return convolutions()
 
 
 @needs_kernel

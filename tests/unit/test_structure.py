@@ -14,6 +14,7 @@ from spacte_core.kernel_switch import NAMES
 ROOT = Path(__file__).parents[2]
 PACKAGES = tuple(sorted(path.parent.name for path in ROOT.glob("*/spacte_*/__init__.py")))
 SOURCES = sorted(chain.from_iterable(ROOT.glob(f"*/{package}/**/*.py") for package in PACKAGES))
+TESTS = sorted((ROOT / "tests").rglob("*.py"))
 MOST_LINES_OF_A_FUNCTION = 60
 MOST_LINES_OF_A_FILE = 400
 PATH = re.compile(
@@ -33,7 +34,7 @@ def test_no_import_circle() -> None:
     order.prepare()  # raises a CycleError that names the circle
 
 
-@pytest.mark.parametrize("path", SOURCES, ids=lambda path: str(path.relative_to(ROOT)))
+@pytest.mark.parametrize("path", SOURCES + TESTS, ids=lambda path: str(path.relative_to(ROOT)))
 def test_files_and_functions_are_short(path: Path) -> None:
     text = path.read_text()
     assert len(text.splitlines()) <= MOST_LINES_OF_A_FILE

@@ -10,14 +10,12 @@ from multiprocessing.context import ForkServerProcess
 import fsspec
 import numpy as np
 import pytest
-from tests.unit.workers.batch.test_driver import without_times
 
-from spacte_client.types import JobParams
 from spacte_workers.batch import driver, parts, stored_folder
 from spacte_workers.batch.chains import check_log
 from spacte_workers.batch.driven_folder import DrivenFolder, opened_folder
 from spacte_workers.batch.inputs import InputSpec
-from spacte_workers.batch.job_folder import JobFolder, JobFolderError, JobSpec
+from spacte_workers.batch.job_folder import JobFolder, JobFolderError
 from spacte_workers.batch.main import run_folder
 from spacte_workers.batch.object_store import ObjectStore, StorageError
 from spacte_workers.batch.parts import Mirror, Parts, StoredLog, TakenOverError
@@ -25,8 +23,7 @@ from spacte_workers.batch.results import read_results
 from spacte_workers.batch.stored_folder import Attempts, AttemptState, StoredFolder, attempt_name
 from spacte_workers.serving.pools import LocalPool
 
-SEED = "00112233445566778899aabbccddeeff"
-IMAGES = 12
+from .conftest import IMAGES, a_spec, without_times
 
 
 @pytest.fixture
@@ -38,12 +35,6 @@ def store():
     system.pseudo_dirs[:] = [""]
 
 
-@pytest.fixture(scope="module")
-def checkpoint(tmp_path_factory, make_checkpoint):
-    folder = tmp_path_factory.mktemp("models") / "digits"
-    return folder, make_checkpoint(folder)
-
-
 def an_npz(path):
     path.parent.mkdir(parents=True, exist_ok=True)
     images = np.random.default_rng(0).integers(0, 256, (IMAGES, 8, 8), dtype=np.uint8)
@@ -51,23 +42,16 @@ def an_npz(path):
     return path
 
 
-def a_spec(root, version):
-    return JobSpec(
-        id="job_1",
-        model="digits",
-        model_version=version,
-        checkpoint=str(root / "checkpoints" / "digits"),
-        precision="fp32",
-        input=InputSpec("file", str(root / "files" / "images.npz")),
-        params=JobParams(n0=20, n=200, seed=SEED),
-        seed_source="caller",
-    )
+def a_spec_below(root, version):
+    """Of a job whose checkpoint and images lie below a folder."""
+    images = InputSpec("file", str(root / "files" / "images.npz"))
+    return a_spec((root / "checkpoints" / "digits", version), input=images)
 
 
 def a_stored_job(store, root, checkpoint):
     """A job as a gateway makes it."""
     made, version = checkpoint
-    spec = a_spec(root, version)
+    spec = a_spec_below(root, version)
     for file in ("config.json", "model.safetensors"):
         store.upload(made / file, f"checkpoints/digits/{file}")
     store.upload(an_npz(root / "files" / "images.npz"), "files/images.npz")
@@ -83,7 +67,7 @@ def in_a_folder(tmp_path_factory, checkpoint):
     root = tmp_path_factory.mktemp("data")
     (root / "checkpoints").mkdir()
     (root / "checkpoints" / "digits").symlink_to(made)
-    spec = a_spec(root, version)
+    spec = a_spec_below(root, version)
     an_npz(root / "files" / "images.npz")
     folder = JobFolder(root / "jobs" / "job_1")
     folder.create(spec)
@@ -300,7 +284,7 @@ def test_a_job_that_is_not_there_says_so(store, tmp_path):
         drive(store)
     (tmp_path / "driver").mkdir()
     folder = DrivenFolder(tmp_path / "driver", store, "job_1", 1)
-    spec = a_spec(tmp_path, "0" * 64)
+    spec = a_spec_below(tmp_path, "0" * 64)
     StoredFolder(tmp_path / "jobs" / "job_1", store, Attempts(store)).create(spec)
     with pytest.raises(JobFolderError, match=r"holds no checkpoints/digits: make a new job"):
         folder.fetch()
