@@ -228,6 +228,7 @@ def test_a_model_that_was_not_trained_here_is_not_carried_on(tmp_path: Path, mak
         ({"batch": 1}, "A batch of 1 images cannot be cut into 2: raise --set batch"),
         ({"model.arch": "cifar_resnet21"}, r"depth 6n\+2, not 21"),
         ({"model.arch": "vgg"}, "There is no architecture 'vgg'"),
+        ({"data.crop": 8}, r"leaves nothing of some images of 8 x 8: lower --set data\.crop"),
     ],
 )
 def test_what_cannot_be_trained_is_said_beforehand(changes: dict[str, object], sentence: str, tmp_path: Path):
