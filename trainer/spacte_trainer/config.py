@@ -48,6 +48,12 @@ class OptimizerConfig(BaseModel, frozen=True, extra="forbid", allow_inf_nan=Fals
         default=None, description="Muon for convolutions and hidden linear layers, SGD for the rest; null: SGD for all."
     )
 
+    @model_validator(mode="after")
+    def _nesterov_has_momentum(self) -> Self:
+        if self.nesterov and not self.momentum:
+            raise ValueError("nesterov needs momentum: raise optimizer.momentum, or set optimizer.nesterov=false")
+        return self
+
 
 class InitConfig(BaseModel, frozen=True, extra="forbid"):
     """What a run starts from in place of fresh weights."""
@@ -115,6 +121,8 @@ class TrainConfig(BaseModel, frozen=True, extra="forbid", allow_inf_nan=False):
             raise ValueError("a run from a given network has no members and no pretrain: choose another recipe")
         if self.model.arch == "ensemble" and self.model.heads != len(self.model.members):
             raise ValueError("an ensemble has one head a member: leave model.heads as it is")
+        if self.objective.base.name == "drt" and self.model.arch != "ensemble":
+            raise ValueError("drt trains the members of an ensemble together: use the recipe of a drt")
         if self.whitening and self.model.arch in ("ensemble", "denoised"):
             raise ValueError("whitening is for one network: whiten the members or the classifier by themselves")
         if self.whitening and (self.init is not None or self.pretrain is not None):

@@ -274,6 +274,8 @@ def test_settings_of_what_a_run_starts_from():
         ("sigma=-1", "Setting sigma cannot be -1"),
         ("model.heads=1", "circular teaching needs at least 2 heads"),
         ("precision=int8", "Setting precision cannot be 'int8'"),
+        ('optimizer={"nesterov": true, "momentum": 0}', "raise optimizer.momentum, or set optimizer.nesterov=false"),
+        ('objective={"base": {"name": "drt"}}', "drt trains the members of an ensemble together"),
         ("optimizer.lr=Infinity", "Setting optimizer.lr cannot be inf"),
         ("optimizer.weight_decay=1e400", "Setting optimizer.weight_decay cannot be inf"),
         ("seed=9223372036854775808", "Setting seed cannot be 9223372036854775808"),
