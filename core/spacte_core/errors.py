@@ -41,7 +41,7 @@ def optional_package(module: str, extra: str) -> Any:
         ) from error
 
 
-def reason(error: Exception) -> str:
+def reason(error: BaseException) -> str:
     """What another package's error says, on one line and after its type, as a part of a sentence."""
     return " ".join(f"{type(error).__name__}: {error}".split())
 

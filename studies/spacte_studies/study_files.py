@@ -31,7 +31,17 @@ class StudyFileError(UserError):
 
 
 class _Part(BaseModel):
-    model_config = ConfigDict(extra="forbid")
+    model_config = ConfigDict(extra="forbid", allow_inf_nan=False)
+
+
+class _Loader(yaml.SafeLoader):
+    """YAML in which a key may stand once: of two, only the last would be seen."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        keys = [key.value for key, _ in node.value]
+        if twice := next((key for key in keys if keys.count(key) > 1), None):
+            raise yaml.constructor.ConstructorError(None, None, f"{twice} stands there twice", node.start_mark)
+        return super().construct_mapping(node, deep)
 
 
 class CertifyPart(_Part):
@@ -47,7 +57,7 @@ class CertifyPart(_Part):
 class CellPart(_Part):
     """A row of the table."""
 
-    name: str = Field(min_length=1, description="What the row is called; unique for a sigma.")
+    name: str = Field(min_length=1, max_length=150, description="What the row is called; unique for a sigma.")
     recipe: str = Field(description="As `spacte recipes` lists it, or of a package's entry point `spacte.recipes`.")
     sigma: float = Field(ge=SIGMA_LEAST, le=SIGMA_MOST, description="Noise level in units of [0, 1] pixels.")
     set: dict[str, Any] = Field(default_factory=dict[str, Any], description="Overrides, as `spacte train --set`.")
@@ -70,7 +80,7 @@ def read_study(path: Path) -> Table:
         StudyFileError: it cannot be read, or a field is not as it should be.
     """
     try:
-        found = _of_python(path) if path.suffix == ".py" else yaml.safe_load(path.read_text())
+        found = _of_python(path) if path.suffix == ".py" else yaml.load(path.read_text(), _Loader)  # noqa: S506
         study = StudyPart.model_validate(found)
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
@@ -88,7 +98,10 @@ def read_study(path: Path) -> Table:
     settings = tuple(_setting(path.stem, cell, protocol) for cell in study.cells)
     names = [setting.folder_name(0) for setting in settings]
     if twice := {name for name in names if names.count(name) > 1}:
-        raise StudyFileError(f"{path}: two cells are called {min(twice)!r}: give each a name of its own.")
+        raise StudyFileError(
+            f"{path}: two cells are called {min(twice)!r}: give each a name of its own, in whose folder's name only "
+            "letters from A to Z and digits count."
+        )
     return Table(study.title, settings, tuple(study.seeds))
 
 
@@ -96,7 +109,7 @@ def _of_python(path: Path) -> object:
     """What the file assigns to STUDY."""
     try:
         names = runpy.run_path(str(path))
-    except Exception as error:  # a user's own code
+    except (Exception, SystemExit) as error:  # a user's own code, perhaps one that takes our options for its own
         raise StudyFileError(f"{path} cannot be run: {reason(error)}") from error
     if "STUDY" not in names:
         raise StudyFileError(f"{path} assigns nothing to STUDY: let it be a dictionary, as a YAML file has it.")

@@ -116,10 +116,15 @@ def pgd_jeong(
 
 
 def _fraction(value: object) -> object:
-    return float(Fraction(value)) if isinstance(value, str) else value
+    if not isinstance(value, str):
+        return value
+    try:
+        return float(Fraction(value))
+    except (ZeroDivisionError, OverflowError) as error:
+        raise ValueError("no such number: write it like 255/256 or 0.5") from error
 
 
-class Pgd(BaseModel, frozen=True, extra="forbid"):
+class Pgd(BaseModel, frozen=True, extra="forbid", allow_inf_nan=False):
     """SmoothAdv's attack as part of an objective."""
 
     variant: Literal["salman", "jeong"] = "salman"

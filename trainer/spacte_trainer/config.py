@@ -11,7 +11,7 @@ from pydantic import BaseModel, Field, ValidationError, model_validator
 from spacte_core.data.base import DataConfig
 from spacte_core.errors import UserError
 from spacte_core.hardware import NO_BF16, computes_bf16, has_bf16
-from spacte_core.models import ModelConfig
+from spacte_core.models import ModelConfig, ensemble_of
 
 from .objectives import Objective
 from .schedules import GrowingCrops, OneCycleSchedule, StepSchedule
@@ -19,12 +19,15 @@ from .schedules import GrowingCrops, OneCycleSchedule, StepSchedule
 SIGMA_LEAST, SIGMA_MOST = 0.001, 10
 """Noise levels that can be trained with. Chosen: a quarter of a grey level, and ten times the range of pixels."""
 
+THREADS_MOST = 1_024
+"""Threads of a CPU that can be asked for. Chosen: more than the cores of any machine that this is run on."""
+
 
 class ConfigError(UserError):
     """A setting that does not exist or cannot be; the message is one sentence that names the remedy."""
 
 
-class MuonConfig(BaseModel, frozen=True, extra="forbid"):
+class MuonConfig(BaseModel, frozen=True, extra="forbid", allow_inf_nan=False):
     """Muon (METHODS section 10); the defaults are those of the CIFAR-10 speed record, for batches of 2,000."""
 
     lr: float = Field(
@@ -34,7 +37,7 @@ class MuonConfig(BaseModel, frozen=True, extra="forbid"):
     steps: int = Field(default=3, ge=1, le=20, description="Newton-Schulz steps of an orthogonalisation.")
 
 
-class OptimizerConfig(BaseModel, frozen=True, extra="forbid"):
+class OptimizerConfig(BaseModel, frozen=True, extra="forbid", allow_inf_nan=False):
     """SGD; the defaults are SPACTE's (METHODS 3.7)."""
 
     lr: float = Field(default=0.1, gt=0, description="Peak learning rate.")
@@ -44,6 +47,12 @@ class OptimizerConfig(BaseModel, frozen=True, extra="forbid"):
     muon: MuonConfig | None = Field(
         default=None, description="Muon for convolutions and hidden linear layers, SGD for the rest; null: SGD for all."
     )
+
+    @model_validator(mode="after")
+    def _nesterov_has_momentum(self) -> Self:
+        if self.nesterov and not self.momentum:
+            raise ValueError("nesterov needs momentum: raise optimizer.momentum, or set optimizer.nesterov=false")
+        return self
 
 
 class InitConfig(BaseModel, frozen=True, extra="forbid"):
@@ -55,7 +64,7 @@ class InitConfig(BaseModel, frozen=True, extra="forbid"):
     split: str | None = Field(default=None, description="Module at which heads begin; null: as usual for its family.")
 
 
-class TrainConfig(BaseModel, frozen=True, extra="forbid"):
+class TrainConfig(BaseModel, frozen=True, extra="forbid", allow_inf_nan=False):
     """A whole training run. The same configuration on the same machine gives the same weights."""
 
     recipe: str = Field(description="The recipe it came from.")
@@ -63,16 +72,13 @@ class TrainConfig(BaseModel, frozen=True, extra="forbid"):
     data: DataConfig
     model: ModelConfig
     objective: Objective
-    sigma: float = Field(
-        ge=SIGMA_LEAST, le=SIGMA_MOST, allow_inf_nan=False, description="Noise sd in units of [0, 1] pixels."
-    )
+    sigma: float = Field(ge=SIGMA_LEAST, le=SIGMA_MOST, description="Noise sd in units of [0, 1] pixels.")
     optimizer: OptimizerConfig = OptimizerConfig()
     schedule: Annotated[StepSchedule | OneCycleSchedule, Field(discriminator="name")] = StepSchedule()
     ema: float = Field(
         default=0.0,
         ge=0,
         lt=1,
-        allow_inf_nan=False,
         description="Decay, per step, of a moving average of the weights that is kept in their place; 0: none.",
     )
     whitening: bool = Field(
@@ -83,12 +89,15 @@ class TrainConfig(BaseModel, frozen=True, extra="forbid"):
     )
     epochs: int = Field(ge=1)
     batch: int = Field(default=256, ge=1, description="Images a loader batch; the objective cuts it into steps.")
-    seed: int = Field(default=666, ge=0)
+    seed: int = Field(default=666, ge=0, lt=2**63)
     precision: Literal["auto", "float32", "bf16"] = Field(
         default="auto", description="bf16: autocast, weights and losses in float32; auto: where the hardware has it."
     )
     threads: int | None = Field(
-        default=None, ge=1, description="Of a CPU (None: all cores); sums depend on their number in the last digit."
+        default=None,
+        ge=1,
+        le=THREADS_MOST,
+        description="Of a CPU (None: all cores); sums depend on their number in the last digit.",
     )
     channels_last: bool = True
     compile: bool | Literal["auto"] = Field(
@@ -106,10 +115,14 @@ class TrainConfig(BaseModel, frozen=True, extra="forbid"):
     def _fits_together(self) -> Self:
         if self.members > 1 and self.pretrain is not None:
             raise ValueError("members and pretrain exclude each other: give the members to pretrain")
+        if self.pretrain is not None and self.model != self.pretrain.trained_model:
+            raise ValueError("the run and its pretrain have other networks: change pretrain.model like model")
         if self.init is not None and (self.members > 1 or self.pretrain is not None):
             raise ValueError("a run from a given network has no members and no pretrain: choose another recipe")
         if self.model.arch == "ensemble" and self.model.heads != len(self.model.members):
             raise ValueError("an ensemble has one head a member: leave model.heads as it is")
+        if self.objective.base.name == "drt" and self.model.arch != "ensemble":
+            raise ValueError("drt trains the members of an ensemble together: use the recipe of a drt")
         if self.whitening and self.model.arch in ("ensemble", "denoised"):
             raise ValueError("whitening is for one network: whiten the members or the classifier by themselves")
         if self.whitening and (self.init is not None or self.pretrain is not None):
@@ -123,6 +136,11 @@ class TrainConfig(BaseModel, frozen=True, extra="forbid"):
                 "circular teaching needs at least 2 heads and 2 epochs: raise them, or set objective.teaching=null"
             )
         return self
+
+    @property
+    def trained_model(self) -> ModelConfig:
+        """The network that the run leaves: `model`, or the ensemble of its members."""
+        return ensemble_of((self.model,) * self.members) if self.members > 1 else self.model
 
 
 def rate_setting(config: TrainConfig) -> str:
@@ -167,51 +185,86 @@ def resolve_precision(config: TrainConfig, device: torch.device) -> TrainConfig:
 
 
 SHARED = ("data", "sigma", "seed")
-"""Fields that a run and its `pretrain` have in common."""
+"""Fields that a run and its `pretrain` have in common; also `model`, where it is the same network."""
 
 
 def override(config: TrainConfig, changes: Mapping[str, object]) -> TrainConfig:
     """The configuration with fields such as `{"model.heads": 3}` replaced, checked as a whole.
 
     Changing `epochs` moves what waits for an epoch in proportion, unless it is changed too: the drops of a step
-    schedule, and the start of a method's deferred term. A `SHARED` field is changed in `pretrain` as well.
+    schedule, and the start of a method's deferred term. A `SHARED` field is changed in `pretrain` as well, unless that
+    one's own (`pretrain.seed`) is given. A whole setting is replaced before its parts, in whichever order they come.
 
     Raises:
         ConfigError: a field does not exist or a value does not fit it.
     """
+    raw = _changed(config, changes)
+    try:
+        found = TrainConfig.model_validate(raw)
+    except ValidationError as error:
+        raise ConfigError(_sentence(error)) from error
+    if misread := _misread(raw, found.model_dump()):
+        raise ConfigError(f"Setting {misread} is a number: give it one, and neither true nor false.")
+    return found
+
+
+def _changed(config: TrainConfig, changes: Mapping[str, object], prefix: str = "") -> dict[str, Any]:
+    """The fields of the configuration, and of its `pretrain`, after `changes`; nothing is checked yet."""
     derived: dict[str, object] = {}
     epochs = changes.get("epochs")
     if isinstance(epochs, int | float | str):
-        with suppress(ValueError, OverflowError):  # what is no number is refused below
+        with suppress(ValueError, OverflowError):  # what is no number is refused later
             ratio = int(epochs) / config.epochs
             derived["schedule"] = config.schedule.stretched(ratio)
             derived["objective.base"] = config.objective.base.stretched(ratio)
-    if config.pretrain is not None:
-        shared = {key: value for key, value in changes.items() if key.split(".")[0] in SHARED}
-        derived["pretrain"] = override(config.pretrain, shared)
+    if (before := config.pretrain) is not None and "pretrain" not in changes:
+        common = (*SHARED, "model") if before.trained_model == before.model == config.model else SHARED
+        shared = {key: value for key, value in changes.items() if key.split(".")[0] in common}
+        own = {key.removeprefix("pretrain."): value for key, value in changes.items() if key.startswith("pretrain.")}
+        derived["pretrain"] = _changed(before, shared | own, f"{prefix}pretrain.")
+        changes = {key: value for key, value in changes.items() if not key.startswith("pretrain.")}
     raw = config.model_dump()
-    for name, value in (derived | dict(changes)).items():
-        _assign(raw, name, value.model_dump() if isinstance(value, BaseModel) else value)
-    try:
-        return TrainConfig.model_validate(raw)
-    except ValidationError as error:
-        first = error.errors()[0]
-        where = ".".join(map(str, first["loc"]))
-        reason = first["msg"].removeprefix("Value error, ")
-        whole = isinstance(first["input"], dict | BaseModel)
+    parts_last = sorted(changes.items(), key=lambda change: change[0].count("."))
+    for name, value in (*derived.items(), *parts_last):
+        given = any(name.startswith(f"{whole}.") for whole in changes)
+        _assign(raw, name, value.model_dump() if isinstance(value, BaseModel) else value, prefix, within_given=given)
+    return raw
+
+
+def _sentence(error: ValidationError) -> str:
+    """The first fault that was found."""
+    first = error.errors()[0]
+    where = ".".join(map(str, first["loc"]))
+    if first["type"] == "missing":
+        return f"Setting {where} is missing: give it a value."
+    if first["type"] == "extra_forbidden":
+        return f"There is no setting {where!r}: leave it out."
+    reason = first["msg"].removeprefix("Value error, ")
+    if isinstance(first["input"], dict | BaseModel):
+        said = f"The settings of {where} do not fit together" if where else "These settings do not fit together"
+    else:
         said = f"Setting {where} cannot be {first['input']!r}"
-        if whole:
-            said = f"The settings of {where} do not fit together" if where else "These settings do not fit together"
-        raise ConfigError(f"{said}: {reason}.") from error
+    return f"{said}: {reason}."
+
+
+def _misread(given: object, taken: object, name: str = "") -> str | None:
+    """The first setting for which true or false was given and a number was taken, as pydantic does."""
+    if isinstance(given, Mapping) and isinstance(taken, Mapping):
+        parts = (_misread(value, taken[key], f"{name}.{key}") for key, value in given.items() if key in taken)
+        return next(filter(None, parts), None)
+    number = isinstance(taken, int | float) and not isinstance(taken, bool)
+    return name.removeprefix(".") if isinstance(given, bool) and number else None
 
 
 def parse_setting(text: str) -> tuple[str, object]:
     """A command line's `key=value`; the value is read as JSON where it is JSON, else as a string.
 
     Raises:
-        ConfigError: there is no `=`.
+        ConfigError: there is no `=`, or nothing before it.
     """
     key, equals, value = text.partition("=")
+    if not key.strip():
+        raise ConfigError(f"--set {text} names no setting: write --set KEY=VALUE.")
     if not equals:
         raise ConfigError(f"--set {text} has no value: write --set {text}=VALUE.")
     try:
@@ -220,18 +273,27 @@ def parse_setting(text: str) -> tuple[str, object]:
         return key.strip(), value
 
 
-def _assign(raw: dict[str, Any], name: str, value: object) -> None:
-    """Replace the field with a dotted name in nested dictionaries."""
+def _assign(raw: dict[str, Any], name: str, value: object, prefix: str, *, within_given: bool) -> None:
+    """Replace the field with a dotted name in nested dictionaries.
+
+    `prefix` is what errors say before the name; what is given whole (`within_given`) leaves out what has a default.
+    """
     *parents, last = name.split(".")
     level: Any = raw
     for parent in parents:
         level = level.get(parent) if isinstance(level, dict) else None
         if level is None and parent == parents[-1]:
-            whole = ".".join(parents)
+            whole = prefix + ".".join(parents)
             raise ConfigError(
-                f"There is no setting {name!r} where {whole} is not set: write {whole}='{{\"{last}\": ...}}'."
+                f"There is no setting {prefix + name!r} where {whole} is not set: write {whole}='{{\"{last}\": ...}}'."
             )
-    if not isinstance(level, dict) or (level and last not in level):  # in {} everything has its default
+    if not isinstance(level, dict) or (last not in level and not within_given):
         siblings = f": the fields here are {', '.join(level)}" if isinstance(level, dict) else ""
-        raise ConfigError(f"There is no setting {name!r}{siblings}.")
+        raise ConfigError(f"There is no setting {prefix + name!r}{siblings}.")
+    if last == "name" and parents and level.get("name", value) != value:  # its other fields would stay
+        whole = prefix + ".".join(parents)
+        raise ConfigError(
+            f"Setting {prefix + name} cannot be changed alone, as another one has other settings: write "
+            f"{whole}='{json.dumps({'name': value})}', with those that it needs."
+        )
     level[last] = value

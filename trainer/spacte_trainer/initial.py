@@ -3,7 +3,6 @@
 import copy
 from pathlib import Path
 
-import torch
 from torch import nn
 
 from spacte_core.checkpoint import Checkpoint, CheckpointError, load_checkpoint, read_config
@@ -102,6 +101,11 @@ def _with_heads(checkpoint: Checkpoint, config: TrainConfig) -> MultiHeadNet:
             [net.heads[0], *(perturbed(copy.deepcopy(net.heads[0]), config.seed + k) for k in range(1, wanted))]
         )
     fresh = build(config.model)
-    with torch.no_grad():
+    try:
         fresh.load_state_dict(net.state_dict())
+    except RuntimeError as error:  # a line for each layer
+        raise CheckpointError(
+            f"{checkpoint.folder} is {checkpoint.config.model.arch}, with other layers than {config.model.arch}: "
+            "leave the settings of model as they are, or start from another checkpoint."
+        ) from error
     return fresh

@@ -60,6 +60,7 @@ class Trainer:
     ) -> None:
         """`start` gives the first weights in place of random ones; for the rest, and what is raised, see `train`."""
         check_fit(config.model, train_data)
+        check_padding(config, train_data)
         check_batch(config, len(train_data), group.size)
         if config.threads is not None:
             torch.set_num_threads(config.threads)
@@ -239,6 +240,16 @@ def check_batch(config: TrainConfig, images: int, workers: int) -> None:
     if batch // workers < steps:
         shared = f"shared by {workers} workers and cut into {steps}" if workers > 1 else f"cut into {steps}"
         raise ConfigError(f"A batch of {batch} images cannot be {shared}: raise --set batch, or add images.")
+
+
+def check_padding(config: TrainConfig, data: ImageData) -> None:
+    """Raise ConfigError where a padded crop may hold nothing of its image."""
+    height, width = data.input_shape[1:]
+    if config.data.kind != "imagenet" and config.data.crop >= min(height, width):
+        raise ConfigError(
+            f"A padding of {config.data.crop} pixels leaves nothing of some images of {height} x {width}: "
+            "lower --set data.crop."
+        )
 
 
 def _compiled(config: TrainConfig, net: MultiHeadNet, one_gpu: bool) -> bool:

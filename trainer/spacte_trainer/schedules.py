@@ -46,7 +46,7 @@ def warmup(epoch: int, warmup_epochs: int) -> float:
     return min(1.0, epoch / warmup_epochs) if warmup_epochs else 1.0
 
 
-class StepSchedule(BaseModel, frozen=True, extra="forbid"):
+class StepSchedule(BaseModel, frozen=True, extra="forbid", allow_inf_nan=False):
     """The rate falls to `factor` of itself right after each of the (1-based) epochs in `drops_after`."""
 
     name: Literal["step"] = "step"
@@ -62,7 +62,7 @@ class StepSchedule(BaseModel, frozen=True, extra="forbid"):
         return self.model_copy(update={"drops_after": tuple(max(1, round(ratio * drop)) for drop in self.drops_after)})
 
 
-class OneCycleSchedule(BaseModel, frozen=True, extra="forbid"):
+class OneCycleSchedule(BaseModel, frozen=True, extra="forbid", allow_inf_nan=False):
     """Up in a straight line from `start` of the peak, during the first `rise` of the run, then down to zero.
 
     It reaches in a few epochs what steps reach in many; ours, for runs sized for a CPU (after L. Smith,
@@ -85,7 +85,7 @@ class OneCycleSchedule(BaseModel, frozen=True, extra="forbid"):
         return self
 
 
-class GrowingCrops(BaseModel, frozen=True, extra="forbid"):
+class GrowingCrops(BaseModel, frozen=True, extra="forbid", allow_inf_nan=False):
     """Crops of `side` pixels at first, larger from time to time, and the whole image from `until` on.
 
     A run ends with images whole: its last epoch has them, however few it has.

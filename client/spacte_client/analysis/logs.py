@@ -1,13 +1,13 @@
 """Reading certification logs: the field's tab-separated files, and the records of this service's jobs.
 
 The field's columns are `idx label predict radius correct time` (Cohen et al. 2019), where `predict` is -1 for
-an abstention, `correct` is 0 or 1, and `time` is `h:mm:ss.micro` or seconds. A first line of names says where each
-column is; commas or spaces may stand for tabs. A file whose first character is `{` is read as NDJSON: one
-`CertificateRecord` or `ErrorRecord` a line.
+an abstention, `correct` is 0 or 1, and `time` is `h:mm:ss.micro` or seconds. A first line of names, perhaps after `#`,
+says where each column is; commas or spaces may stand for tabs. A file whose first character is `{` is read as NDJSON:
+one `CertificateRecord` or `ErrorRecord` a line.
 """
 
+import csv
 import json
-import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -17,6 +17,9 @@ from spacte_client._exceptions import SpacteError
 from .accuracy import Row, Run, Votes
 
 COLUMNS = ("idx", "label", "predict", "radius", "correct", "time")
+RADIUS_MOST = 1e6
+"""Chosen: doubles prove at most some forty sigma, also where pixels are from 0 to 255."""
+
 SUFFIXES = (".csv", ".json", ".jsonl", ".log", ".ndjson", ".tsv", ".txt")
 
 
@@ -42,12 +45,13 @@ def read_log(path: str | Path, name: str | None = None) -> Run:
     rows: dict[int, Row] = {}
     errored = 0
     for number, line in enumerate(text.splitlines(), 1):
-        if not line.strip() or line.lstrip().startswith("#"):
-            continue
         if not ndjson and (named := _header(line)):
             columns = named
-            if missing := [name for name in COLUMNS[:-1] if name not in columns]:
-                raise LogError(f"{path} has no column {missing[0]}; pass a log with the columns {' '.join(COLUMNS)}.")
+            if wrong := [name for name in COLUMNS[:-1] if columns.count(name) != 1]:
+                has = "has no column" if wrong[0] not in columns else "names more than once the column"
+                raise LogError(f"{path} {has} {wrong[0]}; pass a log with the columns {' '.join(COLUMNS)}.")
+            continue
+        if not line.strip() or line.lstrip().startswith("#"):
             continue
         try:
             row = _ndjson_row(line) if ndjson else _tsv_row(line, columns)
@@ -82,16 +86,24 @@ def seconds(text: str) -> float:
 
 
 def _fields(line: str) -> list[str]:
-    """The fields of a line between tabs, else between commas, else between spaces."""
+    """The fields of a line between tabs, else between commas, perhaps in quotes, else between spaces."""
     if "\t" in line:
         return [field.strip() for field in line.split("\t")]
-    return [field.strip() for field in line.split(",")] if line.count(",") >= len(COLUMNS) - 2 else line.split()
+    if line.count(",") < len(COLUMNS) - 2:
+        return line.split()
+    try:
+        return [field.strip() for field in next(csv.reader([line], skipinitialspace=True))]
+    except csv.Error:  # a field of millions of characters
+        return []
 
 
 def _header(line: str) -> tuple[str, ...]:
-    """The names of the columns, where the line is one of names; else empty."""
-    names = tuple(name.strip("\"'").lower() for name in _fields(line))
+    """The names of the columns, where the line is one of names; else empty. After `#` all have to be there."""
+    shown = line.strip()
+    names = tuple(name.strip("\"'").lower() for name in _fields(shown.lstrip("# \t")))
     names = tuple("idx" if name == "index" else name for name in names)
+    if shown.startswith("#"):
+        return names if names and names[0] in COLUMNS and set(COLUMNS[:-1]) <= set(names) else ()
     return names if {"idx", "label"} <= set(names) else ()
 
 
@@ -101,20 +113,26 @@ def _tsv_row(line: str, columns: Sequence[str]) -> Row:
     if not set(COLUMNS[:-1]) <= found.keys():
         raise ValueError(f"{len(fields)} columns")
     label, predict = int(found["label"]), -1 if found["predict"].upper() == "ABSTAIN" else int(found["predict"])
-    radius, correct = float(found["radius"]), int(found["correct"])
-    if correct not in (0, 1) or not (math.isfinite(radius) and radius >= 0):
-        raise ValueError(f"radius {found['radius']}, correct {found['correct']}")
-    _check_answer(label, predict, correct)
-    time = found.get("time")
-    return Row(int(found["idx"]), label, predict, radius, correct == 1, seconds(time) if time else None)
+    radius, correct, time = float(found["radius"]), int(found["correct"]), found.get("time")
+    row = Row(int(found["idx"]), label, predict, radius, correct == 1, seconds(time) if time else None)
+    _check(row, correct)
+    return row
 
 
-def _check_answer(label: int, predict: int, correct: object) -> None:
-    """Raise ValueError where `correct`, if there is such a thing, is not what the classes say, or there is no class."""
-    if label < 0:
-        raise ValueError(f"label {label} is no class, and without one there is no accuracy")
-    if correct is not None and correct != (label == predict):
-        raise ValueError(f"correct {correct} contradicts label {label} and predict {predict}")
+def _check(row: Row, correct: object) -> None:
+    """Raise ValueError for what cannot be, and where `correct`, if it is there, is not what the classes say."""
+    if row.index < 0:
+        raise ValueError(f"index {row.index} is no image")
+    if row.label < 0:
+        raise ValueError(f"label {row.label} is no class, and without one there is no accuracy")
+    if row.predict < -1:
+        raise ValueError(f"predict {row.predict} is no class, and -1 an abstention")
+    if correct is not None and correct != (row.label == row.predict):
+        raise ValueError(f"correct {correct} contradicts label {row.label} and predict {row.predict}")
+    if not 0 <= row.radius <= RADIUS_MOST:
+        raise ValueError(f"radius {row.radius} cannot be")
+    if row.predict == -1 and row.radius > 0:
+        raise ValueError(f"radius {row.radius} contradicts an abstention")
 
 
 def _ndjson_row(line: str) -> Row | None:
@@ -124,10 +142,11 @@ def _ndjson_row(line: str) -> Row | None:
     if record.get("true_label") is None:
         raise ValueError("no true_label, without which there is no accuracy")
     label, predict = int(record["true_label"]), int(record["label"])
-    _check_answer(label, predict, record.get("correct"))
     elapsed = float(record["elapsed_ms"]) / 1000
     radius, votes = float(record["radius"]), _votes(record)
-    return Row(int(record["index"]), label, predict, radius, label == predict, elapsed, votes)
+    row = Row(int(record["index"]), label, predict, radius, label == predict, elapsed, votes)
+    _check(row, record.get("correct"))
+    return row
 
 
 def _votes(record: dict[str, Any]) -> Votes:

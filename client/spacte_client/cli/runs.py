@@ -18,6 +18,9 @@ from spacte_client.analysis.recertified import recertified
 from . import _options as opt
 from ._comparison import LEVELS, Comparison, print_comparison
 
+MOST_RADII = 1_000
+"""Of a grid. Chosen: more than anyone reads, and still computed in seconds."""
+
 Logs = Annotated[
     list[Path],
     typer.Argument(
@@ -111,7 +114,7 @@ def compare(
     tell(different_rules(runs))
     level = sigma or common_sigma(logs)
     if not radii:
-        radii = [round(i * level, 10) for i in range(4)] if step is None and level else radius_grid(runs, step or 0.25)
+        radii = [round(i * level, 10) for i in range(4)] if step is None and level else grid(runs, step or 0.25)
     noise = noise_of(runs, logs, sigma) if ecdf else None
     documents = [_document(run, radii, confidence, noise, classes=classes) for run in runs]
     if as_json:
@@ -124,6 +127,15 @@ def compare(
         return
     print_comparison(Comparison(runs, radii, pairs, confidence, noise, classes), form.value)
     tell(*unpaired)
+
+
+def grid(runs: list[Run], step: float) -> list[float]:
+    """Radii that many apart; raises BadParameter where that would be too many."""
+    if max(run.largest_radius for run in runs) / step > MOST_RADII:
+        raise typer.BadParameter(
+            f"{step:g} apart these radii are more than {MOST_RADII}: give a larger one.", param_hint="--step"
+        )
+    return radius_grid(runs, step)
 
 
 def tell(*sentences: str | None) -> None:

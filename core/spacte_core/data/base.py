@@ -19,6 +19,10 @@ MAX_UNREADABLE = 0.01
 """The share of unreadable images above which a data set is refused. Chosen: more is a damaged set, not a few files."""
 
 
+READY = ("digits", "cifar10", "cifar100", "mnist", "svhn", "imagenet")
+"""The sources whose images need no settings to be read."""
+
+
 class DataConfig(BaseModel):
     """Where the images come from and how they are augmented while training."""
 
@@ -61,6 +65,16 @@ class DataConfig(BaseModel):
     def _can_alternate(self) -> Self:
         if self.flip == "alternate" and self.kind == "imagenet":
             raise ValueError("images of imagenet are mirrored at random or not at all: set data.flip=true")
+        return self
+
+    @model_validator(mode="after")
+    def _can_convert(self) -> Self:
+        """What a set does not do with its images may not stand in the checkpoint, as if it had been done."""
+        named = {"image_size": self.image_size, "channels": self.channels, "enlarge": self.enlarge}
+        named |= {"convert": self.convert, "label_column": self.label_column}
+        given = [name for name, value in named.items() if value]
+        if given and self.kind in READY:
+            raise ValueError(f"images and labels of {self.kind} are taken as they are: leave out data.{given[0]}")
         return self
 
     @property

@@ -161,6 +161,13 @@ def test_a_distribution_needs_one_noise_level(spacte: Spacte, tmp_path: Path) ->
     assert (spacte("compare", *logs, "--ecdf").status, spacte("compare", *logs[:1], "--ecdf").status) == (2, 0)
 
 
+@pytest.mark.parametrize(("radius", "options"), [(0.5, ("--step", "1e-9")), (99_999.0, ())])
+def test_a_grid_of_millions_of_radii_is_refused(spacte: Spacte, tmp_path: Path, radius: float, options: Any) -> None:
+    found = spacte("compare", records(tmp_path, "a.ndjson", radius=radius), *options)
+    assert found.status == 2
+    assert "--step" in found.err
+
+
 @pytest.mark.slow
 def test_the_distribution_is_drawn(spacte: Spacte, tmp_path: Path) -> None:
     out = tmp_path / "ecdf.svg"
@@ -179,6 +186,9 @@ ROWS = "0\t3\t3\t0.5\t1\t0:00:12.345\n20\t7\t-1\t0.0\t0\t0:00:01\n"
         (HEAD + ROWS).replace("\t", ","),
         (HEAD + ROWS).replace("-1", "abstain").replace("idx", "Index"),
         "  # sigma = 0.25\n" + ROWS.replace("\t", "   "),
+        "# " + (HEAD + ROWS).replace("\t", " "),
+        "# idx predict label radius correct\n0 3 3 0.5 1\n20 -1 7 0.0 0\n",
+        '"idx","label","predict","radius","correct","time"\n"0","3","3","0.5","1","1 day, 0:00:01"\n20,7,-1,0,0,1\n',
         "idx\tpredict\tlabel\tp_lower\tcorrect\tradius\n0\t3\t3\t0.97\t1\t0.5\n20\t-1\t7\t0\t0\t0\n",
     ],
 )
@@ -186,6 +196,28 @@ def test_columns_are_read_where_the_first_line_names_them(tmp_path: Path, text: 
     (tmp_path / "a.log").write_text(text)
     run = read_log(tmp_path / "a.log")
     assert [(r.index, r.label, r.predict, r.radius) for r in run.rows] == [(0, 3, 3, 0.5), (20, 7, -1, 0.0)]
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        (HEAD + "-1\t3\t3\t0.5\t1\t1\n", "index -1 is no image"),
+        (HEAD + "0\t3\t-5\t0.0\t0\t1\n", "predict -5 is no class"),
+        (HEAD + "0\t3\t-1\t0.5\t0\t1\n", "radius 0.5 contradicts an abstention"),
+        (HEAD + "0\t3\t3\t1e308\t1\t1\n", "radius 1e[+]308 cannot be"),
+        ("idx\tlabel\tpredict\tradius\tradius\tcorrect\n0\t3\t3\t0.5\t0.7\t1\n", "more than once the column radius"),
+    ],
+)
+def test_what_no_certification_writes_is_refused(tmp_path: Path, text: str, says: str) -> None:
+    (tmp_path / "a.log").write_text(text)
+    with pytest.raises(LogError, match=says):
+        read_log(tmp_path / "a.log")
+
+
+@pytest.mark.parametrize("radius", [float("nan"), -0.5])
+def test_a_record_whose_radius_cannot_be_is_refused(tmp_path: Path, radius: float) -> None:
+    with pytest.raises(LogError, match=r"a\.ndjson, line 1, .* cannot be"):
+        read_log(records(tmp_path, "a.ndjson", radius=radius))
 
 
 def test_a_log_without_a_column_or_a_class_is_refused(tmp_path: Path) -> None:

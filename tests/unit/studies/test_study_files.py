@@ -63,6 +63,11 @@ def test_the_name_of_a_row_is_one_cell_of_a_table(tmp_path: Path) -> None:
         ("title: x\nseeds: [true]\ncells: [{name: a, recipe: r, sigma: 1}]", "seeds"),
         ("title: x\nseeds: [2024-13-45]\ncells: []", "cannot be read as a study"),
         ("title: x\ncells: [{name: a, recipe: r, sigma: 1, set: {sigma: 2}}]", "sigma is no setting"),
+        ("title: x\ncells: [{name: a, recipe: r, sigma: 1, set: {epochs: 2, epochs: 3}}]", "epochs stands there twice"),
+        ("title: x\ncells: []\ncells: [{name: a, recipe: r, sigma: 1}]", "cells stands there twice"),
+        ("title: x\ncells: [{name: a, recipe: r, sigma: 1, published: .inf}]", "published"),
+        (f"title: x\ncells: [{{name: {'a' * 300}, recipe: r, sigma: 1}}]", "at most 150"),
+        ("title: x\ncells: [{name: λ, recipe: r, sigma: 1}, {name: σ, recipe: r, sigma: 1}]", "letters from A to Z"),
         ("title: x\ncells: [{name: a, recipe: r, sigma: 1, set: {seed: 2}}]", "seed is no setting"),
     ],
 )
@@ -74,7 +79,13 @@ def test_what_is_no_study_is_one_sentence(tmp_path: Path, text: str, says: str) 
 
 
 @pytest.mark.parametrize(
-    ("text", "says"), [("STUDY = {", "SyntaxError"), ("1 / 0", "ZeroDivisionError"), ("TABLE = {}", "STUDY")]
+    ("text", "says"),
+    [
+        ("STUDY = {", "SyntaxError"),
+        ("1 / 0", "ZeroDivisionError"),
+        ("TABLE = {}", "STUDY"),
+        ("import sys; sys.exit(0)", "SystemExit"),
+    ],
 )
 def test_a_mistake_in_python_is_one_sentence(tmp_path: Path, text: str, says: str) -> None:
     (tmp_path / "x.py").write_text(text)

@@ -73,6 +73,13 @@ def test_a_checkpoint_of_ours_is_fine_tuned_with_more_heads(make_checkpoint: Any
     assert found.config.train["optimizer"]["lr"] == 0.01
 
 
+def test_a_checkpoint_of_other_layers_is_refused(make_checkpoint: Any, tmp_path: Path) -> None:
+    make_checkpoint(tmp_path / "one", heads=1)
+    options = ("--init", str(tmp_path / "one"), "--method", "gaussian", *FINE, "--out", str(tmp_path / "out"))
+    found = refusal(*options, "--set", "model.arch=cifar_resnet20")
+    assert "is digits_cnn, with other layers than cifar_resnet20" in found
+
+
 def test_a_library_s_network_is_trained_with_heads(tmp_path: Path) -> None:
     generator = np.random.default_rng(0)
     for split, count in (("train", 12), ("test", 4)):

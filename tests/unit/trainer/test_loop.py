@@ -175,6 +175,7 @@ def test_bf16_without_instructions_is_one_sentence(tmp_path: Path, monkeypatch: 
         ({"batch": 1}, ConfigError, "A batch of 1 images cannot be cut into 2: raise --set batch"),
         ({"model.arch": "cifar_resnet21"}, ConfigError, r"depth 6n\+2, not 21"),
         ({"model.arch": "vgg"}, ConfigError, "There is no architecture 'vgg'"),
+        ({"data.crop": 8}, ConfigError, r"leaves nothing of some images of 8 x 8: lower --set data\.crop"),
         ({"model.num_classes": 7}, DataError, r"model\.num_classes=10"),
         ({"model.input_shape": [1, 9, 9]}, DataError, r"model\.input_shape=\[1, 8, 8\]"),
     ],

@@ -1,5 +1,8 @@
 """Promises of the recipes: the published settings to the letter, complete configurations, checked overrides."""
 
+import math
+import re
+
 import pytest
 import torch
 
@@ -232,6 +235,31 @@ def test_shared_fields_reach_what_a_run_starts_from():
     assert config.pretrain.epochs == load_recipe("digits-drt-gaussian").pretrain.epochs  # type: ignore[union-attr]
 
 
+def test_what_a_run_starts_from_has_the_same_network():
+    recipe = load_recipe("cifar10-fast-spacte-consistency-0.25")
+    three = override(recipe, {"model.heads": 3}).pretrain
+    assert three is not None
+    assert three.model.heads == 3
+    single = {"model.heads": 1, "objective.teaching": None}
+    with pytest.raises(ConfigError, match=r"The settings of pretrain .* needs at least 2 heads"):
+        override(recipe, single)
+    assert override(recipe, single | {"pretrain.objective.teaching": None}).model.heads == 1
+    with pytest.raises(ConfigError, match=r"change pretrain\.model like model"):
+        override(recipe, {"pretrain.model.heads": 3})
+    with pytest.raises(ConfigError, match=r"change pretrain\.model like model"):
+        override(load_recipe("digits-drt-gaussian"), {"pretrain.members": 4})
+
+
+def test_settings_of_what_a_run_starts_from():
+    recipe = load_recipe("cifar10-resnet110-drt-gaussian-0.25")
+    before = override(recipe, {"pretrain.epochs": 30, "pretrain.seed": 3, "seed": 4}).pretrain
+    assert before is not None
+    assert before.schedule == StepSchedule(drops_after=(10, 20)), "the drops move in proportion there, too"
+    assert before.seed == 3
+    with pytest.raises(ConfigError, match=r"There is no setting 'pretrain\.epoch': the fields here are recipe"):
+        override(recipe, {"pretrain.epoch": 30})
+
+
 @pytest.mark.parametrize(
     ("setting", "sentence"),
     [
@@ -246,11 +274,67 @@ def test_shared_fields_reach_what_a_run_starts_from():
         ("sigma=-1", "Setting sigma cannot be -1"),
         ("model.heads=1", "circular teaching needs at least 2 heads"),
         ("precision=int8", "Setting precision cannot be 'int8'"),
+        ('optimizer={"nesterov": true, "momentum": 0}', "raise optimizer.momentum, or set optimizer.nesterov=false"),
+        ('objective={"base": {"name": "drt"}}', "drt trains the members of an ensemble together"),
+        ("optimizer.lr=Infinity", "Setting optimizer.lr cannot be inf"),
+        ("optimizer.weight_decay=1e400", "Setting optimizer.weight_decay cannot be inf"),
+        ("seed=9223372036854775808", "Setting seed cannot be 9223372036854775808"),
+        ("threads=100000", "Setting threads cannot be 100000"),
+        ("objective.teaching.lambda_last=true", "Setting objective.teaching.lambda_last is a number"),
+        ('objective.teaching={"lambda_last": true}', "Setting objective.teaching.lambda_last is a number"),
+        ("objective.teaching={}", "Setting objective.teaching.lambda_last is missing"),
+        ('objective.base={"name": ["gaussian"]}', "there is no method of that name"),
+        ("objective.base.name=macer", 'write objective.base=\'{"name": "macer"}\', with those that it needs'),
+        ("schedule.name=step", 'write schedule=\'{"name": "step"}\''),
+        ("data.image_size=4", "images and labels of digits are taken as they are: leave out data.image_size"),
+        ("data.label_column=coarse", "leave out data.label_column"),
     ],
 )
 def test_wrong_settings_are_named(setting: str, sentence: str):
-    with pytest.raises(ConfigError, match=sentence.replace(".", r"\.")):
+    with pytest.raises(ConfigError, match=re.escape(sentence)) as error:
         override(base(), dict([parse_setting(setting)]))
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf, -1.0])
+@pytest.mark.parametrize(
+    ("recipe", "setting"),
+    [
+        ("digits-consistency", "lbd"),
+        ("digits-consistency", "eta"),
+        ("digits-smoothmix", "eta"),
+        ("digits-smoothmix", "alpha"),
+        ("digits-smoothmix", "radius"),
+        ("digits-smoothadv", "attack.epsilon"),
+        ("digits-macer", "lbd"),
+        ("digits-macer", "beta"),
+        ("digits-macer", "gamma"),
+        ("digits-drt-gaussian", "rho1"),
+        ("digits-drt-gaussian", "rho2"),
+    ],
+)
+def test_strengths_are_finite_and_none_is_negative(recipe: str, setting: str, value: float):
+    with pytest.raises(ConfigError, match=rf"Setting objective\.base\.{re.escape(setting)} cannot be"):
+        override(load_recipe(recipe), {f"objective.base.{setting}": value})
+
+
+@pytest.mark.parametrize("fraction", ["1/0", "1e400"])
+def test_a_fraction_that_is_no_number_is_refused(fraction: str):
+    with pytest.raises(ConfigError, match="no such number: write it like 255/256"):
+        override(load_recipe("digits-smoothadv"), {"objective.base.attack.epsilon": fraction})
+
+
+def test_a_whole_setting_is_replaced_before_its_parts():
+    changes = dict(map(parse_setting, ["objective.teaching.cosine=0", 'objective.teaching={"lambda_last": 1}']))
+    teaching = override(base(), changes).objective.teaching
+    assert teaching is not None
+    assert (teaching.lambda_last, teaching.cosine) == (1, 0)
+
+
+def test_a_bare_off_of_yaml_is_off():
+    teaching = override(base(), {"objective.teaching.pace": False}).objective.teaching
+    assert teaching is not None
+    assert teaching.pace == "off"
 
 
 def test_a_part_of_a_setting_that_is_empty_is_set():
@@ -265,7 +349,9 @@ def test_what_does_not_fit_the_data_is_said_in_short():
         override(load_recipe("cifar10-fast-gaussian-0.25"), {"data.source": "imagenet:/x"})
 
 
-def test_a_setting_needs_a_value():
+def test_a_setting_needs_a_name_and_a_value():
+    with pytest.raises(ConfigError, match="write --set KEY=VALUE"):
+        parse_setting("=3")
     with pytest.raises(ConfigError, match="write --set seed=VALUE"):
         parse_setting("seed")
 

@@ -103,7 +103,7 @@ class Terms:
         return Terms(self.smoothed_ce_LB, per_sample_LB, self.scalars)
 
 
-class Method(BaseModel, ABC, frozen=True, extra="forbid"):
+class Method(BaseModel, ABC, frozen=True, extra="forbid", allow_inf_nan=False):
     """A base method and its hyper-parameters: noise -> forward -> what each head loses on each sample."""
 
     name: str

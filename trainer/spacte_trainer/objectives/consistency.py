@@ -24,8 +24,8 @@ class Consistency(Method, frozen=True):
 
     name: Literal["consistency"] = "consistency"
     draws: int = Field(default=2, ge=1, description="m")
-    lbd: float = Field(default=10.0, description="Weight of the divergence between the draws.")
-    eta: float = Field(default=0.5, description="Weight of the entropy of their mean.")
+    lbd: float = Field(default=10.0, ge=0, description="Weight of the divergence between the draws.")
+    eta: float = Field(default=0.5, ge=0, description="Weight of the entropy of their mean.")
     constant_mean: bool = Field(default=False, description="Hold pbar constant when differentiating.")
     attack: Pgd | None = Field(default=None, description="Take the noise around adversarial inputs.")
 

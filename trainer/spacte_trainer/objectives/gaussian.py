@@ -24,7 +24,6 @@ class Gaussian(Method, frozen=True):
         default=0.0,
         ge=0,
         lt=1,
-        allow_inf_nan=False,
         description="Share of each label that is spread over all classes; teachers judge by the plain loss.",
     )
 

@@ -31,7 +31,7 @@ class Macer(Method, frozen=True):
 
     name: Literal["macer"] = "macer"
     draws: int = Field(default=16, ge=1, description="k")
-    lbd: float = Field(default=12.0, description="Weight of the robustness term.")
+    lbd: float = Field(default=12.0, ge=0, description="Weight of the robustness term.")
     beta: float = Field(default=16.0, gt=0, description="Inverse temperature of the robustness term alone.")
     gamma: float = Field(default=8.0, gt=0, description="Hinge: samples beyond it drop out of that term.")
     defer_epochs: int = Field(default=0, ge=0, description="lbd is 0 up to and including this epoch.")

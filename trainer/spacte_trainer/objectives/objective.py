@@ -48,14 +48,14 @@ def method_class(name: object) -> type[Method]:
     if isinstance(name, str) and name in METHODS:
         return METHODS[name]
     points = {point.name: point for point in entry_points(group=ENTRY_POINTS)}
-    if name not in points:
+    if not isinstance(name, str) or name not in points:
         raise ValueError(f"there is no method of that name: choose from {', '.join([*METHODS, *points])}")
     try:
-        found = points[str(name)].load()
+        found = points[name].load()
     except Exception as error:  # another package's code
-        raise ValueError(f"{points[str(name)].value} cannot be loaded ({reason(error)})") from error
+        raise ValueError(f"{points[name].value} cannot be loaded ({reason(error)})") from error
     if not (isinstance(found, type) and issubclass(found, Method)):
-        where = points[str(name)].value
+        where = points[name].value
         raise ValueError(f"{where} is no subclass of spacte_trainer.objectives.Method")  # noqa: TRY004  for pydantic
     return found
 

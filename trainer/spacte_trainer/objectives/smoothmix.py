@@ -32,7 +32,7 @@ class SmoothMix(Method, frozen=True):
     steps: int = Field(default=4, ge=1, description="T of the attack.")
     alpha: float = Field(default=1.0, gt=0, description="L2 length of an attack step.")
     mix_step: int = Field(default=0, ge=0, description="Attack step at whose start the clean side is taken.")
-    eta: float = Field(default=5.0, description="Weight of the mixing loss.")
+    eta: float = Field(default=5.0, ge=0, description="Weight of the mixing loss.")
     warmup_epochs: int = Field(default=10, ge=0, description="s(t) = min(1, t / this).")
     radius: float | None = Field(default=None, gt=0, description="L2 radius of the adversary; None: free.")
     only_correct: bool = Field(default=True, description="Mix only samples that are classified correctly.")

@@ -1,10 +1,10 @@
 """How the losses of the heads become one loss: weighted, and under SPACTE by circular teaching."""
 
 import math
-from typing import Literal
+from typing import Annotated, Literal
 
 import torch
-from pydantic import BaseModel, Field
+from pydantic import BaseModel, BeforeValidator, Field
 from torch import Tensor, nn
 
 from spacte_core.models.multihead import unwrapped
@@ -14,7 +14,12 @@ from spacte_trainer.schedules import Pace, threshold
 from .base import Loss, Step, Terms
 
 
-class CircularTeaching(BaseModel, frozen=True, extra="forbid"):
+def _yaml_off(given: object) -> object:
+    """YAML reads `off` without quotes as false."""
+    return "off" if given is False else given
+
+
+class CircularTeaching(BaseModel, frozen=True, extra="forbid", allow_inf_nan=False):
     """SPACTE: each head is taught by the one before it, and the heads are kept apart.
 
         total = (1/L) sum_k (1/B) sum_b w[k,b] * (sum of the method's terms)[k,b] + L_cos
@@ -28,10 +33,8 @@ class CircularTeaching(BaseModel, frozen=True, extra="forbid"):
     """
 
     name: Literal["circular"] = "circular"
-    lambda_last: float = Field(
-        gt=0, le=20, allow_inf_nan=False, description="lambda_T, in nats of cross-entropy; a uniform guess has ln K."
-    )
-    pace: Pace = Field(
+    lambda_last: float = Field(gt=0, le=20, description="lambda_T, in nats of cross-entropy; a uniform guess has ln K.")
+    pace: Annotated[Pace, BeforeValidator(_yaml_off)] = Field(
         default="published",
         description="How the threshold gets from ln K to lambda_T: published (linear in 10^-lambda), linear, fixed (it "
         "is lambda_T throughout), or off (every weight is 1).",
@@ -42,7 +45,7 @@ class CircularTeaching(BaseModel, frozen=True, extra="forbid"):
     hard_weight: Literal["own", "teacher"] = Field(
         default="own", description="Whose loss the weight of a hard sample comes from: the head's, or its teacher's."
     )
-    cosine: float = Field(default=1.0, ge=0, allow_inf_nan=False, description="Coefficient of L_cos; 0 leaves it out.")
+    cosine: float = Field(default=1.0, ge=0, description="Coefficient of L_cos; 0 leaves it out.")
 
     def combine(self, net: nn.Module, terms: Terms, step: Step) -> Loss:
         """Weighted terms plus the cosine loss.
