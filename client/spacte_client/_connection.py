@@ -11,9 +11,10 @@ from urllib.request import getproxies, proxy_bypass
 
 import httpx2
 
+from . import environment
 from ._calls import Call
 from ._constants import BASE_URL_VARIABLE, KEPT_CONNECTIONS
-from ._exceptions import APIConnectionError, APIError, APIResponseError, APITimeoutError
+from ._exceptions import APIConnectionError, APIError, APIResponseError, APITimeoutError, InvalidArgumentError
 from ._problems import error_from_response
 from ._retries import Backoff
 from ._settings import Settings
@@ -26,11 +27,15 @@ _LIMITS = httpx2.Limits(max_connections=None, max_keepalive_connections=KEPT_CON
 
 
 class Connection:
-    """Sends calls and blocks until they are answered. Safe to use from several threads."""
+    """Sends calls and blocks until they are answered. Safe to use from several threads.
+
+    An `InvalidArgumentError` names the variables of the environment with which no connection can be set up.
+    """
 
     def __init__(self, settings: Settings, transport: httpx2.BaseTransport | None = None) -> None:
         self.settings = settings
-        self._http = httpx2.Client(headers=settings.headers(), transport=transport, limits=_LIMITS)
+        with _environment_blamed():
+            self._http = httpx2.Client(headers=settings.headers(), transport=transport, limits=_LIMITS)
         self.close = self._http.close
 
     def send(self, call: Call[T]) -> T:
@@ -59,7 +64,8 @@ class AsyncConnection:
 
     def __init__(self, settings: Settings, transport: httpx2.AsyncBaseTransport | None = None) -> None:
         self.settings = settings
-        self._http = httpx2.AsyncClient(headers=settings.headers(), transport=transport, limits=_LIMITS)
+        with _environment_blamed():
+            self._http = httpx2.AsyncClient(headers=settings.headers(), transport=transport, limits=_LIMITS)
         self.close = self._http.aclose
 
     async def send(self, call: Call[T]) -> T:
@@ -80,11 +86,22 @@ class AsyncConnection:
 
 
 @contextmanager
+def _environment_blamed() -> Generator[None]:
+    try:
+        yield
+    except (httpx2.InvalidURL, *environment.CAUSES) as error:
+        sentence = environment.sentence(error)
+        if sentence is None:
+            raise
+        raise InvalidArgumentError(sentence) from error
+
+
+@contextmanager
 def transport_errors(settings: Settings, call: Call[Any]) -> Generator[None]:
     """Turn what httpx2 raises while `call` is made into errors of this package that name the remedy."""
     try:
         yield
-    except (httpx2.TransportError, httpx2.DecodingError) as error:
+    except (httpx2.TransportError, httpx2.DecodingError, UnicodeError) as error:  # the last of a proxy's name
         raise _connection_error(error, settings.base_url, call.timeout_advice) from error
 
 
@@ -141,7 +158,7 @@ def _connection_error(error: Exception, address: str, timeout_advice: str) -> AP
     if isinstance(error, httpx2.TimeoutException):
         sent = isinstance(error, httpx2.ReadTimeout)
         return APITimeoutError(f"{address} did not answer in time; {timeout_advice}.", sent=sent)
-    if not isinstance(error, httpx2.ConnectError):
+    if not isinstance(error, httpx2.ConnectError | UnicodeError):
         reason = str(error) or type(error).__name__
         return APIConnectionError(f"The connection to {address} broke ({reason}); try again.")
     if "CERTIFICATE_VERIFY_FAILED" in str(error):

@@ -74,7 +74,7 @@ def _save(picture: Any) -> bytes:
         # With the turn that the camera asked for, which Pillow leaves out: the service is to see it as in the file.
         turn = {"exif": picture.getexif()} if callable(getattr(picture, "getexif", None)) else {}
         picture.save(file, format="PNG", **turn)
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except Exception as error:  # a damaged file that Pillow has yet to read fails in any way it likes
         raise InvalidArgumentError(
             f"The picture cannot be written as PNG ({error}); convert it first, e.g. with .convert('RGB')."
         ) from error

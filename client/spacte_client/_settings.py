@@ -65,6 +65,10 @@ def _base_url(text: str) -> str:
         url = httpx2.URL(text.strip())
     except httpx2.InvalidURL as error:
         raise InvalidArgumentError(f"The base URL {text!r} is malformed ({error}); {example}") from error
+    try:
+        url.raw_host.decode("ascii").encode("idna")  # as the system's resolver is asked
+    except UnicodeError as error:
+        raise InvalidArgumentError(f"The base URL {text!r} names no host ({error}); {example}") from error
     if url.scheme not in ("http", "https") or not url.host or url.query or url.fragment:
         raise InvalidArgumentError(f"The base URL {text!r} is not an http address; {example}")
     return str(url).rstrip("/")

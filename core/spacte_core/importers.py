@@ -63,6 +63,7 @@ def import_checkpoint(
         net, model = import_program(file, normalization or "none", dataset, arch=arch, size=size)
     else:
         net, model = import_state(read_state(file, format), format, normalization, dataset)
+    _check_defined(net.eval(), model, file)
     names = class_names or tuple(map(str, range(model.num_classes)))
     if len(names) != model.num_classes:
         raise CheckpointError(f"{file} has {model.num_classes} classes: give as many names, not {len(names)}.")
@@ -76,7 +77,19 @@ def import_checkpoint(
         dataset=dataset,
         preprocessing=stated or (IMAGENET if model.arch.startswith("imagenet") else None),
     )
-    return net.eval(), config
+    return net, config
+
+
+def _check_defined(net: MultiHeadNet, model: ModelConfig, file: Path) -> None:
+    """Raise CheckpointError where a network gives no defined logits on random pixels."""
+    dtype = torch.float32 if model.arch in ("exported", "onnx") else next(net.parameters()).dtype
+    x_BCHW = torch.rand(2, *model.input_shape, generator=torch.Generator().manual_seed(0), dtype=dtype)
+    with torch.no_grad():
+        defined = all(bool(z_BK.isfinite().all()) for z_BK in net(x_BCHW))
+    if not defined:
+        raise CheckpointError(
+            f"The network of {file} gives NaN or infinite logits: import one from before its training diverged."
+        )
 
 
 def read_state(file: Path, layout: Layout) -> dict[str, Tensor]:
@@ -88,7 +101,7 @@ def read_state(file: Path, layout: Layout) -> dict[str, Tensor]:
     content = read_weights(file)
     key = "net" if layout == "macer" else "state_dict"
     state = content.get(key, content) if isinstance(content, dict) else None  # a bare state dict is one, too
-    if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):
+    if not isinstance(state, dict) or not all(isinstance(k, str) and isinstance(v, Tensor) for k, v in state.items()):
         raise CheckpointError(f"{file} has no {key!r} with weights in it: choose the --format that it was saved in.")
     return state
 

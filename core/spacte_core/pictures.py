@@ -21,8 +21,9 @@ ORIENTATION = 0x0112
 """The EXIF tag that says how a camera was held (EXIF 2.32, 4.6.4); 1 is upright, 2 to 8 are turned or mirrored."""
 
 _PNG = b"\x89PNG\r\n\x1a\n"
-_BIT_DEPTH_AT = 24
-"""Where a PNG's IHDR chunk has the bits of a sample (PNG specification, 11.2.1)."""
+_BIT_DEPTH_AT, _COLOUR_TYPE_AT = 24, 25
+"""Where a PNG's IHDR chunk has the bits of a sample, and what samples there are (PNG specification, 11.2.1)."""
+_GREY_WITH_ALPHA = 4
 
 
 class PictureError(ValueError):
@@ -74,6 +75,8 @@ def read_picture(data: bytes, max_pixels: int | None = None) -> Picture:
         image.load()
         orientation = image.getexif().get(ORIENTATION, 1)
         transparent = has_transparent_pixels(image, data)
+        if image.mode == "RGBA" and data.startswith(_PNG) and data[_COLOUR_TYPE_AT] == _GREY_WITH_ALPHA:
+            image = image.convert("LA")  # Pillow has no such mode of 16 bits
     except Exception as error:  # a decoder fails in any way it likes on a damaged file
         raise PictureError("The image is truncated or damaged: save or upload it again.") from error
     if frames != 1:

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from pydantic import BaseModel, ConfigDict, Field
 
-from .pictures import Picture, PictureError, read_picture
+from .pictures import MAX_PIXELS, Picture, PictureError, read_picture
 
 Conversion = Literal["channels", "orientation", "depth", "transparency"]
 """What is changed in a picture only by name: grey to RGB, RGB to grey and CMYK to either; the turn that EXIF asks for;
@@ -133,7 +133,7 @@ def preprocess(
     image, converted = _with_channels(image, channels, names, size)
     steps = Steps(source_size, orientation, converted, bits, background)
     if size is not None and (asked.resize or image.size != (size[1], size[0])):
-        image, steps = _resized(image, steps, stated, asked, size, channels)
+        image, steps = _resized(image, steps, stated, asked, size, channels, max_pixels or MAX_PIXELS)
     pixels = np.asarray(image)
     pixels_CHW = pixels[np.newaxis] if pixels.ndim == 2 else np.ascontiguousarray(pixels.transpose(2, 0, 1))
     return pixels_CHW, None if steps.none else steps
@@ -208,7 +208,13 @@ def _with_channels(
 
 
 def _resized(
-    image: Image.Image, steps: Steps, stated: Preprocessing, asked: Asked, size: tuple[int, int], channels: int | None
+    image: Image.Image,
+    steps: Steps,
+    stated: Preprocessing,
+    asked: Asked,
+    size: tuple[int, int],
+    channels: int | None,
+    max_pixels: int,
 ) -> tuple[Image.Image, Steps]:
     height, width = size
     if not asked.resize:
@@ -222,6 +228,11 @@ def _resized(
         raise PictureError(
             f"The image has {image.height} x {image.width} pixels and would be enlarged to {scaled[0]} x {scaled[1]}, "
             "so that a radius would overstate the file's: ask for `enlarge`, or send a larger image."
+        )
+    if scaled[0] * scaled[1] > max(max_pixels, image.height * image.width):
+        raise PictureError(
+            f"The image has {image.height} x {image.width} pixels and would be scaled to {scaled[0]} x {scaled[1]} "
+            "before its centre is taken: crop it to a shape nearer the input's."
         )
     scaled_image = image
     if scaled != (image.height, image.width):

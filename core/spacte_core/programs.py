@@ -1,6 +1,5 @@
 """Any module as a `torch.export` program, and any such program or ONNX file as a network."""
 
-import copy
 import io
 from collections.abc import Sequence
 from pathlib import Path
@@ -12,7 +11,7 @@ from torch import Tensor, nn
 
 from .checkpoint import CheckpointConfig, CheckpointError
 from .models import ModelConfig, MultiHeadNet, Normalization
-from .models.adapters import LogitsOf
+from .models.adapters import LogitsOf, fails, frozen_copy, unusual
 from .models.exported import Program
 from .models.onnx_network import OnnxNetwork
 from .models.program_archive import ProgramError
@@ -43,7 +42,10 @@ def program_network(
         CheckpointError: it cannot be exported, is not one fixed function, or returns something else.
     """
     channels, height, width = input_shape
-    classifier = LogitsOf(copy.deepcopy(module)).eval().cpu().requires_grad_(requires_grad=False)
+    try:
+        classifier = LogitsOf(frozen_copy(module)).eval().cpu()
+    except TypeError as error:
+        raise CheckpointError(str(error)) from error
     classifier.to(memory_format=torch.contiguous_format)  # torch.export.save warns of others
     x_BCHW = torch.rand(_CHECKED_ROWS, channels, height, width, generator=torch.Generator().manual_seed(0))
     x_BCHW = x_BCHW.to(next((p.dtype for p in classifier.parameters() if p.is_floating_point()), torch.float32))
@@ -186,13 +188,11 @@ def _heads_of(classifier: nn.Module, x_BCHW: Tensor) -> list[Tensor]:
         with torch.no_grad():
             output = classifier(x_BCHW)
     except Exception as error:  # the module's own code fails in any way it likes
-        if isinstance(error, TypeError) and "logits" in str(error):
-            raise CheckpointError(str(error)) from error
-        raise CheckpointError(
-            f"The module fails on a batch of shape {list(x_BCHW.shape)} ({error}): correct input_shape or the module."
-        ) from error
+        raise CheckpointError(fails(x_BCHW, error)) from error
     logits = [output] if isinstance(output, Tensor) else list(output)
     classes_of(logits, "The module", len(x_BCHW))
+    if what := unusual(logits):
+        raise CheckpointError(what)
     if not all(bool(z_BK.isfinite().all()) for z_BK in logits):
         raise CheckpointError("The module gives NaN or infinite logits: train it, or load its weights.")
     return logits

@@ -12,6 +12,7 @@ GCS_PORT = 6379
 _OTHER_PORTS = {8265: "Ray's dashboard and Jobs API", 10001: "Ray Client"}
 _LEAST_PORT, _LAST_PORT = 1024, 65535  # as `ray.init` has them
 
+_HOST = r"[A-Za-z0-9_.-]+"
 _SCHEMES = {
     "http": "Ray's dashboard and Jobs API",
     "https": "Ray's dashboard and Jobs API",
@@ -57,19 +58,25 @@ def _is_ipv6(text: str) -> bool:
 def _checked(text: str) -> str:
     scheme, separator, rest = text.partition("://")
     if separator:
-        host = re.split(r"[:/?#]", rest.rpartition("@")[2])[0] or "HOST"
+        named = re.match(r"\[[0-9A-Fa-f:.]+\]|[^:/?#]+", rest.rpartition("@")[2])
+        host = named[0] if named else "HOST"
         what = _SCHEMES.get(scheme.lower())
         why = f"is for {what}" if what else "has a scheme, which a head's address has not"
-        raise RayAddressError(f"The Ray address {text!r} {why}: give the head's own, {host}:{GCS_PORT}.")
+        shown = re.sub("//.*@", "//...@", text)  # a password may be in it
+        raise RayAddressError(f"The Ray address {shown!r} {why}: give the head's own, {host}:{GCS_PORT}.")
+    if text.isdecimal():
+        raise RayAddressError(f"The Ray address {text!r} has no host: give HOST:{text}, auto or local.")
     if _is_ipv6(bare := text.removeprefix("[").removesuffix("]")):
-        raise RayAddressError(f"The Ray address {text!r} has no port: give [{bare}]:{GCS_PORT}.")
-    if re.fullmatch(r"[A-Za-z0-9_.-]+", text):
+        host, _, last = bare.rpartition(":")
+        host = host if last == str(GCS_PORT) and _is_ipv6(host) else bare
+        raise RayAddressError(f"The Ray address {text!r} has no port: give [{host}]:{GCS_PORT}.")
+    if re.fullmatch(_HOST, text):
         raise RayAddressError(f"The Ray address {text!r} has no port: give {text}:{GCS_PORT}, auto or local.")
-    found = re.fullmatch(r"([A-Za-z0-9_.-]+|\[[0-9A-Fa-f:.]+\]):([0-9]{1,9})", text)
+    found = re.fullmatch(rf"({_HOST}|\[[0-9A-Fa-f:.]+\]):([0-9]{{1,9}})", text)
     if found is None:
-        host, _, rest = re.split(r"[/,\s]", text.strip("\"'[]/"))[0].partition(":")
+        host, _, rest = re.split(r"[/,;\s]", text.strip("\"'[]/").rpartition("@")[2])[0].partition(":")
         port = re.match(r"[0-9]{4,5}", rest)
-        meant = f"{host or 'HOST'}:{port[0] if port else GCS_PORT}"
+        meant = f"{host if re.fullmatch(_HOST, host) else 'HOST'}:{port[0] if port else GCS_PORT}"
         raise RayAddressError(f"The Ray address {text!r} is not host:port: give {meant}, auto or local.")
     if not _LEAST_PORT <= int(found[2]) <= _LAST_PORT:
         raise RayAddressError(

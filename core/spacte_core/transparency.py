@@ -32,8 +32,9 @@ def _in_steps_of_pixels(
 ) -> int | tuple[int, ...] | bytes:
     """A tRNS colour as Pillow has spread the pixels; in the file it has other steps (PNG specification, 11.3.1.1)."""
     depth = data[_BIT_DEPTH_AT] if data.startswith(_PNG) else 8
-    if isinstance(transparent, tuple) and depth == 16:  # of which Pillow keeps the upper 8 bits
-        return tuple(level >> 8 for level in transparent)
+    most = (1 << depth) - 1  # a file states 16 bits, of which those of its pixels count
+    if isinstance(transparent, tuple):  # of 16 bits Pillow keeps the upper 8
+        return tuple((level & most) >> (8 if depth == 16 else 0) for level in transparent)
     if isinstance(transparent, int) and image.mode in ("1", "L"):
-        return min(transparent * 255 // ((1 << depth) - 1), 255)
+        return (transparent & most) * 255 // most
     return transparent

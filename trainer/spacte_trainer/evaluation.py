@@ -6,6 +6,7 @@ from pydantic import BaseModel, Field
 from spacte_core.data.base import ImageData, in_order, stream
 from spacte_core.errors import DataError
 from spacte_core.models import ModelConfig, MultiHeadNet
+from spacte_core.votes import votes_of
 
 from .objectives import SeededDraws
 
@@ -58,9 +59,9 @@ def accuracy(
         for _ in range(draws):
             x_BCHW = batch.x_BCHW + sigma * noise.normal(batch.x_BCHW.shape) if sigma else batch.x_BCHW
             z_LBK = torch.stack(net(x_BCHW)).float()
-            answers_LB = z_LBK.argmax(dim=2)
+            answers_LB = votes_of(z_LBK)
             right_L += (answers_LB == batch.y_B).sum(dim=1)
-            right += (z_LBK.sum(dim=0).argmax(dim=1) == batch.y_B).sum()
+            right += (votes_of(z_LBK.sum(dim=0)) == batch.y_B).sum()
             differing_pairs += (answers_LB[:, None] != answers_LB[None]).sum()
             inputs += len(batch.y_B)
     net.train(training)

@@ -42,16 +42,21 @@ def plot_runs(
     for run in runs:
         curve = curve_at(run, sorted({*radii, run.largest_radius}), confidence)  # so that it ends where the run does
         before = " " if run.name.startswith("_") else ""  # a legend leaves out what begins with _
-        label = f"{before}{run.name} (ACR {run.acr:.3f})"
+        label = f"{before}{_plain(run.name)} (ACR {run.acr:.3f})"
         x = curve.radii if sigma is None else [NormalDist().cdf(radius / sigma) for radius in curve.radii]
         (line,) = axes.plot(x, curve.values, label=label, drawstyle="steps-pre")
         axes.fill_between(x, curve.lows, curve.highs, step="pre", alpha=0.15, color=line.get_color(), linewidth=0)
     xlim, xlabel, ylabel = (0.0, end), "L2 radius", "certified accuracy"
     if sigma is not None:
         xlim, xlabel, ylabel = (0.5, 1.0), "proven probability of the true class, p", "share of images with at least p"
-    axes.set(xlim=xlim, ylim=(0, 1), xlabel=xlabel, ylabel=ylabel, title=title or "")
+    axes.set(xlim=xlim, ylim=(0, 1), xlabel=xlabel, ylabel=ylabel, title=_plain(title or ""))
     axes.grid(visible=True, linewidth=0.4, alpha=0.6)
     axes.legend(frameon=False)
     axes.text(1, 1.01, f"bands: {confidence:.0%} Clopper-Pearson", transform=axes.transAxes, ha="right", fontsize=7)
     for path in paths:
         figure.savefig(path, dpi=160)
+
+
+def _plain(text: str) -> str:
+    """A text as it is: between two dollars matplotlib would read a formula."""
+    return text.replace("$", r"\$")

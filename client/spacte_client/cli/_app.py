@@ -57,6 +57,9 @@ def _root(
 
 def main() -> None:
     """Run the command line; an error is one sentence on stderr and exit status 1, a usage error 2."""
+    for variable in ("COLUMNS", "LINES"):
+        if os.environ.get(variable, "").strip() == "0":  # of a terminal that has not been told its size
+            del os.environ[variable]
     try:
         for warning in warnings():
             typer.echo(f"Warning: {warning}", err=True)

@@ -1,6 +1,5 @@
 """Options that several commands share, and the client made from them."""
 
-import os
 import sys
 from collections.abc import Callable, Generator
 from contextlib import contextmanager
@@ -8,8 +7,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
-
-from spacte_client._exceptions import SpacteError
 
 if TYPE_CHECKING:
     from spacte_client._client import Client
@@ -81,19 +78,7 @@ def connect(base_url: str | None, api_key: str | None, timeout: float | None = N
     """The client for a command."""
     from spacte_client._client import Client
 
-    try:
-        return Client(base_url, api_key, timeout=timeout)
-    except SpacteError:
-        raise
-    except (ValueError, OSError, ImportError) as error:
-        suspects = ("ALL_PROXY", "HTTPS_PROXY", "HTTP_PROXY", "NO_PROXY", "SSL_CERT_FILE", "SSL_CERT_DIR")
-        found = [name for suspect in suspects for name in (suspect, suspect.lower()) if os.environ.get(name)]
-        if not found:
-            raise
-        raise typer.TyperException(
-            f"No connection can be set up with {' and '.join(found)} as the environment has it ({error}); "
-            "correct or unset it."
-        ) from error
+    return Client(base_url, api_key, timeout=timeout)
 
 
 def provided(**options: Any) -> dict[str, Any]:

@@ -66,6 +66,12 @@ def plot(
         ) from error
     except OSError as error:
         raise typer.TyperException(f"Cannot write {paths[0]}: {error.strerror}; check the folder.") from error
+    except Exception as error:  # matplotlib fails in any way it likes on what is set for it
+        why = " ".join(f"{type(error).__name__}: {error}".split()).rstrip(".")
+        raise typer.TyperException(
+            f"matplotlib cannot draw this ({why}); correct what is set for it, in a matplotlibrc or in the environment "
+            "(SOURCE_DATE_EPOCH, say)."
+        ) from error
     for path in paths:
         typer.echo(path)
 

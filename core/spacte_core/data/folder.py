@@ -9,6 +9,7 @@ All of it may lie in one folder more, as archives unpack.
 from pathlib import Path
 
 from spacte_core.errors import DataError
+from spacte_core.hidden_names import is_hidden
 
 from .base import DataConfig, Split
 from .decode import ImageCollector
@@ -53,7 +54,7 @@ def unwrapped(path: Path) -> Path:
 
 
 def _folders(path: Path) -> list[Path]:
-    return sorted(entry for entry in path.iterdir() if entry.is_dir() and not _is_hidden(entry.name))
+    return sorted(entry for entry in path.iterdir() if entry.is_dir() and not is_hidden(entry.name))
 
 
 def _is_image(path: Path) -> bool:
@@ -68,19 +69,12 @@ def class_files(path: Path) -> dict[str, list[Path]]:
     found = {}
     for folder in folders:
         files = sorted(
-            entry
-            for entry in folder.rglob("*")
-            if _is_image(entry) and not any(map(_is_hidden, entry.relative_to(folder).parts))
+            entry for entry in folder.rglob("*") if _is_image(entry) and not is_hidden(entry.relative_to(folder))
         )
         if not files:
             raise DataError(f"Class folder {folder} has no image: add some or remove the folder.")
         found[folder.name] = files
     return found
-
-
-def _is_hidden(name: str) -> bool:
-    """What notebooks, archivers and systems leave beside the images: `.ipynb_checkpoints`, `__MACOSX`, `._1.png`."""
-    return name.startswith((".", "@", "$")) or name in ("__MACOSX", "__pycache__", "lost+found")
 
 
 def class_names_of(path: Path) -> list[str]:

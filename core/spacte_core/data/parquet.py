@@ -16,6 +16,7 @@ import pyarrow.parquet as pq
 
 from spacte_core.columns import image_column, label_column, published_names
 from spacte_core.errors import DataError
+from spacte_core.hidden_names import is_hidden
 
 from .base import DataConfig, Split
 from .decode import ImageCollector
@@ -67,7 +68,7 @@ def _published_folder(path: Path) -> Path:
         if any(folder.glob("*.parquet")) or any(_files_of(folder, prefix) for prefix in splits):
             return folder
     found = [file for pattern in ("*/*.parquet", "*/*/*.parquet") for file in path.glob(pattern)]
-    inside = sorted({path / file.relative_to(path).parts[0] for file in found if not _is_hidden(file, path)})
+    inside = sorted({path / file.relative_to(path).parts[0] for file in found if not is_hidden(file.relative_to(path))})
     if len(inside) > 1:
         names = ", ".join(folder.name for folder in inside[:8])
         raise DataError(f"{path} holds several sets ({names}): name the folder of one after the colon.")
@@ -77,11 +78,7 @@ def _published_folder(path: Path) -> Path:
 def _files_of(folder: Path, prefix: str) -> list[Path]:
     """The files of a split, by their own names or by their folder's."""
     found = [*folder.glob(f"{prefix}*.parquet"), *folder.glob(f"{prefix}*/*.parquet")]
-    return sorted(file for file in found if not _is_hidden(file, folder))
-
-
-def _is_hidden(file: Path, folder: Path) -> bool:
-    return any(part.startswith(".") for part in file.relative_to(folder).parts)
+    return sorted(file for file in found if not is_hidden(file.relative_to(folder)))
 
 
 def _open(file: Path, config: DataConfig) -> tuple[Any, Any]:
@@ -155,4 +152,10 @@ def _class_names(files: list[Path], config: DataConfig) -> list[str]:
             raise DataError(f"{file} has no label: name the class's column with --label-column.")
         _check_labels(file, table, column)
         highest = max([highest, *table.column(column).unique().to_pylist()])
+    rows = sum(table.num_rows for _, table, _ in labels)
+    if highest >= rows:  # a marker such as 255, or a number of something else: names up to it may fill the memory
+        raise DataError(
+            f"The labels in {files[0]} go up to {highest}, but {rows} images cannot show so many classes: number the "
+            "classes from 0, or name another column with --label-column."
+        )
     return [str(number) for number in range(highest + 1)]

@@ -1,9 +1,14 @@
-"""Other ways to return logits than a tensor or a list of them."""
+"""Modules of others: a copy that nothing changes, and other ways to return logits than a tensor or a list of them."""
 
-from collections.abc import Mapping
+import copy
+from collections.abc import Mapping, Sequence
 from typing import Any, TypeGuard
 
+import torch
 from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
+
+from spacte_core.errors import reason
 
 WHAT_TO_RETURN = "return the logits tensor, e.g. output.logits"
 
@@ -29,6 +34,50 @@ class LogitsOf(nn.Module):
         """
         output = self.module(x_BCHW)
         return output if is_logits(output) else logits_in(output)
+
+
+def frozen_copy(module: object) -> nn.Module:
+    """A copy of a module in eval mode, whose weights take no gradient.
+
+    Raises:
+        TypeError: it is none, has no weights yet, or cannot be copied; the sentence says what to do.
+    """
+    if not isinstance(module, nn.Module):
+        raise TypeError(f"A {type(module).__name__} is no torch.nn.Module: make one, with its weights, and pass that.")
+    weights = [*module.parameters(), *module.buffers()]
+    if any(map(is_lazy, weights)):
+        raise TypeError("The module has lazy layers without weights: run it on one batch, or load its weights, first.")
+    if any(weight.is_meta for weight in weights):
+        raise TypeError("The module's weights are on the meta device, without values: load them first.")
+    # Old hooks, such as weight_norm's, keep what they computed with a gradient, which torch does not copy.
+    kept = [value for part in module.modules() for value in vars(part).values() if isinstance(value, Tensor)]
+    memo: dict[int, Any] = {id(value): value.detach().clone() for value in kept if value.grad_fn is not None}
+    try:
+        copied = copy.deepcopy(module, memo)
+    except Exception as error:  # what a module holds fails in any way it likes
+        raise TypeError(
+            f"The module cannot be copied ({reason(error)}): keep locks, open files and the like out of it."
+        ) from error
+    return copied.eval().requires_grad_(requires_grad=False)
+
+
+def fails(x_BCHW: Tensor, error: Exception) -> str:
+    """The sentence for what a module's own code raised on a batch."""
+    if isinstance(error, TypeError) and WHAT_TO_RETURN in str(error):
+        return str(error)
+    return (
+        f"The module fails on a batch of shape {list(x_BCHW.shape)} ({reason(error)}): correct input_shape or the "
+        "module."
+    )
+
+
+def unusual(logits: Sequence[Tensor]) -> str:
+    """The sentence for logits that are no plain numbers, among which none may be the greatest; empty: they are."""
+    for z in logits:
+        if z.layout != torch.strided or z.is_complex() or z.dtype == torch.bool:
+            kind = str(z.layout if z.layout != torch.strided else z.dtype).removeprefix("torch.")
+            return f"The module gives logits of type {kind}: return dense floating-point numbers."
+    return ""
 
 
 def is_logits(output: object) -> TypeGuard[Tensor | list[Tensor]]:

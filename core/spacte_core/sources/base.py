@@ -1,11 +1,14 @@
 """What every library's models have in common: the weights, and what to say where they are missing."""
 
 import difflib
+import re
+from collections import OrderedDict
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from spacte_core.checkpoint import CheckpointError
@@ -78,6 +81,9 @@ def not_fetched(text: str, error: Exception) -> CheckpointError:
     )
 
 
+_OLD_DENSENET = re.compile(r"^(.*denselayer\d+\.(?:norm|relu|conv))\.([12]\..+)$")
+"""Names of torchvision 0.1 with a dot that module names may not have any more; its published files keep them."""
+
 _KEYS = ("state_dict_ema", "model_ema", "state_dict", "model_state_dict", "model", "net")
 """Where training loops keep weights beside other things: timm's, torchvision's, Lightning's, PyTorch's tutorial."""
 
@@ -99,19 +105,32 @@ def read_state_dict(file: Path, module: nn.Module) -> dict[str, Tensor]:
             break
     if not isinstance(content, Mapping) or not all(isinstance(value, Tensor) for value in content.values()):
         raise CheckpointError(f"{file} holds no state dict: save module.state_dict() and name that file.")
-    return _without_prefix({str(key): value for key, value in content.items()}, set(module.state_dict()))
+    state = {str(key): value for key, value in content.items()}
+    names = set(module.state_dict())
+    renamed = {_OLD_DENSENET.sub(r"\1\2", key): value for key, value in state.items()}
+    found = next(filter(None, (_below_prefix(each, names) for each in (state, renamed))), ("", state))
+    return _versioned(*found, getattr(content, "_metadata", None))
 
 
-def _without_prefix(state: dict[str, Tensor], names: set[str]) -> dict[str, Tensor]:
-    """The weights below the one prefix that leaves just the module's names; as they are where there is none."""
+def _below_prefix(state: dict[str, Tensor], names: set[str]) -> tuple[str, dict[str, Tensor]] | None:
+    """The one prefix below which are just the module's names, and the weights without it; None: there is none."""
     wanted = {name for name in names if not name.endswith("num_batches_tracked")}  # not there in old files
     if wanted <= set(state):
-        return state
+        return "", state
     one = min(wanted)
     prefixes = {key.removesuffix(one) for key in state if key.endswith(f".{one}")}
-    below = [{key.removeprefix(p): value for key, value in state.items() if key.startswith(p)} for p in prefixes]
-    fitting = [found for found in below if wanted <= set(found) <= names]
-    return fitting[0] if len(fitting) == 1 else state
+    below = [(p, {key.removeprefix(p): value for key, value in state.items() if key.startswith(p)}) for p in prefixes]
+    fitting = [found for found in below if wanted <= set(found[1]) <= names]
+    return fitting[0] if len(fitting) == 1 else None
+
+
+def _versioned(prefix: str, state: dict[str, Tensor], metadata: Mapping[str, Any] | None) -> dict[str, Tensor]:
+    """The weights with the versions of the layers that wrote them, by which some layers read old ones."""
+    found: Any = OrderedDict(state)
+    if metadata is not None:
+        below = {f"{key}.".removeprefix(prefix).removesuffix("."): version for key, version in metadata.items()}
+        found._metadata = below  # noqa: SLF001  where load_state_dict looks
+    return found
 
 
 def classes_in(state: dict[str, Tensor], module: nn.Module) -> int:
@@ -127,15 +146,18 @@ def classes_in(state: dict[str, Tensor], module: nn.Module) -> int:
     return len(state[last])
 
 
-def load_weights(module: nn.Module, state: Mapping[str, Tensor], file: Path) -> None:
+def load_weights(module: nn.Module, state: dict[str, Tensor], file: Path) -> None:
     """Put weights into a module.
 
     Raises:
         CheckpointError: weights are missing, too many, or of other shapes.
     """
+    for name, value in module.state_dict().items():  # not written before PyTorch 0.4.1, and of no effect in eval mode
+        if name.endswith("num_batches_tracked"):
+            state.setdefault(name, torch.zeros_like(value))
     try:
-        module.load_state_dict(dict(state))
-    except RuntimeError as error:
+        module.load_state_dict(state)
+    except (RuntimeError, ValueError) as error:  # a layer may refuse a version of its own
         first = str(error).splitlines()[1:2] or [str(error)]
         raise CheckpointError(
             f"The weights of {file} do not fit the model ({first[0].strip()[:200].rstrip('.')}): name the model that "

@@ -34,6 +34,7 @@ def run(command: str, folder: Path, **environment: str) -> subprocess.CompletedP
         ("TMPDIR", "/dev/null/nowhere"),
         ("TERM", ""),
         ("COLUMNS", "many"),
+        ("COLUMNS", "0"),
         ("LC_ALL", "xx_YY.nothing"),
     ],
 )
@@ -48,7 +49,10 @@ def test_what_does_not_matter_does_not(tmp_path: Path, variable: str, value: str
     [
         ("ALL_PROXY", "socks://127.0.0.1:1080", "with ALL_PROXY"),
         ("http_proxy", "http://who:secret@127.0.0.1:9", "The proxy 127.0.0.1:9, by which the environment has"),
+        ("http_proxy", "http://[::1", "with http_proxy"),
+        ("http_proxy", "http://a..b:80", "The proxy a..b:80, by which"),
         ("SSL_CERT_FILE", "/nowhere", "SSL_CERT_FILE"),
+        ("SSLKEYLOGFILE", "/nowhere/x", "SSLKEYLOGFILE"),
         ("SPACTE_API_KEY", "one\ntwo", "holds characters that no key has"),
     ],
 )
@@ -60,6 +64,30 @@ def test_what_is_wrong_with_the_way_to_a_gateway_is_named(
     assert sentence in ended.stderr
     assert "secret" not in ended.stderr
     assert ended.stderr.count("\n") == 1
+
+
+def test_a_terminal_without_a_width_shows_a_table(tmp_path: Path) -> None:
+    assert "0.500" in run("spacte compare log.tsv", tmp_path, COLUMNS="0").stdout
+
+
+def test_the_doctor_names_the_variable(tmp_path: Path) -> None:
+    ended = run("spacte doctor --json", tmp_path, no_proxy="", ALL_PROXY="socks://127.0.0.1:1080")
+    assert "with ALL_PROXY" in ended.stdout
+    assert ended.returncode == 1
+
+
+@pytest.mark.parametrize(("variable", "value"), [("SOURCE_DATE_EPOCH", "today"), ("MATPLOTLIBRC", "rc")])
+def test_what_keeps_matplotlib_from_drawing_is_one_sentence(tmp_path: Path, variable: str, value: str) -> None:
+    (tmp_path / "rc").write_text("text.usetex: True\ntext.latex.preamble: \\nonsense\n")
+    ended = run("PATH=/nowhere spacte plot log.tsv -o x.svg", tmp_path, **{variable: value})
+    assert ended.returncode == 1
+    assert ended.stderr.startswith("Error: matplotlib cannot draw this (")
+    assert ended.stderr.count("\n") == 1
+
+
+def test_dollars_in_a_title_are_dollars(tmp_path: Path) -> None:
+    ended = run("spacte plot log.tsv -o x.png --name 'a$\\b$' --title '$\\sigma{$'", tmp_path)
+    assert ended.returncode == 0, ended.stderr
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="this system has no /dev/full")

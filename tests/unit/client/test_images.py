@@ -103,3 +103,12 @@ def test_an_uploaded_file_is_referred_to() -> None:
 def test_anything_else_is_refused_with_a_remedy(wrong: object, remedy: str) -> None:
     with pytest.raises(InvalidArgumentError, match=remedy):
         encode_image(wrong)  # type: ignore[arg-type]
+
+
+def test_a_damaged_picture_that_pillow_has_not_read_yet_is_refused() -> None:
+    file = io.BytesIO()
+    Image.fromarray(PIXELS.transpose(1, 2, 0)).save(file, "PNG")
+    damaged = bytearray(file.getvalue())
+    damaged[damaged.index(b"IDAT") + 4] ^= 0xFF
+    with pytest.raises(InvalidArgumentError, match="cannot be written as PNG"):
+        encode_image(Image.open(io.BytesIO(damaged)))

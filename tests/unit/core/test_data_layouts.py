@@ -60,6 +60,9 @@ LEFT = (
     "zero/@eaDir/1.png",
     "$RECYCLE.BIN/1.png",
     "lost+found/1.png",
+    "#recycle/1.png",
+    "System Volume Information/1.png",
+    "zero/__pycache__/1.png",
 )
 
 
@@ -67,6 +70,28 @@ LEFT = (
 def test_what_systems_leave_is_no_class_and_no_image(tmp_path: Path, left: str) -> None:
     write(tmp_path, [*classes(), left])
     assert loaded(tmp_path, "train") == (27, list(CLASSES))
+
+
+def test_classes_may_be_called_after_characters(tmp_path: Path) -> None:
+    write(tmp_path, [f"{name}/{number}.png" for name in "#$@A" for number in range(10)])
+    assert loaded(tmp_path, "train") == (36, ["#", "$", "@", "A"])
+
+
+@pytest.mark.parametrize("label", [255, 2**64 - 1])
+def test_a_label_beyond_all_classes_is_refused_at_once(tmp_path: Path, label: int) -> None:
+    labels = pa.array([*range(3), label], pa.uint64())
+    images = [{"bytes": picture(number), "path": None} for number in range(4)]
+    pq.write_table(pa.table({"image": images, "label": labels}), tmp_path / "train-0.parquet")
+    with pytest.raises(DataError, match=f"go up to {label}, but 4 images cannot show so many"):
+        loaded(tmp_path, "train", "parquet")
+
+
+@pytest.mark.parametrize("left", ["__MACOSX", ".cache", "@eaDir"])
+def test_a_set_of_parquet_files_is_found_beside_what_systems_leave(tmp_path: Path, left: str) -> None:
+    for folder in ("mnist", left):
+        published(tmp_path / folder / "train-0.parquet", 6)
+        published(tmp_path / folder / "test-0.parquet", 3)
+    assert loaded(tmp_path, "train", "parquet")[0] == 6
 
 
 def test_a_single_split_is_no_class(tmp_path: Path) -> None:

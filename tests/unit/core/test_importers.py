@@ -3,6 +3,7 @@
 import pickle
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -186,6 +187,22 @@ def test_files_without_a_wrapper_or_batch_counters_are_read(tmp_path: Path) -> N
         torch.save(content, tmp_path / f"{name}.pth")
         found, _ = import_checkpoint(tmp_path / f"{name}.pth", "cohen", sigma=0.25)
         assert same(found, net)
+
+
+@pytest.mark.parametrize(
+    ("name", "change"), [("1.fc.weight", lambda w: w * torch.nan), ("1.bn1.running_var", lambda w: w - 5)]
+)
+def test_a_network_without_defined_answers_is_not_imported(tmp_path: Path, name: str, change: Any) -> None:
+    state = layout(original(), "1.", multihead=False)
+    torch.save({"state_dict": state | {name: change(state[name])}}, tmp_path / "net.pth")
+    with pytest.raises(CheckpointError, match="gives NaN or infinite logits: import one from before"):
+        import_checkpoint(tmp_path / "net.pth", "cohen", sigma=0.25)
+
+
+def test_weights_without_names_are_none(tmp_path: Path) -> None:
+    torch.save({"state_dict": {0: torch.zeros(3)}}, tmp_path / "net.pth")
+    with pytest.raises(CheckpointError, match="has no 'state_dict' with weights"):
+        import_checkpoint(tmp_path / "net.pth", "cohen", sigma=0.25)
 
 
 def test_a_file_without_running_statistics_says_so(tmp_path: Path) -> None:

@@ -43,6 +43,13 @@ def test_accepted(given: str | None, variable: str, address: str | None) -> None
         ("head:gcs", r"is not host:port: give head:6379"),
         (":6379", r"is not host:port: give HOST:6379"),
         ("head:0", r"has a port that Ray does not take: give head:6379"),
+        ("http://[::1]:8265", r"dashboard and Jobs API: .* \[::1\]:6379\."),
+        ("::1:6379", r"give \[::1\]:6379\."),
+        ("6380", r"has no host: give HOST:6380,"),
+        ("me@head:6379", r"give head:6379,"),
+        ("head;6379", r"give head:6379,"),
+        ("*:6379", r"give HOST:6379,"),
+        ("höst:6379", r"give HOST:6379,"),
         ("head:70000", r"has a port that Ray does not take"),
     ],
 )
@@ -51,6 +58,12 @@ def test_refused_with_what_to_write_in_place_of_it(text: str, sentence: str) -> 
         cluster_address(None, {"RAY_ADDRESS": text})
     assert str(refused.value).endswith(".")
     assert "\n" not in str(refused.value)
+
+
+def test_a_password_is_not_shown() -> None:
+    with pytest.raises(RayAddressError, match="head:6379") as refused:
+        cluster_address("https://me:secret@head:8265", {})
+    assert "secret" not in str(refused.value)
 
 
 def test_ports_of_other_services() -> None:

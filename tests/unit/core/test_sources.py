@@ -1,5 +1,6 @@
 """Promise: a classifier of another library becomes a checkpoint that answers as the library's own code does."""
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -7,6 +8,7 @@ import pytest
 import torch
 from tests.foreign_models import LARGE, NAMES, ONNX, Small, bring, onnx_file
 from torch import nn
+from torchvision import models
 from typer.testing import CliRunner
 
 from spacte_core.checkpoint import CheckpointError, load_checkpoint
@@ -143,6 +145,32 @@ def test_weights_are_found_wherever_a_training_loop_keeps_them(tmp_path: Path, h
     load_weights(other := Normed(), found, file)
     x = torch.rand(4, 1, 4, 4)
     assert torch.equal(other.eval()(x), net.eval()(x))
+
+
+@pytest.mark.parametrize("prefix", ["", "module."])
+def test_densenets_published_before_names_lost_their_dots_are_read(tmp_path: Path, prefix: str) -> None:
+    def net() -> nn.Module:
+        return models.DenseNet(4, (1, 1), 8, num_classes=3)
+
+    old = re.compile(r"(denselayer\d+\.(?:norm|conv))(\d)")
+    source = net()
+    state = {prefix + old.sub(r"\1.\2", key): value for key, value in source.state_dict().items()}
+    assert f"{prefix}features.denseblock1.denselayer1.norm.1.weight" in state
+    torch.save({key: value for key, value in state.items() if "tracked" not in key}, tmp_path / "net.pth")
+    load_weights(other := net(), read_state_dict(tmp_path / "net.pth", other), tmp_path / "net.pth")
+    x = torch.rand(2, 3, 32, 32)
+    assert torch.equal(other.eval()(x), source.eval()(x))
+
+
+@pytest.mark.parametrize("wrap", [nn.Identity, nn.DataParallel])
+def test_a_layer_finds_the_version_that_wrote_its_weights(tmp_path: Path, wrap: Any) -> None:
+    source = models.mnasnet0_5(num_classes=3)
+    torch.save((source if wrap is nn.Identity else wrap(source)).state_dict(), tmp_path / "net.pth")
+    load_weights(other := models.mnasnet0_5(num_classes=3), read_state_dict(tmp_path / "net.pth", other), Path())
+    assert torch.equal(other.classifier[1].weight, source.classifier[1].weight)
+    torch.save(dict(source.state_dict()), tmp_path / "bare.pth")
+    with pytest.raises(CheckpointError, match=r"do not fit the model .version should be set"):
+        load_weights(other, read_state_dict(tmp_path / "bare.pth", other), tmp_path / "bare.pth")
 
 
 @pytest.mark.parametrize(

@@ -57,6 +57,9 @@ FILES = [
     (saved(two_colours("RGB"), transparency=(1, 2, 4)), False),
     (saved(two_colours("L"), transparency=1), True),
     (saved(two_colours("L"), transparency=2), False),
+    (grey_png(8, 0x0101), True),  # of the 16 bits of a tRNS level those of the pixels count
+    (grey_png(8, 0x0102), False),
+    (grey_png(8, 0x0100 | 255), False),
     (saved(two_colours("P"), transparency=1), True),
     (saved(two_colours("P"), transparency=bytes([255, 128])), True),
     *((grey_png(depth, 1), True) for depth in (1, 2, 4, 8)),

@@ -43,6 +43,12 @@ def test_heads_ensemble_and_disagreement_by_hand():
     assert found.disagreement == pytest.approx((1 + 2 + 1) / (3 * 4))
 
 
+def test_what_has_no_defined_answer_is_never_right():
+    net = MultiHeadNet(nn.Identity(), nn.Identity(), [Threshold(0.5, weight=torch.nan), Threshold(0.5)])
+    found = accuracy(net, grey([51, 102], [0, 0]), CPU)
+    assert (found.heads, found.ensemble) == ((0.0, 1.0), 0.0)
+
+
 def test_one_head_cannot_disagree():
     net = MultiHeadNet(nn.Identity(), nn.Identity(), [Threshold(0.5)])
     assert accuracy(net, grey([51, 102, 153, 204], [0, 0, 1, 0]), CPU).disagreement == 0.0

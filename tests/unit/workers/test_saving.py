@@ -1,5 +1,6 @@
 """Promise: any module becomes a checkpoint in one call, or one sentence says what it should return."""
 
+import threading
 from collections import namedtuple
 from dataclasses import dataclass
 from types import SimpleNamespace
@@ -100,6 +101,61 @@ def test_heads_of_other_shapes_are_one_sentence(heads, tmp_path):
         LocalCertifier(Returning(heads), sigma=0.25, num_classes=4, input_shape=SHAPE)
     with pytest.raises(CheckpointError, match="let it return one"):
         save_model(Returning(heads), tmp_path / "m", sigma=0.25, input_shape=SHAPE)
+
+
+def refuse_small(z):
+    raise AssertionError("Input height is not 224.\nSecond line.")
+
+
+@pytest.mark.parametrize(
+    ("answer", "words"),
+    [
+        (lambda z: {}["weights"], r"fails on a batch of shape .*KeyError: 'weights'.*correct input_shape"),
+        (lambda z: 1 // 0, "ZeroDivisionError"),
+        (refuse_small, "Input height is not 224. Second line"),
+        (lambda z: z.to(torch.complex64), "type complex64: return dense floating-point"),
+        (lambda z: z > 0, "type bool: return dense"),
+        (lambda z: z.to_sparse(), "type sparse_coo: return dense"),
+    ],
+)
+def test_whatever_a_module_raises_and_numbers_without_an_order_are_one_sentence(answer, words, tmp_path):
+    with pytest.raises(EngineError, match=words) as caught:
+        LocalCertifier(Returning(answer), sigma=0.25, num_classes=4, input_shape=SHAPE)
+    with pytest.raises(CheckpointError, match=words):
+        save_model(Returning(answer), tmp_path / "m", sigma=0.25, input_shape=SHAPE)
+    assert "\n" not in str(caught.value)
+
+
+def with_lock():
+    module = Returning(TAKEN["tensor"])
+    module.lock = threading.Lock()
+    return module
+
+
+@pytest.mark.parametrize(
+    ("module", "words"),
+    [
+        (nn.Sequential(nn.Flatten(), nn.LazyLinear(4)), "lazy layers.*run it on one batch"),
+        (nn.Sequential(nn.Flatten(), nn.Linear(192, 4, device="meta")), "meta device.*load them"),
+        (with_lock(), "cannot be copied .*_thread.lock.*keep locks"),
+        (Returning, "A type is no torch.nn.Module"),
+        ({"weight": torch.zeros(4, 192)}, "A dict is no torch.nn.Module"),
+    ],
+)
+def test_what_cannot_be_copied_is_one_sentence(module, words, tmp_path):
+    with pytest.raises(EngineError, match=words):
+        LocalCertifier(module, sigma=0.25, num_classes=4, input_shape=SHAPE)
+    with pytest.raises(CheckpointError, match=words):
+        save_model(module, tmp_path / "m", sigma=0.25, input_shape=SHAPE)
+
+
+@pytest.mark.filterwarnings("ignore:`torch.nn.utils.weight_norm` is deprecated")
+def test_a_network_with_old_weight_norm_is_taken_after_it_was_used():
+    module = nn.Sequential(nn.Flatten(), nn.utils.weight_norm(nn.Linear(192, 4)))
+    module(torch.rand(2, *SHAPE)).sum().backward()
+    before = module[1].weight
+    LocalCertifier(module, sigma=0.25, num_classes=4, input_shape=SHAPE)
+    assert module[1].weight is before
 
 
 def test_mean_and_sd_go_before_the_module(tmp_path):

@@ -112,10 +112,11 @@ def _level(
 
 
 def _clean_votes(engine: "Engine", images: Sequence[Image]) -> NDArray[np.int64]:
-    """The classes of the images themselves."""
+    """The classes of the images themselves; K where the network has no defined answer."""
     import torch
 
     from spacte_core.forms import logits_of
+    from spacte_core.votes import votes_of
     from spacte_workers.images import to_array
 
     rows = [
@@ -123,4 +124,4 @@ def _clean_votes(engine: "Engine", images: Sequence[Image]) -> NDArray[np.int64]
         for image in images
     ]
     with torch.inference_mode():
-        return logits_of(engine.form, torch.stack(rows).to(engine.device)).argmax(1).cpu().numpy()
+        return votes_of(logits_of(engine.form, torch.stack(rows).to(engine.device))).cpu().numpy()

@@ -14,6 +14,7 @@ import httpx2
 import numpy as np
 from numpy.typing import NDArray
 
+from spacte_client import environment
 from spacte_core.models.endpoint import EndpointConfig
 from spacte_workers.errors import EndpointError, EndpointFaultError
 
@@ -35,12 +36,12 @@ class Session:
         num_classes: K.
 
     Raises:
-        EndpointError: the environment variable of its token is not set.
+        EndpointError: the environment variable of its token is not set, or one of a proxy or certificate is wrong.
     """
 
     def __init__(self, config: EndpointConfig, num_classes: int) -> None:
         self.config, self.num_classes = config, num_classes
-        self._client = httpx2.Client(timeout=config.timeout_s, headers=_token(config), follow_redirects=False)
+        self._client = _client(config)
         self._threads = ThreadPoolExecutor(config.connections, thread_name_prefix="endpoint")
         self._pace = Pace(config.url, config.requests_per_second)
 
@@ -124,7 +125,7 @@ class Session:
                 reason = f"answers with status {response.status_code}{_told(response)}"
                 if response.status_code not in _RETRIED:
                     refuse(self.config, reason)
-            except httpx2.TransportError as error:
+            except (httpx2.TransportError, UnicodeError) as error:  # the latter of a host's name
                 response = None
                 reason = f"cannot be reached ({type(error).__name__}{f': {error}' if str(error) else ''})"
             if attempt >= self.config.retries:
@@ -179,6 +180,17 @@ def _delay(attempt: int, response: httpx2.Response | None) -> float:
     if named.isdecimal():
         return min(float(named), _LONGEST_DELAY_S)
     return min(_LONGEST_DELAY_S, _FIRST_DELAY_S * 2**attempt) * (1 - 0.25 * random.random())  # noqa: S311
+
+
+def _client(config: EndpointConfig) -> httpx2.Client:
+    headers = _token(config)
+    try:
+        return httpx2.Client(timeout=config.timeout_s, headers=headers, follow_redirects=False)
+    except (httpx2.InvalidURL, *environment.CAUSES) as error:
+        sentence = environment.sentence(error)
+        if sentence is None:
+            raise
+        raise EndpointError(sentence) from error
 
 
 def _token(config: EndpointConfig) -> dict[str, str]:

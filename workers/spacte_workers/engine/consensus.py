@@ -9,8 +9,9 @@ import torch
 from torch import Tensor
 
 from spacte_core.forms import Form, total
+from spacte_core.votes import votes_of
 
-from .counting import Counts, ShardRows, form_for, padded, votes_of
+from .counting import Counts, ShardRows, form_for, padded
 from .noise_step import NoiseStep
 
 

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from spacte_core.forms import Form
+from spacte_core.votes import votes_of
 from spacte_workers.shards import Votes
 
 from .logits import WantedLogits
@@ -59,14 +60,6 @@ class ShardRows:
             rows_B5, shard_B = self.rows_N5[start:][: form.batch], self.shard_N[start:][: form.batch]
             yield RowBatch(form, padded(rows_B5, form.batch), padded(shard_B, form.batch), len(rows_B5))
             start += len(rows_B5)
-
-
-def votes_of(logits_BK: Tensor) -> Tensor:
-    """The vote of each row: the class with the greatest logit, the lowest of equal ones.
-
-    A row with a logit that is NaN or infinite has no greatest one: its vote is K, which is no class.
-    """
-    return torch.where(logits_BK.isfinite().all(1), logits_BK.argmax(1), logits_BK.shape[1])
 
 
 class Counts:

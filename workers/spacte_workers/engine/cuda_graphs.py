@@ -10,8 +10,9 @@ import torch
 
 from spacte_core.forms import Form
 from spacte_core.kernels.gpu.cuda_graphs import WARM_UPS, capture, launched_on
+from spacte_core.votes import votes_of
 
-from .counting import Counts, ShardRows, votes_of
+from .counting import Counts, ShardRows
 from .noise_step import NoiseStep
 
 _log = logging.getLogger(__name__)

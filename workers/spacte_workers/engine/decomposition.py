@@ -9,14 +9,13 @@ import torch
 from torch import Tensor, nn
 
 from spacte_core.forms import Classifier, Encoding
-from spacte_core.models.adapters import WHAT_TO_RETURN, is_logits, named
+from spacte_core.models.adapters import WHAT_TO_RETURN, fails, is_logits, named, unusual
 from spacte_core.models.multihead import Pick
+from spacte_workers.errors import RuntimeFault
 
 from .errors import EngineError
 
 _PROBES = 5  # random inputs on which a normalisation must be affine. Chosen: no other function passes them by chance
-_FAILURES = (RuntimeError, TypeError, ValueError, AttributeError, IndexError)
-"""What a module's own code raises on an input that it does not expect."""
 
 
 class AllLogits(nn.Module):
@@ -52,17 +51,21 @@ def decompose(module: nn.Module, example_BCHW: Tensor, num_classes: int) -> Clas
     """
     try:
         logits = module(example_BCHW)
-    except _FAILURES as error:
-        raise _fails(example_BCHW, error) from error
+    except RuntimeFault:  # of an endpoint
+        raise
+    except Exception as error:  # the module's own code fails in any way it likes
+        raise EngineError(fails(example_BCHW, error)) from error
     if not is_logits(logits):
         raise EngineError(
             f"The module returns a {named(logits)}: {WHAT_TO_RETURN}, or wrap the module in LogitsOf(module)."
         )
+    if what := unusual([logits] if isinstance(logits, Tensor) else logits):
+        raise EngineError(what)
     try:
         whole = AllLogits(module, None if isinstance(logits, Tensor) else len(logits))
         logits_BLK = whole(example_BCHW)
-    except _FAILURES as error:
-        raise _fails(example_BCHW, error) from error
+    except (RuntimeError, IndexError) as error:  # heads of several shapes
+        raise EngineError(fails(example_BCHW, error)) from error
     wanted = (len(example_BCHW), num_classes)
     if logits_BLK.dim() != 3 or (logits_BLK.shape[0], logits_BLK.shape[2]) != wanted:
         raise EngineError(
@@ -77,13 +80,9 @@ def decompose(module: nn.Module, example_BCHW: Tensor, num_classes: int) -> Clas
             features = backbone(normalize(example_BCHW))
             if torch.equal(torch.stack([head(features) for head in heads], dim=1), logits_BLK):
                 return _encoded(normalize, backbone, tuple(heads), example_BCHW)
-        except _FAILURES:
+        except Exception:  # noqa: BLE001, S110
             pass  # its parts are called in another way: it is used as a whole
     return _unencoded(whole, tuple(map(Pick, range(logits_BLK.shape[1]))), example_BCHW)
-
-
-def _fails(example_BCHW: Tensor, error: Exception) -> EngineError:
-    return EngineError(f"The module fails on a batch of shape {list(example_BCHW.shape)}: {error}")
 
 
 def _unencoded(trunk: nn.Module, heads: tuple[nn.Module, ...], example_BCHW: Tensor) -> Classifier:

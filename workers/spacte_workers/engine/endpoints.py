@@ -10,10 +10,10 @@ from typing import Any
 from torch import Tensor
 
 from spacte_core.forms import Classifier, Form, logits_of, plain
+from spacte_core.votes import votes_of
 from spacte_workers.endpoints.connecting import Connected
 
 from .calibration import Calibration
-from .counting import votes_of
 from .errors import EngineError
 from .kernel_names import BEFORE_ENDPOINT, ENDPOINT, PORTABLE
 from .selection import NOT_ONE_FUNCTION, SelectedForm

@@ -1,6 +1,5 @@
 """The engine: one base classifier on one device, from shards of named noises to class counts."""
 
-import copy
 import math
 import statistics
 import threading
@@ -19,6 +18,8 @@ from spacte_core.allocator import keep_freed_memory
 from spacte_core.flops import macs_of
 from spacte_core.forms import Classifier, Encoding
 from spacte_core.kernel_switch import kernels_enabled
+from spacte_core.models.adapters import frozen_copy
+from spacte_core.votes import votes_of
 from spacte_workers.endpoints.connecting import Connected, connect
 from spacte_workers.images import wrong_shape
 from spacte_workers.load_steps import begin
@@ -27,7 +28,7 @@ from spacte_workers.shards import Image, NoiseSource, Phase, Shard, Votes
 
 from .calibration import Calibration, calibration_rows
 from .consensus import count_consensus
-from .counting import Counts, ShardRows, count_all_heads, votes_of
+from .counting import Counts, ShardRows, count_all_heads
 from .decomposition import decompose
 from .endpoints import select_endpoint
 from .errors import EngineError, NoSuchKernelsError
@@ -116,7 +117,7 @@ class Engine:
         else:  # fp32 is to mean float32, and every run the same kernels
             torch.backends.cudnn.allow_tf32 = False
             torch.backends.cudnn.deterministic = True
-        self._module = frozen = copy.deepcopy(module).eval().requires_grad_(requires_grad=False).to(self.device)
+        self._module = frozen = _frozen(module).to(self.device)
         self._endpoint = connect(frozen, self.input_shape, num_classes)
         rows = calibration_rows(self.input_shape, sigma, examples, self.device)
         with torch.inference_mode():
@@ -290,6 +291,14 @@ class Engine:
 def default_device() -> torch.device:
     """The first GPU, else the CPU."""
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def _frozen(module: object) -> nn.Module:
+    """A copy that nothing changes; raises EngineError where there can be none."""
+    try:
+        return frozen_copy(module)
+    except TypeError as error:
+        raise EngineError(str(error)) from error
 
 
 def _selected(

@@ -10,9 +10,9 @@ from dataclasses import replace
 from torch import Tensor
 
 from spacte_core.forms import Classifier, Form, logits_of, plain
+from spacte_core.votes import votes_of
 
 from .calibration import Calibration
-from .counting import votes_of
 from .forms import forms
 
 _FORM, _BATCH = "winograd", 16  # rows of a batch that is made, where a row's logits hang on it. Chosen: tried on few

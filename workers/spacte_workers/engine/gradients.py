@@ -3,9 +3,10 @@
 import torch
 from torch import Tensor, nn
 
+from spacte_core.votes import votes_of
 from spacte_workers.shards import Votes
 
-from .counting import ShardRows, votes_of
+from .counting import ShardRows
 from .errors import EngineError
 from .noise_step import NoiseStep
 

@@ -10,9 +10,8 @@ import torch
 from torch import Tensor
 
 from spacte_core.forms import Classifier, Form, logits_of, plain, whole_batches
+from spacte_core.votes import votes_of
 from spacte_workers.load_steps import begin
-
-from .counting import votes_of
 
 EQUAL_BATCHES = 10
 """Runs of one and the same batch by the module itself. Chosen: a module that throws one fair coin a batch passes once

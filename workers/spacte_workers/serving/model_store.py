@@ -12,6 +12,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from spacte_client.types import Model, Sample
+from spacte_core.hidden_names import is_hidden
 from spacte_workers.certification.set_calibration import Calibration, load_calibration
 from spacte_workers.diagnosis.files import read_diagnosis
 from spacte_workers.errors import ModelLoadError, ModelNotFoundError, ModelNotNamedError, ModelNotReadyError
@@ -262,7 +263,7 @@ class ModelStore:
         found: list[Sample] = []
         for file in sorted((entry.folder / "samples").glob("*-*.png")):
             label = file.stem.rpartition("-")[2]
-            if label.isdecimal() and int(label) < len(names):
+            if not is_hidden(file.name) and label.isdecimal() and int(label) < len(names):
                 data = base64.b64encode(file.read_bytes()).decode()
                 found.append(Sample(name=file.stem, label=int(label), label_name=names[int(label)], data=data))
         return found
@@ -318,7 +319,8 @@ def _checkpoints(folder: Path) -> list[Path]:
         return [folder.resolve()]
     if not folder.is_dir():
         return []
-    return [each for each in folder.iterdir() if each.is_dir() and _is_checkpoint(each)]
+    found = (each for each in folder.iterdir() if each.is_dir() and not is_hidden(each.name))
+    return [each for each in found if _is_checkpoint(each)]
 
 
 def _is_checkpoint(folder: Path) -> bool:

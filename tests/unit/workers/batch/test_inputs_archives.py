@@ -89,7 +89,8 @@ class TestZip:
         images = pictures(3)
         members = {f"{name}.png": png(image) for name, image in zip("cab", images, strict=True)}
         labels = b"name,label\na.png,1\nb.png,2\nc.png,0\n"
-        zipped(tmp_path / "set.zip", members | {"labels.csv": labels, "__MACOSX/._a.png": b"junk", "READ": b""})
+        left = dict.fromkeys(("__MACOSX/._a.png", "@eaDir/a.png", "set/#recycle/b.png", "READ"), b"junk")
+        zipped(tmp_path / "set.zip", members | left | {"labels.csv": labels})
         source = open_source(on_file(tmp_path / "set.zip"), COLOUR)
         rows = [source.read(i) for i in source.indices]
         assert [row.custom_id for row in rows] == ["a.png", "b.png", "c.png"]

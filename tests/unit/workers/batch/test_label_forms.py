@@ -72,6 +72,7 @@ COLUMNS: list[tuple[Any, list[int | None]]] = [
     (pa.array([True, False, True, None]), [1, 0, 1, None]),
     (pa.array(["3", "0", None, "1"]).dictionary_encode(), [3, 0, None, 1]),
     (pa.array([None, None, None, None]), [None] * 4),
+    (pa.array(["", "0", " ", "1"]), [None, 0, None, 1]),
 ]
 
 
@@ -152,6 +153,7 @@ def test_tables_in_archives_are_written_in_many_ways(tmp_path: Path, table: str)
         ("name,label\na.png,3\n", "has no row for 'other/b.png'"),
         ("name,label\na.png,3\nb.png,44\n", "has label 44"),
         (b"\xff\xfen\0", "write it as UTF-8"),
+        ("name,kind\na.png,3\n", "has the columns name, kind .*the name of another column .--label-column."),
     ],
 )
 def test_what_is_wrong_with_a_table_is_said(tmp_path: Path, table: str | bytes, sentence: str) -> None:
@@ -177,3 +179,19 @@ def test_bitmaps_in_archives_are_images_too(tmp_path: Path) -> None:
         archive.writestr("7/a.bmp", picture(0, "BMP"))
         archive.writestr("2/b.PPM", picture(1, "PPM"))
     assert labels_of(tmp_path / "set.zip") == [2, 7]
+
+
+def test_a_table_of_nested_json_is_one_sentence(tmp_path: Path) -> None:
+    with zipfile.ZipFile(tmp_path / "set.zip", "w") as archive:
+        archive.writestr("metadata.jsonl", "[" * 100_000)
+        archive.writestr("a.png", picture(0))
+    with pytest.raises(InputError, match=r"cannot be read .*write it as UTF-8"):
+        labels_of(tmp_path / "set.zip")
+
+
+def test_an_array_of_labels_by_another_name_is_to_be_named(tmp_path: Path) -> None:
+    np.savez(tmp_path / "set.npz", images=PICTURES, fine_labels=np.arange(4))
+    source = open_source(InputSpec("file", str(tmp_path / "set.npz")), SHAPE, class_names=NUMBERS)
+    assert source.remark.endswith(
+        "(it holds fine_labels, images), so no accuracy is measured: name it (--label-column)."
+    )

@@ -12,7 +12,8 @@ from spacte_core.data.digits import load_digits
 from spacte_workers import LocalCertifier, save_model
 from spacte_workers.diagnosis.cli import diagnose_app
 from spacte_workers.diagnosis.files import read_diagnosis
-from spacte_workers.diagnosis.measuring import expected_radius
+from spacte_workers.diagnosis.measuring import LabelledImages, diagnose, expected_radius
+from spacte_workers.images import from_array
 from spacte_workers.serving.model_store import ModelStore
 
 SHAPE = (1, 8, 8)
@@ -72,6 +73,21 @@ def test_the_radius_expected_is_the_one_that_a_certificate_has():
     assert 0.5 < share[0] < 0.99
     assert expected_radius(share, certificate.n, 1.0)[0] == pytest.approx(certificate.radius, abs=0.05)
     assert expected_radius(np.array([1.0]), 100, 0.25)[0] < expected_radius(np.array([1.0]), 10_000, 0.25)[0]
+
+
+class UndefinedOnBright(nn.Module):
+    def forward(self, x):
+        undefined = (0.6 - x.mean(dim=(1, 2, 3))).sqrt() * 0  # NaN above .6, else 0
+        return undefined[:, None] + torch.arange(4.0).flip(0)
+
+
+def test_an_image_without_a_defined_answer_is_no_right_one():
+    certifier = LocalCertifier(UndefinedOnBright(), sigma=0.25, num_classes=4, input_shape=SHAPE, device="cpu")
+    images = [from_array(np.full(SHAPE, level, np.uint8), input_shape=SHAPE) for level in (50, 250)]
+    found = diagnose(
+        certifier.engine, LabelledImages(images, (0, 0), "two"), sigma=0.25, version="", noises=20, ladder=(0.25,)
+    )
+    assert (found.clean_accuracy, found.levels[0].noisy_accuracy) == (0.5, 0.5)
 
 
 def test_what_is_only_guessing_or_fragile_is_told_what_to_do(model, tmp_path):

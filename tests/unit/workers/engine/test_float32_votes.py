@@ -8,9 +8,9 @@ from torch import nn
 
 from spacte_core.forms import Classifier, Encoding, logits_of, plain
 from spacte_core.kernels.cpu.winograd_layers import library as winograd_library
+from spacte_core.votes import votes_of
 from spacte_workers.engine import Engine, float32_votes, selection
 from spacte_workers.engine.calibration import Calibration
-from spacte_workers.engine.counting import votes_of
 
 _ROWS = 96
 

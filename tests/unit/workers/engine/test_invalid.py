@@ -8,10 +8,10 @@ import torch
 from torch import nn
 
 from spacte_client.types import ABSTAIN
+from spacte_core.votes import votes_of
 from spacte_workers import LocalCertifier
 from spacte_workers.certification.verify import check, replay
 from spacte_workers.engine import Engine
-from spacte_workers.engine.counting import votes_of
 from spacte_workers.images import from_array
 from spacte_workers.shards import NoiseSource, Phase, Shard
 

@@ -22,6 +22,8 @@ def folder(tmp_path: Path, make_checkpoint: Callable[..., str]) -> Path:
     make_checkpoint(tmp_path / "b", seed=2, heads=3, sigma=0.5)
     (tmp_path / "notes").mkdir()
     (tmp_path / "notes" / "readme.txt").write_text("no model")
+    (tmp_path / ".trash").mkdir()
+    (tmp_path / ".trash" / "config.json").write_text("no model either")
     return tmp_path
 
 

@@ -12,9 +12,9 @@ import zlib
 from collections.abc import Sequence
 from pathlib import Path, PurePosixPath
 
+from spacte_core.hidden_names import is_hidden
 from spacte_workers.images import BadImageError
 
-from .archive_names import is_hidden
 from .base import InputError, InputSpec, Labels, Limits, Row, Source, named_labels
 from .label_tables import TABLES, table_labels
 from .label_values import label_values

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal
 
-from .archive_names import is_hidden
+from spacte_core.hidden_names import is_hidden
 
 Kind = Literal["npz", "zip", "parquet", "image"]
 

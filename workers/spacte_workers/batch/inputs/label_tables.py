@@ -36,7 +36,7 @@ def table_labels(text: bytes, table: str, images: Sequence[str], wanted: str | N
     """
     try:
         rows = _rows(text.decode("utf-8-sig"), table)
-    except (ValueError, csv.Error) as error:
+    except (ValueError, csv.Error, RecursionError) as error:
         raise InputError(f"{table[:200]} cannot be read ({error}): write it as UTF-8, a row an image.") from error
     name, label = _columns(table, rows, wanted)
     given = {_plain(str(row.get(name) or "")): _text(row.get(label)) for row in rows}
@@ -75,7 +75,7 @@ def _columns(table: str, rows: Sequence[dict[str, Any]], wanted: str | None) -> 
         column = wanted or "label"
         raise InputError(
             f"{table[:200]} has the columns {', '.join(there)[:200] or 'none'} in its first row: it needs "
-            f"`name` and `{column[:60]}`, with a row for each image."
+            f"`name` and `{column[:60]}`, with a row for each image, or the name of another column (--label-column)."
         )
     return name, label
 

@@ -12,7 +12,7 @@ MOST = int(np.iinfo(np.int64).max)
 
 
 def label_values(values: Sequence[Any], class_names: Sequence[str], where: str) -> NDArray[np.int64]:
-    """Labels of rows; None and NaN, which tables write for a missing one, are no label.
+    """Labels of rows; None, NaN and blank texts, which tables write for a missing one, are no label.
 
     Args:
         values: numbers, or texts: names of classes, or their numbers.
@@ -23,7 +23,7 @@ def label_values(values: Sequence[Any], class_names: Sequence[str], where: str) 
         InputError: a number is not whole, or a name is none of the model's.
     """
     if any(isinstance(value, str) for value in values):
-        texts = [None if value is None else str(value) for value in values]
+        texts = [None if value is None or not str(value).strip() else str(value) for value in values]
         numbered = all(name == str(number) for number, name in enumerate(class_names))
         known = set() if numbered else set(class_names)
         if all(text is None or (text not in known and text.removeprefix("-").isdecimal()) for text in texts):

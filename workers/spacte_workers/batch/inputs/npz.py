@@ -20,9 +20,9 @@ from typing import IO, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from spacte_core.hidden_names import is_hidden
 from spacte_workers.images import read_npy_header
 
-from .archive_names import is_hidden
 from .base import InputError, InputSpec, Labels, Limits, Row, Source
 from .label_values import label_values
 
@@ -105,7 +105,10 @@ def _labels(
     if values is not None:
         return Labels(label_values(values.tolist(), class_names, f"The values of `{name}`"))
     there = ", ".join(sorted(members))[:200]
-    return Labels(missing=f"The npz file has no array `labels` (it holds {there}), so no accuracy is measured.")
+    return Labels(
+        missing=f"The npz file has no array `labels` (it holds {there}), so no accuracy is measured: name it "
+        "(--label-column)."
+    )
 
 
 def _check_size(info: zipfile.ZipInfo, limits: Limits) -> None:
