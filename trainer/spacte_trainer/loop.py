@@ -59,9 +59,6 @@ class Trainer:
         start: dict[str, Tensor] | None = None,
     ) -> None:
         """`start` gives the first weights in place of random ones; for the rest, and what is raised, see `train`."""
-        check_fit(config.model, train_data)
-        check_padding(config, train_data)
-        check_batch(config, len(train_data), group.size)
         if config.threads is not None:
             torch.set_num_threads(config.threads)
         torch.backends.cudnn.deterministic = config.deterministic
@@ -70,12 +67,7 @@ class Trainer:
         self.done, self.seconds = 0, 0.0
         self.config, self.data, self.device, self.group = config, train_data, device, group
         self.objective = config.objective
-        try:
-            self.net = initial_network(config)
-        except ValueError as error:
-            raise ConfigError(str(error)) from error
-        if config.progressive is not None:
-            check_crops(self.net, config.model, config.progressive)
+        self.net = checked_network(config, train_data, group.size)
         if config.whitening:
             whiten(self.net, train_data, config.sigma, config.seed)
         if start is not None:
@@ -234,6 +226,28 @@ def train(
     return trainer
 
 
+def checked_network(config: TrainConfig, data: ImageData, workers: int) -> MultiHeadNet:
+    """The network as a run begins, after a look at what would fail later; torch's global generator draws its weights.
+
+    Raises:
+        DataError, ConfigError, CheckpointError: see `train`.
+    """
+    check_fit(config.model, data)
+    check_padding(config, data)
+    check_batch(config, len(data), workers)
+    if config.compile is True and config.objective.base.double_backward:
+        raise ConfigError(
+            f"{config.method} differentiates a gradient, which a compiled network cannot: leave out compile=true."
+        )
+    try:
+        net = initial_network(config)
+    except ValueError as error:
+        raise ConfigError(str(error)) from error
+    if config.progressive is not None:
+        check_crops(net, config.model, config.progressive)
+    return net
+
+
 def check_batch(config: TrainConfig, images: int, workers: int) -> None:
     """Raise ConfigError where a worker's share of a loader batch cannot be cut into the objective's mini-batches."""
     batch, steps = min(config.batch, images), config.objective.base.steps_per_batch
@@ -253,15 +267,9 @@ def check_padding(config: TrainConfig, data: ImageData) -> None:
 
 
 def _compiled(config: TrainConfig, net: MultiHeadNet, one_gpu: bool) -> bool:
-    """Whether the network is compiled; raises ConfigError where it is to be and cannot."""
-    double_backward = config.objective.base.double_backward
-    if config.compile is True and double_backward:
-        raise ConfigError(
-            f"{config.method} differentiates a gradient, which a compiled network cannot: leave out compile=true."
-        )
     if config.compile != "auto":
         return config.compile
-    return one_gpu and has_triton() and not double_backward and bool(blocks_of(net))
+    return one_gpu and has_triton() and not config.objective.base.double_backward and bool(blocks_of(net))
 
 
 def _fast(net: MultiHeadNet, device: torch.device, compiled: bool) -> nn.Module:

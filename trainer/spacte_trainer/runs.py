@@ -37,7 +37,7 @@ from .callbacks import Callback, JsonLinesLog, ProgressBar, TensorBoardLog
 from .config import TrainConfig, computes, identifying_settings, resolve_precision
 from .evaluation import evaluate
 from .initial import storable
-from .loop import train
+from .loop import checked_network, train
 from .process_group import ProcessGroup
 from .state import STATE_FILE, StateError
 
@@ -125,6 +125,7 @@ class Pipeline:
         place = folder / TRAINING
         start, before = None, 0.0
         if config.pretrain is not None:
+            checked_network(config, self.train_data, self.group.size)  # or a mistake is found hours later
             part = place / "pretrain"
             start = self.train_or_load(config.pretrain, part, f"{title}, what it starts from").state_dict()
             before = load_checkpoint(part).config.metrics["train_seconds"]

@@ -11,7 +11,7 @@ from tests.small_runs import CPU, same, small
 
 from spacte_core.checkpoint import WEIGHTS_FILE, load_checkpoint
 from spacte_core.models import MultiHeadNet
-from spacte_trainer.config import TrainConfig
+from spacte_trainer.config import ConfigError, TrainConfig
 from spacte_trainer.evaluation import Evaluation, evaluate
 from spacte_trainer.runs import run
 from spacte_trainer.state import STATE_FILE
@@ -47,6 +47,22 @@ def test_drt_goes_on_from_its_pretrained_members(tmp_path: Path):
     assert len(after.heads) == 3
     for ours, theirs in zip(after.parameters(), before.parameters(), strict=True):
         assert torch.allclose(ours, theirs, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("changes", "sentence"),
+    [
+        ({"progressive": {"side": 8}}, "choose fewer pixels"),
+        ({"batch": 2, "objective.base.draws": 3}, "raise --set batch"),
+        ({"compile": True}, "leave out compile=true"),
+    ],
+)
+def test_a_mistake_is_found_before_what_a_run_starts_from_is_trained(
+    changes: dict[str, object], sentence: str, tmp_path: Path
+):
+    with pytest.raises(ConfigError, match=sentence):
+        run(small("digits-drt-gaussian", **changes), tmp_path, device=CPU, console=Console(quiet=True))
+    assert not list(tmp_path.rglob("*.jsonl"))
 
 
 @pytest.mark.slow
