@@ -6,20 +6,36 @@ from pathlib import Path
 from typing import Any
 
 from spacte_core.files import replace_file
+from spacte_trainer.config import TrainConfig, computes
 
 from .tables import Setting
 
 ASKED_FILE = "asked.json"
+SETTINGS = "settings"
 
 Asked = Mapping[str, Any]
 
 
-def asked_of(setting: Setting, seed: int) -> Asked:
-    """What the training and the certificates of a cell depend on, as JSON gives it back."""
+def asked_of(setting: Setting, seed: int, config: TrainConfig | None = None) -> Asked:
+    """What the training and the certificates of a cell depend on, as JSON gives it back.
+
+    `config` is what its recipe comes to, which may change from version to version, and in other packages on any day.
+    """
     protocol = setting.protocol
     rules = {"every": protocol.every, "n0": protocol.n0, "n": protocol.n, "alpha": protocol.alpha}
     found = {"recipe": setting.recipe, "sigma": setting.sigma, "seed": seed, "set": dict(setting.changes), **rules}
+    if config is not None:
+        found[SETTINGS] = _settings(computes(config))
     return json.loads(json.dumps(found, default=str))
+
+
+def _settings(found: dict[str, Any]) -> dict[str, Any]:
+    """Without those that may differ between machines that work on the same cell, also in `pretrain`."""
+    kept = {name: value for name, value in found.items() if name not in ("precision", "threads", "validate_every")}
+    kept["data"] = {name: value for name, value in found["data"].items() if name != "source"}
+    if found["pretrain"] is not None:
+        kept["pretrain"] = _settings(found["pretrain"])
+    return kept
 
 
 def read_asked(folder: Path) -> Asked | None:
@@ -34,8 +50,28 @@ def write_asked(folder: Path, asked: Asked) -> None:
 
 
 def difference(before: Asked | None, now: Asked | None) -> str | None:
-    """Where two differ, as a part of a sentence; None where they agree, or one is not known."""
+    """Where two differ, as a part of a sentence; None where they agree, or one is not known.
+
+    Of the recipe's settings those that both know are compared: a later version has some that an earlier one has not.
+    """
     if before is None or now is None:
         return None
-    names = [name for name in {**before, **now} if before.get(name) != now.get(name)]
-    return f"{names[0]} was {before.get(names[0])} and is now {now.get(names[0])}" if names else None
+    for name in {**before, **now}:
+        old, new = before.get(name), now.get(name)
+        if name == SETTINGS:
+            name, old, new = _differing(old or {}, new or {}) or (name, None, None)
+        if old != new:
+            return f"{name} was {old} and is now {new}"
+    return None
+
+
+def _differing(before: Asked, now: Asked, prefix: str = "") -> tuple[str, Any, Any] | None:
+    """The first setting that two have otherwise: its name, and both values."""
+    for name in (name for name in before if name in now):
+        old, new = before[name], now[name]
+        if isinstance(old, dict) and isinstance(new, dict):
+            if found := _differing(old, new, f"{prefix}{name}."):
+                return found
+        elif old != new:
+            return prefix + name, old, new
+    return None

@@ -62,14 +62,13 @@ def reproduce(
     name = table if table in TABLES or Path(table).stem not in TABLES else f"{Path(table).stem}-study"
     place = folder or Path("runs") / "reproduce" / Path(name).stem
     place.mkdir(parents=True, exist_ok=True)
-    with one_sentence():
-        merge_all(chosen, place, merge or [])
     wanted = selection(chosen, table, only, sigmas, seeds)
     write_report = partial(write, chosen, place, shlex.join(["spacte", *sys.argv[1:]]))
     console = Console(soft_wrap=True, highlight=False)
     with one_sentence():
         target = choose_device(device)
         study = Study(chosen, place, target, console, cifar10=data, wanted=wanted, finished=write_report)
+        merge_all(study, merge or [])
         left = work(study, minutes)
     results = write_report()
     console.print(results.read_text(), markup=False)
@@ -111,18 +110,18 @@ def selection(
     )
 
 
-def merge_all(table: Table, folder: Path, others: list[Path]) -> None:
+def merge_all(study: "Study", others: list[Path]) -> None:
     """Take what is further in other folders, and say what was taken."""
-    from .asked import asked_of
     from .merging import merge
 
-    wanted = {s.folder_name(seed): asked_of(s, seed) for s in table.settings for seed in table.seeds}
+    table = study.table
+    wanted = {s.folder_name(seed): study.asked(s, seed) for s in table.settings for seed in table.seeds}
     for other in others:
         if not other.exists():
             raise typer.TyperException(
                 f"There is no {other}: name a folder that `spacte reproduce` filled, or its results.json."
             )
-        merged = merge(folder, other, wanted)
+        merged = merge(study.folder, other, wanted)
         typer.echo(f"{merged.taken} cells were further in {other}.")
         if merged.busy:
             typer.echo(

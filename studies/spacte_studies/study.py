@@ -12,6 +12,7 @@ import torch
 
 from spacte_core.checkpoint import CONFIG_FILE, Checkpoint, load_checkpoint
 from spacte_core.data import ImageData, load_data
+from spacte_core.errors import UserError
 from spacte_core.locks import FolderLockedError, folder_lock
 from spacte_trainer.callbacks import Callback
 from spacte_trainer.config import TrainConfig, override
@@ -106,7 +107,7 @@ class Study:
             try:
                 with folder_lock(folder):
                     if cells.finished(folder, setting) is None:
-                        asked.write_asked(folder, asked.asked_of(setting, seed))
+                        asked.write_asked(folder, self.asked(setting, seed))
                         checkpoint = self.trained(setting, seed, folder, time_slice)
                         cells.write_cell(folder, self.certified(setting, seed, checkpoint, time_slice))
             except FolderLockedError:
@@ -119,7 +120,7 @@ class Study:
         for setting, seed in product(self.table.settings, self.table.seeds):
             folder = self.folder / setting.folder_name(seed)
             before = asked.read_asked(folder) if cells.is_begun(folder) else None
-            if other := asked.difference(before, asked.asked_of(setting, seed)):
+            if other := asked.difference(before, self.asked(setting, seed)):
                 raise StateError(
                     f"{folder} was begun for another study ({other}): give the cell another name, choose another "
                     "--folder, or remove this one."
@@ -133,6 +134,14 @@ class Study:
                     f"{folder} has figures at other radii, and no certificates to read these from: ask for the "
                     "radii of before, choose another --folder, or remove this one."
                 )
+
+    def asked(self, setting: Setting, seed: int) -> asked.Asked:
+        """What a cell is asked for; of a recipe that is not there, as far as the table says it."""
+        try:
+            config = self.config(setting, seed)
+        except UserError:  # said where the cell is worked on
+            config = None
+        return asked.asked_of(setting, seed, config)
 
     def config(self, setting: Setting, seed: int) -> TrainConfig:
         """The recipe of a cell; the test split is looked at once, when all is trained."""

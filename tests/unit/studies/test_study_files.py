@@ -6,6 +6,7 @@ import subprocess
 import sys
 import textwrap
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -14,10 +15,11 @@ import torch
 from rich.console import Console
 from typer.testing import CliRunner, Result
 
+from spacte_studies.asked import asked_of, difference
 from spacte_studies.cli import reproduce_app
 from spacte_studies.study import Study
 from spacte_studies.study_files import StudyFileError, read_study
-from spacte_studies.tables import DIGITS
+from spacte_studies.tables import DIGITS, Setting
 from spacte_trainer.config import override
 from spacte_trainer.recipes import RecipeError, _installed, load_recipe
 
@@ -229,7 +231,8 @@ def test_recipes_come_from_a_package_of_ones_own(tmp_path: Path) -> None:
     study = "title: Mine\ncertify: {every: 200, n: 100}\ncells: [{name: short, recipe: mine-short, sigma: 0.5}]"
     (tmp_path / "mine.yaml").write_text(study)
     command = [sys.executable, "-m", "spacte_client", "reproduce", "mine.yaml", "--folder", "runs", "--minutes", "5"]
-    done = subprocess.run(
+    again = partial(
+        subprocess.run,
         command,
         cwd=tmp_path,
         env={"PATH": "/usr/bin:/bin", "PYTHONPATH": str(tmp_path)},
@@ -237,8 +240,25 @@ def test_recipes_come_from_a_package_of_ones_own(tmp_path: Path) -> None:
         text=True,
         check=False,
     )
-    assert done.returncode == 0, done.stderr
-    assert "| short | 1 of 1 |" in (tmp_path / "runs" / "results.md").read_text()
+    assert again().returncode == 0
+    assert "| short | 1 of 1 |" in again().stdout, "a finished cell is shown again"
+    (tmp_path / "mine.py").write_text((tmp_path / "mine.py").read_text().replace('"epochs": 1', '"epochs": 2'))
+    refused = again()
+    assert refused.returncode == 1
+    assert "was begun for another study (epochs was 1 and is now 2)" in " ".join(refused.stderr.split())
+
+
+def test_settings_that_both_know_decide_whether_a_cell_is_asked_for_alike() -> None:
+    config = load_recipe("digits-spacte-gaussian", 0.25)
+    setting = Setting("digits", "spacte-gaussian", 0.25, DIGITS)
+    now = asked_of(setting, 0, config)
+    changed = asked_of(setting, 0, override(config, {"objective.teaching": None}))
+    assert "objective.teaching was {" in (difference(now, changed) or "")
+    elsewhere = override(config, {"threads": 7, "validate_every": 3, "store": "bf16"})
+    assert difference(now, asked_of(setting, 0, elsewhere)) is None
+    later = {**now, "settings": {**now["settings"], "of a later version": True}}
+    assert difference(now, later) is None
+    assert difference(asked_of(setting, 0), now) is None, "kept before settings were"
 
 
 def test_the_studies_of_the_docs_can_be_read(tmp_path: Path) -> None:
