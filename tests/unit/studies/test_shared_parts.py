@@ -25,7 +25,7 @@ CHANGES = {"epochs": 1, "batch": 700}
 def work(folder: Path, *parts: tuple[Setting, int], **changes: object) -> str:
     """Finish these cells; what is said on the console."""
     console = Console(file=io.StringIO(), width=400)
-    table = Table("A table", (SINGLE, PAIR), (0, 1))
+    table = Table("A table", tuple(dict.fromkeys(setting for setting, _ in parts)), (0, 1))
     device, given = torch.device("cpu"), {**CHANGES, **changes}
     study = Study(table, folder, device, console, changes=given, wanted=lambda *cell: cell in parts)
     study.work(TimeSlice(time.monotonic() + 3600))
