@@ -11,13 +11,13 @@ from urllib.request import getproxies, proxy_bypass
 
 import httpx2
 
-from . import environment
 from ._calls import Call
 from ._constants import BASE_URL_VARIABLE, KEPT_CONNECTIONS
 from ._exceptions import APIConnectionError, APIError, APIResponseError, APITimeoutError, InvalidArgumentError
 from ._problems import error_from_response
 from ._retries import Backoff
 from ._settings import Settings
+from .environment import blamed
 
 T = TypeVar("T")
 
@@ -34,7 +34,7 @@ class Connection:
 
     def __init__(self, settings: Settings, transport: httpx2.BaseTransport | None = None) -> None:
         self.settings = settings
-        with _environment_blamed():
+        with blamed(InvalidArgumentError):
             self._http = httpx2.Client(headers=settings.headers(), transport=transport, limits=_LIMITS)
         self.close = self._http.close
 
@@ -64,7 +64,7 @@ class AsyncConnection:
 
     def __init__(self, settings: Settings, transport: httpx2.AsyncBaseTransport | None = None) -> None:
         self.settings = settings
-        with _environment_blamed():
+        with blamed(InvalidArgumentError):
             self._http = httpx2.AsyncClient(headers=settings.headers(), transport=transport, limits=_LIMITS)
         self.close = self._http.aclose
 
@@ -83,17 +83,6 @@ class AsyncConnection:
             except APIError as error:
                 delay = _delay_after(error, backoff, call)
             await asyncio.sleep(delay)
-
-
-@contextmanager
-def _environment_blamed() -> Generator[None]:
-    try:
-        yield
-    except (httpx2.InvalidURL, *environment.CAUSES) as error:
-        sentence = environment.sentence(error)
-        if sentence is None:
-            raise
-        raise InvalidArgumentError(sentence) from error
 
 
 @contextmanager

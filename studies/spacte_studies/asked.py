@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from spacte_core.files import replace_file
-from spacte_trainer.config import TrainConfig, computes
+from spacte_trainer.config import TrainConfig, computes, differing
 
 from .tables import Setting
 
@@ -56,22 +56,7 @@ def difference(before: Asked | None, now: Asked | None) -> str | None:
     """
     if before is None or now is None:
         return None
-    for name in {**before, **now}:
-        old, new = before.get(name), now.get(name)
-        if name == SETTINGS:
-            name, old, new = _differing(old or {}, new or {}) or (name, None, None)
-        if old != new:
-            return f"{name} was {old} and is now {new}"
-    return None
-
-
-def _differing(before: Asked, now: Asked, prefix: str = "") -> tuple[str, Any, Any] | None:
-    """The first setting that two have otherwise: its name, and both values."""
-    for name in (name for name in before if name in now):
-        old, new = before[name], now[name]
-        if isinstance(old, dict) and isinstance(new, dict):
-            if found := _differing(old, new, f"{prefix}{name}."):
-                return found
-        elif old != new:
-            return prefix + name, old, new
-    return None
+    rules = (name for name in {**before, **now} if name != SETTINGS)
+    found = [(name, before.get(name), now.get(name)) for name in rules if before.get(name) != now.get(name)]
+    found += differing(before.get(SETTINGS, {}), now.get(SETTINGS, {}), shared=True)
+    return next((f"{name} was {old} and is now {new}" for name, old, new in found), None)

@@ -1,7 +1,7 @@
 """Every hyper-parameter of a training run, and how a command line changes some of them."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from typing import Annotated, Any, Literal, Self
 
@@ -166,6 +166,20 @@ def computes(config: TrainConfig) -> dict[str, Any]:
     if config.pretrain is not None:
         found["pretrain"] = computes(config.pretrain)
     return {name: value for name, value in found.items() if name not in ("recipe", "method")}
+
+
+def differing(
+    before: Mapping[str, Any], now: Mapping[str, Any], *, shared: bool = False, prefix: str = ""
+) -> Iterator[tuple[str, Any, Any]]:
+    """Dotted name, old and new value of each setting that differs; with `shared`, of those that both have alone."""
+    for key, new in now.items():
+        if shared and key not in before:
+            continue
+        old = before.get(key)
+        if isinstance(old, dict) and isinstance(new, dict):
+            yield from differing(old, new, shared=shared, prefix=f"{prefix}{key}.")
+        elif old != new:
+            yield f"{prefix}{key}", old, new
 
 
 def resolve_precision(config: TrainConfig, device: torch.device) -> TrainConfig:

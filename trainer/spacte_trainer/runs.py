@@ -92,12 +92,13 @@ class Pipeline:
 
     def _elsewhere(self, config: TrainConfig) -> Checkpoint | None:
         """A finished run that differs from `config` in names alone."""
+        wanted = computes(config)
         for folder in self.trained:
             try:
                 trained = TrainConfig.model_validate(read_config(folder)[0].train)
             except (CheckpointError, ValidationError):  # not finished, imported, or of another version
                 continue
-            if computes(trained) == computes(config) and trained.store == config.store:
+            if computes(trained) == wanted and trained.store == config.store:
                 self.console.print(f"Taken from {folder}, which was trained alike.")
                 return load_checkpoint(folder, self.device)
         return None

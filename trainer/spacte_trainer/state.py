@@ -16,7 +16,7 @@ from pydantic import ValidationError
 from spacte_core.errors import UserError
 from spacte_core.files import replacing
 
-from .config import TrainConfig, identifying_settings
+from .config import TrainConfig, differing, identifying_settings
 
 STATE_FILE = "training_state.pt"
 
@@ -57,22 +57,11 @@ def load_state(folder: Path, config: TrainConfig, device: torch.device) -> State
         before = TrainConfig.model_validate_json(found.pop("config"))
     except (OSError, EOFError, RuntimeError, KeyError, pickle.UnpicklingError, ValidationError) as error:
         raise StateError(f"{path} cannot be read ({error}): delete it to start over.") from error
-    changed = _differences(identifying_settings(before), identifying_settings(config))
+    pairs = differing(identifying_settings(before), identifying_settings(config))
+    changed = [f"{name}: {old!r}, now {new!r}" for name, old, new in pairs]
     if changed:
         raise StateError(
             f"The run in {folder} was started with other settings ({'; '.join(changed[:3])}): "
             "resume it with its own, or choose another --out."
         )
     return State(**found)
-
-
-def _differences(before: dict[str, Any], now: dict[str, Any], prefix: str = "") -> list[str]:
-    """`name: old, now new` for every field that differs."""
-    changed: list[str] = []
-    for key, new in now.items():
-        old = before.get(key)
-        if isinstance(old, dict) and isinstance(new, dict):
-            changed += _differences(old, new, f"{prefix}{key}.")
-        elif old != new:
-            changed.append(f"{prefix}{key}: {old!r}, now {new!r}")
-    return changed

@@ -14,7 +14,7 @@ import httpx2
 import numpy as np
 from numpy.typing import NDArray
 
-from spacte_client import environment
+from spacte_client.environment import blamed
 from spacte_core.models.endpoint import EndpointConfig
 from spacte_workers.errors import EndpointError, EndpointFaultError
 
@@ -41,7 +41,9 @@ class Session:
 
     def __init__(self, config: EndpointConfig, num_classes: int) -> None:
         self.config, self.num_classes = config, num_classes
-        self._client = _client(config)
+        headers = _token(config)
+        with blamed(EndpointError):
+            self._client = httpx2.Client(timeout=config.timeout_s, headers=headers, follow_redirects=False)
         self._threads = ThreadPoolExecutor(config.connections, thread_name_prefix="endpoint")
         self._pace = Pace(config.url, config.requests_per_second)
 
@@ -180,17 +182,6 @@ def _delay(attempt: int, response: httpx2.Response | None) -> float:
     if named.isdecimal():
         return min(float(named), _LONGEST_DELAY_S)
     return min(_LONGEST_DELAY_S, _FIRST_DELAY_S * 2**attempt) * (1 - 0.25 * random.random())  # noqa: S311
-
-
-def _client(config: EndpointConfig) -> httpx2.Client:
-    headers = _token(config)
-    try:
-        return httpx2.Client(timeout=config.timeout_s, headers=headers, follow_redirects=False)
-    except (httpx2.InvalidURL, *environment.CAUSES) as error:
-        sentence = environment.sentence(error)
-        if sentence is None:
-            raise
-        raise EndpointError(sentence) from error
 
 
 def _token(config: EndpointConfig) -> dict[str, str]:
