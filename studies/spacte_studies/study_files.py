@@ -47,10 +47,12 @@ class _Loader(yaml.SafeLoader):
 class CertifyPart(_Part):
     """How every cell is certified; the defaults are those of the digits' tables."""
 
-    every: int = Field(default=DIGITS.every, ge=1, description="Every how many-th test image.")
-    n0: int = Field(default=DIGITS.n0, ge=1, description="Selection noises.")
-    n: int = Field(default=DIGITS.n, ge=1, description="Estimation noises.")
-    alpha: float = Field(default=DIGITS.alpha, gt=0, lt=1, description="Probability of a false certificate.")
+    every: int = Field(default=DIGITS.every, ge=1, strict=True, description="Every how many-th test image.")
+    n0: int = Field(default=DIGITS.n0, ge=1, strict=True, description="Selection noises.")
+    n: int = Field(default=DIGITS.n, ge=1, strict=True, description="Estimation noises.")
+    alpha: float = Field(
+        default=DIGITS.alpha, gt=0, lt=1, strict=True, description="Probability of a false certificate."
+    )
     radii: list[Radius] = Field(default=list(DIGITS.radii), min_length=1, description="Where accuracy is shown.")
 
 
@@ -59,9 +61,13 @@ class CellPart(_Part):
 
     name: str = Field(min_length=1, max_length=150, description="What the row is called; unique for a sigma.")
     recipe: str = Field(description="As `spacte recipes` lists it, or of a package's entry point `spacte.recipes`.")
-    sigma: float = Field(ge=SIGMA_LEAST, le=SIGMA_MOST, description="Noise level in units of [0, 1] pixels.")
+    sigma: float = Field(
+        ge=SIGMA_LEAST, le=SIGMA_MOST, strict=True, description="Noise level in units of [0, 1] pixels."
+    )
     set: dict[str, Any] = Field(default_factory=dict[str, Any], description="Overrides, as `spacte train --set`.")
-    published: float | None = Field(default=None, ge=0, description="A published ACR, to be shown beside ours.")
+    published: float | None = Field(
+        default=None, ge=0, strict=True, description="A published ACR, to be shown beside ours."
+    )
 
 
 class StudyPart(_Part):
@@ -96,11 +102,11 @@ def read_study(path: Path) -> Table:
             raise StudyFileError(f"{path}: cell {cell.name!r}: {name} is no setting for `set`: the study has its own.")
     protocol = Protocol(**{**study.certify.model_dump(), "radii": tuple(study.certify.radii)})
     settings = tuple(_setting(path.stem, cell, protocol) for cell in study.cells)
-    names = [setting.folder_name(0) for setting in settings]
+    names = [setting.folder_name(0).lower() for setting in settings]  # one folder where a file system ignores case
     if twice := {name for name in names if names.count(name) > 1}:
         raise StudyFileError(
             f"{path}: two cells are called {min(twice)!r}: give each a name of its own, in whose folder's name only "
-            "letters from A to Z and digits count."
+            "letters from A to Z, large or small, and digits count."
         )
     return Table(study.title, settings, tuple(study.seeds))
 

@@ -128,7 +128,7 @@ def arm(request, tmp_path_factory):
         Path(__file__).with_name("emulated_arm.cpp"),
     ]
     subprocess.run(command, check=True, capture_output=True)
-    values = {name: getattr(target, name) for name in ("name", "form", "needs", "images", "multiple", "unit", "words")}
+    values = {name: getattr(target, name) for name in ("name", "form", "needs", "images", "multiple", "unit", "costs")}
     return Emulated(**values, program=program)
 
 

@@ -11,9 +11,9 @@ import torch
 from tests.convolution_chains import EMULATED, a_chain, a_layer, maps
 from torch.nn import functional
 
-from spacte_core.kernels.cpu import chain_winograd
+from spacte_core.kernels.cpu import chain_winograd, targets
 from spacte_core.kernels.cpu.chain import ChainKernel, Layer, by_winograd
-from spacte_core.kernels.cpu.chain_winograd import MOST_SUM, is_exact, transform_codes
+from spacte_core.kernels.cpu.chain_winograd import MOST_SUM, Costs, is_exact, transform_codes
 from spacte_core.kernels.cpu.targets import TARGETS
 
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("two_threads")]
@@ -49,7 +49,8 @@ def always(monkeypatch):
 
 def directly(target):
     """The same target without Winograd."""
-    return replace(target, words=float("inf"))
+    never = Costs(words=float("inf"))
+    return replace(target, costs=never, intel=never)
 
 
 def extreme_layers():
@@ -173,6 +174,7 @@ def test_layers_are_taken_where_it_pays(monkeypatch):
     """Those of a ResNet: all but the first without products of bytes, the wide ones with VNNI, none with i8mm."""
     shapes = [((3, 32, 32), 16), ((16, 32, 32), 16), ((32, 16, 16), 32), ((64, 8, 8), 64)]
     layers = [a_layer(CODES, shape, channels) for shape, channels in shapes]
+    monkeypatch.setattr(targets, "cpu_info", lambda: {"vendor_id": "AuthenticAMD"})
     taken = {target.name: [by_winograd(layer, CODES, target) for layer in layers] for target in VECTORS}
     words, vnni = [False, True, True, True], [False, False, True, True]
     assert taken == {
@@ -180,7 +182,11 @@ def test_layers_are_taken_where_it_pays(monkeypatch):
         **dict.fromkeys(("avx512", "avx_vnni"), vnni),
         "neon_i8mm": [False] * 4,
     }
-    avx2 = next(target for target in VECTORS if target.name == "avx2")
+    avx2, avx512 = (next(target for target in VECTORS if target.name == name) for name in ("avx2", "avx512"))
+    wide = a_layer(CODES, (128, 28, 28), 128)
+    monkeypatch.setattr(targets, "cpu_info", lambda: {"vendor_id": "GenuineIntel"})
+    assert [by_winograd(layer, CODES, avx512) for layer in (*layers, wide)] == [False, False, False, False, True]
+    assert [by_winograd(layer, CODES, avx2) for layer in layers] == words
     others = [{"stride": 2}, {"kernel": 1}]
     assert not any(by_winograd(a_layer(CODES, (64, 8, 8), 64, **geometry), CODES, avx2) for geometry in others)
     assert not any(by_winograd(layer, CODES, directly(avx2)) for layer in layers)

@@ -20,6 +20,11 @@ from .base import (
 
 _SIZE = 224  # that torchvision's classifiers are built for where their weights name no other
 
+_INCEPTIONS = ("googlenet", "inception_v3")
+"""They bring their input into another range themselves where they are made for published weights. A file is taken to
+be of those, or to go on from them: it does not say, and without it published weights answer wrongly. Auxiliary
+classifiers are left out where the file has none."""
+
 
 def load(name: str, options: SourceOptions) -> Source:
     """The model called NAME, such as `resnet18` or `swin_t`; see `load_source`."""
@@ -31,9 +36,11 @@ def load(name: str, options: SourceOptions) -> Source:
     published: Any = getattr(models.get_model_weights(name), "DEFAULT", None)
     preset = published.transforms() if published is not None else None
 
-    def create(classes: int | None) -> Any:
+    def create(classes: int | None, **others: bool) -> Any:
         sized = {"image_size": options.size} if options.size and name.startswith("vit_") else {}
-        return models.get_model(name, weights=None, **sized, **({"num_classes": classes} if classes else {}))
+        if name in _INCEPTIONS:
+            others = {"transform_input": options.file is not None, "init_weights": options.file is None, **others}
+        return models.get_model(name, weights=None, **sized, **others, **({"num_classes": classes} if classes else {}))
 
     if options.weights == HUB:
         if published is None:
@@ -46,7 +53,10 @@ def load(name: str, options: SourceOptions) -> Source:
         module = create(options.classes)
     if options.file is not None:
         state = read_state_dict(options.file, module)
-        module = create(options.classes or classes_in(state, module))
+        others = {"aux_logits": False} if name in _INCEPTIONS and not any("aux" in key.lower() for key in state) else {}
+        if others:
+            state = read_state_dict(options.file, create(options.classes, **others))
+        module = create(options.classes or classes_in(state, module), **others)
         load_weights(module, state, options.file)
     crop = getattr(preset, "crop_size", [_SIZE])
     size = options.size or int(crop[0] if isinstance(crop, list | tuple) else crop)

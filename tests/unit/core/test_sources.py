@@ -112,6 +112,23 @@ def test_random_weights_only_by_name(tmp_path: Path) -> None:
         load_source("torchvision:resnet18", SourceOptions(str(tmp_path / "other.pth")))
 
 
+@pytest.mark.parametrize("auxiliary", [True, False])
+def test_a_file_of_googlenet_is_taken_for_one_that_goes_on_from_the_published_weights(
+    tmp_path: Path, auxiliary: bool
+) -> None:
+    """Those have their input brought into another range by the module itself, which a state dict does not say."""
+    torch.manual_seed(0)
+    module = models.googlenet(
+        weights=None, transform_input=True, aux_logits=auxiliary, init_weights=False, num_classes=4
+    )
+    torch.save(module.state_dict(), tmp_path / "weights.pth")
+    found = load_source("torchvision:googlenet", SourceOptions(str(tmp_path / "weights.pth"), size=64))
+    x_BCHW = torch.rand(2, 3, 64, 64)
+    assert torch.equal(found.module.eval()(x_BCHW), module.eval()(x_BCHW))
+    module.transform_input = False
+    assert not torch.equal(found.module(x_BCHW), module(x_BCHW))
+
+
 class Normed(nn.Module):
     def __init__(self) -> None:
         super().__init__()

@@ -189,10 +189,10 @@ def by_winograd(layer: Layer, dtype: torch.dtype, target: Target) -> bool:
         return False
     if (*layer.weight_OIKK.shape[2:], layer.stride, layer.padding) != (3, 3, 1, 1):
         return False
-    words = None if layer.scale_O is None else target.words
-    if not chain_winograd.pays(layer.shape, layer.source_shape[0], target.unit[dtype], words):
+    costs = None if layer.scale_O is None else target.costs_here()
+    if not chain_winograd.pays(layer.shape, layer.source_shape[0], target.unit[dtype], costs):
         return False
-    return words is None or chain_winograd.is_exact(layer.weight_OIKK)
+    return costs is None or chain_winograd.is_exact(layer.weight_OIKK)
 
 
 def _ordered(layer: Layer, dtype: torch.dtype, target: Target) -> tuple[Tensor, int]:

@@ -252,8 +252,10 @@ int64_t products(int64_t each, int64_t parts, int64_t threads) {
     for (auto& sum : sums) sum = Kind::zero();
     typename Kind::Integers cell = Kind::all(int32_t(0)), weight = Kind::all(int32_t(0));
     for (int64_t i = 0; i < each; i += kSums) {
-      asm volatile("" : SPACTE_VECTOR_OUT(cell), SPACTE_VECTOR_OUT(weight));  // they may be others each time
-      SPACTE_UNROLL for (int s = 0; s < kSums; ++s) sums[s] = Kind::plus_products(sums[s], cell, weight);
+      SPACTE_UNROLL for (int s = 0; s < kSums; ++s) {
+        asm volatile("" : SPACTE_VECTOR_OUT(cell), SPACTE_VECTOR_OUT(weight));  // they may be others each time
+        sums[s] = Kind::plus_products(sums[s], cell, weight);
+      }
     }
     for (auto& sum : sums) asm volatile("" : SPACTE_VECTOR_OUT(sum));  // somebody may want them
   }

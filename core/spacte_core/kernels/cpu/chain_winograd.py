@@ -7,6 +7,7 @@ convolution's in float32, 5e-7 of the values' own (benchmarks/results/engine_cpu
 """
 
 import math
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -26,16 +27,33 @@ _LARGEST_CODE = 255
 _G = torch.tensor([[6, 0, 0], [-4, -4, -4], [-4, 4, -4], [1, 2, 4], [1, -2, 4], [0, 0, 12]])
 """24 times Lavin and Gray's; its last row only 12 times, for words to hold it. The kernel doubles what it gives."""
 
-_INTO, _OUT_OF = 200, 220
-"""What the transforms of one tile of codes cost, for a pair of channels and for a filter, in products of a direct
-convolution.
-
-Measured on an AMD EPYC (Zen 5): 187 and 201 with AVX2, 264 and 230 with AVX-512."""
-
 _INTO_REALS, _OUT_OF_REALS = 300, 260
-"""The same in float32, for a channel and for a filter. Measured on an AMD EPYC (Zen 4): 550 to 580 together."""
+"""What the transforms of a tile cost in float32, for a channel and for a filter, in direct products. Measured on an AMD
+EPYC (Zen 4): 550 to 580 together."""
 
 _FLOATS = 1.1  # what a product costs in float32: its weights are many, and brought from afar
+
+
+class Costs(NamedTuple):
+    """What a layer of codes costs this way, in products of a direct convolution.
+
+    Attributes:
+        words: a product of pairs of words, with what it costs to bring the many weights.
+        into: the transform of one tile, for a pair of channels.
+        out_of: the transform of one tile's sums, for a filter.
+    """
+
+    words: float = 1.25
+    into: float = 200
+    out_of: float = 220
+
+
+AMD = Costs()
+"""Measured on an AMD EPYC (Zen 5): transforms 187 and 201 with AVX2, 264 and 230 with AVX-512."""
+
+INTEL_VNNI = Costs(1.5, 350, 450)
+"""Of 512 bits on Intel's: the two units that multiply words have the transforms to do as well, and weights come slowly
+from beyond the second-level cache. Fitted to layers of 16 to 512 channels (benchmarks/results/engine_cpu.md)."""
 
 
 def is_exact(weight_OIKK: Tensor) -> bool:
@@ -45,23 +63,23 @@ def is_exact(weight_OIKK: Tensor) -> bool:
     return int(most) * _LARGEST_CODE <= MOST_SUM
 
 
-def pays(shape: tuple[int, int, int], inputs: int, unit: int, words: float | None) -> bool:
+def pays(shape: tuple[int, int, int], inputs: int, unit: int, costs: Costs | None) -> bool:
     """Whether a 3 x 3 layer with stride 1 is faster this way: counted in products of a direct convolution.
 
     Args:
         shape: channels, height and width of the result.
         inputs: channels of the source.
         unit: channels that a product of a direct convolution takes.
-        words: what a product of pairs of words costs; None where maps are not of codes.
+        costs: of this way for codes; None where maps are not of codes.
     """
     channels, height, width = shape
     cells = -(-inputs // unit)
     tiles = -(-height // TILE) * -(-width // TILE)
-    if words is None:
+    if costs is None:
         here = tiles * (PRODUCTS * channels * inputs * _FLOATS + _INTO_REALS * inputs + _OUT_OF_REALS * channels)
     else:
         pairs = cells * unit // 2
-        here = tiles * (PRODUCTS * channels * pairs * words + _INTO * pairs + _OUT_OF * channels)
+        here = tiles * (PRODUCTS * channels * pairs * costs.words + costs.into * pairs + costs.out_of * channels)
     return here < height * width * 9 * channels * cells
 
 

@@ -15,8 +15,10 @@ from pathlib import Path
 import torch
 
 from spacte_core.errors import UserError
-from spacte_core.hardware import cpu_flags
+from spacte_core.hardware import cpu_flags, cpu_info
 from spacte_core.kernels.compiler import compile_library
+
+from .chain_winograd import AMD, INTEL_VNNI, Costs
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "int8": torch.uint8}
 """Of a chain's maps, by precision."""
@@ -46,8 +48,8 @@ class Target:
         unit: for each kind of maps, how many channels lie together; None where the matrix units want tiles.
         source: the kernel's file.
         options: of the compiler.
-        words: what a product of pairs of words costs, in those of codes; 1.25 is measured on an AMD EPYC (Zen 5) for
-            AVX2 and AVX-512, with what it costs to bring the many weights.
+        costs: of Winograd's way for codes, in direct products.
+        intel: the same on Intel's processors, where they are others.
     """
 
     name: str
@@ -58,7 +60,12 @@ class Target:
     unit: Mapping[torch.dtype, int] | None
     source: str = "chain_vectors.cpp"
     options: tuple[str, ...] = ()
-    words: float = 1.25
+    costs: Costs = AMD
+    intel: Costs | None = None
+
+    def costs_here(self) -> Costs:
+        """Those of this machine's processor."""
+        return self.intel if self.intel and cpu_info().get("vendor_id") == "GenuineIntel" else self.costs
 
     def library(self, dtype: torch.dtype) -> ctypes.CDLL | None:
         """The compiled kernel; None where it does not run, or knows no such maps.
@@ -98,12 +105,12 @@ _WORDS = {torch.uint8: 2, torch.float32: 1}
 TARGETS = (
     Target("amx", "amx", _matrices(_AMX, _AMX), 16, 16, None, "chain_amx.cpp", ("-march=native",)),
     Target("avx512", "chain_avx512", _needs(_VNNI, "avx512_bf16"), 16, 4, _BYTES,
-           options=(*_AVX512, "-mavx512vnni", "-mavx512bf16")),
+           options=(*_AVX512, "-mavx512vnni", "-mavx512bf16"), intel=INTEL_VNNI),
     Target("avx512bw", "chain_avx512bw", _needs("avx512bw avx512vl"), 16, 4, _WORDS, options=_AVX512),
     Target("avx_vnni", "chain_avx_vnni", _needs("avx2 fma avx_vnni"), 8, 4, _BYTES, options=(*_AVX2, "-mavxvnni")),
     Target("avx2", "chain_avx2", _needs("avx2 fma"), 8, 4, _WORDS, options=_AVX2),
     Target("neon_i8mm", "chain_neon_i8mm", _needs("asimd i8mm"), 4, 4, _BYTES, options=("-march=armv8.2-a+i8mm",),
-           words=5.0),  # four instructions in place of one
+           costs=AMD._replace(words=5.0)),  # four instructions in place of one
     Target("neon", "chain_neon", _needs("asimd"), 4, 4, _WORDS),
 )  # fmt: skip
 """The fastest first."""
