@@ -1,6 +1,7 @@
 """Both clients against a handler of the test's own (faults), and against the real gateway in this process."""
 
 import asyncio
+import faulthandler
 import json
 import socket
 import sys
@@ -241,7 +242,13 @@ class RealGateway:
         """Stop server, samplers, loop and thread."""
         if self.server is not None:
             self.server.should_exit = True
-            self.serving.result(60)
+            try:
+                self.serving.result(60)
+            except TimeoutError:  # seen once, and not explained: say what holds it
+                faulthandler.dump_traceback(file=2)
+                for task in asyncio.all_tasks(self.loop):
+                    task.print_stack(file=sys.stderr)
+                raise
         self.run(self.runtime.stop()).result(60)
         self.loop.call_soon_threadsafe(self.loop.stop)
         self.thread.join(60)
