@@ -23,7 +23,7 @@ from spacte_trainer.config import SIGMA_LEAST, SIGMA_MOST
 
 from .tables import DIGITS, Protocol, Setting, Table
 
-Radius = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+Radius = Annotated[float, Field(ge=0, allow_inf_nan=False, strict=True)]
 
 
 class StudyFileError(UserError):

@@ -13,7 +13,7 @@ from torch.nn import functional
 
 from spacte_core.kernels.cpu import chain_winograd, targets
 from spacte_core.kernels.cpu.chain import ChainKernel, Layer, by_winograd
-from spacte_core.kernels.cpu.chain_winograd import MOST_SUM, Costs, is_exact, transform_codes
+from spacte_core.kernels.cpu.chain_winograd import MOST_SUM, USUAL, is_exact, transform_codes
 from spacte_core.kernels.cpu.targets import TARGETS
 
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("two_threads")]
@@ -49,7 +49,7 @@ def always(monkeypatch):
 
 def directly(target):
     """The same target without Winograd."""
-    never = Costs(words=float("inf"))
+    never = USUAL._replace(words=float("inf"))
     return replace(target, costs=never, intel=never)
 
 

@@ -36,11 +36,14 @@ def load(name: str, options: SourceOptions) -> Source:
     published: Any = getattr(models.get_model_weights(name), "DEFAULT", None)
     preset = published.transforms() if published is not None else None
 
-    def create(classes: int | None, **others: bool) -> Any:
-        sized = {"image_size": options.size} if options.size and name.startswith("vit_") else {}
+    def create(classes: int | None, *, auxiliary: bool = True) -> Any:
+        settings: dict[str, Any] = {"num_classes": classes} if classes else {}
+        if options.size and name.startswith("vit_"):
+            settings["image_size"] = options.size
         if name in _INCEPTIONS:
-            others = {"transform_input": options.file is not None, "init_weights": options.file is None, **others}
-        return models.get_model(name, weights=None, **sized, **others, **({"num_classes": classes} if classes else {}))
+            of_file = options.file is not None
+            settings |= {"transform_input": of_file, "init_weights": not of_file, "aux_logits": auxiliary}
+        return models.get_model(name, weights=None, **settings)
 
     if options.weights == HUB:
         if published is None:
@@ -53,10 +56,10 @@ def load(name: str, options: SourceOptions) -> Source:
         module = create(options.classes)
     if options.file is not None:
         state = read_state_dict(options.file, module)
-        others = {"aux_logits": False} if name in _INCEPTIONS and not any("aux" in key.lower() for key in state) else {}
-        if others:
-            state = read_state_dict(options.file, create(options.classes, **others))
-        module = create(options.classes or classes_in(state, module), **others)
+        auxiliary = name not in _INCEPTIONS or any("aux" in key.lower() for key in state)
+        if not auxiliary:
+            state = read_state_dict(options.file, create(options.classes, auxiliary=False))
+        module = create(options.classes or classes_in(state, module), auxiliary=auxiliary)
         load_weights(module, state, options.file)
     crop = getattr(preset, "crop_size", [_SIZE])
     size = options.size or int(crop[0] if isinstance(crop, list | tuple) else crop)

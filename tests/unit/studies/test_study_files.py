@@ -61,6 +61,7 @@ def test_the_name_of_a_row_is_one_cell_of_a_table(tmp_path: Path) -> None:
         ("title: x\ncells: [{name: a, recipe: r, sigma: 1}, {name: A, recipe: q, sigma: 1}]", "large or small"),
         ("title: x\ncells: [{name: a, recipe: r, sigma: true}]", "cells.0.sigma"),
         ("title: x\ncertify: {n: true}\ncells: [{name: a, recipe: r, sigma: 1}]", "certify.n"),
+        ("title: x\ncertify: {radii: [true]}\ncells: [{name: a, recipe: r, sigma: 1}]", "certify.radii.0"),
         ("{", "cannot be read as a study"),
         ("", "the whole"),
         ("title: x\nseeds: [0, 0]\ncells: [{name: a, recipe: r, sigma: 1}]", "twice"),

@@ -43,13 +43,14 @@ class Costs(NamedTuple):
         out_of: the transform of one tile's sums, for a filter.
     """
 
-    words: float = 1.25
-    into: float = 200
-    out_of: float = 220
+    words: float
+    into: float
+    out_of: float
 
 
-AMD = Costs()
-"""Measured on an AMD EPYC (Zen 5): transforms 187 and 201 with AVX2, 264 and 230 with AVX-512."""
+USUAL = Costs(1.25, 200, 220)
+"""Measured on an AMD EPYC (Zen 5): words 1.25 with AVX2 and AVX-512; transforms 187 and 201 with AVX2, 264 and 230 with
+AVX-512."""
 
 INTEL_VNNI = Costs(1.5, 350, 450)
 """Of 512 bits on Intel's: the two units that multiply words have the transforms to do as well, and weights come slowly

@@ -18,7 +18,7 @@ from spacte_core.errors import UserError
 from spacte_core.hardware import cpu_flags, cpu_info
 from spacte_core.kernels.compiler import compile_library
 
-from .chain_winograd import AMD, INTEL_VNNI, Costs
+from .chain_winograd import INTEL_VNNI, USUAL, Costs
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "int8": torch.uint8}
 """Of a chain's maps, by precision."""
@@ -60,7 +60,7 @@ class Target:
     unit: Mapping[torch.dtype, int] | None
     source: str = "chain_vectors.cpp"
     options: tuple[str, ...] = ()
-    costs: Costs = AMD
+    costs: Costs = USUAL
     intel: Costs | None = None
 
     def costs_here(self) -> Costs:
@@ -110,7 +110,7 @@ TARGETS = (
     Target("avx_vnni", "chain_avx_vnni", _needs("avx2 fma avx_vnni"), 8, 4, _BYTES, options=(*_AVX2, "-mavxvnni")),
     Target("avx2", "chain_avx2", _needs("avx2 fma"), 8, 4, _WORDS, options=_AVX2),
     Target("neon_i8mm", "chain_neon_i8mm", _needs("asimd i8mm"), 4, 4, _BYTES, options=("-march=armv8.2-a+i8mm",),
-           costs=AMD._replace(words=5.0)),  # four instructions in place of one
+           costs=USUAL._replace(words=5.0)),  # four instructions in place of one
     Target("neon", "chain_neon", _needs("asimd"), 4, 4, _WORDS),
 )  # fmt: skip
 """The fastest first."""
