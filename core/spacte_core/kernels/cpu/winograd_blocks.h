@@ -1,4 +1,5 @@
-// Layers and blocks of `winograd_layers_kernel.cpp`: how lines of tiles get into V and M and out of them, and the products.
+// Layers and blocks of `winograd_layers_kernel.cpp`: how lines of tiles get into V and M and out of them, and the products
+// of all of them.
 
 #include <omp.h>
 
@@ -6,73 +7,30 @@
 #include <cstdint>
 #include <cstring>
 
-#include "winograd_transforms.h"
+#include "winograd_products.h"
 
 namespace {
 
-constexpr int64_t kPanel = 16;
-constexpr int kVectors = kPanel / kLanes;
-constexpr int64_t kBlockTiles = 48;           // measured on an AMD EPYC (Zen 3) for 64 and 256 channels
-constexpr int kRows = kLanes == 16 ? 12 : 6;  // of a product that are computed at a time
-
-int64_t panels(int64_t channels) { return (channels + kPanel - 1) / kPanel; }
-
-// Passed by value: what is written through a pointer to vectors could otherwise be one of its fields.
+// Passed by value: what is written through a pointer to vectors could otherwise be one of its fields. `block`: tiles that
+// are worked on together, about.
 struct Layer {
-  int64_t height, width, channels_in, channels;
+  int64_t height, width, channels_in, channels, block;
 
   int64_t down() const { return (height + kTile - 1) / kTile; }
   int64_t across() const { return (width + kTile - 1) / kTile; }
-  int64_t lines() const { return std::max<int64_t>(kBlockTiles / across(), 1); }  // of tiles, of a block
-  int64_t tiles() const { return lines() * across(); }
+  int64_t lines() const { return std::max<int64_t>(block / across(), 1); }  // of tiles, of a block
+  int64_t tiles() const { return (lines() * across() + 1) / 2 * 2; }                // rows of a panel, by pairs
   int64_t row() const { return (kTile * across() + 2) * kLanes; }  // of a line of tiles, transformed in one direction
   int64_t carry() const { return 2 * width * panels(channels_in) * kPanel; }
   // From one of the 36 to the next; not a power of two, so that they fall into different lines of the cache.
   int64_t stride(int64_t of) const { return panels(of) * tiles() * kPanel + kPanel; }
-  int64_t scratch() const { return kSide * row() + carry() + kProducts * (stride(channels_in) + stride(channels)); }
+  int64_t scratch() const { return kSide * row() + carry() + kProducts * (stride(channels_in) + stride(channels)) + tiles() * kPanel; }
   int64_t weights() const { return kProducts * panels(channels_in) * panels(channels) * kPanel * kPanel; }
 };
 
-// `ROWS` rows of one panel of a b, for `depth` panels of a: a's are `stride` apart, b is one panel of 16 `depth` rows.
-template <int ROWS>
-INLINE void multiply_rows(int64_t depth, const float* a, int64_t stride, const float* b, float* c) {
-  Floats sum[ROWS][kVectors];
-#pragma GCC unroll 16
-  for (int r = 0; r < ROWS; ++r)
-#pragma GCC unroll 2
-    for (int v = 0; v < kVectors; ++v) sum[r][v] = all(0.0f);
-  for (int64_t panel = 0; panel < depth; ++panel, a += stride)
-#pragma GCC unroll 4
-    for (int k = 0; k < kPanel; ++k, b += kPanel) {
-      Floats w[kVectors];
-#pragma GCC unroll 2
-      for (int v = 0; v < kVectors; ++v) w[v] = load(b + v * kLanes);
-#pragma GCC unroll 16
-      for (int r = 0; r < ROWS; ++r) {
-        const Floats value = all(a[r * kPanel + k]);
-#pragma GCC unroll 2
-        for (int v = 0; v < kVectors; ++v) sum[r][v] = plus_product(sum[r][v], value, w[v]);
-      }
-    }
-#pragma GCC unroll 16
-  for (int r = 0; r < ROWS; ++r)
-#pragma GCC unroll 2
-    for (int v = 0; v < kVectors; ++v) store(c + r * kPanel + v * kLanes, sum[r][v]);
-}
-
-// The rows that are left over are taken by halves.
-template <int ROWS>
-void multiply(int64_t rows, int64_t depth, const float* a, int64_t stride, const float* b, float* c) {
-  int64_t r = 0;
-  for (; r + ROWS <= rows; r += ROWS) multiply_rows<ROWS>(depth, a + r * kPanel, stride, b, c + r * kPanel);
-  if constexpr (ROWS > 1) {
-    if (r < rows) multiply<(ROWS + 1) / 2>(rows - r, depth, a + r * kPanel, stride, b, c + r * kPanel);
-  }
-}
-
 // `to` = `from` times weights, 36 times: [tiles, in] times [in, out].
-void multiply_all(const Layer layer, int64_t tiles, int64_t in, int64_t out, const float* from, const float* weights,
-                  float* to) {
+template <class P>
+void multiply_all(const Layer layer, int64_t tiles, int64_t in, int64_t out, const P* from, const P* weights, float* to) {
   const int64_t panel = layer.tiles() * kPanel, deep = panels(in) * kPanel * kPanel;
   const int64_t in_stride = layer.stride(in), out_stride = layer.stride(out);
   for (int64_t p = 0; p < kProducts; ++p)
@@ -80,55 +38,26 @@ void multiply_all(const Layer layer, int64_t tiles, int64_t in, int64_t out, con
       multiply<kRows>(tiles, panels(in), from + p * in_stride, panel, weights, to + p * out_stride + k * panel);
 }
 
-// `ROWS` rows of sums += a^T b, of panels of `tiles` rows.
-template <int ROWS>
-INLINE void add_rows(int64_t tiles, const float* a, const float* b, float* sums) {
-  Floats sum[ROWS][kVectors];
-#pragma GCC unroll 16
-  for (int r = 0; r < ROWS; ++r)
-#pragma GCC unroll 2
-    for (int v = 0; v < kVectors; ++v) sum[r][v] = load(sums + r * kPanel + v * kLanes);
-  for (int64_t t = 0; t < tiles; ++t, a += kPanel, b += kPanel) {
-    Floats w[kVectors];
-#pragma GCC unroll 2
-    for (int v = 0; v < kVectors; ++v) {
-      w[v] = load(b + v * kLanes);
-      asm("" : "+v"(w[v]));  // or it is loaded again for each product, and loads take longer than products
-    }
-#pragma GCC unroll 16
-    for (int r = 0; r < ROWS; ++r) {
-      const Floats value = all(a[r]);
-#pragma GCC unroll 2
-      for (int v = 0; v < kVectors; ++v) sum[r][v] = plus_product(sum[r][v], value, w[v]);
-    }
-  }
-#pragma GCC unroll 16
-  for (int r = 0; r < ROWS; ++r)
-#pragma GCC unroll 2
-    for (int v = 0; v < kVectors; ++v) store(sums + r * kPanel + v * kLanes, sum[r][v]);
-}
-
-// sums += v^T m, 36 times: panels of [channels_in, 16].
-void add_products(const Layer layer, int64_t tiles, const float* v, const float* m, float* sums) {
+// sums += v^T m, 36 times: panels of [channels_in, 16]. Pairs what is in v; `pairs` is room for a panel.
+template <class P>
+void add_products(const Layer layer, int64_t tiles, P* v, P* m, P* pairs, float* sums) {
   const int64_t panel = layer.tiles() * kPanel, in = panels(layer.channels_in), out = panels(layer.channels);
   const int64_t in_stride = layer.stride(layer.channels_in), out_stride = layer.stride(layer.channels);
-  for (int64_t p = 0; p < kProducts; ++p)
-    for (int64_t k = 0; k < out; ++k)
-      for (int64_t c = 0; c < in; ++c, sums += kPanel * kPanel) {
-        const float *a = v + p * in_stride + c * panel, *b = m + p * out_stride + k * panel;
-        if constexpr (kLanes == 16) {
-          add_rows<kPanel>(tiles, a, b, sums);
-        } else {
-          add_rows<6>(tiles, a, b, sums);
-          add_rows<6>(tiles, a + 6, b, sums + 6 * kPanel);
-          add_rows<4>(tiles, a + 12, b, sums + 12 * kPanel);
-        }
-      }
+  for (int64_t p = 0; p < kProducts; ++p) {
+    for (int64_t c = 0; c < in; ++c) {
+      P* const a = v + p * in_stride + c * panel;
+      paired(tiles, a, a);
+    }
+    for (int64_t k = 0; k < out; ++k) {
+      const P* const b = paired(tiles, m + p * out_stride + k * panel, pairs);
+      for (int64_t c = 0; c < in; ++c, sums += kPanel * kPanel) add(tiles, v + p * in_stride + c * panel, b, sums);
+    }
+  }
 }
 
 // v = B^T d B of a line of tiles. `halves`: 6 rows, whose borders are zeros and stay so.
-template <class T>
-void line_into(const Layer layer, const T* image, int64_t line, float* halves, float* v) {
+template <class T, class P>
+void line_into(const Layer layer, const T* image, int64_t line, float* halves, P* v) {
   const int64_t channels = layer.channels_in, panel = layer.tiles() * kPanel, stride = layer.stride(channels);
   static const T zeros[kLanes] = {};
   const int64_t row = layer.row(), width = layer.width, across = layer.across();
@@ -149,7 +78,7 @@ void line_into(const Layer layer, const T* image, int64_t line, float* halves, f
 #pragma GCC unroll 6
       for (int i = 0; i < kSide; ++i) store(halves + i * row + (x + 1) * kLanes, y[i]);
     }
-    float* to = v + c / kPanel * panel + c % kPanel;
+    P* to = v + c / kPanel * panel + c % kPanel;
     for (int64_t tile = 0; tile < across; ++tile, to += kPanel)
       for (int i = 0; i < kSide; ++i) {
         const float* half = halves + i * row + tile * kTile * kLanes;
@@ -202,11 +131,11 @@ void line_out_of(const Layer layer, const float* m, int64_t line, const float* b
 }
 
 // m = A dy A^T of a line of tiles; what lies outside the map is zero.
-template <class T>
-void line_out_of_adjoint(const Layer layer, const T* image, int64_t line, float* m) {
+template <class T, class P>
+void line_out_of_adjoint(const Layer layer, const T* image, int64_t line, P* m) {
   const int64_t channels = layer.channels, panel = layer.tiles() * kPanel, stride = layer.stride(channels);
   for (int64_t c = 0; c < panels(channels) * kPanel; c += kLanes) {
-    float* to = m + c / kPanel * panel + c % kPanel;
+    P* to = m + c / kPanel * panel + c % kPanel;
     for (int64_t tile = 0; tile < layer.across(); ++tile, to += kPanel) {
       Floats half[kSide][kTile];
 #pragma GCC unroll 4

@@ -65,7 +65,7 @@ def convolve(
 
     Args:
         x_BCHW: float32 or bfloat16, channels last, as `other` is, [B, channels, H, W].
-        u: weights as `transformed` gives them.
+        u: weights as `transformed` gives them; in bfloat16 for maps in bfloat16 alone.
         channels: of the result.
         bias: [channels].
         other: what is added to it.
@@ -77,8 +77,9 @@ def convolve(
     if into is None:
         shape = (len(x_BCHW), channels, *x_BCHW.shape[2:])
         into = torch.empty(shape, dtype=x_BCHW.dtype, memory_format=torch.channels_last)
-    arguments = (relu, len(x_BCHW), *size, threads, scratch(size, threads), into)
-    call(kernel.spacte_winograd_forward, x_BCHW.dtype == torch.bfloat16, x_BCHW, u, bias, other, *arguments)
+    arguments = (relu, len(x_BCHW), *size, threads, scratch(size, threads, u.dtype), into)
+    halves = (x_BCHW.dtype == torch.bfloat16, u.dtype == torch.bfloat16)
+    call(kernel.spacte_winograd_forward, *halves, x_BCHW, u, bias, other, *arguments)
     return into
 
 
@@ -117,34 +118,36 @@ def takes_layer(conv: nn.Conv2d, result_BCHW: torch.Size) -> bool:
     return fits_layer(conv) and tiles * _PRODUCTS <= _MOST_PRODUCTS * height * width * 9
 
 
-def transformed(weight_OIHW: Tensor) -> Tensor:
-    """G g G^T in the kernel's panels."""
-    u = _room(weight_OIHW)
-    _transform(weight_OIHW, u, None)
+def transformed(weight_OIHW: Tensor, dtype: torch.dtype = torch.float32) -> Tensor:
+    """G g G^T in the kernel's panels, in float32 or rounded to bfloat16."""
+    u = _room(weight_OIHW, dtype)
+    _transform(weight_OIHW, u, None, dtype)
     return u
 
 
-def transposed(weight_OIHW: Tensor) -> Tensor:
+def transposed(weight_OIHW: Tensor, dtype: torch.dtype = torch.float32) -> Tensor:
     """The transposes of G g G^T, in panels of their own: for the gradient of maps."""
-    u = _room(weight_OIHW)
-    _transform(weight_OIHW, None, u)
+    u = _room(weight_OIHW, dtype)
+    _transform(weight_OIHW, None, u, dtype)
     return u
 
 
-def _room(weight_OIHW: Tensor) -> Tensor:
+def _room(weight_OIHW: Tensor, dtype: torch.dtype) -> Tensor:
     out, into = weight_OIHW.shape[:2]
-    return floats(_PRODUCTS * (-(-out // _PANEL) * _PANEL) * (-(-into // _PANEL) * _PANEL))
+    return torch.empty(_PRODUCTS * (-(-out // _PANEL) * _PANEL) * (-(-into // _PANEL) * _PANEL), dtype=dtype)
 
 
-def _transform(weight_OIHW: Tensor, u: Tensor | None, u_transposed: Tensor | None) -> None:
+def _transform(weight_OIHW: Tensor, u: Tensor | None, u_transposed: Tensor | None, dtype: torch.dtype) -> None:
     out, into = weight_OIHW.shape[:2]
     sizes = (*weight_OIHW.stride(), into, out, torch.get_num_threads())
-    call(cast("ctypes.CDLL", library()).spacte_winograd_weights, weight_OIHW, *sizes, u, u_transposed)
+    kernel = cast("ctypes.CDLL", library())
+    call(kernel.spacte_winograd_weights, dtype == torch.bfloat16, weight_OIHW, *sizes, u, u_transposed)
 
 
-def scratch(layer: tuple[int, int, int, int], threads: int) -> Tensor:
-    """Memory for a step: of maps of a height and width, with channels in and out."""
-    return floats(threads * call(cast("ctypes.CDLL", library()).spacte_winograd_step_scratch, *layer))
+def scratch(layer: tuple[int, int, int, int], threads: int, factors: torch.dtype) -> Tensor:
+    """Memory for a step: of maps of a height and width, with channels in and out, and of a product's factors."""
+    values = call(cast("ctypes.CDLL", library()).spacte_winograd_step_scratch, factors == torch.bfloat16, *layer)
+    return floats(threads * values)
 
 
 def floats(*shape: int) -> Tensor:
@@ -165,5 +168,5 @@ def _library(target: str | None) -> ctypes.CDLL | None:
     source = Path(__file__).with_name("winograd_layers_kernel.cpp")
     found = compile_library(source, *options, "-fopenmp", "-ffp-contract=off", needs=("avx2", "fma"))
     if found is not None:
-        found.spacte_winograd_step_scratch.restype = ctypes.c_int64
+        found.spacte_winograd_step_scratch.restype = found.spacte_winograd_halves.restype = ctypes.c_int64
     return found

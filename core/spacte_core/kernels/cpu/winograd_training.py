@@ -22,6 +22,12 @@ def known(conv: nn.Conv2d) -> bool:
     return conv.bias is None and fits_layer(conv)
 
 
+def factors(x_BCHW: Tensor) -> torch.dtype:
+    """The type of a product's factors, for maps like these."""
+    import os
+    return torch.bfloat16 if x_BCHW.dtype == torch.bfloat16 and os.environ.get("HALF") == "1" else torch.float32
+
+
 class Convolution(torch.autograd.Function):
     """conv2d(x, weight, padding=1)."""
 
@@ -29,7 +35,7 @@ class Convolution(torch.autograd.Function):
     def forward(ctx: Any, x_BCHW: Tensor, weight_OIHW: Tensor) -> Tensor:
         ctx.save_for_backward(x_BCHW, weight_OIHW)  # a copy of x would be no input to differentiate by
         x_BCHW = x_BCHW.contiguous(memory_format=torch.channels_last)
-        return convolve(x_BCHW, transformed(weight_OIHW), len(weight_OIHW))
+        return convolve(x_BCHW, transformed(weight_OIHW, factors(x_BCHW)), len(weight_OIHW))
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
@@ -40,14 +46,14 @@ class Convolution(torch.autograd.Function):
         x_BCHW, dy_BCHW = channels_last(x_BCHW, gradients[0])
         size = (x_BCHW.shape[2], x_BCHW.shape[3], x_BCHW.shape[1], len(weight_OIHW))
         threads = min(torch.get_num_threads(), len(x_BCHW))  # each takes whole images
-        u_transposed = transposed(weight_OIHW)
+        u_transposed = transposed(weight_OIHW, factors(x_BCHW))
         dx_BCHW = torch.empty_like(x_BCHW) if wanted[0] else None
         d_weight = floats(*weight_OIHW.shape) if wanted[1] else None
         sums = floats(threads, u_transposed.numel()) if wanted[1] else None
-        arguments = (len(x_BCHW), *size, threads, scratch(size, threads), sums, dx_BCHW, d_weight)
+        arguments = (len(x_BCHW), *size, threads, scratch(size, threads, u_transposed.dtype), sums, dx_BCHW, d_weight)
         kernel = cast("ctypes.CDLL", library())
-        half = x_BCHW.dtype == torch.bfloat16
-        call(kernel.spacte_winograd_backward, half, x_BCHW, dy_BCHW, u_transposed, *arguments)
+        halves = (x_BCHW.dtype == torch.bfloat16, u_transposed.dtype == torch.bfloat16)
+        call(kernel.spacte_winograd_backward, *halves, x_BCHW, dy_BCHW, u_transposed, *arguments)
         return dx_BCHW, d_weight
 
 

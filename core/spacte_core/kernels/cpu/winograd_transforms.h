@@ -8,6 +8,7 @@
 #include <immintrin.h>
 
 #include <cstdint>
+#include <cstring>
 
 #include "winograd_points.h"
 
@@ -43,6 +44,32 @@ inline Floats plus_product(Floats c, Floats a, Floats b) { return _mm256_fmadd_p
 inline Floats minus_product(Floats c, Floats a, Floats b) { return _mm256_fnmadd_ps(a, b, c); }
 #endif
 
+typedef uint16_t bf16;
+
+#ifdef __AVX512BF16__
+// Values in bfloat16, by pairs of terms of a sum.
+typedef __m512bh Pairs;
+
+inline Pairs load_pairs(const bf16* from) { return (Pairs)_mm512_loadu_si512(from); }
+inline Floats plus_products(Floats c, Pairs a, Pairs b) { return _mm512_dpbf16_ps(c, a, b); }
+
+inline Pairs all_pairs(const bf16* pair) {
+  int32_t bits;
+  std::memcpy(&bits, pair, sizeof bits);
+  return (Pairs)_mm512_set1_epi32(bits);
+}
+
+// Rounded to the nearest, ties to even.
+inline void store(bf16* to, Floats value) { _mm256_storeu_si256((__m256i*)to, (__m256i)_mm512_cvtneps_pbh(value)); }
+
+// Two rows of 16 values, as 16 pairs.
+inline __m512i pair_rows(__m512i rows) {
+  alignas(64) static constexpr bf16 kOrder[32] = {0, 16, 1, 17, 2,  18, 3,  19, 4,  20, 5,  21, 6,  22, 7,  23,
+                                                  8, 24, 9, 25, 10, 26, 11, 27, 12, 28, 13, 29, 14, 30, 15, 31};
+  return _mm512_permutexvar_epi16(_mm512_load_si512(kOrder), rows);
+}
+#endif
+
 struct Operations {
   typedef Floats Reals;
 
@@ -52,8 +79,6 @@ struct Operations {
 
 INLINE void into(const Floats d[kSide], Floats y[kSide]) { Points<Operations>::into(d, y); }
 INLINE void out_of(const Floats m[kSide], Floats y[kTile]) { Points<Operations>::out_of(m, y); }
-
-typedef uint16_t bf16;
 
 // Vectors of a pixel's channels, of which `left` remain: 8 of them may be the upper half of a vector of zeros. Maps are in
 // float32 or bfloat16, to which values are rounded to the nearest, ties to even; rounding would carry some of what is no
