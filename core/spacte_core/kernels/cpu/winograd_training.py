@@ -1,8 +1,10 @@
 """3 x 3 convolutions of a network in training in a quarter of the multiplications, on CPUs with AVX-512 or AVX2.
 
 The convolution and both its gradients, by Winograd's F(4 x 4, 3 x 3): what autograd would do with the transforms of
-`winograd_layers_kernel.cpp`, with neither V nor M of a whole map in memory. Products are in float32; under autocast the
-maps are in bfloat16, weights are not rounded, and a machine with AMX leaves its matrix units to oneDNN.
+`winograd_layers_kernel.cpp`, with neither V nor M of a whole map in memory. Under autocast the maps are in bfloat16, and
+a machine with AMX leaves its matrix units to oneDNN. Products are in float32, or of factors that are rounded to bfloat16
+after their transforms, summed in float32, where those take half the time: a result is then off by about 1 % in the 2-norm,
+and so are gradients (benchmarks/results/training_speed.md).
 """
 
 import ctypes
@@ -14,7 +16,7 @@ from torch import Tensor, fx, nn
 from spacte_core.kernels.compiler import call
 
 from .training_layers import TrainingConv, channels_last, differentiable_gradients, is_halved, learns, replace_layers
-from .winograd_layers import convolve, fits_layer, floats, library, scratch, transformed, transposed
+from .winograd_layers import convolve, fits_layer, floats, halves, library, scratch, transformed, transposed
 
 
 def known(conv: nn.Conv2d) -> bool:
@@ -24,8 +26,7 @@ def known(conv: nn.Conv2d) -> bool:
 
 def factors(x_BCHW: Tensor) -> torch.dtype:
     """The type of a product's factors, for maps like these."""
-    import os
-    return torch.bfloat16 if x_BCHW.dtype == torch.bfloat16 and os.environ.get("HALF") == "1" else torch.float32
+    return torch.bfloat16 if x_BCHW.dtype == torch.bfloat16 and halves() else torch.float32
 
 
 class Convolution(torch.autograd.Function):
