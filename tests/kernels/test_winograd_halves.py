@@ -1,4 +1,4 @@
-"""Promise: products of factors in bfloat16 give Winograd's convolutions and gradients in training, to about a hundredth."""
+"""Promise: products of factors in bfloat16 give convolutions and their gradients in training, to about a hundredth."""
 
 from typing import cast
 

@@ -100,7 +100,7 @@ def test_a_noise_level_that_is_none_is_refused(sigma: float):
 
 
 def test_the_fast_networks_have_what_makes_more_of_an_epoch_and_no_other_recipe_has():
-    """Consistency, which goes on from them, has both optimisers at a quarter of the rate."""
+    """Consistency, which goes on from them, has both optimisers at a lower rate."""
     for name in ENTRIES:
         config, fast = load_recipe(name), name.startswith("cifar10-fast-")
         assert (config.optimizer.muon is not None, config.data.flip == "alternate") == (fast, fast), name
@@ -110,7 +110,10 @@ def test_the_fast_networks_have_what_makes_more_of_an_epoch_and_no_other_recipe_
         assert after.pretrain == before
         assert after.optimizer.muon is not None
         assert before.optimizer.muon is not None
-        assert (after.optimizer.muon.lr, after.optimizer.lr) == (before.optimizer.muon.lr / 4, before.optimizer.lr / 4)
+        assert (before.optimizer.muon.lr, after.optimizer.muon.lr) == (0.035, 0.0125)
+        assert after.optimizer.lr == before.optimizer.lr / 40
+        assert isinstance(after.objective.base, Consistency)
+        assert after.objective.base.lbd == 4
 
 
 def test_a_recipe_that_starts_from_a_network_has_sgd():

@@ -1,10 +1,10 @@
 """3 x 3 convolutions of a network in training in a quarter of the multiplications, on CPUs with AVX-512 or AVX2.
 
 The convolution and both its gradients, by Winograd's F(4 x 4, 3 x 3): what autograd would do with the transforms of
-`winograd_layers_kernel.cpp`, with neither V nor M of a whole map in memory. Under autocast the maps are in bfloat16, and
-a machine with AMX leaves its matrix units to oneDNN. Products are in float32, or of factors that are rounded to bfloat16
-after their transforms, summed in float32, where those take half the time: a result is then off by about 1 % in the 2-norm,
-and so are gradients (benchmarks/results/training_speed.md).
+`winograd_layers_kernel.cpp`, with neither V nor M of a whole map in memory. Under autocast the maps are in bfloat16,
+and a machine with AMX leaves its matrix units to oneDNN. Products are in float32, or of factors that are rounded to
+bfloat16 after their transforms, summed in float32, where those take half the time: a result is then off by about 1 % in
+the 2-norm, and so are gradients (benchmarks/results/training_speed.md).
 """
 
 import ctypes
