@@ -22,7 +22,7 @@ from typing import Any
 import torch
 
 from spacte_client.types import JobSummary
-from spacte_core.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
+from spacte_core.checkpoint import Checkpoint, load_checkpoint, read_config, save_checkpoint
 from spacte_core.data import DataConfig, load_data
 from spacte_core.flops import macs_per_sample
 from spacte_core.models import MultiHeadNet
@@ -50,6 +50,15 @@ def head_alone(checkpoint: Checkpoint, head: int, folder: Path) -> Path:
         method = f"{checkpoint.config.method}, head {head}"
         save_checkpoint(folder, alone, checkpoint.config.model_copy(update={"model": model, "method": method}))
     return folder
+
+
+def train_seconds(folder: Path) -> float | None:
+    """Of a checkpoint, and of the one that it started from, where that is still there."""
+    config, _ = read_config(folder)
+    own, init = config.metrics.get("train_seconds"), (config.train or {}).get("init")
+    if own is None or not init or not Path(init["model"]).is_dir():
+        return own
+    return own + (train_seconds(Path(init["model"])) or 0.0)
 
 
 def certify(checkpoint: Path, data: str, out: Path) -> tuple[JobSummary, float]:
@@ -83,7 +92,7 @@ def measured(name: str, folder: Path, data: str, work: Path, log: Path | None) -
         "heads": config.model.heads,
         "version": checkpoint.version,
         "epochs": config.epochs,
-        "train_seconds": config.metrics.get("train_seconds"),
+        "train_seconds": train_seconds(folder),
         "macs": macs_per_sample(checkpoint.net, config.model.input_shape),
         "certify_seconds": round(seconds, 1),
         "evaluation": evaluation,
