@@ -3,9 +3,9 @@
     python -m benchmarks.cifar10 --data parquet:../shared/data/cifar10 --beside "one network=runs/cifar10-fast-gaussian"
 
 Every 20th test image (500) at n0 = 100, n = 1,000, alpha = .001, by `spacte certify-dataset --local` in int8; logs and
-figures go to benchmarks/results/cifar10/, with what the checkpoints say of themselves. Figures of other checkpoints, measured
-before, stay; with --only-beside those of the model in the box do, too. An interrupted measurement goes on where it
-stopped. `python -m benchmarks.readme` makes the README's table, the curve and the card's figures of it.
+figures go to benchmarks/results/cifar10/, with what the checkpoints say of themselves. Figures of other checkpoints,
+measured before, stay; with --only-beside those of the model in the box do, too. An interrupted measurement goes on
+where it stopped. `python -m benchmarks.readme` makes the README's table, the curve and the card's figures of it.
 """
 
 import argparse
