@@ -35,7 +35,7 @@ RESULTS = ROOT / "benchmarks" / "results" / "cifar10"
 WORK = ROOT / "runs" / "benchmark-cifar10"
 STRIDE, NOISES = 20, 1_000
 PRECISION = "int8"
-"""The fastest on every CPU; a log says it of each image."""
+"""Of the votes: the fastest on every CPU."""
 
 DRAWS = 1
 ONE_HEAD = "head 0 of the five alone"

@@ -4,8 +4,14 @@ from typing import cast
 
 import pytest
 import torch
-from tests.convolution_gradients import Gradients, error, exact_gradients, gradients
-from tests.winograd_cases import SHAPES, case
+from tests.convolution_gradients import error, exact_gradients
+from tests.winograd_cases import (
+    SHAPES,
+    a_missing_number_stays_in_its_image,
+    case,
+    found,
+    unwanted_gradients_are_left_out,
+)
 from torch import Tensor
 
 from spacte_core import hardware
@@ -30,11 +36,6 @@ def halved(name: str) -> tuple[Tensor, Tensor, Tensor]:
     """A case with maps in bfloat16."""
     x, weight, dy = case(name)
     return x.detach().bfloat16().requires_grad_(), weight, dy.bfloat16()
-
-
-def found(x: Tensor, weight: Tensor, dy: Tensor) -> Gradients:
-    """Result and both gradients, by the kernel."""
-    return gradients(Convolution, x, weight, dy)
 
 
 @pytest.mark.usefixtures("compiled")
@@ -96,13 +97,7 @@ def test_an_image_is_its_own_whatever_its_batch_and_threads() -> None:
 
 @pytest.mark.usefixtures("compiled")
 def test_what_is_no_number_stays_in_its_image() -> None:
-    x, weight, dy = halved("tiles that are cut off")
-    with torch.no_grad():
-        x[1, 5, 2, 2] = torch.nan
-    y, dx, _ = found(x, weight, dy)
-    assert y[1].isnan().any()
-    assert not y[[0, 2]].isnan().any()
-    assert not dx.isnan().any()
+    a_missing_number_stays_in_its_image(*halved("tiles that are cut off"))
 
 
 @pytest.mark.usefixtures("compiled")
@@ -119,12 +114,7 @@ def test_no_number_of_a_gpu_is_none() -> None:
 
 @pytest.mark.usefixtures("compiled")
 def test_gradients_that_nobody_wants_are_left_out() -> None:
-    x, weight, dy = halved("tiles that are cut off")
-    _, dx, d_weight = found(x, weight, dy)
-    (only_x,) = torch.autograd.grad(Convolution.apply(x, weight.detach()), x, dy)
-    (only_weight,) = torch.autograd.grad(Convolution.apply(x.detach(), weight), weight, dy)
-    assert torch.equal(only_x, dx)
-    assert torch.equal(only_weight, d_weight)
+    unwanted_gradients_are_left_out(*halved("tiles that are cut off"))
 
 
 @pytest.mark.usefixtures("compiled")

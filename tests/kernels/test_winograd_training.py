@@ -4,8 +4,14 @@ import itertools
 
 import pytest
 import torch
-from tests.convolution_gradients import Gradients, error, exact, exact_gradients, gradients, second_gradients
-from tests.winograd_cases import SHAPES, case
+from tests.convolution_gradients import error, exact, exact_gradients, second_gradients
+from tests.winograd_cases import (
+    SHAPES,
+    a_missing_number_stays_in_its_image,
+    case,
+    found,
+    unwanted_gradients_are_left_out,
+)
 from torch import Tensor, nn
 
 from spacte_core.hardware import cpu_flags
@@ -19,11 +25,6 @@ needs_kernel = pytest.mark.skipif(library() is None, reason="neither AVX-512 nor
 
 BOUND = 3e-6
 """Relative error in the 2-norm; the largest seen is 1.4e-6, for 256 channels, where a direct convolution's is 4e-7."""
-
-
-def found(x: Tensor, weight: Tensor, dy: Tensor) -> Gradients:
-    """Result and both gradients, by the kernel."""
-    return gradients(Convolution, x, weight, dy)
 
 
 @needs_kernel
@@ -100,13 +101,7 @@ def test_more_threads_than_images() -> None:
 
 @needs_kernel
 def test_what_is_no_number_stays_in_its_image() -> None:
-    x, weight, dy = case("tiles that are cut off")
-    with torch.no_grad():
-        x[1, 5, 2, 2] = torch.nan
-    y, dx, _ = found(x, weight, dy)
-    assert y[1].isnan().any()
-    assert not y[[0, 2]].isnan().any()
-    assert not dx.isnan().any()
+    a_missing_number_stays_in_its_image(*case("tiles that are cut off"))
 
 
 @needs_kernel
@@ -135,12 +130,7 @@ def test_no_number_of_a_gpu_is_none_in_bfloat16() -> None:
 
 @needs_kernel
 def test_gradients_that_nobody_wants_are_left_out() -> None:
-    x, weight, dy = case("tiles that are cut off")
-    _, dx, d_weight = found(x, weight, dy)
-    (only_x,) = torch.autograd.grad(Convolution.apply(x, weight.detach()), x, dy)
-    (only_weight,) = torch.autograd.grad(Convolution.apply(x.detach(), weight), weight, dy)
-    assert torch.equal(only_x, dx)
-    assert torch.equal(only_weight, d_weight)
+    unwanted_gradients_are_left_out(*case("tiles that are cut off"))
 
 
 @needs_kernel

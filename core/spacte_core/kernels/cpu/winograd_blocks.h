@@ -19,12 +19,14 @@ struct Layer {
   int64_t down() const { return (height + kTile - 1) / kTile; }
   int64_t across() const { return (width + kTile - 1) / kTile; }
   int64_t lines() const { return std::max<int64_t>(block / across(), 1); }  // of tiles, of a block
-  int64_t tiles() const { return (lines() * across() + 1) / 2 * 2; }                // rows of a panel, by pairs
+  int64_t tiles() const { return (lines() * across() + 1) / 2 * 2; }        // rows of a panel, by pairs
   int64_t row() const { return (kTile * across() + 2) * kLanes; }  // of a line of tiles, transformed in one direction
   int64_t carry() const { return 2 * width * panels(channels_in) * kPanel; }
   // From one of the 36 to the next; not a power of two, so that they fall into different lines of the cache.
   int64_t stride(int64_t of) const { return panels(of) * tiles() * kPanel + kPanel; }
-  int64_t scratch() const { return kSide * row() + carry() + kProducts * (stride(channels_in) + stride(channels)) + tiles() * kPanel; }
+  int64_t scratch() const {
+    return kSide * row() + carry() + kProducts * (stride(channels_in) + stride(channels)) + tiles() * kPanel;
+  }
   int64_t weights() const { return kProducts * panels(channels_in) * panels(channels) * kPanel * kPanel; }
 };
 
