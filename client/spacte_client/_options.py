@@ -79,6 +79,8 @@ class BracketOptions(CertifyOptions, total=False):
 class JobOptions(CertifyOptions, total=False):
     """Keyword arguments of `jobs.create`. What is left out is the gateway's default."""
 
+    stop_incorrect: bool
+    """Draw no estimation noises where another class than the true one is chosen; such an image counts as 0."""
     n_upper: int | None
     """Attack each certificate for an upper bound of the radius, with at most so many noises for each test."""
     alpha_upper: float

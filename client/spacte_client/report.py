@@ -70,6 +70,8 @@ def _section(name: str, content: str) -> str:
 def _headline(summary: JobSummary, records: Sequence[CertificateRecord]) -> str:
     certified = sum(not record.abstained for record in records)
     sentence = f"{certified:,} of {summary.images:,} images have a certified radius, {summary.abstained:,} abstain"
+    if summary.incorrect:
+        sentence += f" ({summary.incorrect:,} of them stopped because another class than the true one was chosen)"
     failed = f", and {summary.errored:,} could not be certified" if summary.errored else ""
     return f"<p>{sentence}{failed}. {escape(summary.statement or '')}</p>"
 

@@ -20,6 +20,7 @@ EXAMPLES = {
     "n": "10000",
     "n0": "100",
     "n_upper": "1000",
+    "stop_incorrect": "true",
     "alpha": "0.001",
     "alpha_upper": "0.001",
     "sigma": "0.25",

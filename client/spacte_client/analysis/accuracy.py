@@ -23,8 +23,9 @@ class Votes:
         chosen: estimation votes for it, of `n`.
         n, alpha, sigma: see `CertifyParams`.
         noise_error: what is taken off the lower bound.
-        stops_early: whether a rule could have stopped the noises before `n`.
+        stops_early: whether a rule that looks at these votes could have stopped the noises before `n`.
         carried: whether another function than the one that is certified cast the votes.
+        incorrect: whether no estimation noises were drawn, because another class than the true one was chosen.
     """
 
     label: int
@@ -35,6 +36,7 @@ class Votes:
     noise_error: float
     stops_early: bool
     carried: bool = False
+    incorrect: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,8 +77,13 @@ class Run:
 
     @cached_property
     def rules(self) -> set[tuple[int, float, float]]:
-        """(n, alpha, sigma) of its records; empty where a log does not have them."""
-        return {(v.n, v.alpha, v.sigma) for row in self.rows if (v := row.votes) is not None}
+        """(n, alpha, sigma) of its records that have votes; empty where a log does not have them."""
+        return {(v.n, v.alpha, v.sigma) for row in self.rows if (v := row.votes) is not None and not v.incorrect}
+
+    @property
+    def incorrect(self) -> int:
+        """Images of `abstained` that were stopped because another class than the true one was chosen."""
+        return sum(row.votes is not None and row.votes.incorrect for row in self.rows)
 
     @cached_property
     def classes(self) -> dict[int, "Run"]:

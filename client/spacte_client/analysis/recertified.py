@@ -36,6 +36,8 @@ def _again(run: Run, row: Row, alpha: float | None, n: int | None) -> Row:
     where = f"Image {row.index} of {run.name}"
     if votes is None:
         raise LogError(f"{where} has no votes to bound again; pass the NDJSON records of a job.")
+    if votes.incorrect:
+        return row  # wrong at every alpha and n
     if votes.stops_early:
         raise LogError(f"{where} was certified under a stopping rule, which holds for its own alpha and n alone.")
     if votes.carried:

@@ -54,6 +54,12 @@ def submit(
     noise: opt.NoiseKind = None,
     target_radius: opt.TargetRadius = None,
     tolerance: opt.Tolerance = None,
+    stop_incorrect: Annotated[
+        bool,
+        typer.Option(
+            "--stop-incorrect", help="Stop an image once the class chosen is not its true one: it counts as 0."
+        ),
+    ] = False,
     k_consensus: opt.KConsensus = None,
     certify: opt.Certify = None,
     n_upper: Annotated[
@@ -77,6 +83,7 @@ def submit(
     options |= opt.provided(enlarge=enlarge, convert=convert or None, certify=certify)
     options |= opt.provided(n_upper=n_upper, alpha_upper=alpha_upper)
     options |= opt.provided(bound=bound, target_radius=target_radius, tolerance=tolerance)
+    options |= opt.provided(stop_incorrect=stop_incorrect)
     with opt.connect(base_url, api_key) as client:
         job = client.jobs.create(job_input(client, source, selection, columns), **options)
         show_or_watch(client, job, wait_for_it=wait_for_it, as_json=as_json)
@@ -231,7 +238,8 @@ def summary(job_id: JobId, as_json: AsJson = False, base_url: BaseUrl = None, ap
         typer.echo(found.model_dump_json())
         return
     acr = "" if found.acr is None else f", ACR {rounded_down_text(found.acr, 3)}"
-    typer.echo(f"{found.images:,} images, {found.abstained:,} abstained, {found.errored:,} errored{acr}")
+    stopped = f" ({found.incorrect:,} stopped as incorrect)" if found.incorrect else ""
+    typer.echo(f"{found.images:,} images, {found.abstained:,} abstained{stopped}, {found.errored:,} errored{acr}")
     for row in found.certified_accuracy:
         typer.echo(f"at {row.radius:g}: {row.value:.1%} [{row.low:.1%}, {row.high:.1%}]")
     if found.statement:

@@ -117,7 +117,7 @@ def compare(
     runs = read_runs(logs, names, confidence)
     if alpha is not None or n is not None:
         runs = [recertified(run, alpha=alpha, n=n) for run in runs]
-    tell(different_rules(runs))
+    tell(different_rules(runs), stopped_incorrect(runs))
     level = sigma or common_sigma(logs)
     if not radii:
         radii = [round(i * level, 10) for i in range(4)] if step is None and level else grid(runs, step or 0.25)
@@ -180,6 +180,15 @@ def different_rules(runs: list[Run]) -> str | None:
     return f"Certified by different rules: {told}. --n and --alpha certify again by the same."
 
 
+def stopped_incorrect(runs: list[Run]) -> str | None:
+    """A sentence where images of some run were stopped as incorrect, which adds to its abstentions."""
+    stopped = [f"{run.incorrect:,} of {run.name}" for run in runs if run.incorrect]
+    if not stopped:
+        return None
+    told = ", ".join(stopped)
+    return f"Stopped as incorrect: {told}. They are counted as abstentions, and change no ACR and no accuracy."
+
+
 def noise_of(runs: list[Run], logs: list[Path], sigma: float | None) -> float:
     """The noise level of all runs; raises BadParameter where it is not known or not one."""
     found = {sigma} if sigma else {rule[2] for run in runs for rule in run.rules} or {common_sigma(logs)}
@@ -239,6 +248,7 @@ def _document(
         "name": run.name,
         "images": run.images,
         "abstained": run.abstained,
+        "incorrect": run.incorrect,
         "errored": run.errored,
         "acr": run.acr,
         "confidence": confidence,

@@ -58,7 +58,7 @@ Conversion = Literal["channels", "orientation", "depth", "transparency"]
 RequestedBound = Literal["auto", "clopper_pearson", "two_class"]
 SeedSource = Literal["service", "caller"]
 Noise = Literal["grid", "float"]
-StopReason = Literal["n_max", "target", "futility", "unprovable", "tolerance", "deadline", "cancelled"]
+StopReason = Literal["n_max", "target", "futility", "unprovable", "tolerance", "deadline", "incorrect", "cancelled"]
 
 
 class Base64Image(RequestModel):
@@ -266,6 +266,10 @@ class Certificate(AnswerModel):
     target_radius: float | None = Field(default=None, description="The stopping rule asked for, if any.")
     tolerance: float | None = Field(default=None, description="The stopping rule asked for, if any.")
     deadline_ms: int | None = Field(default=None, description="The stopping rule asked for, if any.")
+    expected: int | None = Field(
+        default=None,
+        description="The true class, where a job stops images whose selection noises choose another; null elsewhere.",
+    )
     stop_reason: StopReason = Field(description="Why no more noises were drawn.")
     looks: int = Field(description="How often the bound was looked at; 1 without a stopping rule.")
     seed: str = Field(description="Seed of all noises of this certificate, 32 hex digits.")

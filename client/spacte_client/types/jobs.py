@@ -88,6 +88,11 @@ class DatasetInput(RequestModel):
 class JobParams(CertifyParams):
     """Options of every certificate of a job, and of an attack on each where `n_upper` is given."""
 
+    stop_incorrect: bool = Field(
+        default=False,
+        description="Draw no estimation noises for an image whose selection noises choose another class than its true "
+        "one: whatever they were, it would count as 0 in the ACR and in every certified accuracy.",
+    )
     n_upper: int | None = Field(
         default=None,
         ge=100,
@@ -100,9 +105,11 @@ class JobParams(CertifyParams):
     )
 
     @model_validator(mode="after")
-    def _of_what_votes(self) -> Self:
+    def _beside_certify(self) -> Self:
         if self.certify is not None and self.n_upper is not None:
             raise ValueError("an attack asks what votes, and `certify` is about another function: leave one out")
+        if self.certify is not None and self.stop_incorrect:
+            raise ValueError("`certify` takes a fixed number of noises: leave `stop_incorrect` out")
         return self
 
 
@@ -256,6 +263,9 @@ class JobSummary(AnswerModel):
         "first to finish are no random choice.",
     )
     abstained: int = Field(ge=0, description="Those on which the smoothed classifier abstains.")
+    incorrect: int = Field(
+        default=0, ge=0, description="Those of `abstained` that were stopped because another class was chosen."
+    )
     errored: int = Field(default=0, ge=0, description="Images without a certificate; not counted in `images`.")
     labelled: int = Field(default=0, ge=0, description="Images with a true class: what `acr` and the rows are over.")
     labels: str | None = Field(default=None, description="Where some images have no true class: how many, a sentence.")

@@ -26,6 +26,12 @@ def test_submitting_a_data_set(spacte: Spacte) -> None:
     }
 
 
+def test_stopping_at_another_class_is_asked_of_the_gateway(spacte: Spacte) -> None:
+    recorder = Recorder(job(state="queued"))
+    assert spacte("jobs", "submit", "digits", "--stop-incorrect", handler=recorder).status == 0
+    assert json.loads(recorder.last.content)["params"] == {"stop_incorrect": True}
+
+
 def test_submitting_files_and_uris(spacte: Spacte, tmp_path: Path) -> None:
     def handler(request: httpx2.Request) -> httpx2.Response:
         requests.append(request)
@@ -149,6 +155,8 @@ def test_the_summary(spacte: Spacte) -> None:
         "No more than 4 are false.",
     ]
     assert json.loads(spacte("jobs", "summary", "job_1", "--json", handler=Recorder(document)).out)["images"] == 500
+    run = spacte("jobs", "summary", "job_1", handler=Recorder(document | {"incorrect": 7}))
+    assert run.out.splitlines()[0] == "500 images, 9 abstained (7 stopped as incorrect), 0 errored, ACR 0.419"
 
 
 class Watched:

@@ -142,6 +142,30 @@ def test_different_rules_beside_each_other_are_said(spacte: Spacte, tmp_path: Pa
     assert spacte("compare", *logs[:1], *logs[:1]).err == ""
 
 
+def stopped(folder: Path, name: str) -> str:
+    """The records with the image whose answer is wrong stopped before the estimation."""
+    path = Path(records(folder, name))
+    *whole, last = map(json.loads, path.read_text().splitlines())
+    changes = {"outcome": "abstained", "label": -1, "label_name": None, "abstained": True, "radius": 0.0}
+    changes |= {"p_lower": 0.0, "n": 0, "counts": [0] * 10, "looks": 0, "stop_reason": "incorrect", "expected": 3}
+    path.write_text("\n".join(map(json.dumps, [*whole, last | changes])))
+    return str(path)
+
+
+def test_images_stopped_as_incorrect_count_as_wrong_and_are_told(spacte: Spacte, tmp_path: Path) -> None:
+    logs = [records(tmp_path, "whole.ndjson"), stopped(tmp_path, "stopped.ndjson")]
+    told = spacte("compare", *logs, "--format", "json")
+    assert told.err == (
+        "Stopped as incorrect: 1 of stopped. They are counted as abstentions, and change no ACR and no accuracy.\n"
+    )
+    whole, other = json.loads(told.out)["runs"]
+    assert (other["abstained"], other["incorrect"]) == (1, 1)
+    names = ("images", "acr", "certified_accuracy")
+    assert [whole[name] for name in names] == [other[name] for name in names]
+    again = [json.loads(spacte("compare", log, "--n", "500", "--json").out)[0]["acr"] for log in logs]
+    assert again[0] == again[1] > 0
+
+
 @pytest.mark.parametrize(
     "options",
     [

@@ -105,8 +105,15 @@ class Recertification:
             folder, version = Path(base.checkpoint), base.model_version
             await self._runtime.load_base(ModelFiles(self._key, folder, version, first.precision, kernels=kernels))
 
-    async def certificate(self, index: int, image: Image, request_id: str) -> tuple[Certificate, int]:
-        """The certificate of an image, and the votes that were cast for it."""
+    async def certificate(
+        self, index: int, image: Image, request_id: str, expected: int | None = None
+    ) -> tuple[Certificate, int]:
+        """The certificate of an image, and the votes that were cast for it.
+
+        Args:
+            index, image, request_id: which image, and the id of its certificate.
+            expected: the class without which nothing is to be estimated anew, if any.
+        """
         base = self._results.of(index)
         # The new model may get other pixels of the same picture, and noises on them say nothing of the old ones.
         same = base is not None and base.image_sha256 == image_sha256(image)
@@ -122,5 +129,6 @@ class Recertification:
             priority="batch",
             image_index=index,
             seed_source=self._seed_source,
+            expected=expected,
         )
         return made, votes_cast(made, base if same else None)

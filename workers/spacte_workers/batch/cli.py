@@ -41,6 +41,9 @@ Bound = Annotated[
 Noise = Annotated[Literal["grid", "float"], Option(help="`float`: as published.")]
 TargetRadius = Annotated[float | None, Option(help="Stop an image once this radius is shown or out of reach.")]
 Tolerance = Annotated[float | None, Option(help="Stop an image when drawing on can add less than this.")]
+StopIncorrect = Annotated[
+    bool, Option("--stop-incorrect", help="Stop an image once the class chosen is not its true one: it counts as 0.")
+]
 KConsensus = Annotated[int | None, Option(min=1, help="Heads that must agree for a vote without the others.")]
 Resize = Annotated[bool, Option("--resize", help="Scale and crop images to the model's input, as in its training.")]
 Enlarge = Annotated[bool, Option("--enlarge", help="Let --resize enlarge; a radius then overstates the file's.")]
@@ -86,6 +89,7 @@ def certify_dataset(
     noise: Noise = "grid",
     target_radius: TargetRadius = None,
     tolerance: Tolerance = None,
+    stop_incorrect: StopIncorrect = False,
     k_consensus: KConsensus = None,
     resize: Resize = False,
     enlarge: Enlarge = False,
@@ -114,6 +118,7 @@ def certify_dataset(
     options = {"n0": n0, "n": n, "alpha": alpha, "bound": bound, "noise": noise, "k_consensus": k_consensus}
     options |= {"target_radius": target_radius, "tolerance": tolerance, "resize": resize, "seed": seed}
     options |= {"enlarge": enlarge, "convert": convert or [], "n_upper": n_upper, "alpha_upper": alpha_upper}
+    options["stop_incorrect"] = stop_incorrect
     params = _params(options)
     folder = JobFolder(out.resolve())
     source = _input(data, split, stride, limit, label_column, data_root, folder.path)
@@ -289,7 +294,8 @@ def _report(folder: "JobFolder", as_json: bool) -> None:
     if as_json:
         typer.echo(summary.model_dump_json(indent=1))
         return
-    typer.echo(f"{summary.images:,} images, {summary.abstained:,} abstained, {summary.errored:,} errored")
+    stopped = f" ({summary.incorrect:,} stopped as incorrect)" if summary.incorrect else ""
+    typer.echo(f"{summary.images:,} images, {summary.abstained:,} abstained{stopped}, {summary.errored:,} errored")
     if summary.acr is not None:
         typer.echo(f"ACR {summary.acr:.3f}")
         typer.echo("radius  certified accuracy (95 % interval)")

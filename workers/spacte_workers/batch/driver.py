@@ -187,7 +187,8 @@ class Driver:
         try:
             row = await asyncio.to_thread(self._source.read, index)
             image = await asyncio.to_thread(self._decode, row)
-            certificate, votes = await self._patiently(index, lambda: self._certificate(index, image))
+            expected = row.label if self._params.stop_incorrect else None
+            certificate, votes = await self._patiently(index, lambda: self._certificate(index, image, expected))
             found = await self._patiently(index, lambda: self._attacked(index, image, certificate))
         except (BadImageError, BadParameterError) as error:
             label, custom_id = (row.label, row.custom_id) if row else self._source.about(index)
@@ -215,10 +216,10 @@ class Driver:
                 warned = True
                 await asyncio.sleep(WAIT_FOR_SAMPLERS_S)
 
-    async def _certificate(self, index: int, image: Image) -> tuple[Certificate, int | None]:
+    async def _certificate(self, index: int, image: Image, expected: int | None) -> tuple[Certificate, int | None]:
         request_id = f"{self._spec.id}-{index}"
         if self._recertification is not None:
-            return await self._recertification.certificate(index, image, request_id)
+            return await self._recertification.certificate(index, image, request_id, expected)
         made = await self._runtime.certify(
             image,
             self._params,
@@ -226,6 +227,7 @@ class Driver:
             priority="batch",
             image_index=index,
             seed_source=self._spec.seed_source,
+            expected=expected,
         )
         return made, None
 

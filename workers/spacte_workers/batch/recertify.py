@@ -68,6 +68,7 @@ class Recertifier:
             shape=image.shape,
             seed=fresh_seed(),
             image_index=base.image_index,
+            expected=base.expected,
         )
         sha256 = image_sha256(image)
         spec = bound_to_noise(asked, self.about, sha256)

@@ -34,7 +34,7 @@ def summarize(records: Iterable[Record]) -> JobSummary:
     """
     correct: list[bool] = []
     radii: list[float] = []
-    abstained = errored = images = begun = 0
+    abstained = incorrect = errored = images = begun = 0
     sigma = alpha = None
     for record in records:
         begun = max(begun, record.get("begun") or 0)
@@ -43,6 +43,7 @@ def summarize(records: Iterable[Record]) -> JobSummary:
             continue
         images += 1
         abstained += record["abstained"]
+        incorrect += record["stop_reason"] == "incorrect"
         sigma, alpha = record["sigma"], max(alpha or 0.0, record["alpha"])
         if record["correct"] is not None:
             correct.append(record["correct"])
@@ -56,6 +57,7 @@ def summarize(records: Iterable[Record]) -> JobSummary:
         images=images,
         begun=begun,
         abstained=abstained,
+        incorrect=incorrect,
         errored=errored,
         labelled=len(correct),
         labels=_about_labels(len(correct), images),

@@ -13,7 +13,8 @@ and everywhere closer to x than the radius (Cohen et al., proposition 2).
 Step 4 is `statistics.bounds.clopper_pearson_lower`, and step 5 `statistics.bounds.radius`, unless `bound: auto` finds
 in counts0 that bounding the second class as well promises more (`statistics.stopping.choose_bound`). A request with a
 stopping rule looks at `counts` several times on the way to n. `statistics.stopping.Plan` has the bound that holds at
-all of these looks at once: `first_stop` says at which look to stop, `proven` what is shown there.
+all of these looks at once: `first_stop` says at which look to stop, `proven` what is shown there. Where the class that
+alone counts is known (`CertifySpec.expected`) and cAHat is another one, it ends with an abstention after step 2.
 """
 
 import math
@@ -54,6 +55,8 @@ class CertifySpec(Rules):
         request_digest: of the canonical request; enters the noise key.
         redrawn: how many of the selection noises are drawn a second time, see `redraw`.
         certify: the arithmetic to certify, where it is not that of the votes, see `carrying`.
+        expected: the class without which nothing is to be estimated; None estimates whichever is chosen. It does not
+            enter the noise key: it can only turn an answer into an abstention.
     """
 
     n0: int
@@ -65,6 +68,7 @@ class CertifySpec(Rules):
     request_digest: str = ""
     redrawn: int = 0
     certify: Precision | None = None
+    expected: int | None = None
 
     @classmethod
     def from_params(
@@ -77,6 +81,7 @@ class CertifySpec(Rules):
         seed: str,
         seed_source: SeedSource = "service",
         image_index: int = 0,
+        expected: int | None = None,
     ) -> "CertifySpec":
         """What a caller asks of a model. It may compute a noise table for a tenth of a second.
 
@@ -85,6 +90,7 @@ class CertifySpec(Rules):
             sigma, num_classes: of the model.
             shape: (C, H, W) of the image.
             seed, seed_source, image_index: which noises, and who chose them.
+            expected: the class without which nothing is to be estimated, if any.
 
         Raises:
             BadParameterError: there is no grid noise of this sigma, or `certify` does not go with the other options.
@@ -108,6 +114,7 @@ class CertifySpec(Rules):
             noise_error=noise_error(params.noise, sigma, shape),
             redrawn=min(params.n0, REDRAWN),
             certify=params.certify,
+            expected=expected,
         )
 
     @property
@@ -246,12 +253,14 @@ class Certification(SamplingRun[Outcome]):
     @property
     def counts(self) -> tuple[int, ...]:
         """Step 3: votes per class over the estimation noises up to the last look."""
+        if not self._looks_done:
+            return (0,) * self.spec.num_classes
         return self._estimation.counts_at(self._looks_done - 1)
 
     @property
     def pABar(self) -> float:  # noqa: N802  the paper's symbol
         """Step 4: lower confidence bound on the probability of cAHat, as of the last look."""
-        return self._proven.p_lower
+        return self._proven.p_lower if self._looks_done else 0.0
 
     def outcome(self) -> Outcome:
         """Step 5: cAHat and its radius, or an abstention; only when `done`."""
@@ -301,14 +310,16 @@ class Certification(SamplingRun[Outcome]):
         )
 
     def _at_last_look(self) -> Outcome:
-        proven = self._proven
+        """What is proven as of the last look; before the first, nothing."""
+        proven = self._proven if self._looks_done else None
+        certified = proven is not None and proven.certified
         return Outcome(
-            label=self.cAHat if proven.certified else ABSTAIN,
-            abstained=not proven.certified,
-            radius=proven.radius,
+            label=self.cAHat if certified else ABSTAIN,
+            abstained=not certified,
+            radius=proven.radius if proven else 0.0,
             p_lower=self.pABar,
             n0=self.spec.n0,
-            n=self.looks[self._looks_done - 1],
+            n=self.looks[self._looks_done - 1] if self._looks_done else 0,
             counts=self.counts,
             selection_counts=self.counts0,
             stop_reason=self._stop_reason,
@@ -321,7 +332,12 @@ class Certification(SamplingRun[Outcome]):
         """Look at the bound wherever that is possible by now, in order, up to the first look that stops."""
         first, complete = self._looks_done, self._estimation.complete
         redrawn = self._redraw is None or self._redraw.tally.finished
-        if not (self._selection.finished and redrawn) or first == complete:
+        if not (self._selection.finished and redrawn):
+            return
+        if self.spec.expected not in (None, self.cAHat):
+            self._stop_reason, self._settled = "incorrect", True
+            return
+        if first == complete:
             return
         tops, seconds = zip(*(self._top_and_second(look) for look in range(first, complete)), strict=True)
         stop = self._plan.first_stop(first, tops, seconds)
@@ -360,6 +376,8 @@ class Certification(SamplingRun[Outcome]):
 
     def _limit(self, speculate: bool) -> int:
         """How many estimation noises may be handed out by now."""
+        if self.spec.expected is not None and not (self._selection.finished and self.cAHat == self.spec.expected):
+            return 0
         complete = self._estimation.complete
         if len(self.looks) == 1:
             return self.spec.n_max

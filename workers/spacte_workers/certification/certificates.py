@@ -79,6 +79,7 @@ def certificate(
         target_radius=spec.target_radius,
         tolerance=spec.tolerance,
         deadline_ms=deadline_ms,
+        expected=spec.expected,
         preprocessing=preprocessing(steps),
         image_index=spec.image_index,
         versions={**software_versions(), KERNELS: model.kernels},

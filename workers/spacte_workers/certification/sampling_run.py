@@ -43,7 +43,9 @@ class SamplingRun(ABC, Generic[OutcomeT]):
     @property
     def surplus(self) -> int:
         """Votes received beyond the look that decided."""
-        return self._last.drawn - self.looks[self._looks_done - 1] if self.done else 0
+        if not self.done:
+            return 0
+        return self._last.drawn - (self.looks[self._looks_done - 1] if self._looks_done else 0)
 
     @property
     def left(self) -> int:

@@ -40,7 +40,7 @@ class Voter(Protocol):
 def check(certificate: Certificate) -> list[str]:
     """What does not fit in a certificate, one sentence a point; empty where everything does."""
     # Without sound counts there is nothing to recompute.
-    parts = (_check_counts, _check_carried, _check_noise, _check_proof)
+    parts = (_check_counts, _check_carried, _check_noise, _check_expected, _check_proof)
     return next((findings for part in parts if (findings := part(certificate))), [])
 
 
@@ -86,7 +86,7 @@ def replay(
     """
     c, plan = certificate, _plan(certificate)
     findings = _check_about_model(c, image, class_names) + _replay_pairs(c, voter, about, image)
-    looks = plan.looks[: plan.looks.index(c.n) + 1]
+    looks = plan.looks[: plan.looks.index(c.n) + 1] if c.n else ()
     redrawn: dict[str, list[int]] = {}
     at_looks: list[list[int]] = []
     done = 0
@@ -109,6 +109,8 @@ def replay(
             findings.append(f"{name}: drawn again, {moved // 2} of {boundaries[-1]} votes went to another class.")
     if redrawn != {"selection_counts": c.selection_counts, "counts": c.counts}:
         return [*findings, _compared(c, c.model_copy(update=redrawn))]
+    if not looks:
+        return findings
     selected = selected_class(c)
     tops, seconds = zip(*(_top_and_second(counts, selected) for counts in at_looks), strict=True)
     stop = plan.first_stop(0, tops, seconds)
@@ -192,7 +194,8 @@ def _check_counts(c: Certificate) -> list[str]:
         ("counts", c.counts, c.invalid, "n", c.n),
         ("selection_counts", c.selection_counts, selection_invalid, "n0", c.n0),
     ):
-        if min((*counts, invalid)) < 0 or sum(counts) + invalid != total or not 1 <= total <= _MOST:
+        least = 0 if name == "counts" and c.stop_reason == "incorrect" else 1
+        if min((*counts, invalid)) < 0 or sum(counts) + invalid != total or not least <= total <= _MOST:
             findings.append(f"{name}: with the invalid ones they are not counts that sum to {total_name} = {total}.")
     return findings
 
@@ -224,6 +227,18 @@ def _check_noise(c: Certificate) -> list[str]:
     return []
 
 
+def _check_expected(c: Certificate) -> list[str]:
+    """Whether a certificate is about the class that was expected, or stopped because another one was chosen."""
+    findings: list[str] = []
+    if c.expected is not None and not 0 <= c.expected < len(c.counts):
+        findings.append(f"expected: {c.expected} is none of {len(c.counts)} classes.")
+    stopped = c.expected is not None and selected_class(c) != c.expected
+    if stopped != (c.stop_reason == "incorrect"):
+        should = "to stop before the estimation" if stopped else "to go on"
+        findings.append(f"stop_reason: it is {c.stop_reason}, but the selection votes and `expected` say {should}.")
+    return findings
+
+
 def _rules(c: Certificate) -> Rules:
     early = {"target_radius": c.target_radius, "tolerance": c.tolerance, "deadline": c.deadline_ms is not None}
     rules = Rules(c.sigma, c.n_max, c.alpha, c.bound, len(c.counts), **early, noise_error=c.noise_error)
@@ -236,6 +251,8 @@ def _plan(c: Certificate) -> Plan:
 
 def _answer(c: Certificate, plan: Plan) -> tuple[int, float, float]:
     """Label, lower bound and exact radius that the counts prove."""
+    if c.n == 0:
+        return ABSTAIN, 0.0, 0.0
     selected, top, second = _votes(c)
     if c.carried is not None:
         p_lower = float(carried_lower(top, c.n, c.carried.differences, c.carried.pairs, c.alpha, c.noise_error))
@@ -259,10 +276,10 @@ def _top_and_second(counts: list[int], selected: int) -> tuple[int, int]:
 
 def _check_proof(c: Certificate) -> list[str]:
     plan = _plan(c)
-    if c.n not in plan.looks:
+    looks = (0, *plan.looks) if c.stop_reason == "incorrect" else plan.looks
+    if c.n not in looks:
         why = "is above n_max" if c.n > c.n_max else "is not one of the predetermined looks"
         return [f"n: {c.n} {why}, so no bound holds there."]
-    look, final = plan.looks.index(c.n), c.n == c.n_max
     label, p_lower, exact = _answer(c, plan)
     findings: list[str] = []
     requested = c.bound if c.bound_requested is None or c.carried is not None else c.bound_requested
@@ -279,15 +296,18 @@ def _check_proof(c: Certificate) -> list[str]:
         findings.append(f"p_lower: it is {c.p_lower!r}, but the counts give {p_lower!r}.")
     if not exact - 10.0**-RADIUS_DIGITS - _TOLERANCE < c.radius <= exact + _TOLERANCE:
         findings.append(f"radius: it is {c.radius!r}, but the counts prove {exact:.9f}, to be rounded down.")
+    return findings + _check_stop(c, plan)
+
+
+def _check_stop(c: Certificate, plan: Plan) -> list[str]:
+    looks = plan.looks.index(c.n) + 1 if c.n else 0
+    findings = [] if c.looks == looks else [f"looks: there are {looks} up to n = {c.n}, not {c.looks}."]
+    if c.stop_reason == "incorrect":
+        return findings if c.n == 0 else [*findings, f"n: an image that is stopped as incorrect has none, not {c.n}."]
     _, top, second = _votes(c)
-    return findings + _check_stop(c, plan, look, STOP_CODES.get(int(plan.stop_codes(c.n, top, second, final=final))))
-
-
-def _check_stop(c: Certificate, plan: Plan, look: int, reason: str | None) -> list[str]:
-    findings = [] if c.looks == look + 1 else [f"looks: there are {look + 1} up to n = {c.n}, not {c.looks}."]
-    expected = reason
+    reason = STOP_CODES.get(int(plan.stop_codes(c.n, top, second, final=c.n == c.n_max)))
     if c.stop_reason in ("deadline", "cancelled") and reason is None and plan.rules.may_stop_early:
-        expected = c.stop_reason  # time is up at any look
-    if c.stop_reason != expected:
-        findings.append(f"stop_reason: it is {c.stop_reason}, but at these counts it is {expected or 'to go on'}.")
+        reason = c.stop_reason  # time is up at any look
+    if c.stop_reason != reason:
+        findings.append(f"stop_reason: it is {c.stop_reason}, but at these counts it is {reason or 'to go on'}.")
     return findings

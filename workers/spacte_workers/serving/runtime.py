@@ -230,6 +230,7 @@ class Runtime:
         priority: Priority = "interactive",
         image_index: int = 0,
         seed_source: SeedSource | None = None,
+        expected: int | None = None,
     ) -> Certificate:
         """Draw noises on every sampler until the answer is settled. Cancelling the task frees the samplers.
 
@@ -241,6 +242,7 @@ class Runtime:
             priority: `interactive` requests go before `batch` ones.
             image_index: which noises of the seed; the images of a job share a seed and differ here.
             seed_source: who chose the seed in `params`; by default its caller.
+            expected: the class without which nothing is to be estimated, if any.
 
         Raises:
             ModelNotFoundError, ModelNotReadyError, BadImageError, BadParameterError, NoWorkersError: it cannot be done.
@@ -249,8 +251,8 @@ class Runtime:
         clock = RequestClock()
         with self.model(params.model).used() as model:
             pixels, noises = await self._prepare(image, params, model)
-            source = seed_source or noises["seed_source"]
-            noises |= {"image_index": image_index, "seed_source": source}
+            noises |= {"image_index": image_index, "expected": expected}
+            noises["seed_source"] = seed_source or noises["seed_source"]
             asked = Asking(pixels, params, noises, request_id, clock)
             return await self._certify(model, asked, on_progress, priority)
 
@@ -394,7 +396,6 @@ class Runtime:
         model.check(params, image)
         if params.seed is not None and not self._allow_client_seed:
             raise BadParameterError("seed", "The seed is drawn by the service: leave it out.")
-        config = model.config
         seed, seed_source = seed_of(params)
-        known = {"sigma": config.sigma, "num_classes": config.model.num_classes}
+        known = {"sigma": model.config.sigma, "num_classes": model.config.model.num_classes}
         return image, known | {"seed": seed, "seed_source": seed_source}

@@ -34,6 +34,12 @@ from spacte_service.jobs.runner import DriverStatus
         ({"params": {"n": 10**7}}, 422, "validation_failed", "at most"),
         ({"params": {"seed": "0" * 32}}, 422, "validation_failed", "seed"),
         ({"params": {"model": "digits"}}, 422, "validation_failed", ""),
+        (
+            {"params": {"certify": "fp32", "stop_incorrect": True}},
+            422,
+            "validation_failed",
+            "leave `stop_incorrect` out",
+        ),
         ({"nonsense": 1}, 422, "validation_failed", "not a field"),
     ],
 )

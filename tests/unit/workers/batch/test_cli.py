@@ -119,6 +119,21 @@ def test_the_same_command_again_carries_on(checkpoint: Path, data: Path, tmp_pat
         assert records(out)[index]["counts"] == record["counts"]
 
 
+def test_images_stopped_at_another_class_are_told_and_cost_nothing(
+    checkpoint: Path, data: Path, tmp_path: Path
+) -> None:
+    assert run(checkpoint, data, tmp_path / "whole").exit_code == 0
+    result = run(checkpoint, data, tmp_path / "out", "--stop-incorrect")
+    assert result.exit_code == 0, result.output
+    stopped = [record for record in records(tmp_path / "out").values() if record["stop_reason"] == "incorrect"]
+    assert stopped
+    assert f"abstained ({len(stopped)} stopped as incorrect), 0 errored" in result.stdout
+    curves = [
+        json.loads((tmp_path / name / "summary.json").read_text())["certified_accuracy"] for name in ("whole", "out")
+    ]
+    assert curves[0] == curves[1]
+
+
 def test_another_command_is_kept_out_of_the_folder(checkpoint: Path, data: Path, tmp_path: Path) -> None:
     run(checkpoint, data, tmp_path / "out")
     before = (tmp_path / "out" / "results.ndjson").read_bytes()

@@ -15,8 +15,9 @@ from spacte_client.types import JobParams, JobSummary
 from spacte_workers.batch.inputs import InputError, InputSpec
 from spacte_workers.batch.job_folder import JobFolderError
 from spacte_workers.batch.main import run_folder
-from spacte_workers.batch.results import read_results
+from spacte_workers.batch.results import certificate_in, read_results
 from spacte_workers.batch.summary import summarize_folder
+from spacte_workers.certification.verify import check
 from spacte_workers.decoding import Decoders
 from spacte_workers.errors import RuntimeFault
 from spacte_workers.serving.pools import LocalPool
@@ -46,6 +47,32 @@ async def test_the_number_of_samplers_changes_nothing(tmp_path, checkpoint, undi
     folder = a_folder(tmp_path, a_spec(checkpoint))
     await run_folder(folder, LocalPool(3))
     assert without_times(folder) == undisturbed
+
+
+@pytest.mark.slow
+async def test_images_whose_chosen_class_is_another_are_stopped_there(tmp_path, checkpoint, undisturbed):
+    from spacte_core.data.digits import load_digits
+
+    chosen = [votes.index(max(votes)) for votes in (undisturbed[i]["selection_counts"] for i in range(IMAGES))]
+    labels = [label if i % 3 else (label + 1) % 10 for i, label in enumerate(chosen)]
+    np.savez(tmp_path / "set.npz", images=load_digits("test")[0][:IMAGES], labels=labels)
+    params = JobParams(n0=20, n=200, seed=SEED, stop_incorrect=True)
+    spec = a_spec(checkpoint, params=params, input=InputSpec("file", str(tmp_path / "set.npz")))
+    folder = a_folder(tmp_path / "job", spec)
+    await run_folder(folder, LocalPool(1))
+    certain = ("counts", "label", "radius", "p_lower", "n", "stop_reason", "outcome")
+    for index, record in without_times(folder).items():
+        assert record["selection_counts"] == undisturbed[index]["selection_counts"]
+        assert record["expected"] == record["true_label"] == labels[index]
+        if index % 3:
+            assert [record[name] for name in certain] == [undisturbed[index][name] for name in certain]
+        else:
+            assert (record["n"], record["stop_reason"], record["outcome"]) == (0, "incorrect", "abstained")
+    assert all(check(certificate_in(record)) == [] for record in read_results(folder.results_file))
+    summary = summarize_folder(folder)
+    assert (summary.incorrect, summary.labelled) == (IMAGES // 3, IMAGES)
+    radii = [undisturbed[i]["radius"] for i in range(IMAGES) if i % 3 and not undisturbed[i]["abstained"]]
+    assert summary.acr == pytest.approx(sum(radii) / IMAGES)
 
 
 @pytest.mark.slow

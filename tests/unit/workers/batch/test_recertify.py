@@ -101,6 +101,29 @@ def test_a_model_that_is_always_wrong_fails_the_gate(job: Path) -> None:
 
 
 @pytest.mark.slow
+def test_an_image_that_was_stopped_may_be_right_now(job: Path, tmp_path: Path) -> None:
+    """All true classes but the first are others than the old model says; the new one says what the old one did."""
+    labels = np.load(job / "images.npz")["labels"]
+    wrong = np.where(np.arange(len(labels)) > 0, (labels + 1) % 10, labels)
+    np.savez(tmp_path / "images.npz", images=np.load(job / "images.npz")["images"], labels=wrong)
+    options = ("-n", 1_000, "--alpha", 0.05, "--precision", "fp32", "--stop-incorrect", "--local")
+    done = _run(
+        certify_dataset_app, job / "old", "--data", tmp_path / "images.npz", "--out", tmp_path / "out", *options
+    )
+    assert done.exit_code == 0, done.output
+    again = _run(recertify_app, tmp_path / "out", "--model", job / "old", "--precision", "fp32", "--json")
+    assert again.exit_code == 0, again.output
+    found = {r["index"]: r for r in map(json.loads, Path(json.loads(again.output)["file"]).read_text().splitlines())}
+    assert len(found) == 15
+    for index, record in found.items():
+        certificate = Certificate.model_validate(record)
+        assert check(certificate) == []
+        assert certificate.expected == wrong[index]
+        assert (certificate.n == 0) == (certificate.stop_reason == "incorrect")
+    assert sum(record["stop_reason"] == "incorrect" for record in found.values()) >= 10
+
+
+@pytest.mark.slow
 def test_what_does_not_fit_is_one_sentence(job: Path, tmp_path: Path, make_checkpoint: Callable[..., str]) -> None:
     make_checkpoint(tmp_path / "other", seed=7, sigma=0.05)
     done = _run(recertify_app, job / "out", "--model", job / "old", "--base", tmp_path / "other")

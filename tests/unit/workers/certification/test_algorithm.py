@@ -1,7 +1,9 @@
 """Promise: an outcome follows from the specification and the votes, whatever the shards, order and losses."""
 
 import random
+from dataclasses import replace
 
+import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -16,7 +18,16 @@ from spacte_workers.statistics.bounds import clopper_pearson_lower, radius
 
 PROBABILITIES = (0.08, 0.85, 0.07)
 SEED = "0123456789abcdef0123456789abcdef"
-RULES = [{}, {"target_radius": 0.4}, {"tolerance": 0.05}, {"target_radius": 0.6, "bound": "two_class"}]
+RULES = [
+    {},
+    {"target_radius": 0.4},
+    {"tolerance": 0.05},
+    {"target_radius": 0.6, "bound": "two_class"},
+    {"expected": 1},
+    {"expected": 1, "target_radius": 0.4},
+    {"expected": 0},
+    {"expected": 0, "tolerance": 0.05},
+]
 
 
 def spec(**changes) -> CertifySpec:
@@ -97,6 +108,25 @@ def test_fixed_n_is_the_published_procedure():
     assert outcome.p_lower == lower
     assert outcome.radius == round_down(float(radius(lower, 0.5)))
     assert (outcome.n, outcome.n0, outcome.looks, outcome.stop_reason) == (2_000, 50, 1, "n_max")
+
+
+def test_another_class_than_the_expected_one_ends_it_before_any_estimation():
+    run, phases = Certification(spec(expected=0, redrawn=7)), set[Phase]()
+    while not run.done:
+        shards = run.next_shards(20)
+        phases |= {shard.phase for shard in shards}
+        for shard in shards:
+            run.give(shard, replace(vote(shard), logits_NK=np.zeros((shard.size, 3), np.float32)))
+    outcome = run.outcome()
+    assert phases == {Phase.SELECTION}
+    assert outcome.selection_counts == run_in_order(spec()).outcome().selection_counts
+    assert (outcome.label, outcome.abstained, outcome.radius, outcome.p_lower) == (ABSTAIN, True, 0.0, 0.0)
+    assert (outcome.n, outcome.counts, outcome.looks, outcome.stop_reason) == (0, (0, 0, 0), 0, "incorrect")
+    assert (run.surplus, run.next_shards(10), run.available()) == (0, [], 0)
+
+
+def test_the_expected_class_changes_nothing():
+    assert run_in_order(spec(expected=1)).outcome() == run_in_order(spec()).outcome()
 
 
 def test_no_majority_is_an_abstention():

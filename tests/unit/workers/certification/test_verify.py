@@ -28,6 +28,9 @@ RULES = [
     {"tolerance": 0.05, "bound": "two_class"},
     {"noise": "float", "noise_error": 0.0},
     {"n_max": 20, "alpha": 0.3},
+    {"expected": 1},
+    {"expected": 0},
+    {"expected": 2, "target_radius": 0.1, "bound": "auto"},
 ]
 
 
@@ -140,6 +143,48 @@ def test_a_changed_certificate_does_not_fit(changes, named):
     findings = check(made().model_copy(update=changes))
     assert named in [finding.partition(":")[0] for finding in findings]
     assert all(finding.endswith(".") and "\n" not in finding for finding in findings)
+
+
+@pytest.mark.parametrize(
+    ("expected", "changes", "named"),
+    [
+        (None, {"expected": 0}, "stop_reason"),
+        (None, {"expected": 3}, "expected"),
+        (None, {"stop_reason": "incorrect"}, "stop_reason"),
+        (1, {"expected": 0}, "stop_reason"),
+        (1, {"n": 0, "counts": [0, 0, 0]}, "counts"),
+        (0, {"expected": None}, "stop_reason"),
+        (0, {"expected": 1}, "stop_reason"),
+        (0, {"stop_reason": "n_max"}, "counts"),
+        (0, {"n": 3, "counts": [1, 1, 1]}, "n"),
+        (0, {"n": 1_500, "counts": [0, 1_500, 0]}, "n"),
+        (0, {"label": 1, "label_name": "b", "abstained": False}, "label"),
+        (0, {"radius": 0.1}, "radius"),
+        (0, {"p_lower": 0.7}, "p_lower"),
+        (0, {"looks": 1}, "looks"),
+        (0, {"bound": "two_class"}, "bound"),
+        (0, {"selection_counts": [30, 0, 0]}, "stop_reason"),
+    ],
+)
+def test_who_was_stopped_as_incorrect_follows_from_the_votes(expected, changes, named):
+    certificate = made() if expected is None else made(expected=expected)
+    findings = check(certificate.model_copy(update=changes))
+    assert named in [finding.partition(":")[0] for finding in findings]
+
+
+def test_a_replay_draws_the_selection_of_an_image_that_was_stopped():
+    seen = []
+    certificate = made(expected=0)
+    assert replay(certificate, Engine(), IMAGE, on_progress=seen.append) == []
+    assert seen == [30]
+    a, b, c = certificate.selection_counts
+    forged = certificate.model_copy(update={"selection_counts": [a, b - 1, c + 1]})
+    assert check(forged) == []
+    assert replay(forged, Engine(), IMAGE)[0].startswith("selection_counts: drawn again, 1 of 30 votes")
+
+
+def test_the_expected_class_is_no_way_to_other_noises():
+    assert made(expected=1).counts == made().counts
 
 
 def test_peeking_is_found_out():

@@ -14,6 +14,7 @@ const REASONS = {
   unprovable: "the copies left could not prove the radius asked for any more",
   tolerance: "more copies would add next to nothing",
   deadline: "time was up",
+  incorrect: "another class than the true one was chosen",
   cancelled: "it was stopped",
 };
 

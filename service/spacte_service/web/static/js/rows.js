@@ -78,7 +78,7 @@ export class JobRows {
     this.pictures.observe(thumbnail);
     const number = (x) => h("td", { class: "number" }, x === undefined || x === null ? "" : String(x));
     const answer = record.outcome === "errored" ? "" : record.abstained ? "abstained" : record.label_name ?? record.label;
-    const remark = record.outcome === "errored" ? record.error.detail : record.correct === false && !record.abstained ? "wrong class" : "";
+    const remark = record.outcome === "errored" ? record.error.detail : record.correct === false && (!record.abstained || record.stop_reason === "incorrect") ? "wrong class" : "";
     const radius = typeof record.radius === "number" ? radiusText(record.radius, 4) : null;
     return h("tr", {},
       number(record.custom_id ?? record.index), thumbnail, number(record.true_label), h("td", {}, String(answer)),
