@@ -253,8 +253,7 @@ class Runtime:
             pixels, noises = await self._prepare(image, params, model)
             noises |= {"image_index": image_index, "expected": expected}
             noises["seed_source"] = seed_source or noises["seed_source"]
-            asked = Asking(pixels, params, noises, request_id, clock)
-            return await self._certify(model, asked, on_progress, priority)
+            return await self._certify(model, Asking(pixels, params, noises, request_id, clock), on_progress, priority)
 
     async def _certify(
         self, model: ServedModel, asked: "Asking", on_progress: OnProgress | None, priority: Priority
