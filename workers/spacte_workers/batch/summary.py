@@ -43,7 +43,7 @@ def summarize(records: Iterable[Record]) -> JobSummary:
             continue
         images += 1
         abstained += record["abstained"]
-        incorrect += record["stop_reason"] == "incorrect"
+        incorrect += record.get("stop_reason") == "incorrect"
         sigma, alpha = record["sigma"], max(alpha or 0.0, record["alpha"])
         if record["correct"] is not None:
             correct.append(record["correct"])
