@@ -86,7 +86,7 @@ def replay(
     """
     c, plan = certificate, _plan(certificate)
     findings = _check_about_model(c, image, class_names) + _replay_pairs(c, voter, about, image)
-    looks = plan.looks[: plan.looks.index(c.n) + 1] if c.n else ()
+    looks = plan.looks[: plan.looks.index(c.n) + 1 if c.n else 0]
     redrawn: dict[str, list[int]] = {}
     at_looks: list[list[int]] = []
     done = 0
