@@ -241,7 +241,7 @@ def _run(
     from spacte_workers.errors import RuntimeFault
 
     from .inputs import InputError
-    from .job_folder import JobFolderError, same_job
+    from .job_folder import JobFolderError, in_places_of, same_job, write_json
     from .main import make_pool, run_folder
     from .progress import progress_bar
 
@@ -262,17 +262,26 @@ def _run(
     try:
         if not folder.spec_file.exists():
             folder.create(spec)
-        elif not same_job(folder.spec(), spec, seeded=seeded):
-            begun = folder.spec().input
-            what = (
-                "another input" if replace(begun, sha256=spec.input.sha256) == spec.input != begun else "other options"
-            )
-            raise typer.TyperException(f"{folder.path} holds the results of {what}: choose another --out.")
+        else:
+            begun = folder.spec()
+            if not same_job(begun, spec, seeded=seeded):
+                raise typer.TyperException(
+                    f"{folder.path} holds the results of {_other(begun, spec)}: choose another --out."
+                )
+            with folder.locked():
+                write_json(folder.spec_file, in_places_of(spec, begun).to_json())
         return asyncio.run(attempt())
     except KeyboardInterrupt:
         return "interrupted"
     except (InputError, JobFolderError, RuntimeFault) as error:
         raise typer.TyperException(str(error)) from None
+
+
+def _other(begun: "JobSpec", asked: "JobSpec") -> str:
+    """In what the job that a folder holds differs from the one asked for."""
+    if begun.input.sha256 != asked.input.sha256:
+        return "another input"
+    return "other options" if begun.model_version == asked.model_version else "another model"
 
 
 def _same_error(folder: "JobFolder") -> str:

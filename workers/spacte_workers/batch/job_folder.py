@@ -186,13 +186,25 @@ class JobFolder:
 
 
 def same_job(begun: JobSpec, asked: JobSpec, *, seeded: bool) -> bool:
-    """Whether a command asks for what a folder holds: all but the id, and the seed unless the command names one."""
+    """Whether a command asks for what a folder holds: all but the id, and the seed unless the command names one.
+
+    Model and images are known by their SHA-256, wherever they lie by now.
+    """
     if not seeded:
         params = asked.params.model_copy(update={"seed": begun.params.seed})
         asked = replace(asked, params=params, seed_source=begun.seed_source)
     if asked.precision == "auto":
         asked = replace(asked, precision=begun.precision)
-    return replace(asked, id=begun.id) == begun
+    return replace(asked, id=begun.id) == in_places_of(asked, begun)
+
+
+def in_places_of(asked: JobSpec, begun: JobSpec) -> JobSpec:
+    """A job with its model and its images where a command finds them; the images must be the same bytes for that."""
+    begun = replace(begun, checkpoint=asked.checkpoint)
+    if begun.input.sha256 is None or begun.input.sha256 != asked.input.sha256:
+        return begun
+    location, root = asked.input.location, asked.input.data_root
+    return replace(begun, input=replace(begun.input, location=location, data_root=root))
 
 
 def write_json(path: Path, value: dict[str, Any]) -> None:

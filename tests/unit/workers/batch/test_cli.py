@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import shutil
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -132,6 +133,30 @@ def test_images_stopped_at_another_class_are_told_and_cost_nothing(
         json.loads((tmp_path / name / "summary.json").read_text())["certified_accuracy"] for name in ("whole", "out")
     ]
     assert curves[0] == curves[1]
+
+
+@pytest.mark.slow
+def test_the_same_model_and_images_elsewhere_carry_on(checkpoint: Path, data: Path, tmp_path: Path) -> None:
+    out, moved = tmp_path / "out", tmp_path / "moved"
+    run(checkpoint, data, out)
+    lines = (out / "results.ndjson").read_bytes().splitlines(keepends=True)
+    (out / "results.ndjson").write_bytes(lines[0])
+    shutil.copytree(checkpoint, moved / checkpoint.name)
+    shutil.copy(data, moved / "images.npz")
+    result = run(moved / checkpoint.name, moved / "images.npz", out)
+    assert result.exit_code == 0, result.output
+    kept = [json.loads(line) for line in (out / "results.ndjson").read_bytes().splitlines()]
+    before = [json.loads(line) for line in lines]
+    assert {r["index"]: (r["id"], r["counts"]) for r in kept} == {r["index"]: (r["id"], r["counts"]) for r in before}
+    spec = json.loads((out / "job.json").read_text())
+    assert (spec["checkpoint"], spec["input"]["location"]) == (str(moved / checkpoint.name), str(moved / "images.npz"))
+    other = moved / "other" / checkpoint.name
+    shutil.copytree(checkpoint, other)
+    weights = (other / "model.safetensors").read_bytes()
+    (other / "model.safetensors").write_bytes(weights[:-1] + bytes([weights[-1] ^ 1]))
+    refused = run(other, data, out)
+    assert refused.exit_code == 1
+    assert "holds the results of another model" in str(refused.exception)
 
 
 def test_another_command_is_kept_out_of_the_folder(checkpoint: Path, data: Path, tmp_path: Path) -> None:
