@@ -117,7 +117,13 @@ def _criterion(first: CertificateRecord) -> str:
 
 
 def _method(first: CertificateRecord, records: Sequence[CertificateRecord]) -> str:
-    bounds = Counter(record.bound for record in records)
+    bounds = Counter(record.bound for record in records if record.n)
+    stopped = (
+        "<p>An image whose chosen class is not its true one was stopped there, without other copies: it counts as "
+        "wrong, whatever they would have shown.</p>"
+        if any(record.stop_reason == "incorrect" for record in records)
+        else ""
+    )
     used = ", ".join(f"<code>{escape(str(bound))}</code> for {count:,}" for bound, count in bounds.items())
     drawn = sum(record.n + record.n0 for record in records)
     return (
@@ -130,7 +136,7 @@ def _method(first: CertificateRecord, records: Sequence[CertificateRecord]) -> s
         "&Phi;<sup>&minus;1</sup>(<var>p</var>), &nbsp; rounded down.</p>"
         f"<p>Bounds used: {used}. <code>two_class</code> also bounds the runner-up and adds half of the difference "
         "of the two "
-        f"quantiles. {drawn:,} noisy copies were classified in all.</p>"
+        f"quantiles. {drawn:,} noisy copies were classified in all.</p>{stopped}"
     )
 
 
@@ -176,7 +182,8 @@ def _results(summary: JobSummary, records: Sequence[CertificateRecord]) -> str:
     parts = [
         _figure(
             step_chart(share, x_name="radius", y_name="share of images", x_top=top),
-            "Share of all images with a certified radius above the one on the axis.",
+            "Share of all images with a certified radius above the one on the axis"
+            + ("; those that were stopped have none." if summary.incorrect else "."),
         )
     ]
     rows = [row for row in summary.certified_accuracy if row.radius <= top]
@@ -197,16 +204,15 @@ def _results(summary: JobSummary, records: Sequence[CertificateRecord]) -> str:
         )
         head = '<tr><th class="n">radius</th><th class="n">certified accuracy</th><th class="n">interval</th></tr>'
         parts.append(f"<table>{head}{cells}</table>")
-    lower = sorted(record.p_lower for record in records)
+    lower = sorted(record.p_lower for record in records if record.n)
     ecdf = [Point(0.0, 0.0), *(Point(p, (i + 1) / len(lower)) for i, p in enumerate(lower))]
     parts.append(
         _figure(
             step_chart(
                 ecdf, x_name="lower bound on the probability of the answer", y_name="share of images", x_top=1.0
             ),
-            "Distribution of the lower bounds over images. It says more than an average radius, which hard images "
-            "that are "
-            "given up do not lower.",
+            "Distribution of the lower bounds over images that have one. It says more than an average radius, which "
+            "hard images that are given up do not lower.",
         )
     )
     if summary.acr is not None:

@@ -110,7 +110,7 @@ def verify(
     as_json: Annotated[bool, Option("--json", help="Findings as JSON.")] = False,
 ) -> None:
     """Recompute label, bound and radius of a certificate, offline; exit status 1 where they do not fit."""
-    from spacte_workers.certification.verify import check, notes
+    from spacte_workers.certification.verify import check, check_line, notes
     from spacte_workers.signed import certificates_in, unsigned
 
     if (replay is None) != (image is None):
@@ -126,8 +126,8 @@ def verify(
         raise typer.TyperException("A replay is of one certificate: put it in a file of its own.")
     wrong = 0
     noted: Counter[str] = Counter()
-    for where, one in certificates:
-        findings = check(one)
+    for where, record, one in certificates:
+        findings = check(one) or (check_line(record, one) if "outcome" in record else [])
         if replay is not None and image is not None and not findings:
             findings = _replay(one, (replay, base), image, resize, device)
         wrong += bool(findings)
@@ -182,8 +182,8 @@ def _text(path: Path) -> str:
         raise typer.TyperException(f"{path} cannot be read ({error}); name a certificate's JSON file.") from error
 
 
-def _read(path: Path, text: str) -> list[tuple[str, Any]]:
-    """The certificates of a text, each with what to put before a finding about it."""
+def _read(path: Path, text: str) -> list[tuple[str, Any, Any]]:
+    """What to put before a finding, the JSON and the certificate, for each certificate of a text."""
     from pydantic import ValidationError
 
     from spacte_client.types import Certificate
@@ -199,12 +199,12 @@ def _read(path: Path, text: str) -> list[tuple[str, Any]]:
             except ValueError as error:
                 sentence = f"{where}this is not JSON ({error}); pass the file as it was sent."
                 raise typer.TyperException(sentence) from error
-    found: list[tuple[str, Any]] = []
+    found: list[tuple[str, Any, Any]] = []
     for where, record in records:
         if isinstance(record, dict) and "outcome" in record and "counts" not in record:
             continue  # an image of a job that has no certificate
         try:
-            found.append((where, Certificate.model_validate(record)))
+            found.append((where, record, Certificate.model_validate(record)))
         except ValidationError as error:
             first = error.errors()[0]
             field = ".".join(str(part) for part in first["loc"]) or "the whole"

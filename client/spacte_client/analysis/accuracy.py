@@ -80,6 +80,11 @@ class Run:
         """(n, alpha, sigma) of its records that have votes; empty where a log does not have them."""
         return {(v.n, v.alpha, v.sigma) for row in self.rows if (v := row.votes) is not None and not v.incorrect}
 
+    @cached_property
+    def sigmas(self) -> set[float]:
+        """Noise levels of its records; empty where a log does not have them."""
+        return {row.votes.sigma for row in self.rows if row.votes is not None}
+
     @property
     def incorrect(self) -> int:
         """Images of `abstained` that were stopped because another class than the true one was chosen."""

@@ -183,7 +183,8 @@ def _csv(found: Comparison) -> str:
         parts += [(run, label, part) for run in found.runs for label, part in run.classes.items()]
     for run, label, part in parts:
         named = {"run": run.name, "class": label}
-        counts = {"images": part.images, "errored": part.errored, "abstained": part.abstained, "acr": part.acr}
+        counts = {"images": part.images, "errored": part.errored, "abstained": part.abstained}
+        counts |= {"incorrect": part.incorrect, "acr": part.acr}
         rows.writerows(named | {"measure": measure, "value": value} for measure, value in counts.items())
         curve = curve_at(part, found.radii, found.confidence)
         for at, value, low, high in zip(found.radii, curve.values, curve.lows, curve.highs, strict=True):

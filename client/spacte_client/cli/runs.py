@@ -182,16 +182,16 @@ def different_rules(runs: list[Run]) -> str | None:
 
 def stopped_incorrect(runs: list[Run]) -> str | None:
     """A sentence where images of some run were stopped as incorrect, which adds to its abstentions."""
-    stopped = [f"{run.incorrect:,} of {run.name}" for run in runs if run.incorrect]
-    if not stopped:
+    counts = {run.name: run.incorrect for run in runs if run.incorrect}
+    if not counts:
         return None
-    told = ", ".join(stopped)
-    return f"Stopped as incorrect: {told}. They are counted as abstentions, and change no ACR and no accuracy."
+    told = ", ".join(f"{count:,} {'image' if count == 1 else 'images'} of {name}" for name, count in counts.items())
+    return f"Stopped as incorrect: {told}. They count as abstentions, and change no ACR and no accuracy."
 
 
 def noise_of(runs: list[Run], logs: list[Path], sigma: float | None) -> float:
     """The noise level of all runs; raises BadParameter where it is not known or not one."""
-    found = {sigma} if sigma else {rule[2] for run in runs for rule in run.rules} or {common_sigma(logs)}
+    found = {sigma} if sigma else {level for run in runs for level in run.sigmas} or {common_sigma(logs)}
     level = found.pop() if len(found) == 1 else None
     if not level or not 0 < level < math.inf:
         raise typer.BadParameter("these logs do not say one noise level: give it, such as 0.25.", param_hint="--sigma")

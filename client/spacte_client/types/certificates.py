@@ -230,7 +230,10 @@ class Certificate(AnswerModel):
     image_sha256: str = Field(description="SHA-256 of the decoded pixels: shape, type and values.")
     label: int = Field(description="The class, or -1 when abstained.")
     label_name: str | None = Field(description="The class's name, or null when abstained.")
-    abstained: bool = Field(description="Whether the noises supported no label at this confidence.")
+    abstained: bool = Field(
+        description="Whether there is no label: the noises supported none at this confidence, or `stop_reason` says "
+        "`incorrect`."
+    )
     radius: float = Field(ge=0, description="Certified L2 radius in units of [0, 1] pixels, rounded down.")
     p_lower: float = Field(description="Lower confidence bound on the probability of `label` under noise.")
     sigma: float = Field(description="Noise level in units of [0, 1] pixels.")
@@ -253,7 +256,7 @@ class Certificate(AnswerModel):
         description="Selection noises whose logits were computed a second time, among other neighbours, and came out "
         "the same.",
     )
-    bound: Bound = Field(description="How votes became `p_lower` and `radius`.")
+    bound: Bound = Field(description="How votes become `p_lower` and `radius`.")
     bound_requested: RequestedBound | None = Field(
         default=None, description="The bound asked for: `auto` chooses one by the selection votes. Null in version 1."
     )
@@ -271,7 +274,7 @@ class Certificate(AnswerModel):
         description="The true class, where a job stops images whose selection noises choose another; null elsewhere.",
     )
     stop_reason: StopReason = Field(description="Why no more noises were drawn.")
-    looks: int = Field(description="How often the bound was looked at; 1 without a stopping rule.")
+    looks: int = Field(description="How often the bound was looked at; 1 without a stopping rule, 0 without noises.")
     seed: str = Field(description="Seed of all noises of this certificate, 32 hex digits.")
     seed_source: SeedSource | None = Field(
         default=None,

@@ -262,7 +262,7 @@ class JobSummary(AnswerModel):
         description="Images begun by the last result, less those errored: what the statement is about, because the "
         "first to finish are no random choice.",
     )
-    abstained: int = Field(ge=0, description="Those on which the smoothed classifier abstains.")
+    abstained: int = Field(ge=0, description="Those without a label: abstentions, and what `incorrect` counts.")
     incorrect: int = Field(
         default=0, ge=0, description="Those of `abstained` that were stopped because another class was chosen."
     )

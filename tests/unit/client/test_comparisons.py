@@ -156,7 +156,7 @@ def test_images_stopped_as_incorrect_count_as_wrong_and_are_told(spacte: Spacte,
     logs = [records(tmp_path, "whole.ndjson"), stopped(tmp_path, "stopped.ndjson")]
     told = spacte("compare", *logs, "--format", "json")
     assert told.err == (
-        "Stopped as incorrect: 1 of stopped. They are counted as abstentions, and change no ACR and no accuracy.\n"
+        "Stopped as incorrect: 1 image of stopped. They count as abstentions, and change no ACR and no accuracy.\n"
     )
     whole, other = json.loads(told.out)["runs"]
     assert (other["abstained"], other["incorrect"]) == (1, 1)

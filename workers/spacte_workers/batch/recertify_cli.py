@@ -127,7 +127,7 @@ def _report(
         typer.echo(json.dumps({**told, "mean_radius": acr, "differences": pairs, "file": str(target)}))
         return
     typer.echo(f"{len(new):,} images: {carried:,} carried over, {len(new) - carried:,} certified from scratch.")
-    typer.echo(f"{after:,} votes, {before / max(after, 1):.1f} times fewer than from scratch ({before:,}).")
+    typer.echo(f"{after:,} votes, {before / max(after, 1):.1f} times fewer than the old ones ({before:,}).")
     typer.echo(f"Mean radius {acr[0]:.4f} before, {acr[1]:.4f} after.")
     for pair in found:
         what = "ACR" if pair.radius is None else f"accuracy at {pair.radius:g}"

@@ -1,6 +1,7 @@
 """The canonical request: everything that a caller asked and everything that votes, as one line of text.
 
-But for `expected`, which can only turn an answer into an abstention, and must not be a way to other noises.
+Only `expected` is not in it: it can do no more than turn an answer into an abstention, and must not be a way to other
+noises.
 
 Its SHA-256 enters the key of the noise (`noise.philox`). So whoever restates a rule once the votes are known, such as
 `n_max` or `alpha`, names other noises, and a replay shows it. docs/guarantees.md has the format byte for byte.

@@ -5,10 +5,10 @@ seed and compares the counts exactly. Each finding is one sentence.
 """
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from itertools import pairwise
-from typing import Protocol
+from typing import Any, Protocol
 
 from spacte_client.rounding import RADIUS_DIGITS, round_down
 from spacte_client.types import ABSTAIN, Certificate
@@ -44,6 +44,17 @@ def check(certificate: Certificate) -> list[str]:
     return next((findings for part in parts if (findings := part(certificate))), [])
 
 
+def check_line(record: Mapping[str, Any], certificate: Certificate) -> list[str]:
+    """What a line of a job's results says beside its certificate and does not fit it, one sentence a point."""
+    c, true = certificate, record.get("true_label")
+    outcome, correct = "abstained" if c.abstained else "certified", None if true is None else c.label == true
+    findings = [] if c.expected in (None, true) else [f"expected: it is {c.expected}, but true_label is {true}."]
+    for name, value in (("outcome", outcome), ("correct", correct)):
+        if name in record and record[name] != value:
+            findings.append(f"{name}: it is {record[name]}, but the certificate and true_label say {value}.")
+    return findings
+
+
 def notes(certificate: Certificate) -> list[str]:
     """What a reader should know of a certificate though nothing in it is wrong, one sentence a point."""
     found: list[str] = []
@@ -53,6 +64,8 @@ def notes(certificate: Certificate) -> list[str]:
         )
     if certificate.seed_source == "caller":
         found.append("The caller chose its seed, which proves less: whoever tries several seeds may keep the best.")
+    if certificate.stop_reason == "incorrect":
+        found.append("It has no estimation noises: the selection chose another class than the true one.")
     if certificate.carried is not None:
         found.append("Another function cast its votes: it is carried over by the noises on which both voted.")
     if certificate.remote is not None:
@@ -159,6 +172,10 @@ def _check_about_model(c: Certificate, image: Image, class_names: Sequence[str] 
 
 def _compared(c: Certificate, redrawn: Certificate) -> str:
     """What other counts prove at the same n, in a sentence."""
+    selected = selected_class(redrawn)
+    if c.expected is not None and (selected == c.expected) == (c.n == 0):
+        should = "have gone on" if c.n == 0 else "have been stopped there"
+        return f"replay: the selection drawn again chooses class {selected}, so that it should {should}."
     label, _, exact = _answer(redrawn, _plan(redrawn))
     answer = "an abstention" if label == ABSTAIN else f"class {label}"
     shown = round_down(exact)

@@ -10,7 +10,7 @@ from spacte_workers.bench.simulated import probabilities, simulated_image, simul
 from spacte_workers.certification import certificates
 from spacte_workers.certification.algorithm import Certification, CertifySpec
 from spacte_workers.certification.canonical import bound_to_noise
-from spacte_workers.certification.verify import _answer, _plan, _source, _votes, check, notes, replay
+from spacte_workers.certification.verify import _answer, _plan, _source, _votes, check, check_line, notes, replay
 from spacte_workers.noise.table import noise_table
 from spacte_workers.shards import Phase, Shard, Votes
 from spacte_workers.statistics.stopping import STOP_CODES
@@ -181,6 +181,26 @@ def test_a_replay_draws_the_selection_of_an_image_that_was_stopped():
     forged = certificate.model_copy(update={"selection_counts": [a, b - 1, c + 1]})
     assert check(forged) == []
     assert replay(forged, Engine(), IMAGE)[0].startswith("selection_counts: drawn again, 1 of 30 votes")
+
+
+@pytest.mark.parametrize(("changes", "should"), [({}, "have gone on"), ({"expected": 0}, "have been stopped there")])
+def test_a_replay_says_where_the_selection_stops_otherwise(changes, should):
+    """Of an image that was stopped at class 0, and of one that went on with it, where the votes are for class 1."""
+    certificate = made(expected=1) if changes else made(expected=0).model_copy(update={"expected": 1})
+    forged = certificate.model_copy(update={**changes, "selection_counts": [30, 0, 0]})
+    assert replay(forged, Engine(), IMAGE)[-1] == (
+        f"replay: the selection drawn again chooses class 1, so that it should {should}."
+    )
+
+
+def test_a_line_that_contradicts_its_certificate_does_not_fit():
+    certificate = made(expected=1)
+    line = {"outcome": "certified", "true_label": 1, "correct": True}
+    assert check_line(line, certificate) == []
+    for changes, named in (({"outcome": "abstained"}, "outcome"), ({"correct": False}, "correct")):
+        assert [finding.partition(":")[0] for finding in check_line(line | changes, certificate)] == [named]
+    assert "expected: it is 1, but true_label is 2." in check_line(line | {"true_label": 2}, certificate)
+    assert check_line({"outcome": "certified", "true_label": None, "correct": None}, made()) == []
 
 
 def test_the_expected_class_is_no_way_to_other_noises():
