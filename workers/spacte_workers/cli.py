@@ -167,6 +167,11 @@ def _changed_log(path: Path, text: str) -> list[str]:
     return []
 
 
+def _has_none(record: Any) -> bool:
+    """Whether it is the line of an image of a job that has no certificate."""
+    return isinstance(record, dict) and "outcome" in record and "counts" not in record
+
+
 def _verdict(total: int, wrong: int, replayed: bool) -> str:
     how = "recomputed from its counts, and the counts from its seed" if replayed else "recomputed from its counts"
     if total == 1:
@@ -201,8 +206,8 @@ def _read(path: Path, text: str) -> list[tuple[str, Any, Any]]:
                 raise typer.TyperException(sentence) from error
     found: list[tuple[str, Any, Any]] = []
     for where, record in records:
-        if isinstance(record, dict) and "outcome" in record and "counts" not in record:
-            continue  # an image of a job that has no certificate
+        if _has_none(record):
+            continue
         try:
             found.append((where, record, Certificate.model_validate(record)))
         except ValidationError as error:
