@@ -92,6 +92,11 @@ def _cut(net: MultiHeadNet, config: TrainConfig, init: InitConfig) -> MultiHeadN
 
 def _with_heads(checkpoint: Checkpoint, config: TrainConfig) -> MultiHeadNet:
     """A network of our own; more heads than the checkpoint's one are copies, perturbed."""
+    if config.model.normalization != checkpoint.config.model.normalization:
+        raise CheckpointError(
+            f"{checkpoint.folder} was trained on pixels normalised otherwise: leave model.normalization as it is, or "
+            "start from another checkpoint."
+        )
     here, wanted = len(checkpoint.net.heads), config.model.heads
     net = checkpoint.net
     if here != wanted:

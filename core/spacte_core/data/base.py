@@ -43,19 +43,20 @@ class DataConfig(BaseModel):
     image_size: int | None = Field(
         default=None,
         gt=0,
-        description="folder and parquet: resize the shorter edge and crop the centre to this many pixels.",
+        description="folder, parquet and hf: resize the shorter edge and crop the centre to this many pixels.",
     )
     channels: Literal[1, 3] | None = Field(
-        default=None, description="folder and parquet: convert every image to grey (1) or RGB (3)."
+        default=None, description="folder, parquet and hf: convert every image to grey (1) or RGB (3)."
     )
-    enlarge: bool = Field(default=False, description="folder and parquet: let image_size enlarge images.")
+    enlarge: bool = Field(default=False, description="folder, parquet and hf: let image_size enlarge images.")
     convert: tuple[Literal["orientation", "depth", "transparency"], ...] = Field(
         default=(),
-        description="folder and parquet: turn images as EXIF says, take the upper 8 of 16 bits, lay transparent pixels "
-        "on white; else such images are left out.",
+        description="folder, parquet and hf: turn images as EXIF says, take the upper 8 of 16 bits, lay transparent "
+        "pixels on white; else such images are left out.",
     )
     label_column: str | None = Field(
-        default=None, description="parquet: the column of the class [label, or what hubs call it, such as fine_label]."
+        default=None,
+        description="parquet and hf: the column of the class [label, or what hubs call it, such as fine_label].",
     )
     loader_processes: int = Field(
         default=4, ge=0, description="imagenet: processes that read and decode images; 0: none but our own."

@@ -11,9 +11,11 @@ from tests.foreign_models import transformers_model
 from typer.testing import CliRunner
 
 from spacte_core.checkpoint import CheckpointError, load_checkpoint
+from spacte_core.models import ModelConfig
 from spacte_core.programs import program_network
 from spacte_core.trainable import lifted, trainable_network
 from spacte_trainer.cli.train import train_app
+from spacte_trainer.recipes.fine_tuning import data_for
 
 pytestmark = pytest.mark.slow
 
@@ -78,6 +80,13 @@ def test_a_checkpoint_of_other_layers_is_refused(make_checkpoint: Any, tmp_path:
     options = ("--init", str(tmp_path / "one"), "--method", "gaussian", *FINE, "--out", str(tmp_path / "out"))
     found = refusal(*options, "--set", "model.arch=cifar_resnet20")
     assert "is digits_cnn, with other layers than cifar_resnet20" in found
+    assert "pixels normalised otherwise" in refusal(*options, "--set", 'model.normalization={"kind": "none"}')
+
+
+@pytest.mark.parametrize(("source", "size"), [("folder:x", 8), ("parquet:x", 8), ("hf:a/b", 8), ("digits", None)])
+def test_pictures_of_any_size_are_brought_to_the_network(source: str, size: int | None) -> None:
+    data = data_for(source, ModelConfig(arch="digits_cnn", num_classes=10, input_shape=(1, 8, 8)))
+    assert (data.image_size, data.channels) == (size, size and 1)
 
 
 def test_a_library_s_network_is_trained_with_heads(tmp_path: Path) -> None:

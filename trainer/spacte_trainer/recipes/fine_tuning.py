@@ -59,7 +59,7 @@ def data_for(source: str, model: ModelConfig) -> DataConfig:
     channels, height, _ = model.input_shape
     pictures: dict[str, Any] = {"image_size": height, "channels": channels}
     kind = DataConfig(source=source).kind
-    return DataConfig(source=source, **(pictures if kind in ("folder", "parquet") else {}))
+    return DataConfig(source=source, **(pictures if kind in ("folder", "parquet", "hf") else {}))
 
 
 def heads_of_method(method: str, heads: int | None) -> int | None:
