@@ -80,7 +80,9 @@ def test_a_checkpoint_of_other_layers_is_refused(make_checkpoint: Any, tmp_path:
     options = ("--init", str(tmp_path / "one"), "--method", "gaussian", *FINE, "--out", str(tmp_path / "out"))
     found = refusal(*options, "--set", "model.arch=cifar_resnet20")
     assert "is digits_cnn, with other layers than cifar_resnet20" in found
-    assert "pixels normalised otherwise" in refusal(*options, "--set", 'model.normalization={"kind": "none"}')
+    assert "pixels normalised otherwise" in refusal(
+        *options, "--set", 'model.normalization={"kind": "center", "mean": [0.3]}'
+    )
 
 
 @pytest.mark.parametrize(("source", "size"), [("folder:x", 8), ("parquet:x", 8), ("hf:a/b", 8), ("digits", None)])
