@@ -69,7 +69,7 @@ fix: $(STAMPS)/dev  ## format and lint what can be mended by a tool
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
-bench: $(STAMPS)/dev  ## the measurements behind the README's figures
+bench: $(STAMPS)/dev  ## measure engine, stopping and training here; check what README and card quote of CIFAR-10
 	$(BIN)/python -m benchmarks
 
 docs: $(STAMPS)/dev  ## build the documentation into site/

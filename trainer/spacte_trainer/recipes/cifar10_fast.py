@@ -27,8 +27,8 @@ CONSISTENCY_EPOCHS = {"consistency": 7, "spacte-consistency": 3}
 """After those of Gaussian; each draws two noises a sample, and takes twice the time."""
 
 CONSISTENCY_LBD = 4.0
-"""Published for 150 epochs from scratch are 10 and 20, which cost what is trained for an hour ten points of accuracy at
-r = 0 (benchmarks/results/fast_recipe.md). Chosen at sigma .25, and not measured at others."""
+"""Published for 150 epochs from scratch are 10 and 20. Two epochs at 10 after Gaussian training take two points of
+noisy accuracy (benchmarks/results/fast_recipe.md). Chosen at sigma .25, and not measured at others."""
 
 RATE = {1: 0.4, HEADS: 0.15}
 """Peak learning rate of what SGD trains, by heads. The losses of heads are summed here: under their mean a head moves
