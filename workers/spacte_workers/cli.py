@@ -167,7 +167,7 @@ def _changed_log(path: Path, text: str) -> list[str]:
     return []
 
 
-def _has_none(record: Any) -> bool:
+def _without_certificate(record: Any) -> bool:
     """Whether it is the line of an image of a job that has no certificate."""
     return isinstance(record, dict) and "outcome" in record and "counts" not in record
 
@@ -206,7 +206,7 @@ def _read(path: Path, text: str) -> list[tuple[str, Any, Any]]:
                 raise typer.TyperException(sentence) from error
     found: list[tuple[str, Any, Any]] = []
     for where, record in records:
-        if _has_none(record):
+        if _without_certificate(record):
             continue
         try:
             found.append((where, record, Certificate.model_validate(record)))

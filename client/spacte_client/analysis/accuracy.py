@@ -23,7 +23,7 @@ class Votes:
         chosen: estimation votes for it, of `n`.
         n, alpha, sigma: see `CertifyParams`.
         noise_error: what is taken off the lower bound.
-        stops_early: whether a rule that looks at these votes could have stopped the noises before `n`.
+        stops_early: whether a rule could have stopped the noises before `n`.
         carried: whether another function than the one that is certified cast the votes.
         incorrect: whether no estimation noises were drawn, because another class than the true one was chosen.
     """

@@ -153,7 +153,6 @@ def _votes(record: dict[str, Any]) -> Votes:
     """The class that was chosen, and the votes for it; of two classes with as many selection votes the first."""
     selection: list[int] = record["selection_counts"]
     label = record["label"] if record["label"] >= 0 else selection.index(max(selection))
-    incorrect = record.get("stop_reason") == "incorrect"
     rules = ("target_radius", "tolerance", "deadline_ms")
     return Votes(
         label,
@@ -162,9 +161,7 @@ def _votes(record: dict[str, Any]) -> Votes:
         float(record["alpha"]),
         float(record["sigma"]),
         float(record.get("noise_error", 0)),
-        (record["n"] < record["n_max"] and not incorrect)
-        or record["looks"] > 1
-        or any(record.get(rule) is not None for rule in rules),
+        record["n"] < record["n_max"] or record["looks"] > 1 or any(record.get(rule) is not None for rule in rules),
         record.get("carried") is not None,
-        incorrect,
+        record.get("stop_reason") == "incorrect",
     )

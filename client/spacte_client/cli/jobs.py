@@ -238,8 +238,7 @@ def summary(job_id: JobId, as_json: AsJson = False, base_url: BaseUrl = None, ap
         typer.echo(found.model_dump_json())
         return
     acr = "" if found.acr is None else f", ACR {rounded_down_text(found.acr, 3)}"
-    stopped = f" ({found.incorrect:,} stopped as incorrect)" if found.incorrect else ""
-    typer.echo(f"{found.images:,} images, {found.abstained:,} abstained{stopped}, {found.errored:,} errored{acr}")
+    typer.echo(f"{found.counts_text}{acr}")
     for row in found.certified_accuracy:
         typer.echo(f"at {row.radius:g}: {row.value:.1%} [{row.low:.1%}, {row.high:.1%}]")
     if found.statement:

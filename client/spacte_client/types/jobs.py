@@ -285,3 +285,9 @@ class JobSummary(AnswerModel):
     recertified: Recertified | None = Field(
         default=None, description="Of a job with `base_job`: what became of that job's certificates."
     )
+
+    @property
+    def counts_text(self) -> str:
+        """`500 images, 9 abstained (7 stopped as incorrect), 0 errored`."""
+        stopped = f" ({self.incorrect:,} stopped as incorrect)" if self.incorrect else ""
+        return f"{self.images:,} images, {self.abstained:,} abstained{stopped}, {self.errored:,} errored"

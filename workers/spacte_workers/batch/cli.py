@@ -303,8 +303,7 @@ def _report(folder: "JobFolder", as_json: bool) -> None:
     if as_json:
         typer.echo(summary.model_dump_json(indent=1))
         return
-    stopped = f" ({summary.incorrect:,} stopped as incorrect)" if summary.incorrect else ""
-    typer.echo(f"{summary.images:,} images, {summary.abstained:,} abstained{stopped}, {summary.errored:,} errored")
+    typer.echo(summary.counts_text)
     if summary.acr is not None:
         typer.echo(f"ACR {summary.acr:.3f}")
         typer.echo("radius  certified accuracy (95 % interval)")

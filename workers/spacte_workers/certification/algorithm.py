@@ -260,7 +260,7 @@ class Certification(SamplingRun[Outcome]):
     @property
     def pABar(self) -> float:  # noqa: N802  the paper's symbol
         """Step 4: lower confidence bound on the probability of cAHat, as of the last look."""
-        return self._proven.p_lower if self._looks_done else 0.0
+        return self._proven.p_lower
 
     def outcome(self) -> Outcome:
         """Step 5: cAHat and its radius, or an abstention; only when `done`."""
@@ -310,16 +310,14 @@ class Certification(SamplingRun[Outcome]):
         )
 
     def _at_last_look(self) -> Outcome:
-        """What is proven as of the last look; before the first, nothing."""
-        proven = self._proven if self._looks_done else None
-        certified = proven is not None and proven.certified
+        proven = self._proven
         return Outcome(
-            label=self.cAHat if certified else ABSTAIN,
-            abstained=not certified,
-            radius=proven.radius if proven else 0.0,
+            label=self.cAHat if proven.certified else ABSTAIN,
+            abstained=not proven.certified,
+            radius=proven.radius,
             p_lower=self.pABar,
             n0=self.spec.n0,
-            n=self.looks[self._looks_done - 1] if self._looks_done else 0,
+            n=self._n,
             counts=self.counts,
             selection_counts=self.counts0,
             stop_reason=self._stop_reason,
@@ -354,7 +352,9 @@ class Certification(SamplingRun[Outcome]):
 
     @property
     def _proven(self) -> Proven:
-        """Steps 4 and 5 in numbers: what the last look proved."""
+        """Steps 4 and 5 in numbers: what the last look proved; before the first, nothing."""
+        if not self._looks_done:
+            return Proven(p_lower=0.0, certified=False, radius=0.0)
         look = self._looks_done - 1
         return self._plan.proven(look, *self._top_and_second(look))
 

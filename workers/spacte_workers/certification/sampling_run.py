@@ -43,9 +43,12 @@ class SamplingRun(ABC, Generic[OutcomeT]):
     @property
     def surplus(self) -> int:
         """Votes received beyond the look that decided."""
-        if not self.done:
-            return 0
-        return self._last.drawn - (self.looks[self._looks_done - 1] if self._looks_done else 0)
+        return self._last.drawn - self._n if self.done else 0
+
+    @property
+    def _n(self) -> int:
+        """Votes of the last phase up to the last look; 0 before the first."""
+        return self.looks[self._looks_done - 1] if self._looks_done else 0
 
     @property
     def left(self) -> int:

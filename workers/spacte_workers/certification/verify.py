@@ -99,7 +99,7 @@ def replay(
     """
     c, plan = certificate, _plan(certificate)
     findings = _check_about_model(c, image, class_names) + _replay_pairs(c, voter, about, image)
-    looks = plan.looks[: plan.looks.index(c.n) + 1 if c.n else 0]
+    looks = _looks(c, plan)
     redrawn: dict[str, list[int]] = {}
     at_looks: list[list[int]] = []
     done = 0
@@ -245,7 +245,7 @@ def _check_noise(c: Certificate) -> list[str]:
 
 
 def _check_expected(c: Certificate) -> list[str]:
-    """Whether a certificate is about the class that was expected, or stopped because another one was chosen."""
+    """Whether a certificate is about the class that was expected, or stopped, without noises, at another one."""
     findings: list[str] = []
     if c.expected is not None and not 0 <= c.expected < len(c.counts):
         findings.append(f"expected: {c.expected} is none of {len(c.counts)} classes.")
@@ -253,6 +253,8 @@ def _check_expected(c: Certificate) -> list[str]:
     if stopped != (c.stop_reason == "incorrect"):
         should = "to stop before the estimation" if stopped else "to go on"
         findings.append(f"stop_reason: it is {c.stop_reason}, but the selection votes and `expected` say {should}.")
+    if c.stop_reason == "incorrect" and c.n > 0:
+        findings.append(f"n: an image that is stopped as incorrect has none, not {c.n}.")
     return findings
 
 
@@ -264,6 +266,11 @@ def _rules(c: Certificate) -> Rules:
 
 def _plan(c: Certificate) -> Plan:
     return Plan(_rules(c))
+
+
+def _looks(c: Certificate, plan: Plan) -> tuple[int, ...]:
+    """The looks up to the certificate's n; none where it was stopped before the estimation."""
+    return plan.looks[: plan.looks.index(c.n) + 1 if c.n else 0]
 
 
 def _answer(c: Certificate, plan: Plan) -> tuple[int, float, float]:
@@ -293,8 +300,7 @@ def _top_and_second(counts: list[int], selected: int) -> tuple[int, int]:
 
 def _check_proof(c: Certificate) -> list[str]:
     plan = _plan(c)
-    looks = (0, *plan.looks) if c.stop_reason == "incorrect" else plan.looks
-    if c.n not in looks:
+    if c.n > 0 and c.n not in plan.looks:
         why = "is above n_max" if c.n > c.n_max else "is not one of the predetermined looks"
         return [f"n: {c.n} {why}, so no bound holds there."]
     label, p_lower, exact = _answer(c, plan)
@@ -317,10 +323,10 @@ def _check_proof(c: Certificate) -> list[str]:
 
 
 def _check_stop(c: Certificate, plan: Plan) -> list[str]:
-    looks = plan.looks.index(c.n) + 1 if c.n else 0
+    looks = len(_looks(c, plan))
     findings = [] if c.looks == looks else [f"looks: there are {looks} up to n = {c.n}, not {c.looks}."]
-    if c.stop_reason == "incorrect":
-        return findings if c.n == 0 else [*findings, f"n: an image that is stopped as incorrect has none, not {c.n}."]
+    if c.n == 0:
+        return findings
     _, top, second = _votes(c)
     reason = STOP_CODES.get(int(plan.stop_codes(c.n, top, second, final=c.n == c.n_max)))
     if c.stop_reason in ("deadline", "cancelled") and reason is None and plan.rules.may_stop_early:
